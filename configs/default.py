@@ -1,0 +1,108 @@
+"""Every key an experiment has, once, with its unit: TNT-S on ImageNet, the published recipe.
+
+The other files in this folder start from `get_config()` and change a few keys. A key that is not here does not exist:
+a misspelt one stops the run with the nearest accepted name. None in `model` means "as the named variant has it".
+"""
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The TNT column of the recipe (Table 3 and the official command), with TNT-S."""
+    config = ml_collections.ConfigDict()
+
+    config.seed = 0  # parameters, order of the examples, augmentation, mixing, drop path
+    config.batch_size = 1024  # images an optimizer step, over all devices and processes; augmented copies count
+    config.eval_batch_size = 1024  # images an evaluation step, over all devices and processes
+    config.accumulation_steps = 1  # forward and backward passes an optimizer step; each takes batch_size / this
+    config.epochs = 300  # length of the cosine, in passes over the training split (floats allowed)
+    config.cooldown_epochs = 10  # epochs at min_learning_rate after the cosine
+    config.steps = 0  # stops after this many optimizer steps; 0: after epochs + cooldown_epochs
+
+    # Optimizer: AdamW. Biases, norms, any 1-D parameter, class token and position encodings do not decay.
+    config.learning_rate = 1e-3  # peak
+    config.learning_rate_batch_size = 0  # if not 0, learning_rate is for this batch and scales linearly with batch_size
+    config.schedule = "cosine"  # or "constant" (after the warm-up)
+    config.schedule_unit = "epoch"  # the rate changes once an "epoch" (the recipe's staircase) or every "step"
+    config.warmup_epochs = 5  # linear; afterwards the cosine goes on as if it had started at epoch 0
+    config.warmup_learning_rate = 1e-6  # where the warm-up starts
+    config.min_learning_rate = 1e-5  # the cosine's floor
+    config.weight_decay = 0.05
+    config.adam_beta1 = 0.9
+    config.adam_beta2 = 0.999
+    config.adam_epsilon = 1e-8
+    config.gradient_clip_norm = 0.0  # largest global norm of the gradient; 0: no clipping
+    config.ema_decay = 0.99996  # moving average of the weights, a step; evaluated beside the raw weights; 0: none
+    config.label_smoothing = 0.1  # off value 0.1 / K, on value 0.9 + 0.1 / K
+
+    # Starting point: published weights (.safetensors, .pth, .pth.tar, hf-hub:OWNER/NAME) or another run's workdir.
+    config.pretrained = ""  # empty: random initialisation
+    config.pretrained_new_head = False  # True: a head for another number of classes starts anew
+
+    # The loop. Intervals in optimizer steps; 0 means once an epoch.
+    config.log_every_steps = 50
+    config.eval_every_steps = 0
+    config.checkpoint_every_steps = 0
+    config.keep_checkpoints = 3  # the newest ones kept (beside the best)
+    config.prefetch_batches = 2  # batches that wait on the devices
+
+    config.model = model = ml_collections.ConfigDict()
+    model.name = "tnt_s_patch16_224"  # tnt_jax.models.variants lists the names
+    model.num_classes = placeholder(int)  # None: the data set's
+    model.image_size = 224  # pixels, the side of the square the network sees
+    model.patch_size = placeholder(int)  # pixels, the side of a visual sentence
+    model.word_size = placeholder(int)  # pixels, the side of a visual word; words a sentence = (patch / word)^2
+    model.inner_dim = placeholder(int)
+    model.outer_dim = placeholder(int)
+    model.inner_num_heads = placeholder(int)
+    model.outer_num_heads = placeholder(int)
+    model.depth = placeholder(int)
+    model.mlp_ratio = placeholder(float)
+    model.tnt_blocks = placeholder(tuple)  # 1-based blocks with an inner path (Table 5), such as (1, 6, 12); (): DeiT
+    model.word_position = placeholder(bool)  # Table 6
+    model.sentence_position = placeholder(bool)  # Table 6
+    model.squeeze_excitation = placeholder(bool)  # Table 12
+    model.qkv_bias = placeholder(bool)
+    model.drop_path_rate = 0.1  # of the last block; rises linearly from 0 in the first
+    model.remat = False  # recompute each block's activations in the backward pass: less memory, more time
+    model.scan = False  # one compiled block for all blocks of a kind: a fraction of the compile time
+    model.inner_attention = "auto"  # "broadcast" (TPU), "dot" (CPU, GPU) or, auto, by the platform compiled for
+    model.dtype = "bfloat16"  # of the arithmetic; parameters, softmax, norm statistics and logits are float32
+
+    config.data = data = ml_collections.ConfigDict()
+    data.name = "imagenet2012"  # any tfds name, "folder", "digits" or "synthetic"
+    data.directory = ""  # where the prepared sets lie (tfds' data_dir), or the folder's root; empty: tfds' default
+    data.train_split = "train"  # tfds split notation, such as "train[:80%]"
+    data.eval_split = "validation"
+    data.mean = (0.5, 0.5, 0.5)  # of the pixels in 0..1
+    data.std = (0.5, 0.5, 0.5)
+    data.repeated_augmentation = 3  # augmented copies of an image in a global batch; 1: none
+    data.crop_area = (0.08, 1.0)  # random resized crop: share of the image's area ...
+    data.crop_aspect = (3 / 4, 4 / 3)  # ... and width / height
+    data.train_interpolation = "random"  # "bilinear", "bicubic", or "random" (either, for each image)
+    data.flip_probability = 0.5  # left-right
+    data.randaugment = "rand-m9-mstd0.5-inc1"  # timm's notation; empty: none
+    data.color_jitter = 0.4  # brightness, contrast, saturation by up to this; only where randaugment is empty
+    data.eval_crop_fraction = 0.9  # of the resized image's shorter side
+    data.eval_interpolation = "bicubic"
+    data.reader_threads = 0  # 0: as many as tf.data finds good; the batches never depend on it
+    data.synthetic_examples = 8192  # size of the "synthetic" set
+
+    config.mixing = mixing = ml_collections.ConfigDict()
+    mixing.mixup_alpha = 0.8  # Beta(alpha, alpha); 0: no mixup
+    mixing.cutmix_alpha = 1.0  # 0: no CutMix
+    mixing.probability = 1.0  # that a batch is mixed at all
+    mixing.cutmix_probability = 0.5  # that a mixed batch takes CutMix, where both are on
+    mixing.erase_probability = 0.25  # random erasing, one box an image, filled with N(0, 1)
+    mixing.erase_area = (0.02, 1 / 3)  # share of the image's area
+    mixing.erase_aspect = (0.3, 3.33)  # height / width
+    mixing.order = "mix_erase"  # TNT: mix, then erase; "erase_mix": DeiT
+
+    config.distributed = distributed = ml_collections.ConfigDict()
+    distributed.enabled = False  # more than one process: jax.distributed.initialize
+    distributed.coordinator_address = ""  # host:port of process 0; empty: found from the cluster's environment
+    distributed.num_processes = 0  # 0: found from the cluster's environment
+    distributed.process_id = -1  # -1: found from the cluster's environment
+
+    return config
