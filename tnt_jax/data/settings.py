@@ -1,0 +1,78 @@
+"""The typed form of `config.data`: one field a key, the same names, checked when it is made. Free of TensorFlow."""
+
+import dataclasses
+import math
+from typing import Any
+
+INTERPOLATIONS = ("bilinear", "bicubic")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """Which examples, and what happens to an image before it is a [H, W, 3] uint8 array.
+
+    `DataSettings(**config.data)` is the only way in: configs/default.py declares the values, so there are no defaults.
+    Raises ValueError with the key's name (`data.crop_area`), the value found and what is accepted.
+    """
+
+    name: str  # any tfds name ("imagenet2012", "cifar10", "x/config:1.0.0"), "folder", "digits" or "synthetic"
+    directory: str  # tfds' data_dir, or the folder's root; empty: tfds' default
+    train_split: str  # tfds split notation, such as "train[:80%]"
+    eval_split: str  # tfds split notation
+    mean: tuple[float, float, float]  # of the pixels in 0..1, red, green, blue; subtracted on the device, not here
+    std: tuple[float, float, float]  # of the pixels in 0..1, red, green, blue; divided by on the device, not here
+    repeated_augmentation: int  # augmented copies of an image in a global batch; 1: none
+    crop_area: tuple[float, float]  # random resized crop: smallest and largest share of the image's area, in 0..1
+    crop_aspect: tuple[float, float]  # random resized crop: smallest and largest width / height
+    train_interpolation: str  # "bilinear", "bicubic", or "random" (either, drawn for each image)
+    flip_probability: float  # left-right, in 0..1
+    randaugment: str  # timm's notation, such as "rand-m9-mstd0.5-inc1"; empty: none
+    color_jitter: float  # brightness, contrast and saturation by a factor in 1 +- this; only where randaugment is empty
+    eval_crop_fraction: float  # side of the centre crop / shorter side of the resized image, in 0..1
+    eval_interpolation: str  # "bilinear" or "bicubic"
+    reader_threads: int  # threads that read and augment; 0: as many as tf.data finds good; never changes a batch
+    synthetic_examples: int  # examples in each split of the "synthetic" set
+
+    def __post_init__(self) -> None:
+        for field in ("name", "directory", "train_split", "eval_split", "train_interpolation", "randaugment"):
+            _check(isinstance(getattr(self, field), str), field, getattr(self, field), "a string")
+        for field in ("name", "train_split", "eval_split"):
+            _check(getattr(self, field).strip() != "", field, getattr(self, field), "a non-empty string")
+        for field, length in {"mean": 3, "std": 3, "crop_area": 2, "crop_aspect": 2}.items():
+            values = getattr(self, field)
+            sound = isinstance(values, (tuple, list)) and len(values) == length and all(map(_is_number, values))
+            _check(sound, field, values, f"a tuple of {length} numbers")
+            object.__setattr__(self, field, tuple(float(value) for value in values))
+        for field, least in {"repeated_augmentation": 1, "reader_threads": 0, "synthetic_examples": 1}.items():
+            value = getattr(self, field)
+            sound = isinstance(value, int) and not isinstance(value, bool) and value >= least
+            _check(sound, field, value, f"a whole number from {least} up")
+        _check(all(value > 0 for value in self.std), "std", self.std, "greater than 0")
+        low, high = self.crop_area
+        _check(0 < low <= high <= 1, "crop_area", self.crop_area, "two shares with 0 < smallest <= largest <= 1")
+        low, high = self.crop_aspect
+        _check(0 < low <= high, "crop_aspect", self.crop_aspect, "two ratios with 0 < smallest <= largest")
+        _check_number("flip_probability", self.flip_probability, 0.0, 1.0)
+        _check_number("color_jitter", self.color_jitter, 0.0, 1.0)
+        _check_number("eval_crop_fraction", self.eval_crop_fraction, 0.0, 1.0)
+        _check(self.eval_crop_fraction > 0, "eval_crop_fraction", self.eval_crop_fraction, "greater than 0")
+        accepted = (*INTERPOLATIONS, "random")
+        _check(
+            self.train_interpolation in accepted, "train_interpolation", self.train_interpolation, f"one of {accepted}"
+        )
+        accepted = INTERPOLATIONS
+        _check(self.eval_interpolation in accepted, "eval_interpolation", self.eval_interpolation, f"one of {accepted}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_number(field: str, value: Any, low: float, high: float) -> None:
+    _check(_is_number(value) and low <= value <= high, field, value, f"a number from {low} to {high}")
+
+
+def _check(sound: bool, field: str, value: Any, accepted: str) -> None:
+    """Raises ValueError that names the config key, the value and what is accepted, unless `sound`."""
+    if not sound:
+        raise ValueError(f"data.{field}={value!r}: must be {accepted}. Set it by --config.data.{field}=...")
