@@ -1,0 +1,84 @@
+"""Impossible sizes stop here, at construction, with the mend."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from tnt_jax.models.embeddings import grid_of
+from tnt_jax.models.layers import ATTENTION_FORMS
+
+FEATURES = ("sentences", "words", "outer_attention", "inner_attention")
+
+
+def check_model(model: Any) -> None:
+    """TNT -> None.
+
+    Raises:
+      ValueError: sizes of the model that do not fit together; the message has the attribute and the mend.
+    """
+    for name in ("patch_size", "word_size", "inner_dim", "outer_dim", "inner_num_heads", "outer_num_heads", "depth"):
+        value = getattr(model, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+    if not isinstance(model.num_classes, int) or model.num_classes < 0:
+        raise ValueError(f"num_classes={model.num_classes!r} must be a whole number, 0 for a model without a head")
+    _check_image(model)
+    if model.patch_size % model.word_size:
+        divisors = [d for d in range(1, model.patch_size + 1) if model.patch_size % d == 0]
+        raise ValueError(
+            f"word_size={model.word_size} does not divide patch_size={model.patch_size}; use one of {divisors}"
+        )
+    for dim, heads in (("inner_dim", "inner_num_heads"), ("outer_dim", "outer_num_heads")):
+        width, count = getattr(model, dim), getattr(model, heads)
+        if width % count:
+            raise ValueError(
+                f"{dim}={width} is not a multiple of {heads}={count}; each head takes an equal share of it"
+            )
+    if model.mlp_ratio <= 0 or int(model.inner_dim * model.mlp_ratio) < 1:
+        raise ValueError(f"mlp_ratio={model.mlp_ratio} must be positive; the paper has 4")
+    if not 0 <= model.drop_path_rate < 1:
+        raise ValueError(f"drop_path_rate={model.drop_path_rate} must be at least 0 and below 1; the recipe has 0.1")
+    if model.norm_epsilon <= 0:
+        raise ValueError(f"norm_epsilon={model.norm_epsilon} must be positive; TNT has 1e-5, DeiT 1e-6")
+    _check_blocks(model)
+    if model.inner_attention not in ATTENTION_FORMS:
+        raise ValueError(f"inner_attention={model.inner_attention!r} is not known; use one of {ATTENTION_FORMS}")
+    if not jnp.issubdtype(jnp.dtype(model.dtype), jnp.floating):
+        raise ValueError(f"dtype={model.dtype!r} is not a floating type; use float32 or bfloat16")
+
+
+def _check_image(model: Any) -> None:
+    """image_size is a side or (H, W), each a multiple of the patch size."""
+    size = model.image_size
+    sides = (size, size) if isinstance(size, int) else size
+    if not isinstance(sides, Sequence) or len(sides) != 2 or not all(isinstance(side, int) for side in sides):
+        raise ValueError(f"image_size={size!r} must be a number of pixels or a pair (height, width)")
+    grid_of(tuple(sides), model.patch_size)
+
+
+def _check_blocks(model: Any) -> None:
+    """tnt_blocks are different 1-based indices of blocks that exist."""
+    if model.tnt_blocks is None:
+        return
+    wrong = [i for i in model.tnt_blocks if not isinstance(i, int) or not 1 <= i <= model.depth]
+    if wrong or len(set(model.tnt_blocks)) != len(model.tnt_blocks):
+        raise ValueError(
+            f"tnt_blocks={tuple(model.tnt_blocks)} must be different block numbers from 1 to depth={model.depth}; "
+            "() is DeiT, None is TNT in every block"
+        )
+
+
+def check_features(asked: bool | Sequence[str]) -> tuple[str, ...]:
+    """return_features as given -> the names asked for.
+
+    Raises:
+      ValueError: a name that no feature has.
+    """
+    if isinstance(asked, bool):
+        return ("sentences", "words") if asked else ()
+    names = (asked,) if isinstance(asked, str) else tuple(asked)
+    unknown = [name for name in names if name not in FEATURES]
+    if unknown:
+        raise ValueError(f"return_features has {unknown}; the names are {', '.join(FEATURES)}")
+    return names

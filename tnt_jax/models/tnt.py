@@ -1,0 +1,330 @@
+"""Transformer in Transformer (Han et al., NeurIPS 2021, arXiv 2103.00112), and DeiT as a TNT without inner paths."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tnt_jax.models.checks import check_features, check_model
+from tnt_jax.models.embeddings import PatchEmbedding, SentenceEmbedding, WordEmbedding, grid_of
+from tnt_jax.models.inner import over_sentences
+from tnt_jax.models.layers import (
+    MLP,
+    Attention,
+    SqueezeExcitation,
+    dense,
+    drop_path,
+    keep_factors,
+    layer_norm,
+    normal_init,
+)
+from tnt_jax.models.resize import resize_sentence_positions
+
+Features = dict[str, list[jax.Array]]
+
+
+class Projection(nn.Module):
+    """words [B * N, M, C] -> [B, N, D]: what a layer's words add to their sentences (eq. 8).
+
+    LN(FC(LN(Vec(Y)))), the first norm over all M * C numbers, FC without a bias. With `legacy` the first norm is over
+    each word, FC has a bias and there is no second norm.
+    """
+
+    features: int
+    epsilon: float
+    legacy: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, words: jax.Array, batch: int) -> jax.Array:
+        """words [B * N, M, C], B -> [B, N, D]."""
+        norm1 = layer_norm("norm1", self.epsilon, self.dtype)
+        if self.legacy:
+            flat = norm1(words).reshape(batch, words.shape[0] // batch, -1)
+            return dense("dense", self.features, self.dtype)(flat)
+        flat = norm1(words.reshape(batch, words.shape[0] // batch, -1))
+        flat = dense("dense", self.features, self.dtype, use_bias=False)(flat)
+        return layer_norm("norm2", self.epsilon, self.dtype)(flat)
+
+
+class OuterBlock(nn.Module):
+    """sentences [B, 1 + N, D] -> (sentences, attention [B, heads, 1 + N, 1 + N] or None): a ViT block (eq. 9, 10)."""
+
+    num_heads: int
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = False
+    epsilon: float = 1e-5
+    squeeze_excitation: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, sentences: jax.Array, keep: dict[str, jax.Array] | None, return_weights: bool
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """sentences [B, 1 + N, D], drop-path factors or None -> (sentences, attention or None)."""
+        keep = keep or {}
+        attention = Attention(self.num_heads, self.qkv_bias, "dot", self.dtype, name="attention")
+        mixed, weights = attention(layer_norm("norm1", self.epsilon, self.dtype)(sentences), return_weights)
+        sentences = sentences + drop_path(mixed, keep.get("outer_attention"))
+        hidden = MLP(self.mlp_ratio, self.dtype, name="mlp")(layer_norm("norm2", self.epsilon, self.dtype)(sentences))
+        if self.squeeze_excitation:
+            hidden = SqueezeExcitation(self.epsilon, self.dtype, name="squeeze_excitation")(hidden)
+        return sentences + drop_path(hidden, keep.get("outer_mlp")), weights
+
+
+class TNTBlock(nn.Module):
+    """(words [B * N, M, C], sentences [B, 1 + N, D]) -> the same, with the features asked for.
+
+    Words attend inside their sentence, flow into it, and sentences attend (eq. 6 to 10). A block without an inner
+    path (`has_inner` False) leaves the words alone and is DeiT's block.
+    """
+
+    has_inner: bool
+    inner_num_heads: int
+    outer_num_heads: int
+    mlp_ratio: float
+    qkv_bias: bool
+    epsilon: float
+    squeeze_excitation: bool
+    legacy: bool
+    inner_attention: str
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self,
+        words: jax.Array | None,
+        sentences: jax.Array,
+        keep: dict[str, jax.Array] | None = None,
+        wanted: tuple[str, ...] = (),
+    ) -> tuple[jax.Array | None, jax.Array, dict[str, jax.Array]]:
+        """words, sentences, drop-path factors (see TNT._keep) or None -> (words, sentences, features of this block)."""
+        features = {}
+        batch = sentences.shape[0]
+        if self.has_inner:
+            seen = "inner_attention" in wanted
+            inner = over_sentences(seen, keep is not None)(
+                self.inner_num_heads,
+                self.mlp_ratio,
+                self.qkv_bias,
+                self.epsilon,
+                self.inner_attention,
+                self.dtype,
+                name="inner",
+            )
+            factors = (keep["inner_attention"], keep["inner_mlp"]) if keep else (None, None)
+            words, weights = inner(words, *factors, seen)
+            if seen:
+                features["inner_attention"] = weights.reshape(batch, -1, *weights.shape[1:])
+            if "words" in wanted:
+                features["words"] = words.reshape(batch, -1, *words.shape[1:])
+            project = Projection(sentences.shape[-1], self.epsilon, self.legacy, self.dtype, name="projection")
+            sentences = sentences.at[:, 1:].add(project(words, batch))
+        outer = OuterBlock(
+            self.outer_num_heads,
+            self.mlp_ratio,
+            self.qkv_bias,
+            self.epsilon,
+            self.squeeze_excitation,
+            self.dtype,
+            name="outer",
+        )
+        sentences, weights = outer(sentences, keep, "outer_attention" in wanted)
+        if weights is not None:
+            features["outer_attention"] = weights
+        if "sentences" in wanted:
+            features["sentences"] = sentences
+        return words, sentences, features
+
+
+class TNT(nn.Module):
+    """images [B, H, W, 3] float32, normalised -> logits [B, num_classes] float32.
+
+    Build one with tnt_jax.create_model, which knows the published sizes. N = H W / patch_size^2 sentences of
+    M = (patch_size / word_size)^2 words; `inner_dim` C and `outer_dim` D are their widths. Blocks outside `tnt_blocks`
+    (1-based; None: all are in) have no inner path; without any TNT block the stem is DeiT's. `num_classes` 0 gives
+    the normed class token [B, D] instead of logits. Parameters are float32; `dtype` is the arithmetic's.
+
+    Raises:
+      ValueError: sizes that do not fit together, with the mend (models/checks.py).
+    """
+
+    num_classes: int = 1000
+    image_size: int | tuple[int, int] = 224
+    patch_size: int = 16
+    word_size: int = 4
+    inner_dim: int = 24
+    outer_dim: int = 384
+    inner_num_heads: int = 4
+    outer_num_heads: int = 6
+    depth: int = 12
+    mlp_ratio: float = 4.0
+    tnt_blocks: Sequence[int] | None = None
+    word_position: bool = True
+    sentence_position: bool = True
+    squeeze_excitation: bool = False
+    qkv_bias: bool = False
+    legacy: bool = False
+    norm_epsilon: float = 1e-5
+    drop_path_rate: float = 0.0
+    remat: bool = False
+    scan: bool = False
+    inner_attention: str = "auto"
+    dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Checks the sizes before anything is computed."""
+        super().__post_init__()
+        check_model(self)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(H, W) in pixels that the parameters are made for."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else tuple(self.image_size)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of sentences at `image_size`."""
+        return grid_of(self.input_size, self.patch_size)
+
+    @property
+    def num_words(self) -> int:
+        """M, the words in a sentence."""
+        return (self.patch_size // self.word_size) ** 2
+
+    @property
+    def inner_blocks(self) -> tuple[int, ...]:
+        """1-based indices of the blocks with an inner path."""
+        return tuple(range(1, self.depth + 1)) if self.tnt_blocks is None else tuple(sorted(self.tnt_blocks))
+
+    def drop_path_rates(self) -> list[float]:
+        """-> [depth] probabilities: 0 in the first block, rising linearly to `drop_path_rate` in the last."""
+        return [self.drop_path_rate * i / max(self.depth - 1, 1) for i in range(self.depth)]
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, train: bool = False, return_features: bool | Sequence[str] = False
+    ) -> jax.Array | tuple[jax.Array, Features]:
+        """images [B, H, W, 3] -> logits [B, num_classes] float32, or (logits, features).
+
+        Args:
+          images: normalised. Another size than `image_size` is taken too, if patches divide it: the sentence position
+            encodings are then interpolated for this call.
+          train: draws drop path, from the "dropout" stream of `rngs`. Nothing else differs.
+          return_features: True for sentences and words, or names among
+            "sentences": after each block [B, 1 + N, D], class token first;
+            "words": after each TNT block [B, N, M, C];
+            "outer_attention": each block's [B, heads, 1 + N, 1 + N], rows are queries;
+            "inner_attention": each TNT block's [B, N, heads, M, M].
+            What is not named is not computed.
+        """
+        wanted = check_features(return_features)
+        words, sentences = self._embed(images, grid_of(images.shape[1:3], self.patch_size))
+        num_sentences = sentences.shape[1] - 1
+        keep = self._keep(images.shape[0], num_sentences) if train and self.drop_path_rate else None
+        if self.scan and not self.is_initializing():
+            sentences, features = self._scanned(words, sentences, keep, wanted)
+        else:
+            sentences, features = self._unrolled(words, sentences, keep, wanted)
+        outputs = layer_norm("norm", self.norm_epsilon, self.dtype)(sentences)[:, 0].astype(jnp.float32)
+        if self.num_classes:
+            outputs = dense("head", self.num_classes, jnp.float32)(outputs)
+        if not wanted:
+            return outputs
+        return outputs, {name: [block[name] for block in features if name in block] for name in wanted}
+
+    def _embed(self, images: jax.Array, grid: tuple[int, int]) -> tuple[jax.Array | None, jax.Array]:
+        """images [B, H, W, 3] -> (words [B * N, M, C] or None, sentences [B, 1 + N, D]), positions added."""
+        batch, words = images.shape[0], None
+        if self.inner_blocks:
+            stem = WordEmbedding(
+                self.inner_dim, self.patch_size, self.word_size, self.legacy, self.dtype, name="word_embedding"
+            )
+            words = stem(images)
+            if self.word_position:
+                shape = (self.num_words, self.inner_dim)
+                words = words + self.param("word_position", normal_init, shape, jnp.float32).astype(self.dtype)
+            embed = SentenceEmbedding(self.outer_dim, self.norm_epsilon, self.dtype, name="sentence_embedding")
+            sentences = embed(words, batch)
+        else:
+            sentences = PatchEmbedding(self.outer_dim, self.patch_size, self.dtype, name="patch_embedding")(images)
+        class_token = self.param("class_token", normal_init, (self.outer_dim,), jnp.float32).astype(self.dtype)
+        class_token = jnp.broadcast_to(class_token, (batch, 1, self.outer_dim))
+        sentences = jnp.concatenate([class_token, sentences], axis=1)
+        if self.sentence_position:
+            shape = (1 + self.grid[0] * self.grid[1], self.outer_dim)
+            positions = self.param("sentence_position", normal_init, shape, jnp.float32)
+            positions = resize_sentence_positions(positions, self.grid, grid)
+            sentences = sentences + positions.astype(self.dtype)
+        return words, sentences
+
+    def _keep(self, batch: int, num_sentences: int) -> list[dict[str, jax.Array]]:
+        """-> for each block its drop-path factors: [B * N] for the inner branches, [B] for the outer ones."""
+        sizes = {
+            "inner_attention": (batch * num_sentences,),
+            "inner_mlp": (batch * num_sentences,),
+            "outer_attention": (batch,),
+            "outer_mlp": (batch,),
+        }
+        keys = jax.random.split(self.make_rng("dropout"), (self.depth, len(sizes)))
+        return [
+            {name: keep_factors(keys[i, j], shape, rate) for j, (name, shape) in enumerate(sizes.items())}
+            for i, rate in enumerate(self.drop_path_rates())
+        ]
+
+    def _block_settings(self, index: int) -> dict[str, Any]:
+        """1-based block index -> TNTBlock's attributes."""
+        shared = {field.name for field in dataclasses.fields(TNTBlock)} & {f.name for f in dataclasses.fields(TNT)}
+        shared -= {"parent", "name"}
+        return {
+            "has_inner": index in self.inner_blocks,
+            "epsilon": self.norm_epsilon,
+            **{name: getattr(self, name) for name in shared},
+        }
+
+    def _unrolled(self, words, sentences, keep, wanted) -> tuple[jax.Array, list[dict[str, jax.Array]]]:
+        """-> (sentences [B, 1 + N, D], features of each block), every block compiled on its own."""
+        block_class = nn.remat(TNTBlock, static_argnums=(4,)) if self.remat else TNTBlock
+        features = []
+        for i in range(1, self.depth + 1):
+            block = block_class(**self._block_settings(i), name=f"block_{i}")
+            words, sentences, found = block(words, sentences, keep[i - 1] if keep else None, wanted)
+            features.append(found)
+        return sentences, features
+
+    def _scanned(self, words, sentences, keep, wanted) -> tuple[jax.Array, list[dict[str, jax.Array]]]:
+        """-> (sentences [B, 1 + N, D], features of each block), each run of like blocks compiled once.
+
+        The parameters stay those of the unrolled form, block by block, and are stacked here: a copy of some tens of
+        megabytes a step, in exchange for checkpoints, decay masks and weights files that need no conversion.
+        """
+        features: list[dict[str, jax.Array]] = []
+        for run in self._runs():
+            block = TNTBlock(**self._block_settings(run[0]), parent=None)
+
+            def apply(carry, inputs, block=block):
+                params, factors = inputs
+                *carry, found = block.apply({"params": params}, *carry, factors, wanted)
+                return tuple(carry), found
+
+            params = [self.variables["params"][f"block_{i}"] for i in run]
+            factors = [keep[i - 1] for i in run] if keep else None
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+            stacked_factors = jax.tree.map(lambda *leaves: jnp.stack(leaves), *factors) if keep else None
+            body = jax.checkpoint(apply, prevent_cse=False) if self.remat else apply
+            (words, sentences), found = jax.lax.scan(body, (words, sentences), (stacked, stacked_factors))
+            features += [jax.tree.map(lambda leaf, at=at: leaf[at], found) for at in range(len(run))]
+        return sentences, features
+
+    def _runs(self) -> list[list[int]]:
+        """-> the 1-based block indices, cut where a block with an inner path meets one without."""
+        runs: list[list[int]] = []
+        for i in range(1, self.depth + 1):
+            if runs and (i in self.inner_blocks) == (runs[-1][0] in self.inner_blocks):
+                runs[-1].append(i)
+            else:
+                runs.append([i])
+        return runs

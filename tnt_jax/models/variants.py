@@ -1,0 +1,57 @@
+"""The named sizes: TNT of Table 1, its legacy form, and the DeiT baselines."""
+
+import dataclasses
+import difflib
+from typing import Any
+
+import jax.numpy as jnp
+
+from tnt_jax.models.tnt import TNT
+
+_TNT_S = {"inner_dim": 24, "outer_dim": 384, "inner_num_heads": 4, "outer_num_heads": 6}
+# DeiT: no inner path, biases on queries, keys and values, and its own epsilon.
+_DEIT = {"tnt_blocks": (), "qkv_bias": True, "norm_epsilon": 1e-6}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "tnt_ti_patch16_224": {"inner_dim": 12, "outer_dim": 192, "inner_num_heads": 2, "outer_num_heads": 3},
+    "tnt_s_patch16_224": _TNT_S,
+    "tnt_b_patch16_224": {"inner_dim": 40, "outer_dim": 640, "inner_num_heads": 4, "outer_num_heads": 10},
+    "tnt_s_legacy_patch16_224": {**_TNT_S, "legacy": True},
+    "deit_tiny_patch16_224": {"outer_dim": 192, "outer_num_heads": 3, **_DEIT},
+    "deit_small_patch16_224": {"outer_dim": 384, "outer_num_heads": 6, **_DEIT},
+    "deit_base_patch16_224": {"outer_dim": 768, "outer_num_heads": 12, **_DEIT},
+}
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """A misspelt name and the accepted ones -> the end of an error message that mends it."""
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"the names are {', '.join(sorted(names))}"
+
+
+def create_model(name: str, **overrides: Any) -> TNT:
+    """A variant's name, and TNT's attributes to change -> the module (see models.tnt.TNT for shapes).
+
+    Args:
+      name: one of VARIANTS, such as "tnt_s_patch16_224".
+      **overrides: num_classes, image_size, tnt_blocks, dtype ("bfloat16" or a type), ... as TNT declares them.
+
+    Raises:
+      ValueError: an unknown name or override, or sizes that do not fit together.
+    """
+    if name not in VARIANTS:
+        raise ValueError(f"there is no model {name!r}; {nearest(name, list(VARIANTS))}")
+    known = [field.name for field in dataclasses.fields(TNT) if field.name not in ("parent", "name")]
+    for key in overrides:
+        if key not in known:
+            raise ValueError(f"{name} has no setting {key!r}; {nearest(key, known)}")
+    settings = {**VARIANTS[name], **overrides}
+    for key, value in settings.items():
+        if isinstance(value, list):
+            settings[key] = tuple(value)
+    if isinstance(settings.get("dtype"), str):
+        try:
+            settings["dtype"] = jnp.dtype(settings["dtype"])
+        except TypeError as error:
+            raise ValueError(f"dtype={settings['dtype']!r} is no type; use float32 or bfloat16") from error
+    return TNT(**settings)
