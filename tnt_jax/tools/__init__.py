@@ -1,0 +1,1 @@
+"""Small programs with a main of their own: python -m tnt_jax.tools.NAME."""
