@@ -16,8 +16,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.batch_size = 1024  # images an optimizer step, over all devices and processes; augmented copies count
     config.eval_batch_size = 1024  # images an evaluation step, over all devices and processes
     config.accumulation_steps = 1  # forward and backward passes an optimizer step; each takes batch_size / this
-    config.epochs = 300  # length of the cosine, in passes over the training split (floats allowed)
-    config.cooldown_epochs = 10  # epochs at min_learning_rate after the cosine
+    config.epochs = 300.0  # length of the cosine, in passes over the training split (floats allowed)
+    config.cooldown_epochs = 10.0  # epochs at min_learning_rate after the cosine
     config.steps = 0  # stops after this many optimizer steps; 0: after epochs + cooldown_epochs
 
     # Optimizer: AdamW. Biases, norms, any 1-D parameter, class token and position encodings do not decay.
@@ -25,7 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.learning_rate_batch_size = 0  # if not 0, learning_rate is for this batch and scales linearly with batch_size
     config.schedule = "cosine"  # or "constant" (after the warm-up)
     config.schedule_unit = "epoch"  # the rate changes once an "epoch" (the recipe's staircase) or every "step"
-    config.warmup_epochs = 5  # linear; afterwards the cosine goes on as if it had started at epoch 0
+    config.warmup_epochs = 5.0  # linear; afterwards the cosine goes on as if it had started at epoch 0
     config.warmup_learning_rate = 1e-6  # where the warm-up starts
     config.min_learning_rate = 1e-5  # the cosine's floor
     config.weight_decay = 0.05

@@ -1,0 +1,75 @@
+"""Trains or evaluates a model: python main.py --config=configs/NAME.py --workdir=DIR [--config.KEY=VALUE ...].
+
+Exit codes: 0 done; 2 the command cannot work (one message says what, where and the mend, and nothing was written);
+3 the run had to stop (not a number, unreadable checkpoints). --verbosity=1 adds where in the code it was.
+"""
+
+import sys
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from tnt_jax.training.config import Experiment, accepted_keys, check_config, unknown_key_message
+
+CANNOT_WORK, STOPPED = 2, 3
+
+FLAGS = flags.FLAGS
+config_flags.DEFINE_config_file("config", None, "One of configs/*.py. Every key can be changed: --config.KEY=VALUE.")
+flags.DEFINE_string("workdir", "", "Folder of the run: checkpoints, metrics, summary. An old one is continued.")
+flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "Train (and evaluate), or evaluate a workdir or weights.")
+
+
+def main(_: list[str]) -> None:
+    """Checks everything first, then calls the loop."""
+    try:
+        if FLAGS.mode == "train" and FLAGS.config is None:
+            raise ValueError("--config is missing: name a file, such as --config=configs/digits.py.")
+        if FLAGS.config is not None:
+            join_processes(check_config(FLAGS.config))
+        from tnt_jax.training import loop, setup  # after the processes have found each other
+
+        prepare = setup.prepare if FLAGS.mode == "train" else setup.prepare_evaluation
+        run = prepare(FLAGS.config, FLAGS.workdir)
+    except (ValueError, FileNotFoundError, PermissionError) as error:
+        stop(error, CANNOT_WORK)
+    try:
+        loop.train(run) if FLAGS.mode == "train" else loop.evaluate(run)
+    except loop.RunError as error:
+        stop(error, STOPPED)
+
+
+def join_processes(experiment: Experiment) -> None:
+    """Starts jax.distributed where the config asks for it; before any device is touched."""
+    distributed = experiment.distributed
+    if not distributed.enabled:
+        return
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # for processes without accelerators
+    jax.distributed.initialize(
+        coordinator_address=distributed.coordinator_address or None,
+        num_processes=distributed.num_processes or None,
+        process_id=distributed.process_id if distributed.process_id >= 0 else None,
+    )
+
+
+def parse(arguments: list[str]) -> list[str]:
+    """The flags; a key or a value that the config does not take is said in one message."""
+    try:
+        return FLAGS(arguments)
+    except AttributeError as error:  # how config_flags reports a key that does not exist
+        names = [argument.lstrip("-").partition("=")[0] for argument in arguments[1:]]
+        keys = [name.removeprefix("config.") for name in names if name.startswith("config.")]
+        stop("\n".join(unknown_key_message(key) for key in keys if key not in accepted_keys()) or error, CANNOT_WORK)
+    except (flags.Error, OSError, ValueError, TypeError) as error:
+        stop(error, CANNOT_WORK)
+
+
+def stop(error: object, code: int) -> None:
+    """Ends the process with a message instead of a traceback."""
+    logging.debug("Where it happened:", exc_info=True)
+    print(f"main.py: {error}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse)

@@ -1,0 +1,341 @@
+"""An experiment's configuration, typed and checked: one field a key of configs/default.py, under the same name.
+
+`check_config` is the only way in. It accepts exactly the keys of the dataclasses below, so a misspelt key stops the run
+with the nearest accepted name, and nothing is filled in silently.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from tnt_jax.data.settings import DataSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """`config.model`: the arguments of `tnt_jax.create_model`. None means "as the named variant has it"."""
+
+    name: str
+    num_classes: int | None
+    image_size: int  # pixels
+    patch_size: int | None  # pixels
+    word_size: int | None  # pixels
+    inner_dim: int | None
+    outer_dim: int | None
+    inner_num_heads: int | None
+    outer_num_heads: int | None
+    depth: int | None
+    mlp_ratio: float | None
+    tnt_blocks: tuple[int, ...] | None
+    word_position: bool | None
+    sentence_position: bool | None
+    squeeze_excitation: bool | None
+    qkv_bias: bool | None
+    drop_path_rate: float | None
+    remat: bool
+    scan: bool
+    inner_attention: str
+    dtype: str
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of create_model (`name` included), without the Nones."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class MixingSettings:
+    """`config.mixing`: mixup, CutMix and random erasing, all on the device."""
+
+    mixup_alpha: float
+    cutmix_alpha: float
+    probability: float
+    cutmix_probability: float
+    erase_probability: float
+    erase_area: tuple[float, float]
+    erase_aspect: tuple[float, float]
+    order: str
+
+
+@dataclasses.dataclass(frozen=True)
+class DistributedSettings:
+    """`config.distributed`: how this process finds the others."""
+
+    enabled: bool
+    coordinator_address: str
+    num_processes: int
+    process_id: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A whole configuration; configs/default.py says what each key means and in which unit."""
+
+    seed: int
+    batch_size: int
+    eval_batch_size: int
+    accumulation_steps: int
+    epochs: float
+    cooldown_epochs: float
+    steps: int
+    learning_rate: float
+    learning_rate_batch_size: int
+    schedule: str
+    schedule_unit: str
+    warmup_epochs: float
+    warmup_learning_rate: float
+    min_learning_rate: float
+    weight_decay: float
+    adam_beta1: float
+    adam_beta2: float
+    adam_epsilon: float
+    gradient_clip_norm: float
+    ema_decay: float
+    label_smoothing: float
+    pretrained: str
+    pretrained_new_head: bool
+    log_every_steps: int
+    eval_every_steps: int
+    checkpoint_every_steps: int
+    keep_checkpoints: int
+    prefetch_batches: int
+    model: ModelSettings
+    data: DataSettings
+    mixing: MixingSettings
+    distributed: DistributedSettings
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The rate at the end of the warm-up: `learning_rate`, scaled to the batch where the config says for which."""
+        if self.learning_rate_batch_size:
+            return self.learning_rate * self.batch_size / self.learning_rate_batch_size
+        return self.learning_rate
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """The numbers a key accepts; `above` and `below` exclude the bound itself."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+
+    def admit(self, value: float) -> bool:
+        """Whether the number lies within."""
+        return self.low <= value <= self.high and self.above < value < self.below and math.isfinite(value)
+
+    def __str__(self) -> str:
+        words = {"at least": self.low, "at most": self.high, "greater than": self.above, "less than": self.below}
+        return " and ".join(f"{word} {bound:g}" for word, bound in words.items() if math.isfinite(bound))
+
+
+_COUNT = Limits(low=1)
+_NOT_NEGATIVE = Limits(low=0)
+_POSITIVE = Limits(above=0)
+_SHARE = Limits(low=0, high=1)
+_SHARE_BELOW_ONE = Limits(low=0, below=1)
+
+# Numbers by key; a pair of numbers is checked one by one. Keys of `data` check themselves (tnt_jax/data/settings.py).
+LIMITS = {
+    "seed": Limits(low=0, high=2**31 - 1),
+    "batch_size": _COUNT,
+    "eval_batch_size": _COUNT,
+    "accumulation_steps": _COUNT,
+    "epochs": _POSITIVE,
+    "cooldown_epochs": _NOT_NEGATIVE,
+    "steps": _NOT_NEGATIVE,
+    "learning_rate": _POSITIVE,
+    "learning_rate_batch_size": _NOT_NEGATIVE,
+    "warmup_epochs": _NOT_NEGATIVE,
+    "warmup_learning_rate": _NOT_NEGATIVE,
+    "min_learning_rate": _NOT_NEGATIVE,
+    "weight_decay": _NOT_NEGATIVE,
+    "adam_beta1": _SHARE_BELOW_ONE,
+    "adam_beta2": _SHARE_BELOW_ONE,
+    "adam_epsilon": _POSITIVE,
+    "gradient_clip_norm": _NOT_NEGATIVE,
+    "ema_decay": _SHARE_BELOW_ONE,
+    "label_smoothing": _SHARE_BELOW_ONE,
+    "log_every_steps": _NOT_NEGATIVE,
+    "eval_every_steps": _NOT_NEGATIVE,
+    "checkpoint_every_steps": _NOT_NEGATIVE,
+    "keep_checkpoints": _COUNT,
+    "prefetch_batches": _COUNT,
+    "model.num_classes": _COUNT,
+    "model.image_size": _COUNT,
+    "model.patch_size": _COUNT,
+    "model.word_size": _COUNT,
+    "model.inner_dim": _COUNT,
+    "model.outer_dim": _COUNT,
+    "model.inner_num_heads": _COUNT,
+    "model.outer_num_heads": _COUNT,
+    "model.depth": _COUNT,
+    "model.mlp_ratio": _POSITIVE,
+    "model.tnt_blocks": _COUNT,
+    "model.drop_path_rate": _SHARE_BELOW_ONE,
+    "mixing.mixup_alpha": _NOT_NEGATIVE,
+    "mixing.cutmix_alpha": _NOT_NEGATIVE,
+    "mixing.probability": _SHARE,
+    "mixing.cutmix_probability": _SHARE,
+    "mixing.erase_probability": _SHARE,
+    "mixing.erase_area": Limits(above=0, high=1),
+    "mixing.erase_aspect": _POSITIVE,
+    "distributed.num_processes": _NOT_NEGATIVE,
+    "distributed.process_id": Limits(low=-1),
+}
+CHOICES = {
+    "schedule": ("cosine", "constant"),
+    "schedule_unit": ("epoch", "step"),
+    "model.inner_attention": ("auto", "broadcast", "dot"),
+    "model.dtype": ("float32", "bfloat16"),
+    "mixing.order": ("mix_erase", "erase_mix"),
+}
+
+
+def check_config(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Experiment:
+    """A ConfigDict (or its plain form, as config.json holds it) -> Experiment.
+
+    Raises ValueError that names the key, the value and the mend: for a key that does not exist (with the nearest one
+    that does), a missing key, a wrong type, a number out of range, and values that exclude each other.
+    """
+    values = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
+    experiment = _build(Experiment, values, "")
+    _check_together(experiment)
+    return experiment
+
+
+def accepted_keys() -> list[str]:
+    """Every key a configuration may have, dotted: "seed", ..., "model.name", ..."""
+    return list(_keys(Experiment, ""))
+
+
+def unknown_key_message(key: str) -> str:
+    """What to say about a dotted key that does not exist: the nearest ones that do."""
+    accepted = accepted_keys()
+    near = difflib.get_close_matches(key, accepted, n=1, cutoff=0.5)
+    leaf = key.rsplit(".", 1)[-1]
+    near += [name for name in accepted if name.rsplit(".", 1)[-1] == leaf and name not in near]
+    hint = f"Did you mean {' or '.join(near)}?" if near else "configs/default.py lists every key."
+    return f"config.{key}: there is no such key. {hint}"
+
+
+def as_dict(experiment: Experiment) -> dict[str, Any]:
+    """The plain form: nested dicts of JSON values, the same keys as configs/default.py."""
+    return json.loads(json.dumps(dataclasses.asdict(experiment)))
+
+
+def _keys(kind: type, prefix: str) -> typing.Iterator[str]:
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(field.type):
+            yield from _keys(field.type, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name
+
+
+def _build(kind: type, values: Any, prefix: str) -> Any:
+    """A dict -> the dataclass of the same keys, recursively."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"config.{prefix[:-1]}={values!r}: must be a group of keys (an ml_collections.ConfigDict).")
+    fields = {field.name: field.type for field in dataclasses.fields(kind)}
+    for key in values:
+        if key not in fields:
+            raise ValueError(unknown_key_message(prefix + key))
+    missing = [prefix + key for key in fields if key not in values]
+    if missing:
+        raise ValueError(f"The config lacks {', '.join(missing)}. Start from configs/default.py, which has every key.")
+    arguments = {}
+    for key, wanted in fields.items():
+        if dataclasses.is_dataclass(wanted):
+            arguments[key] = _build(wanted, values[key], f"{prefix}{key}.")
+        elif kind is DataSettings:
+            arguments[key] = tuple(values[key]) if isinstance(values[key], list) else values[key]
+        else:
+            arguments[key] = _typed(prefix + key, values[key], wanted)
+    return kind(**arguments)
+
+
+def _typed(key: str, value: Any, wanted: Any) -> Any:
+    """The value as the annotated type, within the key's limits and choices."""
+    if isinstance(wanted, types.UnionType):
+        if value is None:
+            return None
+        wanted = next(kind for kind in typing.get_args(wanted) if kind is not types.NoneType)
+    if typing.get_origin(wanted) is tuple:
+        return _typed_tuple(key, value, typing.get_args(wanted))
+    whole_for_float = wanted is float and isinstance(value, int) and not isinstance(value, bool)
+    if whole_for_float:
+        value = float(value)
+    if not isinstance(value, wanted) or (wanted is not bool and isinstance(value, bool)):
+        name = {int: "a whole number", float: "a number", str: "a string", bool: "True or False"}[wanted]
+        raise ValueError(f"config.{key}={value!r}: must be {name}.")
+    if key in LIMITS and not LIMITS[key].admit(value):
+        raise ValueError(f"config.{key}={value!r}: must be {LIMITS[key]}.")
+    if key in CHOICES and value not in CHOICES[key]:
+        raise ValueError(f"config.{key}={value!r}: must be one of {', '.join(CHOICES[key])}.")
+    return value
+
+
+def _typed_tuple(key: str, value: Any, items: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not isinstance(value, (tuple, list)):
+        raise ValueError(f"config.{key}={value!r}: must be a tuple, such as (1, 2).")
+    if items[-1] is Ellipsis:
+        items = (items[0],) * len(value)
+    if len(value) != len(items):
+        raise ValueError(f"config.{key}={value!r}: must hold {len(items)} numbers.")
+    return tuple(_typed(key, item, kind) for item, kind in zip(value, items, strict=True))
+
+
+def _check_together(experiment: Experiment) -> None:
+    """What no key can see alone."""
+    mixing = experiment.mixing
+    for key, (low, high) in {"erase_area": mixing.erase_area, "erase_aspect": mixing.erase_aspect}.items():
+        if low > high:
+            raise ValueError(f"config.mixing.{key}={(low, high)}: the first number is the smallest; swap them.")
+    if experiment.schedule == "constant" and experiment.cooldown_epochs:
+        raise ValueError(
+            f"config.cooldown_epochs={experiment.cooldown_epochs:g} needs config.schedule=cosine: a constant schedule "
+            "has no floor to cool down at. Set cooldown_epochs to 0."
+        )
+    if experiment.schedule == "cosine" and experiment.min_learning_rate > experiment.peak_learning_rate:
+        raise ValueError(
+            f"config.min_learning_rate={experiment.min_learning_rate:g} is above the peak of "
+            f"{experiment.peak_learning_rate:g} (learning_rate, scaled by learning_rate_batch_size if that is not 0)."
+        )
+    if experiment.warmup_epochs > experiment.epochs + experiment.cooldown_epochs:
+        raise ValueError(
+            f"config.warmup_epochs={experiment.warmup_epochs:g} is longer than the whole training of "
+            f"{experiment.epochs + experiment.cooldown_epochs:g} epochs (epochs + cooldown_epochs)."
+        )
+    if experiment.batch_size % experiment.accumulation_steps:
+        raise ValueError(
+            f"config.batch_size={experiment.batch_size} is not a multiple of config.accumulation_steps="
+            f"{experiment.accumulation_steps}; use a batch of "
+            f"{nearest_multiples(experiment.batch_size, experiment.accumulation_steps)}."
+        )
+    _check_distributed(experiment.distributed)
+
+
+def _check_distributed(distributed: DistributedSettings) -> None:
+    if not distributed.enabled and (distributed.coordinator_address or distributed.num_processes > 1):
+        raise ValueError(
+            "config.distributed names a coordinator or several processes, but config.distributed.enabled is False. "
+            "Set it to True, or leave the others as they are in configs/default.py."
+        )
+    if distributed.num_processes and distributed.process_id >= distributed.num_processes:
+        raise ValueError(
+            f"config.distributed.process_id={distributed.process_id} counts from 0 and must be less than "
+            f"config.distributed.num_processes={distributed.num_processes}."
+        )
+
+
+def nearest_multiples(number: int, unit: int) -> str:
+    """The multiples of `unit` next to a number, in words: "120 or 128"."""
+    below = number // unit * unit
+    return f"{below} or {below + unit}" if below else f"{unit}"

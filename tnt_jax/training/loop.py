@@ -1,0 +1,249 @@
+"""Training from the first step, or from the newest checkpoint, to the summary; and evaluation alone.
+
+The loop only schedules: each phase is a function, and what they compute lives in the other files of this folder.
+"""
+
+import dataclasses
+import os
+import time
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from tnt_jax.training import checkpoints, metrics, report, steps
+from tnt_jax.training.checkpoints import RunError
+from tnt_jax.training.config import as_dict
+from tnt_jax.training.evaluation import Result, better, evaluate_weights
+from tnt_jax.training.feed import prefetch
+from tnt_jax.training.setup import Run, prepare
+from tnt_jax.training.state import TrainState, create_state, replicate, unreplicate
+from tnt_jax.training.throughput import Meter
+
+EVALUATION_FILE = "evaluation.json"
+
+
+@dataclasses.dataclass
+class Session:
+    """What changes while one process trains; `run` is what does not."""
+
+    run: Run
+    store: checkpoints.Checkpoints
+    writer: Any
+    meter: Meter
+    eval_step: Any
+    started: float  # time.monotonic() at the start
+    seconds_before: float  # of training in earlier sessions
+    best_accuracy: float | None  # on the evaluation split so far, the better of raw and averaged weights
+    saved_step: int | None  # of the newest checkpoint
+    results: dict[str, Result] = dataclasses.field(default_factory=dict)  # of the last evaluation
+
+    def seconds(self) -> float:
+        """Of training so far, over all sessions, start-up included."""
+        return self.seconds_before + time.monotonic() - self.started
+
+
+def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """A config (configs/default.py) and a workdir -> the summary that is also written to WORKDIR/summary.json.
+
+    Raises ValueError, FileNotFoundError or PermissionError for what cannot work, before anything is written.
+    """
+    return train(prepare(config, workdir))
+
+
+def train(run: Run) -> dict[str, Any]:
+    """Trains from the first step, or from the newest checkpoint in the workdir, to the end -> the summary.
+
+    Raises RunError when the loss stops being a number, or when no checkpoint can be read.
+    """
+    started = time.monotonic()
+    _enter_workdir(run)
+    state, session = _start(run, started)
+    try:
+        count = report.describe(run, state.params)
+        state = _train(session, replicate(state), int(state.step))
+        if not session.results:  # the run had ended before; its last word is asked for again
+            session.results = _evaluate(session, state)
+        steps_done = int(unreplicate(state.step))
+        session.store.wait()
+    finally:
+        session.writer.close()
+        session.store.close()
+    return _summarize(session, count, steps_done)
+
+
+def _enter_workdir(run: Run) -> None:
+    """Creates the workdir and its config.json, once every process has looked at what was there."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("the workdir has been checked")
+    run.workdir.mkdir(parents=True, exist_ok=True)
+    report.write_json(run.workdir / checkpoints.CONFIG_FILE, as_dict(run.experiment))
+
+
+def _start(run: Run, started: float) -> tuple[TrainState, Session]:
+    """The state to go on from, on the host, and the session around it."""
+    from tnt_jax.training import writers  # imports TensorFlow
+
+    store = checkpoints.Checkpoints(run.workdir, run.experiment.keep_checkpoints)
+    shapes = jax.eval_shape(lambda: create_state(run.experiment, run.model, run.optimizer))
+    restored = store.restore_newest(shapes)
+    if restored is None:
+        state = create_state(run.experiment, run.model, run.optimizer, run.pretrained)
+        metadata = {"seconds": 0.0, "best_accuracy": None}
+        if run.pretrained is not None:
+            report.say(f"Starting from the weights of {run.experiment.pretrained}")
+    else:
+        state, metadata = restored
+        report.say(f"Going on from step {int(state.step):,}, {run.workdir / checkpoints.FOLDER / str(int(state.step))}")
+        if metadata["device_count"] != jax.device_count():
+            report.say(
+                f"Note: {metadata['device_count']} devices then, {jax.device_count()} now. Sums are rounded in another "
+                "order and drop path is drawn anew, so the run continues equivalently, but not bit for bit."
+            )
+    if jax.process_index() == 0:
+        writers.drop_lines_after(run.workdir / writers.METRICS_FILE, int(state.step))
+    return state, Session(
+        run=run,
+        store=store,
+        writer=writers.make_writer(run.workdir, writes=jax.process_index() == 0),
+        meter=Meter(run.experiment.batch_size),
+        eval_step=steps.make_eval_step(run.experiment, run.model),
+        started=started,
+        seconds_before=metadata["seconds"],
+        best_accuracy=metadata["best_accuracy"],
+        saved_step=None if restored is None else int(state.step),
+    )
+
+
+def _train(session: Session, state: TrainState, start: int) -> TrainState:
+    """The replicated state after `start` steps -> after all of them. Step n is under way while n - 1 is reported."""
+    run = session.run
+    train_step = steps.make_train_step(
+        run.experiment, run.model, run.optimizer, run.schedule, log_every_steps=run.plan.log_every_steps
+    )
+    if start >= run.plan.total_steps:
+        report.say(f"All {run.plan.total_steps:,} steps are done.")
+        return state
+    batches = prefetch(run.feed.train(start), run.experiment.prefetch_batches)
+    waiting: tuple[int, Any] | None = None
+    for step in range(start + 1, run.plan.total_steps + 1):
+        state, results = train_step(state, next(batches))
+        if waiting is not None:
+            _report(session, *waiting)
+        waiting = step, results
+        if run.plan.evaluates(step) or run.plan.checkpoints(step):
+            _report(session, *waiting)  # nothing that is not finite is evaluated or saved
+            waiting = None
+            _evaluate_and_save(session, state, step)
+            session.meter.resume()
+    return state
+
+
+def _report(session: Session, step: int, results: dict[str, Any]) -> None:
+    """Waits for the step, stops the run if it is not finite, and writes what is due."""
+    run = session.run
+    finite = bool(metrics.to_host(results["finite"]))
+    session.meter.tick()
+    if finite and not run.plan.logs(step):
+        return
+    results = metrics.to_host(results)
+    values = metrics.averages(results["sums"]) | {"learning_rate": float(results["learning_rate"])}
+    if not finite:
+        _stop(session, step, values)
+    values |= report.speed_metrics(run, session.meter.take())
+    session.writer.write_scalars(step, {f"train/{name}": value for name, value in values.items()})
+    session.writer.flush()
+    left = session.meter.seconds_left(run.plan.total_steps - step)
+    report.say(report.progress_line(run, step, values, left))
+
+
+def _stop(session: Session, step: int, values: dict[str, float]) -> None:
+    """Raises RunError that names the step and the last good checkpoint."""
+    session.store.wait()
+    saved = session.saved_step
+    folder = session.run.workdir / checkpoints.FOLDER
+    last = f"The last good checkpoint is {folder / str(saved)}." if saved is not None else "There is no checkpoint yet."
+    raise RunError(
+        f"Step {step}: the loss or the gradient is not finite (since the last line of the log: mean loss "
+        f"{values['loss']}, mean gradient norm {values['gradient_norm']}; learning rate {values['learning_rate']:g}). "
+        f"{last} Nothing of this step was saved. A lower config.learning_rate, a longer config.warmup_epochs, "
+        "config.gradient_clip_norm=1 or config.model.dtype=float32 usually helps."
+    )
+
+
+def _evaluate_and_save(session: Session, state: TrainState, step: int) -> None:
+    """What is due after a step: an evaluation, a checkpoint; a checkpoint too where the evaluation is the best yet."""
+    plan, accuracy = session.run.plan, None
+    improved = False
+    if plan.evaluates(step):
+        session.results = _evaluate(session, state)
+        _write_results(session, step)
+        accuracy = session.results[better(session.results)]["accuracy"]
+        improved = session.best_accuracy is None or accuracy > session.best_accuracy
+        session.best_accuracy = accuracy if improved else session.best_accuracy
+    if improved or plan.checkpoints(step):
+        metadata = {
+            "step": step,
+            "seconds": session.seconds(),
+            "device_count": jax.device_count(),
+            "process_count": jax.process_count(),
+            "best_accuracy": session.best_accuracy,
+        }
+        session.store.save(unreplicate(state), metadata, accuracy)
+        session.saved_step = step
+
+
+def _evaluate(session: Session, state: TrainState) -> dict[str, Result]:
+    """Raw and averaged weights on the whole evaluation split."""
+    weights = {"eval": state.params}
+    if state.ema_params is not None:
+        weights["eval_ema"] = state.ema_params
+    run = session.run
+    return evaluate_weights(session.eval_step, weights, run.feed.evaluation(), run.experiment.prefetch_batches)
+
+
+def _write_results(session: Session, step: int) -> None:
+    """The last evaluation, written and said."""
+    results = session.results
+    scalars = {f"{name}/{metric}": value for name, result in results.items() for metric, value in result.items()}
+    session.writer.write_scalars(step, scalars)
+    session.writer.flush()
+    report.say(report.evaluation_line(step, results))
+
+
+def _summarize(session: Session, parameters: int, steps_done: int) -> dict[str, Any]:
+    """Writes and returns what the run came to; `eval_ema` is null where no average was kept."""
+    summary = {
+        "parameters": parameters,
+        "steps": steps_done,
+        "seconds": session.seconds(),
+        "images_per_second": session.meter.images_per_second(),
+        "eval": session.results["eval"],
+        "eval_ema": session.results.get("eval_ema"),
+        "best": better(session.results),
+        "config": as_dict(session.run.experiment),
+        "versions": report.versions(),
+    }
+    report.write_json(session.run.workdir / report.SUMMARY_FILE, summary)
+    return summary
+
+
+def evaluate(run: Run) -> dict[str, Any]:
+    """Evaluates the newest checkpoint of the run's workdir or, where it has none, `config.pretrained`.
+
+    -> eval and eval_ema (None where there is one set of weights), step, source; also in WORKDIR/evaluation.json.
+    """
+    if run.pretrained is None:
+        weights, metadata = checkpoints.read_weights(run.workdir)
+        named = {"eval": weights["params"], "eval_ema": weights.get("ema_params")}
+        step, source = metadata["step"], str(run.workdir)
+    else:
+        named, step, source = {"eval": run.pretrained, "eval_ema": None}, None, run.experiment.pretrained
+    replicated = {name: replicate(params) for name, params in named.items() if params is not None}
+    eval_step = steps.make_eval_step(run.experiment, run.model)
+    results = evaluate_weights(eval_step, replicated, run.feed.evaluation(), run.experiment.prefetch_batches)
+    report.say(report.evaluation_line(step, results))
+    run.workdir.mkdir(parents=True, exist_ok=True)
+    outcome = {"eval": results["eval"], "eval_ema": results.get("eval_ema"), "step": step, "source": source}
+    report.write_json(run.workdir / EVALUATION_FILE, outcome)
+    return outcome

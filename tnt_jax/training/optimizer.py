@@ -1,0 +1,85 @@
+"""The learning rate, which parameters decay, and AdamW."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tnt_jax.training.config import Experiment
+
+Schedule = Callable[[Any], jax.Array]
+
+# Parameters by the last part of their name. Anything else is an error: a new kind of parameter must choose.
+DECAYING = ("kernel",)
+NOT_DECAYING = ("bias", "scale", "class_token", "word_position", "sentence_position")
+
+
+def make_schedule(experiment: Experiment, steps_per_epoch: int) -> Schedule:
+    """Update number, from 0 -> learning rate, float32 []; traceable.
+
+    With e the epoch (whole for schedule_unit "epoch", the recipe's staircase; fractional for "step"), as timm has it:
+    warm-up, e < warmup_epochs: linear from warmup_learning_rate to the peak; afterwards, for "cosine",
+    min + (peak - min) / 2 * (1 + cos(pi * e / epochs)), so it starts below the peak, and min once e >= epochs (the
+    cool-down); for "constant" the peak.
+    """
+    peak, floor = experiment.peak_learning_rate, experiment.min_learning_rate
+    start, warmup = experiment.warmup_learning_rate, experiment.warmup_epochs
+    staircase = experiment.schedule_unit == "epoch"
+    cosine = experiment.schedule == "cosine"
+
+    def schedule(step: Any) -> jax.Array:
+        step = jnp.asarray(step)
+        epoch = (step // steps_per_epoch if staircase else step / steps_per_epoch).astype(jnp.float32)
+        rate = jnp.float32(peak)
+        if cosine:
+            turn = jnp.pi * jnp.minimum(epoch / experiment.epochs, 1.0)
+            rate = floor + (peak - floor) / 2 * (1 + jnp.cos(turn))
+        if warmup:
+            rate = jnp.where(epoch < warmup, start + (peak - start) * epoch / warmup, rate)
+        return rate.astype(jnp.float32)
+
+    return schedule
+
+
+def decay_mask(params: Any) -> Any:
+    """Parameter tree -> tree of bools, True where weight decay applies: the kernels of dense and convolution layers.
+
+    By name and not by rank: with scanned blocks a bias has a leading axis of blocks. Raises ValueError for a name that
+    is in neither list above.
+    """
+
+    def decays(path: tuple[Any, ...], leaf: Any) -> bool:
+        name = path[-1].key
+        if name not in DECAYING + NOT_DECAYING:
+            raise ValueError(
+                f"Parameter {jax.tree_util.keystr(path)}: whether weight decay applies is not known. Add {name!r} to "
+                "DECAYING or NOT_DECAYING in tnt_jax/training/optimizer.py."
+            )
+        return name in DECAYING
+
+    return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def make_optimizer(experiment: Experiment, schedule: Schedule) -> optax.GradientTransformation:
+    """AdamW as PyTorch has it: the decay is decoupled and multiplied by the learning rate (arXiv 1711.05101).
+
+    The gradient's global norm is clipped first where gradient_clip_norm is not 0.
+    """
+    adamw = optax.adamw(
+        schedule,
+        b1=experiment.adam_beta1,
+        b2=experiment.adam_beta2,
+        eps=experiment.adam_epsilon,
+        weight_decay=experiment.weight_decay,
+        mask=decay_mask,
+    )
+    if not experiment.gradient_clip_norm:
+        return adamw
+    return optax.chain(optax.clip_by_global_norm(experiment.gradient_clip_norm), adamw)
+
+
+def update_average(average: Any, params: Any, decay: float) -> Any:
+    """The exponential moving average of the weights: average * decay + params * (1 - decay), leaf by leaf."""
+    return jax.tree.map(lambda old, new: old * decay + new * (1 - decay), average, params)

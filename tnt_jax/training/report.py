@@ -1,0 +1,107 @@
+"""What a run says while it goes, and the files it leaves beside the checkpoints."""
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from clu import parameter_overview
+
+from tnt_jax.models.complexity import multiply_adds
+from tnt_jax.training import throughput
+from tnt_jax.training.evaluation import Result
+from tnt_jax.training.setup import Run
+
+SUMMARY_FILE = "summary.json"
+PARAMETERS_FILE = "parameters.txt"
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
+
+
+def say(text: str) -> None:
+    """One line on standard output, of the first process alone."""
+    if jax.process_index() == 0:
+        print(text, flush=True)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes the whole file or leaves the old one; the first process alone."""
+    if jax.process_index() == 0:
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(values, indent=2) + "\n")
+        temporary.replace(path)
+
+
+def describe(run: Run, params: Any) -> int:
+    """Says what is about to be trained, writes the whole table to parameters.txt -> number of parameters."""
+    experiment, plan = run.experiment, run.plan
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    parts = {name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in params.items()}
+    width = max(map(len, parts))
+    say("\n".join(f"  {name:{width}}  {size:>12,}" for name, size in parts.items()))
+    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    say(
+        f"{experiment.model.name}: {count:,} parameters, {multiply_adds(run.model):,} multiply-adds an image of "
+        f"{experiment.model.image_size} x {experiment.model.image_size}, on {devices}"
+    )
+    say(
+        f"{plan.total_steps:,} steps of {experiment.batch_size} images ({plan.steps_per_epoch:,} an epoch) of "
+        f"{experiment.data.name} into {run.workdir}"
+    )
+    if jax.process_index() == 0:
+        table = parameter_overview.get_parameter_overview(params, include_stats=False)
+        (run.workdir / PARAMETERS_FILE).write_text(table + "\n")
+    return count
+
+
+def speed_metrics(run: Run, images_per_second: float | None) -> dict[str, float]:
+    """images/s, images/s/device and, where the device's peak is known, the share of it; {} before any timing."""
+    if images_per_second is None:
+        return {}
+    per_device = images_per_second / jax.device_count()
+    speed = {"images_per_second": images_per_second, "images_per_second_per_device": per_device}
+    peak = throughput.peak_flops(jax.devices()[0].device_kind)
+    if peak is not None:
+        speed["model_flops_utilization"] = throughput.model_flops_utilization(
+            per_device, multiply_adds(run.model), peak
+        )
+    return speed
+
+
+def progress_line(run: Run, step: int, values: Mapping[str, float], seconds_left: float | None) -> str:
+    """ "step 500/2,200  loss 1.234  accuracy 0.567  learning rate 0.001  350 images/s  1 min 20 s left"."""
+    parts = [
+        f"step {step:,}/{run.plan.total_steps:,}",
+        f"loss {values['loss']:.4f}",
+        f"accuracy {values['accuracy']:.4f}",
+        f"learning rate {values['learning_rate']:.3g}",
+    ]
+    if "images_per_second" in values:
+        parts.append(f"{values['images_per_second']:,.0f} images/s")
+    if "model_flops_utilization" in values:
+        parts.append(f"{values['model_flops_utilization']:.1%} of peak")
+    if seconds_left is not None:
+        parts.append(f"{throughput.in_words(seconds_left)} left")
+    return "  ".join(parts)
+
+
+def evaluation_line(step: int | None, results: Mapping[str, Result]) -> str:
+    """Raw and averaged weights side by side."""
+    names = {"eval": "weights", "eval_ema": "averaged weights"}
+    parts = [f"{names[name]}: accuracy {r['accuracy']:.4f}, loss {r['loss']:.4f}" for name, r in results.items()]
+    count = next(iter(results.values()))["count"]
+    return f"evaluation{'' if step is None else f' at step {step:,}'} on {count:,} images  {'; '.join(parts)}"
+
+
+def versions() -> dict[str, str]:
+    """Of Python, the packages that numbers depend on, and this one's devices."""
+    found = {package: importlib.metadata.version(package) for package in PACKAGES}
+    return {"python": platform.python_version()} | found | {"device": jax.devices()[0].device_kind}
+
+
+def finite_or_none(value: float | None) -> float | None:
+    """For JSON, which has no NaN."""
+    return float(value) if value is not None and np.isfinite(value) else None

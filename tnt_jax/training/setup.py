@@ -1,0 +1,192 @@
+"""From a config and a workdir to a run that is known to be possible. Nothing is written in here."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import optax
+
+from tnt_jax.models.variants import create_model
+from tnt_jax.training import checkpoints
+from tnt_jax.training.config import Experiment, ModelSettings, as_dict, check_config
+from tnt_jax.training.feed import Feed
+from tnt_jax.training.optimizer import Schedule, make_optimizer, make_schedule
+from tnt_jax.training.plan import Plan, check_devices, make_plan
+
+HUB_PREFIX = "hf-hub:"
+
+# Keys that may change between the sessions of a run, because the weights it ends with do not depend on them (up to
+# rounding, for the three of the model). "distributed" and every other group stands for all of its keys.
+CHANGEABLE = (
+    "steps",
+    "eval_batch_size",
+    "log_every_steps",
+    "eval_every_steps",
+    "checkpoint_every_steps",
+    "keep_checkpoints",
+    "prefetch_batches",
+    "model.remat",
+    "model.scan",
+    "model.inner_attention",
+    "data.directory",
+    "data.reader_threads",
+    "distributed",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Everything that training or evaluation needs, made and checked."""
+
+    experiment: Experiment  # sizes of the model filled in
+    workdir: Path
+    feed: Feed
+    model: nn.Module
+    plan: Plan
+    schedule: Schedule
+    optimizer: optax.GradientTransformation
+    pretrained: Any = None  # parameters to start from or to evaluate; None: random ones, or a checkpoint's
+
+
+def prepare(
+    config: Any, workdir: str | os.PathLike[str], feed: Feed | None = None, same: tuple[str, ...] | None = None
+) -> Run:
+    """A config and a workdir -> Run to train, the cheap checks first.
+
+    feed: in place of the config's data set. same: the groups of keys in which the config must agree with a run that is
+    already in the workdir; None: all but CHANGEABLE.
+    Raises ValueError, FileNotFoundError or PermissionError with what, where and the mend; nothing has been written.
+    """
+    experiment = check_config(config)
+    workdir = check_workdir(workdir)
+    # A resumed run no longer needs what it started from.
+    starts_from = "" if checkpoints.checkpoint_steps(workdir) else experiment.pretrained
+    check_pretrained(starts_from)
+    make_model(experiment, experiment.model.num_classes or 2)
+    check_devices(experiment, jax.device_count())
+    feed = feed or Feed(experiment)
+    num_classes = experiment.model.num_classes or feed.num_classes
+    if num_classes < feed.num_classes:
+        raise ValueError(
+            f"config.model.num_classes={num_classes}, but {experiment.data.name} has {feed.num_classes} classes. "
+            "Leave it None to take the data set's."
+        )
+    model = make_model(experiment, num_classes)
+    experiment = dataclasses.replace(experiment, model=resolved(experiment.model, model))
+    check_same_run(workdir, experiment, same)
+    plan = make_plan(experiment, feed.steps_per_epoch)
+    schedule = make_schedule(experiment, plan.steps_per_epoch)
+    optimizer = make_optimizer(experiment, schedule)
+    pretrained = load(starts_from, experiment, model) if starts_from else None
+    return Run(experiment, workdir, feed, model, plan, schedule, optimizer, pretrained)
+
+
+def prepare_evaluation(config: Any, workdir: str | os.PathLike[str], feed: Feed | None = None) -> Run:
+    """A workdir with a run, or a config with `pretrained` -> Run to evaluate. Raises as `prepare` does.
+
+    config: None takes the workdir's own config.json; one that is given must have the same model.
+    """
+    path = check_workdir(workdir)
+    if config is None:
+        config = checkpoints.read_config(path)
+    if config is None:
+        raise ValueError(
+            f"{path} holds no {checkpoints.CONFIG_FILE}. Give the --workdir of a run, or --config and "
+            "--config.pretrained."
+        )
+    if not checkpoints.checkpoint_steps(path) and not check_config(config).pretrained:
+        raise ValueError(
+            f"There is nothing to evaluate: {path / checkpoints.FOLDER} holds no checkpoint and config.pretrained is "
+            "empty. Give the --workdir of a run, or weights by --config.pretrained."
+        )
+    return prepare(config, workdir, feed, same=("model",))
+
+
+def load(source: str, experiment: Experiment, model: nn.Module) -> Any:
+    """`config.pretrained` -> parameters of the model."""
+    from tnt_jax.pretrained import load_pretrained
+
+    size, new_head = experiment.model.image_size, experiment.pretrained_new_head
+    return load_pretrained(source, model, image_size=size, new_head=new_head)["params"]
+
+
+def make_model(experiment: Experiment, num_classes: int) -> nn.Module:
+    """The experiment's model; sizes that do not fit raise ValueError with the mend."""
+    return create_model(**experiment.model.arguments() | {"num_classes": num_classes})
+
+
+def resolved(settings: ModelSettings, model: nn.Module) -> ModelSettings:
+    """The settings with every None filled in from the model, as config.json keeps them.
+
+    `tnt_blocks` becomes the list of the blocks, so that the file says which they are.
+    """
+    values = {
+        field.name: getattr(model, field.name)
+        for field in dataclasses.fields(settings)
+        if getattr(settings, field.name) is None
+    }
+    if values.get("tnt_blocks", ()) is None:
+        values["tnt_blocks"] = tuple(range(1, model.depth + 1))
+    return dataclasses.replace(settings, **values)
+
+
+def check_workdir(workdir: str | os.PathLike[str]) -> Path:
+    """-> the path, absolute, if a run can write there; it may not exist yet."""
+    if not str(workdir):
+        raise ValueError("--workdir is empty: name a folder for the checkpoints and metrics, such as runs/digits.")
+    if "://" in str(workdir):
+        raise ValueError(f"--workdir={workdir}: must be a folder. Mount the bucket first (gcsfuse) and name the mount.")
+    path = Path(workdir).expanduser().absolute()
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not existing.is_dir():
+        raise ValueError(f"--workdir={workdir}: {existing} is a file, not a folder. Choose another name.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(f"--workdir={workdir}: {existing} is not writable. Choose another, or change its rights.")
+    return path
+
+
+def check_pretrained(source: str) -> None:
+    """Raises FileNotFoundError for a local source that is not there."""
+    if source and not source.startswith(HUB_PREFIX) and not Path(source).expanduser().exists():
+        raise FileNotFoundError(
+            f"config.pretrained={source}: there is no such file or folder. Give a .safetensors, .pth or .pth.tar file, "
+            f"a workdir, or {HUB_PREFIX}OWNER/NAME."
+        )
+
+
+def check_same_run(workdir: Path, experiment: Experiment, same: tuple[str, ...] | None = None) -> None:
+    """Raises ValueError where the workdir holds the checkpoints of another configuration, with the keys that differ."""
+    if not checkpoints.checkpoint_steps(workdir):
+        return
+    before = checkpoints.read_config(workdir)
+    if before is None:
+        raise ValueError(
+            f"{workdir} holds checkpoints, but no {checkpoints.CONFIG_FILE} that says of what. Use another --workdir."
+        )
+    differing = [
+        f"{key} ({old!r} there, {new!r} now)"
+        for key, old, new in differences(before, as_dict(experiment))
+        if same is None or key.split(".")[0] in same
+    ]
+    if differing:
+        raise ValueError(
+            f"{workdir} holds a run of another configuration: {'; '.join(differing)}. Use another --workdir, or give "
+            f"the keys their old values to go on; --config.pretrained={workdir} starts a new run from its weights."
+        )
+
+
+def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """Two plain configurations -> (dotted key, old value, new value) where they differ in what a run may not change."""
+    found = []
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if prefix + key in CHANGEABLE:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append((prefix + key, old, new))
+    return found

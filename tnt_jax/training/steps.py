@@ -1,0 +1,195 @@
+"""One training step and one evaluation step: pure functions of a device's share, and the one place that pmaps them.
+
+Free of TensorFlow and of input pipelines, so that a step can be compiled for any device from shapes alone.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from tnt_jax.training import losses, metrics, mixing
+from tnt_jax.training.config import Experiment
+from tnt_jax.training.optimizer import Schedule, update_average
+from tnt_jax.training.state import TrainState
+
+AXIS = "batch"
+Batch = dict[str, jax.Array]
+
+
+def normalize(images: jax.Array, experiment: Experiment) -> jax.Array:
+    """images [b, H, W, 3] uint8 -> float32, (images / 255 - mean) / std by colour."""
+    mean = jnp.array(experiment.data.mean, jnp.float32)
+    std = jnp.array(experiment.data.std, jnp.float32)
+    return (images.astype(jnp.float32) / 255 - mean) / std
+
+
+def prepare(
+    key: jax.Array, batch: Batch, num_classes: int, experiment: Experiment, axis_name: str | None = AXIS
+) -> tuple[jax.Array, jax.Array]:
+    """A device's share -> (images [b, H, W, 3] float32, targets [b, K]): normalised, mixed and erased, labels smoothed.
+
+    Normalising first serves both orders: mixing is an average with weights that sum to 1, so it commutes with it.
+    """
+    mix_key, erase_key = jax.random.split(key)
+    images = normalize(batch["image"], experiment)
+    targets = losses.smooth_labels(batch["label"], num_classes, experiment.label_smoothing)
+    if experiment.mixing.order == "erase_mix":
+        images = mixing.random_erase(erase_key, images, experiment.mixing, axis_name)
+        return mixing.mix(mix_key, images, targets, experiment.mixing, axis_name)
+    images, targets = mixing.mix(mix_key, images, targets, experiment.mixing, axis_name)
+    return mixing.random_erase(erase_key, images, experiment.mixing, axis_name), targets
+
+
+def loss_and_gradients(
+    params: Any,
+    key: jax.Array,
+    images: jax.Array,
+    targets: jax.Array,
+    mask: jax.Array,
+    *,
+    model: nn.Module,
+    accumulation_steps: int,
+) -> tuple[metrics.Sums, Any]:
+    """images [b, H, W, 3], targets [b, K], mask [b] -> (sums of loss and accuracy, gradient of the summed loss).
+
+    The share is cut into `accumulation_steps` parts, one after the other: the same sums in a fraction of the memory.
+    Accuracy is against the class with the largest target: of a mixed image, the one it holds more of.
+    """
+
+    def summed_loss(params: Any, key: jax.Array, images: jax.Array, targets: jax.Array, mask: jax.Array):
+        logits = model.apply({"params": params}, images, train=True, rngs={"dropout": key})
+        loss = losses.softmax_cross_entropy(logits, targets, mask)
+        correct = metrics.accuracy(logits, targets.argmax(-1), mask)
+        return loss[0], {"loss": loss, "accuracy": correct}
+
+    def part(params: Any, key: jax.Array, *arrays: jax.Array) -> tuple[metrics.Sums, Any]:
+        gradients, sums = jax.grad(summed_loss, has_aux=True)(params, key, *arrays)
+        return sums, gradients
+
+    if accumulation_steps == 1:
+        return part(params, key, images, targets, mask)
+    cut = [x.reshape(accumulation_steps, -1, *x.shape[1:]) for x in (images, targets, mask)]
+    keys = jax.random.split(key, accumulation_steps)
+    nothing = metrics.zeros(("loss", "accuracy")), jax.tree.map(jnp.zeros_like, params)
+
+    def add_part(so_far: tuple[metrics.Sums, Any], inputs: tuple[jax.Array, ...]):
+        return jax.tree.map(jnp.add, so_far, part(params, *inputs)), None
+
+    return lax.scan(add_part, nothing, (keys, *cut))[0]
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    schedule: Schedule,
+    experiment: Experiment,
+    log_every_steps: int,
+    axis_name: str = AXIS,
+) -> tuple[TrainState, dict[str, Any]]:
+    """A device's share of a batch -> (the next state, what the loop reads), both equal on all devices.
+
+    batch: image [b, H, W, 3] uint8, label [b] int32, mask [b] float32. Read by the loop: `sums`, the running sums since
+    the last line of the log (they start anew after every `log_every_steps` updates, in here, so that a resumed run
+    sums up the same); `learning_rate` of this update; `finite`, whether this step's loss and gradient are.
+    """
+    step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    batch_key, model_key = jax.random.split(step_key)
+    model_key = jax.random.fold_in(model_key, lax.axis_index(axis_name))
+    images, targets = prepare(batch_key, batch, model.num_classes, experiment, axis_name)
+    local = loss_and_gradients(
+        state.params,
+        model_key,
+        images,
+        targets,
+        batch["mask"],
+        model=model,
+        accumulation_steps=experiment.accumulation_steps,
+    )
+    sums, gradients = lax.psum(local, axis_name)
+    gradients = jax.tree.map(lambda gradient: gradient / sums["loss"][1], gradients)
+    norm = optax.global_norm(gradients)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+
+    sums["gradient_norm"] = (norm, jnp.ones((), jnp.float32))
+    anew = state.step % log_every_steps == 0
+    running = jax.tree.map(lambda before, now: jnp.where(anew, 0.0, before) + now, state.metrics, sums)
+    next_state = state.replace(
+        step=state.step + 1,
+        params=params,
+        opt_state=opt_state,
+        ema_params=update_average(state.ema_params, params, experiment.ema_decay) if experiment.ema_decay else None,
+        metrics=running,
+    )
+    finite = jnp.isfinite(sums["loss"][0]) & jnp.isfinite(norm)
+    return next_state, {"sums": running, "learning_rate": schedule(state.step), "finite": finite}
+
+
+def eval_step(
+    params: Any, batch: Batch, *, model: nn.Module, experiment: Experiment, axis_name: str = AXIS
+) -> metrics.Sums:
+    """A device's share of a batch -> sums of loss, accuracy and accuracy_top5 over the whole batch, without padding."""
+    logits = model.apply({"params": params}, normalize(batch["image"], experiment), train=False)
+    targets = losses.smooth_labels(batch["label"], model.num_classes, smoothing=0.0)
+    sums = {
+        "loss": losses.softmax_cross_entropy(logits, targets, batch["mask"]),
+        "accuracy": metrics.accuracy(logits, batch["label"], batch["mask"]),
+        "accuracy_top5": metrics.accuracy(logits, batch["label"], batch["mask"], top=5),
+    }
+    return lax.psum(sums, axis_name)
+
+
+def for_platform(model: nn.Module, devices: Sequence[jax.Device]) -> nn.Module:
+    """The model with `inner_attention` "auto" resolved for the devices: "broadcast" on TPUs, "dot" elsewhere.
+
+    Settled before tracing, so that a step compiled ahead of time for a TPU gets the TPU's form on any host.
+    """
+    if model.inner_attention != "auto":
+        return model
+    return model.clone(inner_attention="broadcast" if devices[0].platform == "tpu" else "dot")
+
+
+def make_train_step(
+    experiment: Experiment,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    schedule: Schedule,
+    *,
+    log_every_steps: int,
+    devices: Sequence[jax.Device] | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]:
+    """`train_step` over the devices (all of them unless given): leaves have a leading axis [local devices].
+
+    The state's buffers are donated: the argument is gone after the call.
+    """
+    step = functools.partial(
+        train_step,
+        model=for_platform(model, devices or jax.devices()),
+        optimizer=optimizer,
+        schedule=schedule,
+        experiment=experiment,
+        log_every_steps=log_every_steps,
+        axis_name=AXIS,
+    )
+    return jax.pmap(step, axis_name=AXIS, donate_argnums=0, devices=devices)
+
+
+def make_eval_step(
+    experiment: Experiment, model: nn.Module, *, devices: Sequence[jax.Device] | None = None
+) -> Callable[[Any, Batch], metrics.Sums]:
+    """`eval_step` over the devices (all of them unless given): leaves have a leading axis [local devices]."""
+    model = for_platform(model, devices or jax.devices())
+    return jax.pmap(
+        functools.partial(eval_step, model=model, experiment=experiment, axis_name=AXIS),
+        axis_name=AXIS,
+        devices=devices,
+    )
