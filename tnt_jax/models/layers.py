@@ -24,7 +24,7 @@ def gelu(x: jax.Array) -> jax.Array:
 
 
 def drop_path(branch: jax.Array, factor: jax.Array | None) -> jax.Array:
-    """branch [S, ...], factor [S] or [] -> [S, ...]: a residual branch times its drop-path factor (see keep_factors)."""
+    """branch [S, ...], factor [S] or [] -> [S, ...]: a residual branch times its drop-path factor."""
     if factor is None:
         return branch
     return branch * factor.reshape(factor.shape + (1,) * (branch.ndim - factor.ndim)).astype(branch.dtype)
@@ -136,7 +136,7 @@ class MLP(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """x [B, n, D] -> [B, n, D]: channels weighted by a tanh gate that sees their mean over the tokens (Table 12).
+    """x [B, n, D] -> [B, n, D]: x + gate * x, a tanh gate that sees each channel's mean over the tokens (Table 12).
 
     The gate is norm, dense to D / 4, ReLU, dense to D, tanh: the published TNT + SE (24.7 M parameters for TNT-S).
     """
@@ -150,4 +150,4 @@ class SqueezeExcitation(nn.Module):
         mean = x.mean(axis=-2, keepdims=True, dtype=jnp.float32)
         gate = layer_norm("norm", self.epsilon, self.dtype)(mean)
         gate = nn.relu(dense("dense1", x.shape[-1] // 4, self.dtype)(gate))
-        return x * nn.tanh(dense("dense2", x.shape[-1], self.dtype)(gate))
+        return x + x * nn.tanh(dense("dense2", x.shape[-1], self.dtype)(gate))
