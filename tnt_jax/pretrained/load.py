@@ -1,0 +1,178 @@
+"""load_pretrained, load_model and save_pretrained: weights in and out, with every name accounted for."""
+
+from collections.abc import Mapping
+from pathlib import Path as FilePath
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from tnt_jax.models.complexity import parameter_shapes
+from tnt_jax.models.layers import normal_init
+from tnt_jax.models.resize import resize_sentence_positions
+from tnt_jax.models.tnt import TNT
+from tnt_jax.pretrained.mismatch import check_kind, explain
+from tnt_jax.pretrained.names import Entry, entries_for, file_name, to_arrays
+from tnt_jax.pretrained.sources import Weights, read_weights
+from tnt_jax.pretrained.workdir import is_folder, read_workdir
+
+Variables = dict[str, Any]
+
+
+def load_pretrained(
+    source: str | FilePath,
+    model: TNT | None,
+    image_size: int | tuple[int, int] | None = None,
+    *,
+    new_head: bool = False,
+    ema: bool = True,
+) -> Variables:
+    """Published weights or a run's -> variables {"params": ...} of `model`, float32.
+
+    Args:
+      source: a .safetensors file; a PyTorch file (.pth, .pth.tar, .pt, .bin; needs PyTorch, which loads weights alone
+        and runs no code); hf-hub:OWNER/NAME[@REVISION]; or a workdir of this project, for its newest checkpoint
+        (WORKDIR/checkpoints/STEP for another). Published files have timm's names, the official release's or, for
+        DeiT, timm's VisionTransformer's. No file tells the numbers of heads: they are the model's.
+      model: what the weights are for; None with a workdir, which knows its own.
+      image_size: pixels, a side or (H, W), for model.clone(image_size=image_size); None: model.image_size. Where that
+        is not the size that the weights were trained at, the sentence positions, and nothing else, are resized
+        (models/resize.py). A file that does not say so is taken to be trained on squares.
+      new_head: True: the source's head is left alone and the model's starts anew, the same in each call.
+      ema: the averaged weights where the source has them (timm's choice); False: the raw ones.
+
+    Raises:
+      FileNotFoundError: there is no such file or folder.
+      ValueError: the source cannot be read, or it and the model differ: one error with every missing, unused and
+        misshapen name, and how the model would have to be made. With num_classes=0 the source's head is not needed
+        and not an error.
+    """
+    if is_folder(source):
+        own_model, weights = read_workdir(source, ema)
+        model = own_model if model is None else model
+    elif model is None:
+        raise ValueError(f"{source} does not say which model it is for; give one of tnt_jax.create_model")
+    else:
+        weights = read_weights(source, ema)
+    if image_size is not None:
+        model = model.clone(image_size=image_size)
+    return {"params": _fit(weights, model, new_head)}
+
+
+def load_model(source: str | FilePath, *, ema: bool = True) -> tuple[TNT, Variables]:
+    """A workdir of this project, or WORKDIR/checkpoints/STEP -> (its model, its variables {"params": ...}).
+
+    `ema` as in load_pretrained.
+
+    Raises:
+      ValueError: not a workdir, or one without a checkpoint.
+    """
+    if not is_folder(source):
+        raise ValueError(f"{source} is not a workdir of this project (a folder with config.json and checkpoints/)")
+    model, weights = read_workdir(source, ema)
+    return model, {"params": _fit(weights, model, new_head=False)}
+
+
+def save_pretrained(path: str | FilePath, model: TNT, variables: Mapping[str, Any]) -> None:
+    """variables of `model` -> a .safetensors file with timm's names and layouts, TNT's or VisionTransformer's.
+
+    timm reads it for the model of the same name. What timm's TNT cannot express (blocks without an inner path,
+    squeeze-and-excitation, positions turned off) is written under the same names, and load_pretrained reads it.
+    load_pretrained gives back the same bits.
+
+    Raises:
+      ValueError: the ending is not .safetensors, or the variables are not this model's.
+    """
+    from safetensors.numpy import save_file
+
+    path = FilePath(path).expanduser()
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: weights are written as .safetensors; choose a name with that ending")
+    params = flax.traverse_util.flatten_dict(variables["params"])
+    arrays = {"/".join(name): np.asarray(leaf, np.float32) for name, leaf in params.items()}
+    shapes = parameter_shapes(model)
+    entries = entries_for(shapes, "own")
+    if problem := explain(Weights(arrays, "own", "the variables to save"), entries):
+        raise ValueError(problem)
+    scheme = "timm" if model.inner_blocks else "vit"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"format": "pt", "sentence_grid": "x".join(map(str, model.grid))}
+    save_file(to_arrays({entry.path: arrays[entry.name] for entry in entries}, scheme), path, metadata)
+    logging.info("Wrote %d parameters to %s", sum(array.size for array in arrays.values()), path)
+
+
+def _fit(weights: Weights, model: TNT, new_head: bool) -> dict[str, Any]:
+    """Weights -> the model's parameter tree, or one error about all that does not fit."""
+    shapes = parameter_shapes(model)
+    check_kind(weights, shapes)
+    arrays = _without_outer_tokens(weights)
+    entries = entries_for(shapes, weights.scheme)
+    fresh: dict[tuple[str, ...], jax.Array] = {}
+    if new_head or not model.num_classes:
+        left = [name for name in arrays if name in _head_names(weights.scheme)]
+        arrays = {name: array for name, array in arrays.items() if name not in left}
+        logging.info("Leaving %s of %s", left, weights.source)
+        fresh = _new_head(shapes)
+        entries = [entry for entry in entries if entry.path not in fresh]
+    arrays = _resize_positions(arrays, entries, weights, model.grid)
+    weights = Weights(arrays, weights.scheme, weights.source, weights.grid)
+    if problem := explain(weights, entries):
+        raise ValueError(problem)
+    read = {entry.path: jnp.asarray(entry.read(arrays[entry.name]), jnp.float32) for entry in entries}
+    return flax.traverse_util.unflatten_dict(read | fresh)
+
+
+def _head_names(scheme: str) -> set[str]:
+    return {file_name(("head", leaf), scheme) for leaf in ("kernel", "bias")}
+
+
+def _new_head(shapes: dict[tuple[str, ...], tuple[int, ...]]) -> dict[tuple[str, ...], jax.Array]:
+    """The model's shapes -> its head as a new model would have it: normal of deviation 0.02, bias 0; fixed key."""
+    paths = [path for path in shapes if path[0] == "head"]
+    draw = {"kernel": normal_init, "bias": jax.nn.initializers.zeros}
+    return {path: draw[path[-1]](jax.random.key(0), shapes[path], jnp.float32) for path in paths}
+
+
+def _without_outer_tokens(weights: Weights) -> dict[str, np.ndarray]:
+    """The arrays without the official files' `outer_tokens` [1, N, D], which never took part: frozen at zero.
+
+    Raises:
+      ValueError: they are not zero, so that the file is not of the code that is known here.
+    """
+    arrays = dict(weights.arrays)
+    tokens = arrays.pop("outer_tokens", None)
+    if tokens is not None and np.any(tokens):
+        raise ValueError(
+            f"{weights.source}: outer_tokens should be zero (the published code never uses them) and reach "
+            f"{np.abs(tokens).max():.3g}; these weights belong to another model"
+        )
+    return arrays
+
+
+def _resize_positions(
+    arrays: dict[str, np.ndarray], entries: list[Entry], weights: Weights, grid: tuple[int, int]
+) -> dict[str, np.ndarray]:
+    """The arrays with the sentence positions on the model's grid, untouched where they are on it already.
+
+    Positions that no grid explains stay as they are, and are reported with the other misshapen arrays.
+    """
+    entry = next((entry for entry in entries if entry.path == ("sentence_position",)), None)
+    positions = arrays.get(entry.name) if entry else None
+    if positions is None or positions.ndim != len(entry.file_shape) or positions.shape[-1] != entry.shape[-1]:
+        return arrays
+    count = positions.shape[-2] - 1
+    side = round(count**0.5)
+    if weights.grid is not None:
+        old = weights.grid
+    elif side * side == count:
+        old = (side, side)
+    else:
+        old = grid  # what is no square can only be meant for the model's own grid
+    if old == grid or old[0] * old[1] != count or count < 1:
+        return arrays
+    logging.info("Resizing the sentence positions of %s from %s to %s", weights.source, old, grid)
+    flat = resize_sentence_positions(positions.reshape(1 + count, -1), old, grid)
+    return arrays | {entry.name: np.asarray(flat).reshape(entry.file_shape)}
