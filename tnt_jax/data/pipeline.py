@@ -72,7 +72,7 @@ def train_batches(
     if isinstance(split, sources.SyntheticSplit):
         return _synthetic_batches(shape, indices_of, start_step, None)
     dataset = _train_dataset(split, steps, settings, image_size, start_step, local_devices)
-    return _numpy_batches(dataset, shape, split, settings, indices_of, start_step, None)
+    return _numpy_batches(dataset.as_numpy_iterator(), shape, split, settings, indices_of, start_step, None)
 
 
 def eval_batches(
@@ -103,7 +103,7 @@ def eval_batches(
     if isinstance(split, sources.SyntheticSplit):
         return _synthetic_batches(shape, indices_of, 0, num_batches)
     dataset = _eval_dataset(split, indices_of, settings, image_size, num_batches, samples)
-    return _numpy_batches(dataset, shape, split, settings, indices_of, 0, num_batches)
+    return _numpy_batches(dataset.as_numpy_iterator(), shape, split, settings, indices_of, 0, num_batches)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +171,8 @@ def _train_dataset(
         image, label = split.parse(record, index)
         if copies == 1:
             return augment.train_image(image, seeds[0], settings, image_size), label, index
-        images = augment.train_copies(image, seeds[:count], settings, image_size)
+        # All k copies, so that the number is known to the graph; of an image at the share's end some are dropped.
+        images = augment.train_copies(image, seeds, settings, image_size)[:count]
         return images, tf.fill(count[None], label), tf.fill(count[None], index)
 
     threads = settings.reader_threads or tf.data.AUTOTUNE
@@ -229,6 +230,7 @@ def _read(elements: tf.data.Dataset, split: sources.Split, threads: int) -> tf.d
 def _finish(batches: tf.data.Dataset, settings: DataSettings) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
+    options.experimental_warm_start = True  # reading begins now, while the training step compiles
     options.threading.max_intra_op_parallelism = 1  # images are parallel, not the arithmetic of one
     if settings.reader_threads:
         options.threading.private_threadpool_size = settings.reader_threads
@@ -236,7 +238,7 @@ def _finish(batches: tf.data.Dataset, settings: DataSettings) -> tf.data.Dataset
 
 
 def _numpy_batches(
-    dataset: tf.data.Dataset,
+    elements: Iterator[tuple[np.ndarray, ...]],
     shape: _Shape,
     split: sources.Split,
     settings: DataSettings,
@@ -244,8 +246,7 @@ def _numpy_batches(
     start_step: int,
     num_batches: int | None,
 ) -> Iterator[Batch]:
-    """Elements of `dataset` -> batches, `num_batches` of them (None: endless); empty ones where it has ended."""
-    elements = dataset.as_numpy_iterator()
+    """Elements (image, label, index) -> `num_batches` batches (None: endless); empty ones where they have ended."""
     step = start_step
     while num_batches is None or step < num_batches:
         expected = indices_of(step) if num_batches is not None else None

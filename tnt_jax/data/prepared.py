@@ -1,7 +1,6 @@
 """tfds data sets by name: found, prepared where that is possible, and read by the number of an example."""
 
 import difflib
-import logging
 import os
 import socket
 import urllib.parse
@@ -11,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from absl import logging
 
 from tnt_jax.data import records
 

@@ -10,7 +10,6 @@ import concurrent.futures
 import contextlib
 import functools
 import hashlib
-import logging
 import os
 import pathlib
 import struct
@@ -21,6 +20,7 @@ from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 _HEADER_BYTES = 12  # length and its crc
 _FOOTER_BYTES = 4  # crc of the data

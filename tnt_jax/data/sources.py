@@ -6,7 +6,6 @@ project, nothing is downloaded) or "synthetic" (noise, to measure training witho
 
 import dataclasses
 import functools
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -14,6 +13,7 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from absl import logging
 
 from tnt_jax.data import digits, prepared, synthetic
 from tnt_jax.data.settings import DataSettings

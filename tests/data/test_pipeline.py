@@ -1,0 +1,232 @@
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tnt_jax.data import augment, order, pipeline, sources, synthetic
+
+SIZE = (8, 12)
+
+
+def train(settings, steps, **overrides):
+    arguments = dict(batch_size=12, image_size=SIZE, seed=1, local_devices=2)
+    return list(itertools.islice(pipeline.train_batches(settings, **{**arguments, **overrides}), steps))
+
+
+def assert_equal(batches, others):
+    for batch, other in zip(batches, others, strict=True):
+        for name in ("image", "label", "mask", "index"):
+            np.testing.assert_array_equal(batch[name], other[name])
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_training_batches_have_the_promised_shapes_and_types(settings_for, tiles, copies):
+    settings = settings_for("tiles", tiles("tfrecord"), repeated_augmentation=copies)
+    for batch in train(settings, 2):
+        assert {name: (field.shape, field.dtype.name) for name, field in batch.items()} == {
+            "image": ((2, 6, 8, 12, 3), "uint8"),
+            "label": ((2, 6), "int32"),
+            "mask": ((2, 6), "float32"),
+            "index": ((2, 6), "int32"),
+        }
+        assert (batch["mask"] == 1).all()
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_image_label_and_index_belong_together(settings_for, tiles, copies):
+    """A tile's red value is its number in writing; one-colour images stay so under crop and flip."""
+    settings = settings_for("tiles", tiles("array_record"), repeated_augmentation=copies)
+    split = sources.open_source(settings).open_split("train")
+    for batch in train(settings, 5):
+        for image, label, index in zip(
+            *(batch[name].reshape(12, -1) for name in ("image", "label", "index")), strict=True
+        ):
+            (record,) = split.read(index)
+            encoded, _ = split.parse(tf.constant(record), tf.constant(index[0]))
+            red = int(tf.io.decode_png(encoded)[0, 0, 0])
+            assert (image.reshape(-1, 3) == [red, 200, 100]).all() and label == red % 3
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_a_batch_depends_on_neither_the_start_nor_the_threads(settings_for, digits_directory, copies):
+    settings = settings_for("digits", digits_directory, repeated_augmentation=copies, train_split="train[:30]")
+    through = train(settings, 5)  # two steps an epoch: the third epoch is reached
+    assert_equal(train(settings, 2, start_step=3), through[3:])
+    for threads in (1, 8):
+        threaded = settings_for(
+            "digits", digits_directory, repeated_augmentation=copies, train_split="train[:30]", reader_threads=threads
+        )
+        assert_equal(train(threaded, 5), through)
+
+
+def test_seeds_epochs_and_copies_have_draws_of_their_own(settings_for, digits_directory):
+    settings = settings_for("digits", digits_directory, repeated_augmentation=2, train_split="train[:12]")
+    first, second = train(settings, 2)
+    other = train(settings, 1, seed=2)[0]
+    views = {}
+    for name, batch in {"first": first, "second": second, "other seed": other}.items():
+        for image, index in zip(batch["image"].reshape(12, -1), batch["index"].reshape(12), strict=True):
+            views.setdefault(int(index), []).append((name, image.tobytes()))
+    assert all(len(seen) % 2 == 0 for seen in views.values())  # both copies are in the batch
+    bytes_seen = [image for seen in views.values() for _, image in seen]
+    assert len(set(bytes_seen)) > 0.9 * len(bytes_seen)
+
+
+def test_an_epoch_visits_each_example_once(settings_for, tiles):
+    settings = settings_for("tiles", tiles("tfrecord"))
+    assert pipeline.steps_per_epoch(settings, 12) == 4
+    seen = np.concatenate([batch["index"].ravel() for batch in train(settings, 4)])
+    assert len(np.unique(seen)) == 48
+    np.testing.assert_array_equal(seen, order.epoch_permutation(1, 0, 53)[:48])
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_processes_share_the_batch_of_one_process(settings_for, tiles, copies):
+    settings = settings_for("tiles", tiles("tfrecord"), repeated_augmentation=copies)
+    together = train(settings, 3, local_devices=1)
+    shares = [train(settings, 3, local_devices=2, process_index=index, process_count=3) for index in range(3)]
+    for step, whole in enumerate(together):
+        pieces = [share[step] for share in shares]
+        views = [
+            sorted(
+                zip(batch["index"].ravel(), (image.tobytes() for image in batch["image"].reshape(-1, 288)), strict=True)
+            )
+            for batch in (whole, *pieces)
+        ]
+        assert sorted(sum(views[1:], [])) == views[0]
+        if copies == 1:
+            np.testing.assert_array_equal(np.concatenate([p["index"].ravel() for p in pieces]), whole["index"].ravel())
+
+
+def test_a_repeated_image_is_decoded_once_for_its_copies(settings_for, tiles, monkeypatch):
+    settings = settings_for("tiles", tiles("tfrecord"), repeated_augmentation=3)
+    read = []
+    split = sources.open_source(settings).open_split("train")
+    original = split.read
+    monkeypatch.setattr(split, "read", lambda indices: read.extend(indices) or original(indices))
+    batches = train(settings, 4)
+    seen = np.concatenate([batch["index"].ravel() for batch in batches])
+    images, counts = np.unique(seen, return_counts=True)
+    assert len(images) == 16 and (counts == 3).all()
+    assert read[:16] == list(order.epoch_permutation(1, 0, 53)[:16])
+    assert not any((batch["index"] == batch["index"][:, ::-1]).any() for batch in batches)
+
+
+@pytest.mark.parametrize(
+    ("devices", "processes", "batch_size"), [(1, 1, 7), (2, 1, 10), (8, 1, 64), (1, 3, 6), (2, 2, 8), (2, 4, 48)]
+)
+def test_evaluation_counts_each_example_once(settings_for, tiles, devices, processes, batch_size):
+    settings = settings_for("tiles", tiles("tfrecord"), eval_split="train[:50]")
+    arguments = dict(batch_size=batch_size, image_size=SIZE, local_devices=devices, process_count=processes)
+    shares = [list(pipeline.eval_batches(settings, **arguments, process_index=index)) for index in range(processes)]
+    assert {len(share) for share in shares} == {-(-50 // batch_size)}
+    batches = [batch for share in shares for batch in share]
+    assert all(batch["image"].shape == (devices, batch_size // devices // processes, 8, 12, 3) for batch in batches)
+    mask, index, label = (
+        np.concatenate([batch[name].ravel() for batch in batches]) for name in ("mask", "index", "label")
+    )
+    np.testing.assert_array_equal(np.sort(index[mask == 1]), np.arange(50))
+    assert (index[mask == 0] == -1).all() and (label[mask == 0] == 0).all()
+    assert {batch["mask"].dtype.name for batch in batches} == {"float32"}
+
+
+def test_evaluation_is_in_the_splits_order(settings_for, digits_directory):
+    settings = settings_for("digits", digits_directory, eval_split="test[:20]", eval_crop_fraction=1.0)
+    (batch,) = pipeline.eval_batches(settings, batch_size=24, image_size=(8, 8), local_devices=1)
+    split = sources.open_source(settings).open_split("test[:20]")
+    np.testing.assert_array_equal(batch["index"][0], [*range(20), *[-1] * 4])
+    for number, record in enumerate(split.read(range(20))):
+        encoded, label = split.parse(tf.constant(record), tf.constant(number))
+        np.testing.assert_array_equal(batch["image"][0, number], tf.io.decode_png(encoded))
+        assert batch["label"][0, number] == int(label)
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_synthetic_images_come_from_their_numbers(settings_for, copies):
+    settings = settings_for("synthetic", synthetic_examples=100, repeated_augmentation=copies, eval_split="validation")
+    batches = train(settings, 10, batch_size=10)
+    assert_equal(train(settings, 2, batch_size=10, start_step=8), batches[8:])
+    for batch in batches:
+        index = batch["index"].ravel()
+        np.testing.assert_array_equal(batch["image"].reshape(-1, 8, 12, 3), synthetic.synthetic_images(index, SIZE))
+        np.testing.assert_array_equal(batch["label"].ravel(), index % 1000)
+    images = synthetic.synthetic_images(np.arange(100), SIZE)
+    assert len({image.tobytes() for image in images}) > 95
+    assert 120 < images.mean() < 135
+    evaluated = list(pipeline.eval_batches(settings, batch_size=64, image_size=SIZE, local_devices=2))
+    assert sum(batch["mask"].sum() for batch in evaluated) == 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(batch_size=13), r"batch_size=13 cannot be divided among 2 devices .*12 or 14"),
+        (dict(batch_size=2, local_devices=4, process_count=2), r"multiple of 8, such as 8\."),
+        (dict(batch_size=0), "batch_size=0 cannot"),
+        (dict(batch_size=54), r"batch_size=54 does not fit the 53 examples of data\.train_split='train'"),
+        (dict(process_index=2, process_count=2), "process 2 of 2"),
+        (dict(local_devices=0), "0 devices"),
+    ],
+)
+def test_batches_that_cannot_be_are_refused_at_once(settings_for, tiles, arguments, message):
+    settings = settings_for("tiles", tiles("tfrecord"))
+    defaults = dict(batch_size=12, image_size=SIZE, seed=1, local_devices=2)
+    with pytest.raises(ValueError, match=message):
+        pipeline.train_batches(settings, **{**defaults, **arguments})
+
+
+def test_an_evaluation_batch_the_devices_do_not_divide_is_refused(settings_for, tiles):
+    settings = settings_for("tiles", tiles("tfrecord"))
+    with pytest.raises(ValueError, match=r"eval_batch_size=10 .* 8 devices .*8 or 16"):
+        pipeline.eval_batches(settings, batch_size=10, image_size=SIZE, local_devices=8)
+
+
+@pytest.fixture
+def broken_folder(tmp_path) -> str:
+    for place in ("train/a", "train/b", "test/a"):
+        (tmp_path / place).mkdir(parents=True)
+        for number in range(6):
+            (tmp_path / place / f"{number}.jpg").write_bytes(tf.io.encode_jpeg(np.zeros((8, 8, 3), np.uint8)).numpy())
+    (tmp_path / "train/b/3.jpg").write_bytes(b"no JPEG")
+    (tmp_path / "test/a/2.jpg").write_bytes(b"")
+    return str(tmp_path)
+
+
+def test_an_image_that_cannot_be_decoded_is_named(settings_for, broken_folder):
+    settings = settings_for("folder", broken_folder)
+    with pytest.raises(ValueError, match=r"example \d+ of folder .*split 'train' \(.*train/b/3\.jpg\) cannot be read"):
+        train(settings, 3, batch_size=4)
+    with pytest.raises(ValueError, match=r"split 'test' \(.*test/a/2\.jpg\) cannot be read"):
+        list(pipeline.eval_batches(settings, batch_size=4, image_size=SIZE, local_devices=1))
+
+
+def test_a_file_that_vanishes_is_named(settings_for, tmp_path):
+    (tmp_path / "train/a").mkdir(parents=True)
+    path = tmp_path / "train/a/0.jpg"
+    path.write_bytes(tf.io.encode_jpeg(np.zeros((8, 8, 3), np.uint8)).numpy())
+    settings = settings_for("folder", tmp_path)
+    sources.open_source(settings)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"a/0\.jpg\) cannot be read"):
+        train(settings, 1, batch_size=1, local_devices=1)
+
+
+def test_a_label_out_of_range_is_named(settings_for, tiles, monkeypatch):
+    settings = settings_for("tiles", tiles("tfrecord"))
+    split = sources.open_source(settings).open_split("test")
+    parse = split.parse
+    monkeypatch.setattr(split, "parse", lambda record, index: (parse(record, index)[0], tf.where(index == 4, -1, 2)))
+    with pytest.raises(ValueError, match=r"example 4 of tiles.*split 'test' .*has the label -1; labels are 0 to 2"):
+        list(pipeline.eval_batches(settings, batch_size=3, image_size=SIZE, local_devices=1))
+
+
+def test_an_error_in_the_augmentation_is_not_hidden(settings_for, tiles, monkeypatch):
+    """Where no single example is at fault, the batch is named."""
+
+    def failing(image, seed, settings, image_size):
+        return tf.ensure_shape(tf.zeros(tf.cast(seed % 2 + 99, tf.int32), tf.uint8), [1, 1])[..., None]
+
+    monkeypatch.setattr(augment, "train_image", failing)
+    with pytest.raises(ValueError, match=r"Reading examples \d+ to \d+ of tiles.* failed"):
+        train(settings_for("tiles", tiles("tfrecord")), 1)

@@ -1,0 +1,45 @@
+import dataclasses
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from configs.default import get_config
+from tnt_jax.data.settings import DataSettings
+
+
+def test_the_fields_are_the_keys_of_config_data():
+    assert {field.name for field in dataclasses.fields(DataSettings)} == set(get_config().data.keys())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("name", ""),
+        ("train_split", 3),
+        ("crop_area", (0.5, 0.2)),
+        ("crop_area", (0.1, 1.5)),
+        ("crop_aspect", (0.0, 1.0)),
+        ("std", (0.5, 0.5, 0.0)),
+        ("mean", (0.5, 0.5)),
+        ("mean", "grey"),
+        ("repeated_augmentation", 0),
+        ("reader_threads", -1),
+        ("reader_threads", 1.5),
+        ("flip_probability", 1.1),
+        ("flip_probability", float("nan")),
+        ("eval_crop_fraction", 0.0),
+        ("train_interpolation", "nearest"),
+        ("eval_interpolation", "random"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_the_keys_name(key, value):
+    with pytest.raises(ValueError, match=rf"data\.{key}="):
+        DataSettings(**{**get_config().data, key: value})
+
+
+def test_the_package_and_its_settings_import_without_tensorflow():
+    check = "import sys, tnt_jax.data.settings, tnt_jax.data.order; sys.exit('tensorflow' in sys.modules)"
+    root = pathlib.Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", check], cwd=root, check=False).returncode == 0

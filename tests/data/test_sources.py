@@ -1,0 +1,198 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from sklearn.datasets import load_digits
+
+from tnt_jax.data import digits, prepared, sources
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    """train: 3 + 4 JPEG files of two classes, one PNG of a third; val: 2 of one class; and what is no image."""
+    root = tmp_path_factory.mktemp("folder")
+    for place, count in {"train/cat": 3, "train/dog": 4, "val/dog": 2}.items():
+        (root / place).mkdir(parents=True)
+        for number in range(count):
+            pixels = np.full((9, 7, 3), 20 * number, np.uint8)
+            (root / place / f"{number}.jpg").write_bytes(tf.io.encode_jpeg(pixels).numpy())
+    (root / "train/ant").mkdir()
+    (root / "train/ant/one.PNG").write_bytes(tf.io.encode_png(np.zeros((4, 4, 3), np.uint8)).numpy())
+    (root / "train/ant/notes.txt").write_text("no image")
+    (root / "README").write_text("no split")
+    (root / "empty").mkdir()
+    return str(root)
+
+
+def everything(split) -> list[tuple[bytes, int]]:
+    """All (encoded image, label) of a split."""
+    found = []
+    for index, record in enumerate(split.read(range(split.num_examples))):
+        image, label = split.parse(tf.constant(record), tf.constant(index, tf.int64))
+        found.append((image.numpy(), int(label)))
+    return found
+
+
+@pytest.fixture(scope="module")
+def digits_examples(digits_directory) -> dict[str, list[tuple[bytes, int]]]:
+    """split -> all its examples, by tfds' own reader."""
+    builder = prepared.prepared(lambda: digits.digits_builder(digits_directory))
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    read = builder.as_dataset(decoders=decoders, as_supervised=True)
+    return {name: [(image, int(label)) for image, label in part.as_numpy_iterator()] for name, part in read.items()}
+
+
+def test_digits_have_a_stratified_fifth_held_out(settings_for, digits_directory, digits_examples):
+    source = sources.open_source(settings_for("digits", digits_directory))
+    assert (source.num_classes, source.splits) == (10, {"train": 1437, "test": 360})
+    assert source.class_names == tuple("0123456789")
+    for name, fraction in {"train": 0.8, "test": 0.2}.items():
+        counts = np.bincount([label for _, label in digits_examples[name]])
+        assert np.abs(counts - fraction * np.bincount(load_digits().target)).max() < 1
+        assert source.open_split(name).num_examples == counts.sum()
+
+
+def test_digits_are_scikit_learns_each_in_one_split(digits_examples):
+    both = [*digits_examples["train"], *digits_examples["test"]]
+    found = sorted((tf.io.decode_png(image).numpy()[..., 0].tobytes(), label) for image, label in both)
+    grey = np.round(load_digits().images * 255 / 16).astype(np.uint8)
+    assert found == sorted((image.tobytes(), label) for image, label in zip(grey, load_digits().target, strict=True))
+
+
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+def test_a_tfds_set_gives_encoded_images_and_labels_by_number(settings_for, tiles, file_format):
+    source = sources.open_source(settings_for("tiles", tiles(file_format)))
+    assert (source.num_classes, source.class_names) == (3, ("a", "b", "c"))
+    expected = tfds.builder("tiles", data_dir=tiles(file_format)).as_data_source if file_format != "tfrecord" else None
+    found = everything(source.open_split("train[10:50]"))
+    pictures = [tf.io.decode_png(image).numpy() for image, _ in found]
+    numbers = [int(picture[0, 0, 0]) for picture in pictures]
+    assert [label for _, label in found] == [number % 3 for number in numbers]
+    assert [picture.shape[0] for picture in pictures] == [5 + number % 4 for number in numbers]
+    if expected:
+        assert numbers == [int(example["picture"][0, 0, 0]) for example in expected("train[10:50]")]
+
+
+def test_splits_in_tfds_notation_are_disjoint_and_counted_without_reading(settings_for, tiles):
+    source = sources.open_source(settings_for("tiles", tiles("tfrecord")))
+    assert [source.num_examples(spec) for spec in ("train[:80%]", "train[80%:]", "train+test")] == [42, 11, 60]
+    first, second = (everything(source.open_split(spec)) for spec in ("train[:80%]", "train[80%:]"))
+    assert len(set(first) | set(second)) == 53
+    assert source.open_split("train[:80%]") is source.open_split("train[:80%]")
+
+
+def test_a_folder_is_read_as_tfds_image_folder_does(settings_for, folder):
+    source = sources.open_source(settings_for("folder", folder))
+    assert (source.class_names, source.splits) == (("ant", "cat", "dog"), {"train": 8, "val": 2})
+    split = source.open_split("train")
+    expected = tfds.ImageFolder(folder).as_dataset(split="train", decoders={"image": tfds.decode.SkipDecoding()})
+    assert everything(split) == [(e["image"], e["label"]) for e in expected.as_numpy_iterator()]
+    paths = [e["image/filename"].decode() for e in expected.as_numpy_iterator()]
+    assert f"({paths[5]})" in split.where(5)
+
+
+def test_a_folders_splits_can_be_sliced_and_joined(settings_for, folder):
+    source = sources.open_source(settings_for("folder", folder))
+    whole = everything(source.open_split("train"))
+    assert everything(source.open_split("train[6:]+val+train[:25%]")) == [
+        *whole[6:],
+        *everything(source.open_split("val")),
+        *whole[:2],
+    ]
+
+
+@pytest.mark.parametrize("spec", ["dev", "train[", "train[:0]", "train[50%:20%]", "train[:9000]", "train-test"])
+@pytest.mark.parametrize("name", ["digits", "folder", "synthetic"])
+def test_a_split_that_is_not_there_is_refused_with_those_that_are(settings_for, digits_directory, folder, name, spec):
+    directory = {"digits": digits_directory, "folder": folder, "synthetic": ""}[name]
+    source = sources.open_source(settings_for(name, directory))
+    with pytest.raises(ValueError, match="has the splits .*train") as error:
+        source.open_split(spec)
+    assert repr(spec) in str(error.value)
+
+
+def test_unknown_names_are_refused_with_near_ones(settings_for, tmp_path):
+    with pytest.raises(ValueError, match=r"data\.name='cifar1O0'.*cifar100"):
+        sources.open_source(settings_for("cifar1O0", tmp_path))
+    with pytest.raises(ValueError, match=r"data\.name='cifar10/brown' cannot be opened"):
+        sources.open_source(settings_for("cifar10/brown", tmp_path))
+    with pytest.raises(ValueError, match=r"data\.name='digit'.*digits"):
+        sources.open_source(settings_for("digit", tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_places_are_refused(settings_for, tmp_path):
+    gone = str(tmp_path / "gone")
+    with pytest.raises(FileNotFoundError, match=r"gone' does not exist.*mkdir"):
+        sources.open_source(settings_for("cifar10", gone))
+    with pytest.raises(FileNotFoundError, match=r"gone' does not exist.*train/CLASS"):
+        sources.open_source(settings_for("folder", gone))
+    with pytest.raises(ValueError, match=r"needs --config\.data\.directory"):
+        sources.open_source(settings_for("folder"))
+    with pytest.raises(FileNotFoundError, match="There are no images"):
+        sources.open_source(settings_for("folder", tmp_path))
+
+
+def test_imagenets_missing_archives_are_named_before_anything_is_written(settings_for, tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        sources.open_source(settings_for("imagenet2012", tmp_path))
+    message = str(error.value)
+    assert "ILSVRC2012_img_train.tar" in message and "ILSVRC2012_img_val.tar" in message
+    assert str(tmp_path / "downloads" / "manual") in message
+    assert f"tfds build imagenet2012 --data_dir={tmp_path}" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_network_a_download_is_refused_at_once(settings_for, tmp_path, monkeypatch):
+    def unreachable(address, timeout):
+        raise OSError(f"no way to {address[0]}")
+
+    monkeypatch.setattr(prepared.socket, "create_connection", unreachable)
+    monkeypatch.setattr(prepared.urllib.request, "getproxies", dict)
+    with pytest.raises(FileNotFoundError, match=r"cifar10 is not prepared in .*no way to www\.cs\.toronto\.edu"):
+        sources.open_source(settings_for("cifar10", tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_preparation_says_where_and_why(settings_for, tmp_path, monkeypatch):
+    def failing(self, **_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", failing)
+    with pytest.raises(ValueError, match="digits could not be prepared in .*No space left on device"):
+        sources.open_source(settings_for("digits", tmp_path))
+
+
+def test_an_unfinished_preparation_is_not_taken_for_a_data_set(settings_for, tmp_path):
+    place = tmp_path / "digits" / "1.0.0"
+    place.mkdir(parents=True)
+    (place / "digits-train.tfrecord-00000-of-00001").touch()
+    with pytest.raises(ValueError, match="holds no finished data set"):
+        sources.open_source(settings_for("digits", tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("features", "keys", "message"),
+    [
+        ({"image": tfds.features.Image(), "label": tfds.features.ClassLabel(num_classes=2)}, None, "supervised_keys"),
+        ({"image": tfds.features.Image(), "label": tfds.features.Text()}, ("image", "label"), "not one class"),
+        (
+            {"image": tfds.features.Image(), "label": tfds.features.Sequence(tfds.features.ClassLabel(num_classes=2))},
+            ("image", "label"),
+            "not one class",
+        ),
+        (
+            {"image": tfds.features.Text(), "label": tfds.features.ClassLabel(num_classes=2)},
+            ("image", "label"),
+            "not an image",
+        ),
+    ],
+)
+def test_what_cannot_be_classified_is_refused(tmp_path, features, keys, message):
+    class Odd(tfds.testing.DummyDataset, skip_registration=True):
+        def _info(self):
+            features_dict = tfds.features.FeaturesDict(features)
+            return tfds.core.DatasetInfo(builder=self, features=features_dict, supervised_keys=keys)
+
+    with pytest.raises(ValueError, match=message):
+        prepared.prepared(lambda: Odd(data_dir=str(tmp_path)))
