@@ -1,0 +1,53 @@
+"""The stored PyTorch models of tests/fixtures (make_timm_fixture.py there says how they were made)."""
+
+from pathlib import Path
+
+import numpy as np
+
+import tnt_jax
+
+FOLDER = Path(__file__).parents[1] / "fixtures"
+
+_SMALL = {"image_size": 32, "patch_size": 8, "word_size": 2}
+MODELS = {
+    "tnt_tiny": (
+        "tnt_s_patch16_224",
+        {**_SMALL, "outer_dim": 48, "inner_dim": 12, "depth": 3, "inner_num_heads": 2, "outer_num_heads": 3}
+        | {"num_classes": 10},
+    ),
+    "tnt_tiny_qkv_bias": (
+        "tnt_s_patch16_224",
+        {"image_size": 48, "outer_dim": 64, "inner_dim": 8, "depth": 2, "inner_num_heads": 4, "outer_num_heads": 4}
+        | {"num_classes": 7, "qkv_bias": True},
+    ),
+    "tnt_tiny_legacy": (
+        "tnt_s_legacy_patch16_224",
+        {**_SMALL, "image_size": (32, 24), "outer_dim": 32, "inner_dim": 8, "depth": 2}
+        | {"inner_num_heads": 2, "outer_num_heads": 2, "num_classes": 5},
+    ),
+    "deit_tiny_depth2": (
+        "deit_tiny_patch16_224",
+        {"image_size": 32, "patch_size": 8, "outer_dim": 48, "depth": 2, "outer_num_heads": 3, "num_classes": 10},
+    ),
+    "official_tiny": (
+        "tnt_s_patch16_224",
+        {**_SMALL, "outer_dim": 32, "inner_dim": 8, "depth": 3, "inner_num_heads": 2, "outer_num_heads": 2}
+        | {"num_classes": 5, "tnt_blocks": (1, 3), "squeeze_excitation": True},
+    ),
+}
+
+
+def model(name, **overrides):
+    """A stored model's counterpart here."""
+    variant, settings = MODELS[name]
+    return tnt_jax.create_model(variant, **{**settings, **overrides})
+
+
+def weights_file(name):
+    """Its weights."""
+    return FOLDER / f"{name}.safetensors"
+
+
+def outputs(name):
+    """An image and what PyTorch made of it."""
+    return dict(np.load(FOLDER / f"{name}.npz"))

@@ -1,0 +1,229 @@
+import flax.traverse_util
+import jax
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from tests.pretrained import published
+from tnt_jax.models.complexity import parameter_shapes
+from tnt_jax.models.resize import resize_sentence_positions
+from tnt_jax.pretrained import load_model, load_pretrained, save_pretrained
+
+
+def flat(variables):
+    return flax.traverse_util.flatten_dict(variables["params"], sep="/")
+
+
+def assert_same_bits(one, other):
+    assert set(one) == set(other)
+    for name in one:
+        assert one[name].dtype == other[name].dtype == np.float32
+        np.testing.assert_array_equal(np.asarray(one[name]).view(np.uint32), np.asarray(other[name]).view(np.uint32))
+
+
+def changed(tmp_path, name, **arrays):
+    """The stored weights with some arrays replaced, or left out where None -> path. "__" stands for a dot."""
+    content = load_file(published.weights_file(name))
+    for key, array in arrays.items():
+        content[key.replace("__", ".")] = array
+    content = {key: array for key, array in content.items() if array is not None}
+    save_file(content, tmp_path / "changed.safetensors")
+    return tmp_path / "changed.safetensors"
+
+
+@pytest.mark.parametrize("name", published.MODELS)
+def test_outputs_agree_with_pytorch(name):
+    """Logits and the sentence embeddings after the first and the last block, float32, within 2e-5."""
+    model, expected = published.model(name), published.outputs(name)
+    variables = load_pretrained(published.weights_file(name), model)
+    assert {key: array.shape for key, array in flat(variables).items()} == {
+        "/".join(path): shape for path, shape in parameter_shapes(model).items()
+    }
+    apply = jax.jit(lambda variables, image: model.apply(variables, image, return_features=("sentences",)))
+    logits, features = apply(variables, expected["image"])
+    np.testing.assert_allclose(logits, expected["logits"], rtol=0, atol=2e-5)
+    blocks = [key for key in expected if key.startswith("block_")]
+    assert len(blocks) == 2
+    for key in blocks:
+        sentences = features["sentences"][int(key.removeprefix("block_"))]
+        np.testing.assert_allclose(sentences, expected[key], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", published.MODELS)
+def test_export_gives_the_same_arrays_and_import_the_same_bits(name, tmp_path):
+    model = published.model(name)
+    variables = load_pretrained(published.weights_file(name), model)
+    path = tmp_path / "new folder" / "out.safetensors"
+    save_pretrained(path, model, variables)
+    assert_same_bits(flat(load_pretrained(path, model)), flat(variables))
+    if name != "official_tiny":  # written under timm's names
+        assert_same_bits(load_file(path), load_file(published.weights_file(name)))
+    with safe_open(path, framework="numpy") as file:
+        assert file.metadata()["sentence_grid"] == "x".join(map(str, model.grid))
+
+
+def test_the_official_names_and_timms_give_the_same_parameters(tmp_path):
+    """timm's own renaming (timm.models.tnt.checkpoint_filter_fn), spelled out."""
+    pairs = [("patch_embed", "pixel_embed"), ("outer_pos", "patch_pos"), ("proj_norm1", "norm1_proj")]
+    pairs += [("proj_norm2", "norm2_proj"), ("inner_norm1", "norm_in"), ("inner_attn", "attn_in")]
+    pairs += [("inner_norm2", "norm_mlp_in"), ("inner_mlp", "mlp_in"), ("outer_norm1", "norm_out")]
+    pairs += [("outer_attn", "attn_out"), ("outer_norm2", "norm_mlp"), ("outer_mlp", "mlp")]
+    renamed = {}
+    for name, array in load_file(published.weights_file("official_tiny")).items():
+        for official, timm in pairs:
+            name = name.replace(official, timm)
+        if name == "inner_pos":
+            name, array = "pixel_pos", array.transpose(0, 2, 1).reshape(1, 8, 4, 4)
+        renamed[name] = np.ascontiguousarray(array)
+    save_file(renamed, tmp_path / "timm.safetensors")
+    model = published.model("official_tiny")
+    official = load_pretrained(published.weights_file("official_tiny"), model)
+    assert_same_bits(flat(load_pretrained(tmp_path / "timm.safetensors", model)), flat(official))
+
+
+def test_every_missing_unused_and_misshapen_name_is_listed(tmp_path):
+    path = changed(
+        tmp_path,
+        "tnt_tiny",
+        blocks__0__norm_in__weight=None,
+        blocks__2__mlp__fc1__bias=None,
+        blocks__3__norm_in__weight=np.ones(12, np.float32),
+        extra=np.ones((2, 2), np.float32),
+        norm__bias=np.ones(7, np.float32),
+        cls_token=np.ones((1, 48), np.float32),
+    )
+    with pytest.raises(ValueError) as error:
+        load_pretrained(path, published.model("tnt_tiny"))
+    lines = str(error.value).splitlines()
+    assert str(path) in lines[0]
+    expected = ["missing (2):", "  blocks.0.norm_in.weight [12]", "  blocks.2.mlp.fc1.bias [192]"]
+    expected += ["unused (2):", "  blocks.3.norm_in.weight [12]", "  extra [2, 2]"]
+    expected += ["misshapen (2):", "  norm.bias: [7] there, [48] expected"]
+    expected += ["  cls_token: [1, 48] there, [1, 1, 48] expected"]
+    assert sorted(lines[1:10]) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    "name, overrides, message",
+    [
+        ("tnt_tiny", {"legacy": True}, "legacy=False; this one has legacy=True"),
+        ("tnt_tiny_legacy", {"legacy": False}, "legacy=True; this one has legacy=False"),
+        ("tnt_tiny", {"depth": 2}, "depth=3; this one has depth=2"),
+        ("tnt_tiny", {"tnt_blocks": (2,)}, r"tnt_blocks=None; this one has tnt_blocks=\(2,\)"),
+        ("tnt_tiny", {"qkv_bias": True}, "qkv_bias=False; this one has qkv_bias=True"),
+        ("tnt_tiny", {"word_position": False}, "word_position=True; this one has word_position=False"),
+        ("tnt_tiny", {"word_size": 4}, "num_words=16; this one has num_words=4"),
+        ("tnt_tiny", {"inner_dim": 8, "outer_dim": 24}, "outer_dim=48, inner_dim=12; this one has outer_dim=24"),
+        ("official_tiny", {"squeeze_excitation": False}, "squeeze_excitation=True; this one has"),
+        ("deit_tiny_depth2", {"patch_size": 16}, "patch_size=8; this one has patch_size=16"),
+    ],
+)
+def test_a_model_of_other_settings_is_told_which_fit(name, overrides, message):
+    with pytest.raises(ValueError, match=f"looks like a model with {message}"):
+        load_pretrained(published.weights_file(name), published.model(name, **overrides))
+
+
+def test_tnt_and_deit_are_not_mistaken_for_each_other():
+    with pytest.raises(ValueError, match="holds a DeiT .* model is a TNT"):
+        load_pretrained(published.weights_file("deit_tiny_depth2"), published.model("tnt_tiny"))
+    with pytest.raises(ValueError, match="holds a TNT .* model is a DeiT"):
+        load_pretrained(published.weights_file("official_tiny"), published.model("deit_tiny_depth2"))
+
+
+def test_a_distilled_deit_is_named(tmp_path):
+    path = changed(tmp_path, "deit_tiny_depth2", dist_token=np.ones((1, 1, 48), np.float32))
+    with pytest.raises(ValueError, match="distilled DeiT"):
+        load_pretrained(path, published.model("deit_tiny_depth2"))
+
+
+def test_outer_tokens_must_be_zero(tmp_path):
+    tokens = load_file(published.weights_file("official_tiny"))["outer_tokens"].copy()
+    assert tokens.shape == (1, 16, 32)
+    tokens[0, 3, 5] = 0.25
+    with pytest.raises(ValueError, match="outer_tokens should be zero .* reach 0.25"):
+        load_pretrained(changed(tmp_path, "official_tiny", outer_tokens=tokens), published.model("official_tiny"))
+    without = changed(tmp_path, "official_tiny", outer_tokens=None)
+    load_pretrained(without, published.model("official_tiny"))
+
+
+def test_another_number_of_classes_needs_a_new_head():
+    path, model = published.weights_file("tnt_tiny"), published.model("tnt_tiny", num_classes=200)
+    with pytest.raises(ValueError, match="num_classes=10; this one has num_classes=200.*\n.*new_head=True"):
+        load_pretrained(path, model)
+    old, new = (
+        flat(load_pretrained(path, published.model("tnt_tiny"))),
+        flat(load_pretrained(path, model, new_head=True)),
+    )
+    assert new["head/kernel"].shape == (48, 200) and not new["head/bias"].any()
+    assert abs(float(new["head/kernel"].std()) - 0.02) < 1e-3
+    assert_same_bits(new, flat(load_pretrained(path, model, new_head=True)))
+    for name in ("head/kernel", "head/bias"):
+        del old[name], new[name]
+    assert_same_bits(old, new)
+
+
+def test_new_head_starts_anew_for_the_same_number_of_classes_too():
+    path, model = published.weights_file("tnt_tiny"), published.model("tnt_tiny")
+    kernel = flat(load_pretrained(path, model, new_head=True))["head/kernel"]
+    assert kernel.shape == (48, 10) and float(abs(kernel).max()) < 0.1
+
+
+def test_a_file_without_a_head(tmp_path):
+    path = changed(tmp_path, "tnt_tiny", head__weight=None, head__bias=None)
+    with pytest.raises(ValueError, match=r"missing \(2\):\n  head.*\n  head.*\n.*no head; load with new_head=True"):
+        load_pretrained(path, published.model("tnt_tiny"))
+    assert "head/kernel" in flat(load_pretrained(path, published.model("tnt_tiny"), new_head=True))
+    assert "head/kernel" not in flat(load_pretrained(path, published.model("tnt_tiny", num_classes=0)))
+
+
+def test_a_model_without_a_head_leaves_the_files():
+    variables = load_pretrained(published.weights_file("tnt_tiny"), published.model("tnt_tiny", num_classes=0))
+    assert not any(name.startswith("head") for name in flat(variables))
+
+
+@pytest.mark.parametrize("name, size", [("tnt_tiny", (16, 40)), ("official_tiny", 64), ("deit_tiny_depth2", 64)])
+def test_another_image_size_resizes_the_sentence_positions_alone(name, size):
+    path, model = published.weights_file(name), published.model(name)
+    at_home, away = flat(load_pretrained(path, model)), flat(load_pretrained(path, model, image_size=size))
+    grid = (8, 8) if size == 64 else (2, 5)
+    resized = resize_sentence_positions(at_home.pop("sentence_position"), (4, 4), grid)
+    np.testing.assert_array_equal(away.pop("sentence_position"), resized)
+    assert resized.shape[0] == 1 + grid[0] * grid[1]
+    assert_same_bits(at_home, away)
+    assert_same_bits(flat(load_pretrained(path, model.clone(image_size=size))), away | {"sentence_position": resized})
+
+
+def test_a_grid_that_is_no_square_is_noted_on_export_and_resized_from(tmp_path):
+    """16 sentences of a 2 x 8 grid would pass for 4 x 4."""
+    path = tmp_path / "flat.safetensors"
+    model = published.model("tnt_tiny", image_size=(16, 64))
+    variables = load_pretrained(published.weights_file("tnt_tiny"), model)
+    save_pretrained(path, model, variables)
+    assert_same_bits(flat(load_pretrained(path, model)), flat(variables))
+    square = flat(load_pretrained(path, published.model("tnt_tiny")))["sentence_position"]
+    expected = resize_sentence_positions(variables["params"]["sentence_position"], (2, 8), (4, 4))
+    np.testing.assert_array_equal(square, expected)
+
+
+def test_positions_of_an_unknown_grid_are_an_error():
+    """The legacy fixture has 4 x 3 sentences and does not say so; only a model of that grid can take it."""
+    with pytest.raises(ValueError, match="num_sentences=12.*\n.*their old grid is known"):
+        load_pretrained(published.weights_file("tnt_tiny_legacy"), published.model("tnt_tiny_legacy", image_size=32))
+
+
+def test_saving_checks_the_variables_and_the_name(tmp_path):
+    model = published.model("tnt_tiny")
+    variables = load_pretrained(published.weights_file("tnt_tiny"), model)
+    with pytest.raises(ValueError, match=r"written as \.safetensors"):
+        save_pretrained(tmp_path / "w.pth", model, variables)
+    with pytest.raises(ValueError, match=r"variables to save does not fit the model:\nmissing"):
+        save_pretrained(tmp_path / "w.safetensors", published.model("tnt_tiny", depth=4), variables)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_needs_a_model_and_is_no_workdir(tmp_path):
+    with pytest.raises(ValueError, match="does not say which model it is for"):
+        load_pretrained(published.weights_file("tnt_tiny"), None)
+    with pytest.raises(ValueError, match="is not a workdir"):
+        load_model(published.weights_file("tnt_tiny"))
