@@ -3,5 +3,11 @@
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8").strip()
+flags = [
+    "--xla_force_host_platform_device_count=8",
+    # Tests compile much and compute little: half the optimisation halves their time.
+    "--xla_backend_optimization_level=1",
+    "--xla_llvm_disable_expensive_passes=true",
+]
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags]).strip()
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

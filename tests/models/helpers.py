@@ -1,0 +1,58 @@
+"""A small TNT whose parameters are far from their start, for tests of properties."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import tnt_jax
+
+SMALL = {
+    "image_size": 16,
+    "patch_size": 4,
+    "word_size": 2,
+    "inner_dim": 6,
+    "outer_dim": 24,
+    "inner_num_heads": 2,
+    "outer_num_heads": 3,
+    "depth": 2,
+    "num_classes": 5,
+}
+
+
+def small_model(**overrides):
+    """A TNT of 16 sentences of 4 words."""
+    return tnt_jax.create_model("tnt_s_patch16_224", **{**SMALL, **overrides})
+
+
+def images(batch=2, size=16, seed=1):
+    """[batch, size, size, 3] from a normal distribution."""
+    return jnp.asarray(np.random.default_rng(seed).standard_normal((batch, size, size, 3)), jnp.float32)
+
+
+def random_variables(model, seed=0):
+    """Parameters in which nothing is zero, one or symmetric: at their start many an error would not show.
+
+    Drawn with NumPy: compiling the initialisers would take longer than the tests.
+    """
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *model.input_size, 3)))
+    draw = np.random.default_rng(seed).standard_normal
+
+    def value(path, leaf):
+        if path[-1].key == "kernel":  # deviation 1 / sqrt(fan in): every branch weighs as much as the stream
+            return draw(leaf.shape) * np.prod(leaf.shape[:-1]) ** -0.5
+        return 0.3 * draw(leaf.shape) + (path[-1].key == "scale")
+
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: jnp.asarray(value(path, leaf), jnp.float32), shapes)
+
+
+@functools.cache
+def compiled(model):
+    """model.apply under jit, compiled once for all tests that use the same model."""
+    return jax.jit(model.apply, static_argnames=("train", "return_features"))
+
+
+def run(model, variables, image, **options):
+    """model.apply(variables, image, **options), compiled."""
+    return compiled(model)(variables, image, **options)

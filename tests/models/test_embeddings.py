@@ -1,0 +1,62 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tnt_jax.models import embeddings
+
+
+def convolve(images, kernel, stride, padding):
+    return jax.lax.conv_general_dilated(
+        images, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@pytest.mark.parametrize(("patch", "word"), [(16, 4), (16, 2), (16, 8), (16, 16), (8, 1), (4, 2), (14, 7)])
+def test_the_product_is_the_convolution_inside_each_patch(patch, word):
+    images = jax.random.normal(jax.random.key(0), (2, 2 * patch, 3 * patch, 3))
+    module = embeddings.WordEmbedding(5, patch, word)
+    variables = module.init(jax.random.key(1), images)
+    words = module.apply(variables, images)
+    kernel, bias = variables["params"]["kernel"], variables["params"]["bias"]
+    patches = images.reshape(2, 2, patch, 3, patch, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, patch, patch, 3)
+    expected = convolve(patches, kernel, word, ((3, 3), (3, 3))) + bias
+    assert words.shape == (2 * 6, (patch // word) ** 2, 5)
+    np.testing.assert_allclose(words, expected.reshape(words.shape), atol=2e-5)
+
+
+def test_the_legacy_convolution_crosses_the_patches():
+    images = jax.random.normal(jax.random.key(0), (1, 16, 16, 3))
+    module = embeddings.WordEmbedding(5, 8, 4, legacy=True)
+    variables = module.init(jax.random.key(1), images)
+    whole = convolve(images, variables["params"]["kernel"], 4, ((3, 3), (3, 3))) + variables["params"]["bias"]
+    expected = whole.reshape(1, 2, 2, 2, 2, 5).transpose(0, 1, 3, 2, 4, 5).reshape(4, 4, 5)
+    np.testing.assert_allclose(module.apply(variables, images), expected, atol=2e-5)
+
+
+def test_patch_embedding_is_a_convolution():
+    images = jax.random.normal(jax.random.key(0), (2, 8, 12, 3))
+    module = embeddings.PatchEmbedding(6, 4)
+    variables = module.init(jax.random.key(1), images)
+    expected = convolve(images, variables["params"]["kernel"], 4, "VALID") + variables["params"]["bias"]
+    np.testing.assert_allclose(module.apply(variables, images), expected.reshape(2, 6, 6), atol=1e-5)
+
+
+def test_the_convolution_starts_as_pytorch_starts_it():
+    module = embeddings.WordEmbedding(64, 16, 4)
+    params = module.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
+    bound = (7 * 7 * 3) ** -0.5
+    for value in (params["kernel"], params["bias"]):
+        assert float(jnp.abs(value).max()) <= bound
+        assert abs(float(value.std()) / (bound / 3**0.5) - 1) < 0.15
+
+
+@pytest.mark.parametrize(("size", "mend"), [(225, "224 or 240"), (10, "16")])
+def test_a_size_that_patches_do_not_divide_is_mended(size, mend):
+    with pytest.raises(ValueError, match=f"image_size={size} is not a multiple of patch_size=16; use {mend}"):
+        embeddings.grid_of((size, size), 16)
+
+
+def test_grid_of_a_rectangle():
+    assert embeddings.grid_of((32, 64), 16) == (2, 4)
+    assert embeddings.num_sentences((32, 64), 16) == 8

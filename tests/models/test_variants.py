@@ -1,0 +1,62 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tnt_jax
+from tnt_jax.models.variants import VARIANTS
+
+# Trainable parameters at 224 x 224 with 1,000 classes; timm has the same for those it knows.
+PARAMETERS = {
+    "tnt_ti_patch16_224": 6_076_408,
+    "tnt_s_patch16_224": 23_768_584,
+    "tnt_b_patch16_224": 65_428_680,
+    "tnt_s_legacy_patch16_224": 23_755_336,
+    "deit_tiny_patch16_224": 5_717_416,
+    "deit_small_patch16_224": 22_050_664,
+    "deit_base_patch16_224": 86_567_656,
+}
+
+
+def test_no_variant_is_without_a_count():
+    assert set(VARIANTS) == set(PARAMETERS)
+
+
+@pytest.mark.parametrize("name", sorted(PARAMETERS))
+def test_parameter_counts(name):
+    model = tnt_jax.create_model(name)
+    image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+    assert sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes)) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"image_size": 225}, "image_size=225 is not a multiple of patch_size=16; use 224 or 240"),
+        ({"word_size": 5}, r"word_size=5 does not divide patch_size=16; use one of \[1, 2, 4, 8, 16\]"),
+        ({"inner_num_heads": 5}, "inner_dim=24 is not a multiple of inner_num_heads=5"),
+        ({"outer_dim": 100}, "outer_dim=100 is not a multiple of outer_num_heads=6"),
+        ({"depth": 0}, "depth=0 must be a whole number"),
+        ({"tnt_blocks": (0, 1)}, r"tnt_blocks=\(0, 1\) must be different block numbers from 1 to depth=12"),
+        ({"tnt_blocks": (1, 13)}, "tnt_blocks"),
+        ({"tnt_blocks": (1, 1)}, "tnt_blocks"),
+        ({"drop_path_rate": 1.0}, "drop_path_rate=1.0 must be at least 0 and below 1"),
+        ({"mlp_ratio": 0.0}, "mlp_ratio"),
+        ({"norm_epsilon": 0.0}, "norm_epsilon"),
+        ({"num_classes": -1}, "num_classes"),
+        ({"image_size": (224,)}, "image_size"),
+        ({"inner_attention": "flash"}, "inner_attention='flash' is not known"),
+        ({"dtype": "float33"}, "dtype='float33' is no type"),
+        ({"dtype": "int32"}, "not a floating type"),
+        ({"inner_dimm": 24}, "did you mean 'inner_dim'"),
+    ],
+)
+def test_impossible_settings_stop_at_construction_with_the_mend(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        tnt_jax.create_model("tnt_s_patch16_224", **overrides)
+
+
+def test_a_misspelt_name_gets_the_nearest_one():
+    with pytest.raises(ValueError, match="did you mean 'tnt_s_patch16_224'"):
+        tnt_jax.create_model("tnt_s_patch16_244")
