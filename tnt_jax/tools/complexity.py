@@ -14,7 +14,6 @@ import jax.numpy as jnp
 
 from tnt_jax.models.complexity import (
     by_formula,
-    count_parameters,
     count_parts,
     frozen_outer_tokens,
     inner_path_ratio,
@@ -80,9 +79,9 @@ def published_table() -> str:
     rows = []
     for table, row, name, overrides, parameters, flops in PUBLISHED:
         model = create_model(name, **overrides)
-        trainable = count_parameters(model)
+        parts = count_parts(model)
+        trainable, products = (sum(getattr(part, key) for part in parts) for key in ("parameters", "products"))
         frozen = trainable + (frozen_outer_tokens(model) if model.inner_blocks else 0)
-        products = sum(part.products for part in count_parts(model))
         rows.append(
             (
                 table,

@@ -1,0 +1,162 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tnt_jax
+from tnt_jax.models import complexity
+
+SMALL = {"image_size": 16, "patch_size": 4, "word_size": 2, "inner_dim": 6, "outer_dim": 24, "depth": 3}
+SMALL |= {"inner_num_heads": 2, "outer_num_heads": 3, "num_classes": 5}
+IMAGE = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
+COUNTS = {
+    "tnt_ti_patch16_224": 6_076_408,
+    "tnt_s_patch16_224": 23_768_584,
+    "tnt_b_patch16_224": 65_428_680,
+    "deit_small_patch16_224": 22_050_664,
+}
+
+
+def small_model(**overrides):
+    """16 sentences of 4 words."""
+    return tnt_jax.create_model("tnt_s_patch16_224", **SMALL | overrides)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_parameters_of_the_published_sizes(name):
+    assert complexity.count_parameters(tnt_jax.create_model(name)) == COUNTS[name]
+
+
+@pytest.mark.parametrize(
+    "name, tokens, published", [("tnt_s_patch16_224", 75_264, 23.8), ("tnt_b_patch16_224", 125_440, 65.6)]
+)
+def test_frozen_outer_tokens_explain_the_published_count(name, tokens, published):
+    model = tnt_jax.create_model(name)
+    assert complexity.frozen_outer_tokens(model) == tokens
+    assert round((COUNTS[name] + tokens) / 1e6, 1) == published
+
+
+def test_tnt_s_block_over_a_standard_block():
+    """Section 3.3: 376 M against 429 M multiply-adds, a ratio of 1.14; the paper cuts 1.087 to 1.08."""
+    standard, tnt = complexity.standard_block(196, 384), complexity.tnt_block(196, 384, 16, 24)
+    assert round(standard.multiply_adds / 1e6) == 376 and round(tnt.multiply_adds / 1e6) == 429
+    ratio = complexity.inner_path_ratio(tnt_jax.create_model("tnt_s_patch16_224"))
+    assert ratio.multiply_adds == tnt.multiply_adds / standard.multiply_adds
+    assert round(ratio.multiply_adds, 2) == 1.14 and 1.08 <= ratio.parameters < 1.09
+
+
+@given(st.integers(1, 300), st.integers(1, 800), st.integers(1, 64), st.integers(1, 96))
+def test_formulas_are_the_papers(n, d, m, c):
+    standard, tnt = complexity.standard_block(n, d), complexity.tnt_block(n, d, m, c)
+    assert standard.multiply_adds == 2 * n * d * (6 * d + n)
+    assert standard.parameters == 12 * d * d
+    assert tnt.multiply_adds == 2 * n * m * c * (6 * c + m) + n * m * c * d + 2 * n * d * (6 * d + n)
+    assert tnt.parameters == 12 * c * c + m * c * d + 12 * d * d
+
+
+OVERRIDES = [
+    {},
+    {"tnt_blocks": (2,)},
+    {"tnt_blocks": ()},
+    {"squeeze_excitation": True},
+    {"legacy": True},
+    {"qkv_bias": True, "mlp_ratio": 3.0, "num_classes": 0},
+    {"word_position": False, "sentence_position": False, "image_size": (8, 20)},
+]
+
+
+@pytest.mark.parametrize("overrides", OVERRIDES)
+def test_parts_hold_every_parameter_once(overrides):
+    model = small_model(**overrides)
+    variables = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, *model.input_size, 3), np.float32))
+    total = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(variables))
+    parts = complexity.count_parts(model)
+    assert sum(part.parameters for part in parts) == complexity.count_parameters(model) == total
+    assert all(part.parameters > 0 for part in parts)
+    assert all(part.multiply_adds > 0 for part in parts if part.name != "class token, positions")
+
+
+def products_in(jaxpr):
+    """Multiply-adds of every matrix product and convolution that a traced function holds."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            total += int(np.prod(equation.outvars[0].aval.shape)) * int(np.prod([shape[axis] for axis in contracted]))
+        elif equation.primitive.name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            total += int(np.prod(equation.outvars[0].aval.shape)) * int(np.prod(kernel[:-1]))
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda value: hasattr(value, "jaxpr")):
+            total += products_in(inner.jaxpr) if hasattr(inner, "jaxpr") else 0
+    return total
+
+
+@pytest.mark.parametrize("overrides", [{}, {"tnt_blocks": (2,)}, {"squeeze_excitation": True}, {"tnt_blocks": ()}])
+def test_products_are_those_of_the_traced_program(overrides):
+    """Every product of the program, and no other; the stem alone is gathered into wider products than 7 x 7."""
+    model = small_model(**overrides, inner_attention="dot")
+    variables = jax.eval_shape(model.init, jax.random.key(0), IMAGE)
+    traced = products_in(jax.make_jaxpr(model.apply)(variables, IMAGE).jaxpr)
+    biasless = sum(
+        part.products - _biases(model, part.name)
+        for part in complexity.count_parts(model)
+        if "word emb" not in part.name
+    )
+    stem = 0
+    if model.inner_blocks:  # 7 rows with padding 3 lie in 4 rows of words of 2 pixels
+        stem = 16 * model.num_words * (4 * 4 * 2 * 2 * 3) * model.inner_dim
+    assert traced == biasless + stem
+
+
+def _biases(model, part):
+    """Additions of biases in a part of a small model, 16 sentences of 4 words, written out."""
+    c, d, inner, depth = model.inner_dim, model.outer_dim, len(model.inner_blocks), model.depth
+    return {
+        "sentence embedding": 16 * d,
+        "patch embedding": 16 * d,
+        "inner attention": inner * 64 * c,
+        "inner MLP": inner * 64 * 5 * c,
+        "outer attention": depth * 17 * d,
+        "outer MLP": depth * 17 * 5 * d,
+        "squeeze and excitation": depth * (d // 4 + d),
+        "head": model.num_classes,
+    }.get(part, 0)
+
+
+def test_norms_cost_four_for_each_number():
+    parts = {part.name: part for part in complexity.count_parts(small_model())}
+    sentences, words = 17 * SMALL["outer_dim"], 64 * SMALL["inner_dim"]
+    assert parts["final norm"].others == 4 * sentences
+    assert parts["outer MLP"].others == 3 * 4 * sentences and parts["inner MLP"].others == 3 * 4 * words
+    assert parts["projection"].others == 3 * (4 * words + 4 * (sentences - SMALL["outer_dim"]))
+    assert parts["class token, positions"].others == words + sentences
+
+
+@settings(deadline=None, max_examples=8)
+@given(st.integers(1, 4), st.integers(1, 4))
+def test_another_image_size_is_that_of_the_model_made_for_it(rows, columns):
+    size = (4 * rows, 4 * columns)
+    model = small_model(depth=1)
+    resized = model.clone(image_size=size)
+    assert complexity.multiply_adds(model, size) == complexity.multiply_adds(resized)
+    assert complexity.by_formula(model, size) == complexity.by_formula(resized)
+
+
+def test_formula_of_a_model_adds_up_its_blocks():
+    mixed, n, d = small_model(tnt_blocks=(2,)), 16, SMALL["outer_dim"]
+    standard, tnt = complexity.standard_block(n, d), complexity.tnt_block(n, d, 4, SMALL["inner_dim"])
+    found = complexity.by_formula(mixed)
+    assert found.multiply_adds == 2 * standard.multiply_adds + tnt.multiply_adds
+    assert found.parameters == 2 * standard.parameters + tnt.parameters
+
+
+def test_multiply_adds_of_tnt_s():
+    """Table 1: 5.2 G; 224 to 384 pixels: 17.3 G (timm's results table, products alone)."""
+    model = tnt_jax.create_model("tnt_s_patch16_224")
+    parts, larger = complexity.count_parts(model), complexity.count_parts(model, 384)
+    assert round(sum(part.products for part in parts) / 1e9, 1) == 5.2
+    assert round(sum(part.products for part in larger) / 1e9, 1) == 17.3
+    assert complexity.multiply_adds(model) == sum(part.products + part.others for part in parts)

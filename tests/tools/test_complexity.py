@@ -1,0 +1,61 @@
+import pytest
+
+import tnt_jax
+from tnt_jax.models.complexity import count_parts, frozen_outer_tokens, multiply_adds
+from tnt_jax.tools import complexity
+
+SMALL = {"image_size": 32, "patch_size": 8, "outer_dim": 24, "inner_dim": 8, "outer_num_heads": 3, "depth": 2}
+
+
+def test_the_papers_tables_within_rounding():
+    for table, row, name, overrides, parameters, flops in complexity.PUBLISHED:
+        model = tnt_jax.create_model(name, **overrides)
+        parts = count_parts(model)
+        assert round(sum(part.products for part in parts) / 1e9, 1) == flops, (table, row)
+        if parameters is not None:
+            counted = sum(part.parameters for part in parts) + frozen_outer_tokens(model)
+            assert round(counted / 1e6, 1) == parameters, (table, row)
+
+
+@pytest.mark.parametrize("settings", [{}, {"scan": True}, {"inner_attention": "broadcast"}, {"tnt_blocks": ()}])
+def test_xlas_count_is_within_three_percent(settings):
+    """A model wide enough for the products to outweigh the rest, as in every published size."""
+    model = tnt_jax.create_model("tnt_s_patch16_224", **SMALL | {"outer_dim": 96, "inner_dim": 24} | settings)
+    assert complexity.xla_multiply_adds(model, 32) == pytest.approx(multiply_adds(model, 32), rel=0.03)
+
+
+def test_report_shows_parts_totals_and_ratio(monkeypatch, capsys):
+    monkeypatch.setattr(complexity, "PUBLISHED", complexity.PUBLISHED[1:2])
+    complexity.main(["--model=tnt_s_patch16_224", "--image-size=224"])
+    text = capsys.readouterr().out
+    rows = {line.split("  ")[0]: line.split() for line in text.splitlines() if line}
+    assert rows["head"][1:3] == ["385,000", "385,000"]
+    assert rows["total"][1] == "23,768,584" and rows["total"][-1] == "100.0%"
+    assert "1.141 times the multiply-adds, 1.087 times the parameters" in text
+    assert rows["Table 1"] == "Table 1 TNT-S 23,768,584 23.84 M 23.8 M 5.23 G 5.15 G 5.2 G".split()
+    assert "XLA" not in text
+
+
+def test_another_image_size_and_xla(monkeypatch, capsys):
+    monkeypatch.setattr(complexity, "PUBLISHED", complexity.PUBLISHED[1:2])
+    small = tnt_jax.create_model("tnt_s_patch16_224", **SMALL)
+    monkeypatch.setattr(complexity, "create_model", lambda name, **overrides: small)
+    complexity.main(["--image-size=128x160", "--xla"])
+    text = capsys.readouterr().out
+    assert "One image of 128 x 160 pixels" in text and "XLA counts" in text
+    assert f"Exactly {multiply_adds(small, (128, 160)) / 1e9:.3f} G" in text
+
+
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("--model=tnt_s_patch16_225", "did you mean 'tnt_s_patch16_224'"),
+        ("--image-size=225", "image_size=225 is not a multiple of patch_size=16; use 224 or 240"),
+        ("--image-size=2x3x4", "--image-size"),
+        ("--image-size=wide", "--image-size"),
+    ],
+)
+def test_bad_arguments_end_with_the_mend(argument, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        complexity.main([argument])
+    assert stop.value.code == 2 and message in capsys.readouterr().err
