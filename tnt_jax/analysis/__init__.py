@@ -1,0 +1,1 @@
+"""What it learned: curves, attention maps and figures of a run."""

@@ -1,0 +1,72 @@
+"""Training curves of a run, from its metrics.jsonl."""
+
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from tnt_jax.analysis.style import hide_axes, save, style
+
+METRICS_FILE = "metrics.jsonl"
+Series = dict[str, tuple[list[int], list[float]]]
+
+# Panels: title, {series in metrics.jsonl: its label}, vertical scale.
+PANELS = (
+    ("loss", {"train/loss": "training", "eval/loss": "test", "eval_ema/loss": "test, averaged weights"}, "linear"),
+    (
+        "accuracy",
+        {"train/accuracy": "training", "eval/accuracy": "test", "eval_ema/accuracy": "test, averaged weights"},
+        "linear",
+    ),
+    ("learning rate", {"train/learning_rate": "learning rate"}, "linear"),
+    ("images a second", {"train/images_per_second": "training"}, "linear"),
+)
+
+
+def read_metrics(workdir: Path) -> Series:
+    """A run's workdir -> for each metric its steps and values, in the order written; nulls (not finite) left out.
+
+    Raises:
+      FileNotFoundError: the workdir has no metrics file.
+      ValueError: a line of it is not JSON.
+    """
+    path = Path(workdir) / METRICS_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; give the --workdir of a run that has trained")
+    series: Series = {}
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({error}); remove that line") from error
+        step = values.pop("step")
+        for name, value in values.items():
+            if value is not None:
+                steps, numbers = series.setdefault(name, ([], []))
+                steps.append(step)
+                numbers.append(value)
+    return series
+
+
+def draw_curves(workdir: Path, path: Path) -> Path:
+    """A run's workdir -> a figure of loss, accuracy, learning rate and speed against the step, written to `path`.
+
+    Raises:
+      FileNotFoundError, ValueError: as read_metrics.
+    """
+    series = read_metrics(workdir)
+    with style():
+        figure, grid = plt.subplots(2, 2, figsize=(9, 5.5))
+        for axes, (title, names, scale) in zip(grid.flat, PANELS, strict=True):
+            found = {name: label for name, label in names.items() if name in series}
+            if not found:
+                hide_axes(axes)
+                axes.set_title(f"{title}: not logged")
+                continue
+            for name, label in found.items():
+                steps, values = series[name]
+                axes.plot(steps, values, label=label, marker="" if len(steps) > 1 else "o", linewidth=1.4)
+            axes.set(title=title, xlabel="step", yscale=scale)
+            if len(found) > 1:
+                axes.legend(frameon=False)
+        return save(figure, Path(path))
