@@ -225,5 +225,7 @@ def test_saving_checks_the_variables_and_the_name(tmp_path):
 def test_a_file_needs_a_model_and_is_no_workdir(tmp_path):
     with pytest.raises(ValueError, match="does not say which model it is for"):
         load_pretrained(published.weights_file("tnt_tiny"), None)
+    with pytest.raises(FileNotFoundError, match="runs/digitz: there is no such file; .* workdir"):
+        load_pretrained("runs/digitz", None)
     with pytest.raises(ValueError, match="is not a workdir"):
         load_model(published.weights_file("tnt_tiny"))

@@ -53,10 +53,10 @@ def load_pretrained(
     if is_folder(source):
         own_model, weights = read_workdir(source, ema)
         model = own_model if model is None else model
-    elif model is None:
-        raise ValueError(f"{source} does not say which model it is for; give one of tnt_jax.create_model")
     else:
         weights = read_weights(source, ema)
+        if model is None:
+            raise ValueError(f"{source} does not say which model it is for; give one of tnt_jax.create_model")
     if image_size is not None:
         model = model.clone(image_size=image_size)
     return {"params": _fit(weights, model, new_head)}
