@@ -4,7 +4,10 @@ Exit codes: 0 done; 2 the command cannot work (one message says what, where and 
 3 the run had to stop (not a number, unreadable checkpoints). --verbosity=1 adds where in the code it was.
 """
 
+import os
 import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow starts
 
 import jax
 from absl import app, flags, logging
@@ -22,6 +25,8 @@ flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "Train (and evaluate),
 
 def main(_: list[str]) -> None:
     """Checks everything first, then calls the loop."""
+    if not FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # orbax tells of every file
     try:
         if FLAGS.mode == "train" and FLAGS.config is None:
             raise ValueError("--config is missing: name a file, such as --config=configs/digits.py.")
@@ -41,14 +46,14 @@ def main(_: list[str]) -> None:
 
 def join_processes(experiment: Experiment) -> None:
     """Starts jax.distributed where the config asks for it; before any device is touched."""
-    distributed = experiment.distributed
-    if not distributed.enabled:
+    settings = experiment.distributed
+    if not settings.enabled:
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # for processes without accelerators
     jax.distributed.initialize(
-        coordinator_address=distributed.coordinator_address or None,
-        num_processes=distributed.num_processes or None,
-        process_id=distributed.process_id if distributed.process_id >= 0 else None,
+        coordinator_address=settings.coordinator_address or None,
+        num_processes=settings.num_processes or None,
+        process_id=settings.process_id if settings.process_id >= 0 else None,
     )
 
 

@@ -110,13 +110,6 @@ class Experiment:
     mixing: MixingSettings
     distributed: DistributedSettings
 
-    @property
-    def peak_learning_rate(self) -> float:
-        """The rate at the end of the warm-up: `learning_rate`, scaled to the batch where the config says for which."""
-        if self.learning_rate_batch_size:
-            return self.learning_rate * self.batch_size / self.learning_rate_batch_size
-        return self.learning_rate
-
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
@@ -211,6 +204,13 @@ def check_config(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Exper
     return experiment
 
 
+def peak_learning_rate(experiment: Experiment) -> float:
+    """The rate at the end of the warm-up: `learning_rate`, scaled to the batch where the config says for which."""
+    if experiment.learning_rate_batch_size:
+        return experiment.learning_rate * experiment.batch_size / experiment.learning_rate_batch_size
+    return experiment.learning_rate
+
+
 def accepted_keys() -> list[str]:
     """Every key a configuration may have, dotted: "seed", ..., "model.name", ..."""
     return list(_keys(Experiment, ""))
@@ -303,10 +303,10 @@ def _check_together(experiment: Experiment) -> None:
             f"config.cooldown_epochs={experiment.cooldown_epochs:g} needs config.schedule=cosine: a constant schedule "
             "has no floor to cool down at. Set cooldown_epochs to 0."
         )
-    if experiment.schedule == "cosine" and experiment.min_learning_rate > experiment.peak_learning_rate:
+    if experiment.schedule == "cosine" and experiment.min_learning_rate > peak_learning_rate(experiment):
         raise ValueError(
             f"config.min_learning_rate={experiment.min_learning_rate:g} is above the peak of "
-            f"{experiment.peak_learning_rate:g} (learning_rate, scaled by learning_rate_batch_size if that is not 0)."
+            f"{peak_learning_rate(experiment):g} (learning_rate, scaled by learning_rate_batch_size if that is not 0)."
         )
     if experiment.warmup_epochs > experiment.epochs + experiment.cooldown_epochs:
         raise ValueError(

@@ -22,6 +22,7 @@ class Feed:
         self._experiment = experiment
         self._pipeline = pipeline
         source = sources.open_source(experiment.data)
+        source.num_examples(experiment.data.eval_split)  # raises now, not after the first epoch
         self.num_classes: int = source.num_classes
         self.steps_per_epoch: int = pipeline.steps_per_epoch(experiment.data, experiment.batch_size)
 

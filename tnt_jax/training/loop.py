@@ -17,7 +17,7 @@ from tnt_jax.training.config import as_dict
 from tnt_jax.training.evaluation import Result, better, evaluate_weights
 from tnt_jax.training.feed import prefetch
 from tnt_jax.training.setup import Run, prepare
-from tnt_jax.training.state import TrainState, create_state, replicate, unreplicate
+from tnt_jax.training.state import TrainState, create_state, initial_state, replicate, unreplicate
 from tnt_jax.training.throughput import Meter
 
 EVALUATION_FILE = "evaluation.json"
@@ -85,7 +85,7 @@ def _start(run: Run, started: float) -> tuple[TrainState, Session]:
     from tnt_jax.training import writers  # imports TensorFlow
 
     store = checkpoints.Checkpoints(run.workdir, run.experiment.keep_checkpoints)
-    shapes = jax.eval_shape(lambda: create_state(run.experiment, run.model, run.optimizer))
+    shapes = jax.eval_shape(lambda: initial_state(run.experiment, run.model, run.optimizer))
     restored = store.restore_newest(shapes)
     if restored is None:
         state = create_state(run.experiment, run.model, run.optimizer, run.pretrained)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tnt_jax.training.config import Experiment
+from tnt_jax.training.config import Experiment, peak_learning_rate
 
 Schedule = Callable[[Any], jax.Array]
 
@@ -24,7 +24,7 @@ def make_schedule(experiment: Experiment, steps_per_epoch: int) -> Schedule:
     min + (peak - min) / 2 * (1 + cos(pi * e / epochs)), so it starts below the peak, and min once e >= epochs (the
     cool-down); for "constant" the peak.
     """
-    peak, floor = experiment.peak_learning_rate, experiment.min_learning_rate
+    peak, floor = peak_learning_rate(experiment), experiment.min_learning_rate
     start, warmup = experiment.warmup_learning_rate, experiment.warmup_epochs
     staircase = experiment.schedule_unit == "epoch"
     cosine = experiment.schedule == "cosine"

@@ -1,0 +1,56 @@
+"""A small TNT on the 1,797 handwritten digits that come with scikit-learn: nothing to download, minutes on a laptop.
+
+Command:  make train, or python main.py --config=configs/digits.py --workdir=runs/digits
+Hardware: not yet run
+Time:     not yet run
+Accuracy: not yet run
+"""
+
+import ml_collections
+
+from configs import default
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """8 x 8 digits enlarged to 24 x 24: 36 sentences of 4 words."""
+    config = default.get_config()
+    config.batch_size = 128
+    config.eval_batch_size = 120  # a third of the 360 test images
+    config.epochs = 60.0
+    config.cooldown_epochs = 0.0
+    config.learning_rate = 2e-3
+    config.schedule_unit = "step"
+    config.warmup_epochs = 5.0
+    config.ema_decay = 0.98  # remembers about 50 steps, of some hundred in all
+    config.log_every_steps = 20
+    config.eval_every_steps = 110
+    config.checkpoint_every_steps = 110
+
+    model = config.model
+    model.image_size = 24
+    model.patch_size = 4
+    model.word_size = 2
+    model.inner_dim = 8
+    model.outer_dim = 64
+    model.inner_num_heads = 2
+    model.outer_num_heads = 4
+    model.depth = 4
+    model.drop_path_rate = 0.0
+    model.dtype = "float32"
+
+    data = config.data
+    data.name = "digits"
+    data.eval_split = "test"
+    data.repeated_augmentation = 1
+    data.crop_area = (0.7, 1.0)
+    data.crop_aspect = (0.9, 1.1)
+    data.train_interpolation = "bilinear"
+    data.flip_probability = 0.0  # a mirrored digit is no digit
+    data.randaugment = ""
+    data.color_jitter = 0.0
+    data.eval_crop_fraction = 1.0
+
+    config.mixing.mixup_alpha = 0.0
+    config.mixing.cutmix_alpha = 0.0
+    config.mixing.erase_probability = 0.0
+    return config

@@ -1,0 +1,116 @@
+"""A tiny experiment: a model that compiles in a second, and batches without a data set."""
+
+import itertools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import default
+from tnt_jax.training import steps
+from tnt_jax.training.config import check_config
+from tnt_jax.training.optimizer import make_optimizer, make_schedule
+from tnt_jax.training.state import initial_state, replicate
+
+NUM_CLASSES = 4
+SIZE = 8
+
+
+class TinyModel(nn.Module):
+    """images [B, H, W, 3] -> logits [B, num_classes]; has the two attributes of a TNT that training looks at."""
+
+    num_classes: int = NUM_CLASSES
+    inner_attention: str = "auto"
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = images[:, ::2, ::2].reshape(images.shape[0], -1)
+        x = jnp.tanh(nn.Dense(8, name="dense")(x) + self.param("class_token", nn.initializers.zeros, (8,)))
+        return nn.Dense(self.num_classes, name="head")(nn.LayerNorm(name="norm")(x))
+
+
+def tiny_config(**changes):
+    """configs/default.py with the smallest TNT, without mixing; changes by dotted key with _ for the dot's groups."""
+    config = default.get_config()
+    config.batch_size = config.eval_batch_size = 16
+    config.epochs, config.cooldown_epochs, config.warmup_epochs = 4.0, 0.0, 1.0
+    config.learning_rate = 1e-2
+    config.ema_decay = 0.9
+    config.model.image_size = SIZE
+    config.model.patch_size, config.model.word_size = 4, 2
+    config.model.inner_dim, config.model.outer_dim = 2, 4
+    config.model.inner_num_heads, config.model.outer_num_heads = 1, 1
+    config.model.depth = 1
+    config.model.drop_path_rate = 0.0
+    config.model.dtype = "float32"
+    config.mixing.mixup_alpha = config.mixing.cutmix_alpha = config.mixing.erase_probability = 0.0
+    with config.unlocked():
+        for key, value in changes.items():
+            *groups, leaf = key.split("__")
+            group = config
+            for name in groups:
+                group = group[name]
+            group[leaf] = value
+    return config
+
+
+def experiment(**changes):
+    return check_config(tiny_config(**changes))
+
+
+def batch(seed, size=16, real=None, devices=1):
+    """A batch [devices, size / devices, ...] whose labels show in the red channel; the last ones padded."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, NUM_CLASSES, size)
+    images = rng.integers(0, 64, (size, SIZE, SIZE, 3))
+    images[..., 0] += labels[:, None, None] * 60
+    mask = np.arange(size) < (size if real is None else real)
+    fields = {
+        "image": images.astype(np.uint8),
+        "label": labels.astype(np.int32),
+        "mask": mask.astype(np.float32),
+        "index": np.where(mask, np.arange(size), -1).astype(np.int32),
+    }
+    return {name: field.reshape(devices, size // devices, *field.shape[1:]) for name, field in fields.items()}
+
+
+class TinyFeed:
+    """In place of training.feed.Feed: 5 steps an epoch, 35 examples to evaluate."""
+
+    num_classes = NUM_CLASSES
+    steps_per_epoch = 5
+    eval_examples = 35
+
+    def __init__(self, config, spoil_step=None):
+        self.config, self.spoil_step, self.started = config, spoil_step, []
+
+    def train(self, start_step):
+        self.started.append(start_step)
+        devices = jax.local_device_count()
+        for step in itertools.count(start_step):
+            made = batch((1, step), self.config.batch_size, devices=devices)
+            if step == self.spoil_step:
+                made["mask"] = made["mask"] * np.nan
+            yield made
+
+    def evaluation(self):
+        size = self.config.eval_batch_size
+        for number in range(-(-self.eval_examples // size)):
+            real = min(size, self.eval_examples - number * size)
+            yield batch((2, number), size, real, jax.local_device_count())
+
+
+def train_some(settings, batches, model=None, devices=None, log_every_steps=5):
+    """Runs the pmapped step over batches [devices, ...] -> (replicated state, results of each step)."""
+    model = model or TinyModel()
+    devices = devices or jax.local_devices()[:1]
+    schedule = make_schedule(settings, steps_per_epoch=5)
+    optimizer = make_optimizer(settings, schedule)
+    state = replicate(jax.jit(lambda: initial_state(settings, model, optimizer))(), devices)
+    step = steps.make_train_step(settings, model, optimizer, schedule, log_every_steps=log_every_steps, devices=devices)
+    results = []
+    for each in batches:
+        state, result = step(state, each)
+        results.append(result)
+    return state, results

@@ -1,0 +1,138 @@
+"""The typed configuration: the same keys as configs/default.py, and one clear error for everything else."""
+
+import dataclasses
+import functools
+import json
+
+import pytest
+
+from configs import default
+from tests.training.helpers import tiny_config
+from tnt_jax.data.settings import DataSettings
+from tnt_jax.training import config as training_config
+from tnt_jax.training.config import (
+    CHOICES,
+    LIMITS,
+    Experiment,
+    accepted_keys,
+    as_dict,
+    check_config,
+    peak_learning_rate,
+    unknown_key_message,
+)
+
+
+def flatten(tree, prefix=""):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+def test_the_keys_are_those_of_default():
+    assert sorted(accepted_keys()) == sorted(flatten(default.get_config().to_dict()))
+
+
+def test_every_number_but_the_data_wings_has_limits_and_they_name_real_keys():
+    assert set(LIMITS) | set(CHOICES) <= set(accepted_keys())
+    numbers = {key for key in accepted_keys() if any(word in annotation(key) for word in ("int", "float"))}
+    assert {key for key in numbers if not key.startswith("data.")} == set(LIMITS)
+
+
+def annotation(key):
+    kind = Experiment
+    for part in key.split("."):
+        kind = {field.name: field.type for field in dataclasses.fields(kind)}[part]
+    return str(kind)
+
+
+def test_values_arrive_typed():
+    experiment = check_config(default.get_config())
+    assert experiment.epochs == 300.0 and experiment.batch_size == 1024
+    assert isinstance(experiment.data, DataSettings)
+    assert experiment.mixing.erase_area == (0.02, 1 / 3)
+    assert experiment.model.arguments()["name"] == "tnt_s_patch16_224"
+    assert "patch_size" not in experiment.model.arguments()  # None: as the variant has it
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        experiment.batch_size = 3
+
+
+def test_a_whole_number_serves_where_any_number_does():
+    epochs = check_config(tiny_config(epochs=3)).epochs
+    assert epochs == 3.0 and isinstance(epochs, float)
+
+
+def test_config_json_gives_the_same_experiment():
+    experiment = check_config(tiny_config(model__tnt_blocks=(1,)))
+    assert check_config(json.loads(json.dumps(as_dict(experiment)))) == experiment
+
+
+def test_learning_rate_scales_with_the_batch_only_when_asked():
+    assert peak_learning_rate(check_config(tiny_config(learning_rate=1e-3))) == 1e-3
+    scaled = check_config(tiny_config(learning_rate=5e-4, batch_size=1024, learning_rate_batch_size=512))
+    assert peak_learning_rate(scaled) == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"lerning_rate": 1.0}, ["config.lerning_rate", "learning_rate"]),
+        ({"model__drop_path": 1.0}, ["config.model.drop_path", "model.drop_path_rate"]),
+        ({"batch_size": 2.5}, ["config.batch_size=2.5", "whole number"]),
+        ({"batch_size": True}, ["config.batch_size=True", "whole number"]),
+        ({"batch_size": 0}, ["config.batch_size=0", "at least 1"]),
+        ({"learning_rate": 0.0}, ["config.learning_rate", "greater than 0"]),
+        ({"learning_rate": float("nan")}, ["config.learning_rate=nan"]),
+        ({"ema_decay": 1.0}, ["config.ema_decay", "less than 1"]),
+        ({"epochs": "many"}, ["config.epochs='many'", "a number"]),
+        ({"schedule": "linear"}, ["config.schedule='linear'", "cosine, constant"]),
+        ({"model__dtype": "float16"}, ["config.model.dtype", "bfloat16"]),
+        ({"model__tnt_blocks": 3}, ["config.model.tnt_blocks=3", "tuple"]),
+        ({"mixing__erase_area": (0.5, 0.1)}, ["config.mixing.erase_area", "swap"]),
+        ({"mixing__erase_aspect": (0.5,)}, ["config.mixing.erase_aspect", "2 numbers"]),
+        ({"mixing": 3}, ["config.mixing=3", "group of keys"]),
+        ({"data__mean": (0.5, 0.5)}, ["data.mean"]),
+        ({"batch_size": 100, "accumulation_steps": 16}, ["accumulation_steps=16", "96 or 112"]),
+        ({"schedule": "constant", "cooldown_epochs": 5}, ["config.cooldown_epochs=5", "cosine"]),
+        ({"min_learning_rate": 1.0}, ["config.min_learning_rate=1", "peak"]),
+        ({"warmup_epochs": 5.0}, ["config.warmup_epochs=5", "4 epochs"]),
+        ({"distributed__num_processes": 2}, ["distributed.enabled"]),
+        (
+            {"distributed__enabled": True, "distributed__num_processes": 2, "distributed__process_id": 2},
+            ["process_id=2"],
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_key_and_the_mend(changes, words):
+    config = tiny_config().to_dict()  # a ConfigDict would refuse some of these itself
+    for key, value in changes.items():
+        *groups, leaf = key.split("__")
+        functools.reduce(dict.__getitem__, groups, config)[leaf] = value
+    with pytest.raises(ValueError) as caught:
+        check_config(config)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_missing_key_is_named():
+    config = tiny_config()
+    with config.unlocked():
+        del config.model["depth"]
+        del config["seed"]
+    with pytest.raises(ValueError, match="lacks seed"):
+        check_config(config)
+    config.seed = 0
+    with pytest.raises(ValueError, match=r"lacks model\.depth"):
+        check_config(config)
+
+
+def test_unknown_keys_point_to_the_right_group():
+    assert "model.dtype" in unknown_key_message("dtype")
+    assert "data.mean" in unknown_key_message("data.maen")
+    assert "configs/default.py" in unknown_key_message("xyzzy")
+
+
+def test_nearest_multiples_has_no_zero():
+    assert training_config.nearest_multiples(3, 8) == "8"
+    assert training_config.nearest_multiples(20, 8) == "16 or 24"
