@@ -44,8 +44,13 @@ def test_an_imagenet_epoch_has_the_recipes_numbers():
     steps = make_order(num_examples=IMAGENET, batch_size=1024)
     assert steps.steps_per_epoch == 1251
     shares = [steps.share(step) for step in range(1251)]
-    assert sum(share.count.sum() for share in shares) == 1_281_024
+    assert sum(len(share.sample) for share in shares) == 1_281_024
     assert len(np.unique(np.concatenate([share.index for share in shares]))) == 427_008
+
+
+def used_seeds(share: order.Share) -> np.ndarray:
+    """int32 [n, 2], the seed of each sample."""
+    return share.seeds.reshape(-1, 2)[share.sample]
 
 
 @pytest.mark.parametrize("copies", [1, 2, 3, 5])
@@ -60,9 +65,7 @@ def test_processes_share_each_batch_of_one_process(copies, process_count):
         whole = one.share(step)
         np.testing.assert_array_equal(np.concatenate([share.sample_index for share in shares]), whole.sample_index)
         assert all(len(np.unique(share.index)) == len(share.index) for share in shares)  # decoded once a process
-        used = [share.seeds[i, :n] for share in shares for i, n in enumerate(share.count)]
-        whole_used = [whole.seeds[i, :n] for i, n in enumerate(whole.count)]
-        np.testing.assert_array_equal(np.concatenate(used), np.concatenate(whole_used))
+        np.testing.assert_array_equal(np.concatenate([used_seeds(share) for share in shares]), used_seeds(whole))
 
 
 def test_an_image_has_its_copies_with_a_seed_each_in_one_epoch():
@@ -71,17 +74,17 @@ def test_an_image_has_its_copies_with_a_seed_each_in_one_epoch():
     samples = np.concatenate([share.sample_index for share in shares])
     images, counts = np.unique(samples, return_counts=True)
     assert len(images) == 32 and (counts == 3).all()
-    seeds = np.concatenate([share.seeds.reshape(-1, 2) for share in shares])
-    later = np.concatenate([steps.share(step).seeds.reshape(-1, 2) for step in range(4, 8)])
+    seeds = np.concatenate([used_seeds(share) for share in shares])
+    later = np.concatenate([used_seeds(steps.share(step)) for step in range(4, 8)])
     assert len(np.unique(np.concatenate([seeds, later]), axis=0)) == 2 * 96
 
 
 def test_copies_cut_off_at_a_batchs_end_come_first_in_the_next():
     steps = make_order(num_examples=50, batch_size=10)
     first, second = steps.share(0), steps.share(1)
-    assert first.count.tolist() == [3, 3, 3, 1] and second.count.tolist() == [2, 3, 3, 2]
-    assert first.index[-1] == second.index[0]
-    seeds = np.concatenate([first.seeds[-1, :1], second.seeds[0, :2]])
+    assert first.sample.tolist() == list(range(10)) and second.sample.tolist() == list(range(1, 11))
+    assert len(first.index) == len(second.index) == 4 and first.index[-1] == second.index[0]
+    seeds = np.concatenate([used_seeds(first)[-1:], used_seeds(second)[:2]])
     expected = order.augmentation_seeds(5, 0, np.repeat(first.index[-1:], 3), np.arange(3))
     np.testing.assert_array_equal(seeds, expected)
 
@@ -112,5 +115,6 @@ def test_without_copies_the_order_is_the_permutation():
 
 def test_more_copies_than_places_still_gives_full_shares():
     steps = make_order(num_examples=12, batch_size=4, copies=8, process_count=2)
-    assert [steps.share(step).count.tolist() for step in range(3)] == [[2], [2], [2]]
+    assert [len(steps.share(step).index) for step in range(3)] == [1, 1, 1]
+    assert [steps.share(step).sample.tolist() for step in range(3)] == [[0, 1], [4, 5], [0, 1]]
     assert sorted(steps.arrangement(0, 2)) == [0, 1]

@@ -38,26 +38,27 @@ def epoch_permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 
 
 def augmentation_seeds(seed: int, epoch: int, index: np.ndarray, copy: np.ndarray) -> np.ndarray:
-    """index [n], copy [n] -> int32 [n, 2], a seed for tf.random.stateless_* for each augmented copy of an example."""
-    return mix64(_AUGMENTATION, seed, epoch, index, copy)[:, None].view(np.int32)
+    """index [...], copy [...] -> int32 [..., 2], a seed for tf.random.stateless_* for each copy of an example."""
+    return mix64(_AUGMENTATION, seed, epoch, index, copy)[..., None].view(np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """What one process reads for one step: m different images, n samples, in the order of the global batch.
+    """What one process reads for one step: m different images, of k copies each, and n samples among these m * k.
 
-    Sample order is image by image: the `count[0]` copies of the first image, then the `count[1]` of the second, ...
+    Samples are in the order of the global batch: image by image. All k copies of an image are samples, unless it lies
+    at an end of the share and has its other copies in the neighbouring one.
     """
 
     epoch: int
     index: np.ndarray  # int64 [m], the images' numbers in the split
-    count: np.ndarray  # int64 [m], copies of each image in this share; their sum is n
-    seeds: np.ndarray  # int32 [m, k, 2], a seed for each copy; rows from count on are zeros and unused
+    seeds: np.ndarray  # int32 [m, k, 2], a seed for each copy of each image
+    sample: np.ndarray  # int64 [n], image * k + copy of each sample
 
     @property
     def sample_index(self) -> np.ndarray:
         """int64 [n], the number of each sample's image in the split."""
-        return np.repeat(self.index, self.count)
+        return self.index[self.sample // self.seeds.shape[1]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,13 +99,10 @@ class TrainOrder:
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
         first = step_of_epoch * self.batch_size + self.process_index * self.samples
         position = np.arange(first, first + self.samples, dtype=np.int64)
-        image, copy = np.divmod(position, self.copies)
+        image = np.arange(first // self.copies, position[-1] // self.copies + 1)
         index = _cached_permutation(self.seed, epoch, self.num_examples)[image]
-        seeds = np.zeros((image[-1] - image[0] + 1, self.copies, 2), np.int32)
-        slot = position - np.maximum(image * self.copies, first)  # the sample's place among its image's copies here
-        seeds[image - image[0], slot] = augmentation_seeds(self.seed, epoch, index, copy)
-        count = np.bincount(image - image[0])
-        return Share(epoch, index[slot == 0], count, seeds)
+        seeds = augmentation_seeds(self.seed, epoch, index[:, None], np.arange(self.copies))
+        return Share(epoch, index, seeds, position - image[0] * self.copies)
 
     def arrangement(self, step: int, devices: int) -> np.ndarray:
         """-> int64 [n]: the order in which the samples of the share go to the `devices` of this process.

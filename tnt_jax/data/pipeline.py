@@ -1,12 +1,20 @@
 """Batches of a training or evaluation run: numpy arrays [local devices, batch / devices, ...], ready for pmap.
 
-The way of an image: its number (order.py says whose turn it is) -> record (read by number) -> decoded and augmented
-(augment.py) -> batch. Every stage keeps the order, and all draws come from (seed, epoch, example, copy), so that the
-batch of a step is the same whatever the number of threads, and whether or not the steps before it were run.
+A batch is a function of its step: which images it holds (order.py), their records read by number (sources.py), decoded
+and augmented (augment.py) with draws from (seed, epoch, example, copy). So it is the same whatever the number of
+threads, and whether or not the steps before it were made. Two batches are under way in the background at any time.
+
+tf.data runs inside the making of one batch alone, and without Python functions: an iterator that is dropped while it
+waits for a Python function stops the whole process (it waits with Python's lock in its hands).
 """
 
+import collections
+import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Iterator
+import functools
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -16,8 +24,7 @@ from tnt_jax.data.settings import DataSettings
 
 Batch = dict[str, np.ndarray]
 
-_READ_CHUNK = 32  # images a call of Python reads: its cost is spread, and little memory is held
-_PREFETCHED = 2  # finished batches that wait in host memory
+_UNDER_WAY = 2  # batches that are being made, or wait in host memory
 _PADDING = -1  # the index of an empty place in the last evaluation batch
 
 
@@ -64,15 +71,20 @@ def train_batches(
     steps = order.TrainOrder(
         split.num_examples, batch_size, settings.repeated_augmentation, seed, process_index, process_count
     )
+    maker = _Maker(split, settings, image_size, source.num_classes, local_devices, steps.samples)
+    images = None if isinstance(split, sources.SyntheticSplit) else _train_images(split, settings, image_size)
 
-    def indices_of(step: int) -> np.ndarray:
-        return steps.share(step).sample_index[steps.arrangement(step, local_devices)]
+    def make(step: int) -> Batch:
+        share = steps.share(step)
+        sample = share.sample[steps.arrangement(step, local_devices)]
+        image_of_sample = sample // settings.repeated_augmentation
+        index = share.index[image_of_sample]
+        if images is None:
+            return maker.batch(*synthetic.synthetic_examples(index, image_size), index)
+        image, label = maker.read(share.index, images, share.seeds, sample)
+        return maker.batch(image, label[image_of_sample], index)
 
-    shape = _Shape(local_devices, steps.samples, image_size, source.num_classes)
-    if isinstance(split, sources.SyntheticSplit):
-        return _synthetic_batches(shape, indices_of, start_step, None)
-    dataset = _train_dataset(split, steps, settings, image_size, start_step, local_devices)
-    return _numpy_batches(dataset.as_numpy_iterator(), shape, split, settings, indices_of, start_step, None)
+    return _in_background(make, itertools.count(start_step))
 
 
 def eval_batches(
@@ -92,44 +104,17 @@ def eval_batches(
     _check_devices("eval_batch_size", batch_size, local_devices, process_index, process_count)
     source = sources.open_source(settings)
     split = source.open_split(settings.eval_split)
-    samples = batch_size // process_count
-    num_batches = -(-split.num_examples // batch_size)
+    maker = _Maker(split, settings, image_size, source.num_classes, local_devices, batch_size // process_count)
+    images = None if isinstance(split, sources.SyntheticSplit) else _eval_images(split, settings, image_size)
 
-    def indices_of(step: int) -> np.ndarray:
-        first = step * batch_size + process_index * samples
-        return np.arange(first, max(first, min(first + samples, split.num_examples)), dtype=np.int64)
+    def make(step: int) -> Batch:
+        first = step * batch_size + process_index * maker.samples
+        index = np.arange(first, min(first + maker.samples, split.num_examples), dtype=np.int64)
+        if images is None or not len(index):  # none where the last batch ended in another process's share
+            return maker.batch(*synthetic.synthetic_examples(index, image_size), index)
+        return maker.batch(*maker.read(index, images), index)
 
-    shape = _Shape(local_devices, samples, image_size, source.num_classes)
-    if isinstance(split, sources.SyntheticSplit):
-        return _synthetic_batches(shape, indices_of, 0, num_batches)
-    dataset = _eval_dataset(split, indices_of, settings, image_size, num_batches, samples)
-    return _numpy_batches(dataset.as_numpy_iterator(), shape, split, settings, indices_of, 0, num_batches)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Shape:
-    """The shape of a process's batches, and what their labels may be."""
-
-    devices: int
-    samples: int  # of this process
-    image_size: tuple[int, int]
-    num_classes: int
-
-    def batch(self, image: np.ndarray, label: np.ndarray, index: np.ndarray) -> Batch:
-        """image [n, H, W, 3], label [n], index [n], n <= samples -> a batch, padded if n < samples."""
-        real = len(index)
-        if real < self.samples:
-            padding = self.samples - real
-            image = np.concatenate([image, np.zeros((padding, *self.image_size, 3), np.uint8)])
-            label = np.concatenate([label, np.zeros(padding, label.dtype)])
-            index = np.concatenate([index, np.full(padding, _PADDING, index.dtype)])
-        fields = {
-            "image": image,
-            "label": label.astype(np.int32),
-            "mask": (np.arange(self.samples) < real).astype(np.float32),
-            "index": index.astype(np.int32),
-        }
-        return {name: field.reshape(self.devices, -1, *field.shape[1:]) for name, field in fields.items()}
+    return _in_background(make, range(-(-split.num_examples // batch_size)))
 
 
 def _check_devices(key: str, batch_size: int, local_devices: int, process_index: int, process_count: int) -> None:
@@ -148,149 +133,133 @@ def _check_devices(key: str, batch_size: int, local_devices: int, process_index:
         )
 
 
-def _train_dataset(
-    split: sources.Split,
-    steps: order.TrainOrder,
-    settings: DataSettings,
-    image_size: tuple[int, int],
-    start_step: int,
-    local_devices: int,
-) -> tf.data.Dataset:
-    """-> elements (image uint8 [n, H, W, 3], label int64 [n], index int64 [n]), one a step, endless."""
-    copies = settings.repeated_augmentation
+@dataclasses.dataclass(frozen=True)
+class _Maker:
+    """Makes the batches of one process from what is read for them."""
 
-    def plan(step: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        share = steps.share(int(step))
-        return share.index, share.seeds, share.count
+    split: sources.Split | sources.SyntheticSplit
+    settings: DataSettings
+    image_size: tuple[int, int]
+    num_classes: int
+    devices: int
+    samples: int  # of this process
 
-    def planned(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        index, seeds, count = tf.numpy_function(plan, [step], [tf.int64, tf.int32, tf.int64])
-        return tf.ensure_shape(index, [None]), tf.ensure_shape(seeds, [None, copies, 2]), tf.ensure_shape(count, [None])
+    def read(self, index: np.ndarray, images: Callable, *more: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Reads the examples `index` [m], passes (records, index, *more) through `images`; errors name the example."""
+        try:
+            records = np.array(self.split.read(index), object)  # as objects: NumPy's strings lose zeros at their end
+            image, label = images(tf.constant(records), tf.constant(index), *map(tf.constant, more))
+        except Exception as error:  # a missing file, a damaged record, an image that cannot be decoded
+            raise self._named(error, index) from error
+        return np.asarray(memoryview(image)), label.numpy()  # the images without another copy
 
-    def augmented(record: tf.Tensor, index: tf.Tensor, seeds: tf.Tensor, count: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        image, label = split.parse(record, index)
-        if copies == 1:
-            return augment.train_image(image, seeds[0], settings, image_size), label, index
-        # All k copies, so that the number is known to the graph; of an image at the share's end some are dropped.
-        images = augment.train_copies(image, seeds, settings, image_size)[:count]
-        return images, tf.fill(count[None], label), tf.fill(count[None], index)
-
-    threads = settings.reader_threads or tf.data.AUTOTUNE
-    every_step = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
-    elements = _read(every_step.map(planned).unbatch(), split, threads)
-    elements = elements.map(augmented, num_parallel_calls=threads)
-    if copies == 1:
-        return _finish(elements.batch(steps.samples), settings)
-    # The images of one step have `samples` copies together: the batches below never straddle two steps.
-    batches = elements.unbatch().batch(steps.samples)
-    arrangement = every_step.map(
-        lambda step: tf.numpy_function(lambda s: steps.arrangement(int(s), local_devices), [step], tf.int64)
-    )
-
-    def arranged(batch: tuple[tf.Tensor, ...], arrangement: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return tuple(tf.gather(field, tf.ensure_shape(arrangement, [steps.samples])) for field in batch)
-
-    return _finish(tf.data.Dataset.zip(batches, arrangement).map(arranged), settings)
-
-
-def _eval_dataset(
-    split: sources.Split,
-    indices_of: Callable[[int], np.ndarray],
-    settings: DataSettings,
-    image_size: tuple[int, int],
-    num_batches: int,
-    samples: int,
-) -> tf.data.Dataset:
-    """-> elements (image uint8 [n, H, W, 3], label int64 [n], index int64 [n]); the last may be shorter or missing."""
-
-    def planned(step: tf.Tensor) -> tuple[tf.Tensor]:
-        index = tf.numpy_function(lambda s: indices_of(int(s)), [step], tf.int64)
-        return (tf.ensure_shape(index, [None]),)
-
-    def cropped(record: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        image, label = split.parse(record, index)
-        return augment.eval_image(image, settings, image_size), label, index
-
-    threads = settings.reader_threads or tf.data.AUTOTUNE
-    elements = _read(tf.data.Dataset.range(num_batches).map(planned).unbatch(), split, threads)
-    return _finish(elements.map(cropped, num_parallel_calls=threads).batch(samples), settings)
-
-
-def _read(elements: tf.data.Dataset, split: sources.Split, threads: int) -> tf.data.Dataset:
-    """Elements (index, ...) -> (record, index, ...), in the same order."""
-
-    def read(index: tf.Tensor, *rest: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        # As objects: NumPy's own strings lose zeros at their end.
-        records = tf.numpy_function(lambda numbers: np.array(split.read(numbers), object), [index], tf.string)
-        return (tf.ensure_shape(records, [None]), index, *rest)
-
-    return elements.batch(_READ_CHUNK).map(read, num_parallel_calls=threads).unbatch()
-
-
-def _finish(batches: tf.data.Dataset, settings: DataSettings) -> tf.data.Dataset:
-    options = tf.data.Options()
-    options.deterministic = True
-    options.experimental_warm_start = True  # reading begins now, while the training step compiles
-    options.threading.max_intra_op_parallelism = 1  # images are parallel, not the arithmetic of one
-    if settings.reader_threads:
-        options.threading.private_threadpool_size = settings.reader_threads
-    return batches.prefetch(_PREFETCHED).with_options(options)
-
-
-def _numpy_batches(
-    elements: Iterator[tuple[np.ndarray, ...]],
-    shape: _Shape,
-    split: sources.Split,
-    settings: DataSettings,
-    indices_of: Callable[[int], np.ndarray],
-    start_step: int,
-    num_batches: int | None,
-) -> Iterator[Batch]:
-    """Elements (image, label, index) -> `num_batches` batches (None: endless); empty ones where they have ended."""
-    step = start_step
-    while num_batches is None or step < num_batches:
-        expected = indices_of(step) if num_batches is not None else None
-        if expected is not None and len(expected) == 0:
-            image, label, index = np.zeros((0, *shape.image_size, 3), np.uint8), np.zeros(0, int), np.zeros(0, int)
-        else:
-            try:
-                image, label, index = next(elements)
-            except tf.errors.OpError as error:
-                raise _named_error(error, split, settings, shape.image_size, indices_of(step)) from error
-        wrong = np.flatnonzero((label < 0) | (label >= shape.num_classes))
+    def batch(self, image: np.ndarray, label: np.ndarray, index: np.ndarray) -> Batch:
+        """image [n, H, W, 3], label [n], index [n], n <= samples -> a batch, padded if n < samples."""
+        wrong = np.flatnonzero((label < 0) | (label >= self.num_classes))
         if len(wrong):
             raise ValueError(
-                f"{split.where(int(index[wrong[0]]))} has the label {label[wrong[0]]}; labels are 0 to "
-                f"{shape.num_classes - 1}. (Test splits of some sets have no labels, written as -1.)"
+                f"{self.split.where(int(index[wrong[0]]))} has the label {label[wrong[0]]}; labels are 0 to "
+                f"{self.num_classes - 1}. (Test splits of some sets have no labels, written as -1.)"
             )
-        yield shape.batch(image, label, index)
-        step += 1
+        mask = np.arange(self.samples) < len(index)
+        if not mask.all():
+            padding = self.samples - len(index)
+            image = np.concatenate([image, np.zeros((padding, *self.image_size, 3), np.uint8)])
+            label = np.concatenate([label, np.zeros(padding, label.dtype)])
+            index = np.concatenate([index, np.full(padding, _PADDING, index.dtype)])
+        fields = {"image": image, "label": label.astype(np.int32), "mask": mask.astype(np.float32)}
+        fields["index"] = index.astype(np.int32)
+        return {name: field.reshape(self.devices, -1, *field.shape[1:]) for name, field in fields.items()}
+
+    def _named(self, error: Exception, index: np.ndarray) -> ValueError:
+        """The error of a batch -> one that names the example at fault: they are gone through again, one by one."""
+        for number in index:
+            try:
+                image, _ = self.split.parse(tf.constant(self.split.read([number])[0]), tf.constant(number))
+                augment.eval_image(image, self.settings, self.image_size)
+            except Exception as cause:  # whatever it is, it is this example's
+                return ValueError(f"{self.split.where(int(number))} cannot be read: {_first_line(cause)}")
+        return ValueError(f"A batch with {len(index)} examples of {self.split.name} failed: {_first_line(error)}")
 
 
-def _named_error(
-    error: tf.errors.OpError,
-    split: sources.Split,
-    settings: DataSettings,
-    image_size: tuple[int, int],
-    indices: np.ndarray,
-) -> Exception:
-    """The error of a batch -> one that names the example: its examples are gone through once more, one by one."""
-    for number in np.unique(indices):
+def _in_background(make: Callable[[int], Batch], steps: Iterable[int]) -> Iterator[Batch]:
+    """-> make(step) for each step, in order, made ahead in threads; begins at once, before the first is asked for."""
+    steps = iter(steps)
+    pool = concurrent.futures.ThreadPoolExecutor(_UNDER_WAY, thread_name_prefix="batches")
+    under_way = collections.deque(pool.submit(make, step) for step in itertools.islice(steps, _UNDER_WAY))
+
+    def batches() -> Iterator[Batch]:
         try:
-            record = tf.constant(split.read([number])[0])
-            image, _ = split.parse(record, tf.constant(number))
-            augment.eval_image(image, settings, image_size)
-        except Exception as cause:  # whatever it is, it is this example's
-            message = getattr(cause, "message", str(cause)).strip().splitlines()
-            return ValueError(f"{split.where(int(number))} cannot be read: {message[0] if message else cause!r}")
-    return ValueError(f"Reading examples {indices[0]} to {indices[-1]} of {split.name} failed: {error.message}")
+            while under_way:
+                batch = under_way.popleft().result()
+                under_way.extend(pool.submit(make, step) for step in itertools.islice(steps, 1))
+                yield batch
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    return batches()
 
 
-def _synthetic_batches(
-    shape: _Shape, indices_of: Callable[[int], np.ndarray], start_step: int, num_batches: int | None
-) -> Iterator[Batch]:
-    step = start_step
-    while num_batches is None or step < num_batches:
-        index = indices_of(step)
-        yield shape.batch(synthetic.synthetic_images(index, shape.image_size), synthetic.synthetic_labels(index), index)
-        step += 1
+@functools.lru_cache(maxsize=8)  # tracing the augmentation takes seconds; evaluations come again and again
+def _train_images(split: sources.Split, settings: DataSettings, image_size: tuple[int, int]) -> Callable:
+    """-> (records [m], index [m], seeds [m, k, 2], sample [n]) -> images uint8 [n, H, W, 3], label int64 [m]."""
+    copies = settings.repeated_augmentation
+
+    def augmented(record: tf.Tensor, index: tf.Tensor, seeds: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image, label = split.parse(record, index)
+        if copies == 1:
+            return augment.train_image(image, seeds[0], settings, image_size), label
+        return augment.train_copies(image, seeds, settings, image_size), label
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None], tf.string),
+            tf.TensorSpec([None], tf.int64),
+            tf.TensorSpec([None, copies, 2], tf.int32),
+            tf.TensorSpec([None], tf.int64),
+        ]
+    )
+    def images(records: tf.Tensor, index: tf.Tensor, seeds: tf.Tensor, sample: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        image, label = _parallel(augmented, (records, index, seeds), settings)
+        if copies > 1:
+            image = tf.gather(tf.reshape(image, [-1, *image_size, 3]), sample)
+        return image, label
+
+    return images
+
+
+@functools.lru_cache(maxsize=8)
+def _eval_images(split: sources.Split, settings: DataSettings, image_size: tuple[int, int]) -> Callable:
+    """-> (records [m], index [m]) -> images uint8 [m, H, W, 3], label int64 [m]."""
+
+    def cropped(record: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image, label = split.parse(record, index)
+        return augment.eval_image(image, settings, image_size), label
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.int64)])
+    def images(records: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return _parallel(cropped, (records, index), settings)
+
+    return images
+
+
+def _parallel(function: Callable, rows: tuple[tf.Tensor, ...], settings: DataSettings) -> tuple[tf.Tensor, ...]:
+    """`function` of each row, several rows at a time, stacked in the rows' order; for use inside a tf.function."""
+    threads = settings.reader_threads or _cores()
+    options = tf.data.Options()
+    options.threading.max_intra_op_parallelism = 1  # images are parallel, not the arithmetic of one
+    options.autotune.enabled = False
+    count = tf.shape(rows[0], tf.int64)[0]
+    dataset = tf.data.Dataset.from_tensor_slices(rows).map(function, num_parallel_calls=threads, deterministic=True)
+    return dataset.batch(count).with_options(options).get_single_element()
+
+
+def _cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _first_line(error: Exception) -> str:
+    """The message without what TensorFlow appends about its graph."""
+    message = getattr(error, "message", None) or str(error)
+    return message.strip().splitlines()[0] if message.strip() else repr(error)
