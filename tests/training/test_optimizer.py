@@ -1,0 +1,124 @@
+"""The learning rate by epoch, which parameters decay, and AdamW by value."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import tnt_jax
+from tests.training.helpers import experiment
+from tnt_jax.training.optimizer import decay_mask, make_optimizer, make_schedule, update_average
+
+RECIPE = {
+    "batch_size": 1024,
+    "epochs": 300.0,
+    "cooldown_epochs": 10.0,
+    "warmup_epochs": 5.0,
+    "learning_rate": 1e-3,
+    "schedule_unit": "epoch",
+}
+STEPS = 1251  # an ImageNet epoch at batch 1024
+
+
+def test_the_recipes_check_values():
+    schedule = make_schedule(experiment(**RECIPE), STEPS)
+    assert schedule(0) == pytest.approx(1e-6, rel=1e-4)
+    assert schedule(STEPS) == pytest.approx(2.008e-4, rel=1e-4)
+    assert schedule(5 * STEPS) == pytest.approx(9.9932e-4, rel=1e-5)
+    assert schedule(150 * STEPS) == pytest.approx((1e-3 + 1e-5) / 2, rel=1e-5)
+    for epoch in (300, 305, 309):
+        assert schedule(epoch * STEPS) == pytest.approx(1e-5, rel=1e-5)
+
+
+def test_the_staircase_changes_between_epochs_alone():
+    schedule = jax.vmap(make_schedule(experiment(**RECIPE), STEPS))
+    rates = schedule(jnp.arange(3 * STEPS)).reshape(3, STEPS)
+    assert (rates == rates[:, :1]).all() and len(np.unique(rates)) == 3
+
+
+def test_by_step_the_rate_is_that_of_the_fraction_of_an_epoch():
+    schedule = make_schedule(experiment(**RECIPE | {"schedule_unit": "step"}), STEPS)
+    assert schedule(STEPS * 5 // 2) == pytest.approx(1e-6 + (1e-3 - 1e-6) / 2, rel=1e-3)
+    half = 1e-5 + (1e-3 - 1e-5) / 2 * (1 + np.cos(np.pi * 100.5 / 300))
+    assert schedule(100.5 * STEPS) == pytest.approx(half, rel=1e-5)
+
+
+def test_constant_warms_up_and_stays():
+    constant = {"schedule": "constant", "cooldown_epochs": 0.0}
+    schedule = make_schedule(experiment(**RECIPE | constant), STEPS)
+    assert schedule(STEPS) == pytest.approx(2.008e-4, rel=1e-4)
+    assert schedule(5 * STEPS) == schedule(299 * STEPS) == pytest.approx(1e-3)
+    assert make_schedule(experiment(**RECIPE | constant | {"warmup_epochs": 0.0}), STEPS)(0) == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("name", ["tnt_s_patch16_224", "deit_small_patch16_224"])
+def test_kernels_decay_and_nothing_else(name):
+    model = tnt_jax.create_model(name)
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))["params"]
+    flat = {
+        jax.tree_util.keystr(path): decays for path, decays in jax.tree_util.tree_leaves_with_path(decay_mask(params))
+    }
+    shapes = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    for path, decays in flat.items():
+        assert decays == path.endswith("['kernel']"), path
+        assert not (decays and len(shapes[path]) < 2), path
+    for name in ("class_token", "sentence_position") + (
+        ("word_position",) if "tnt" in model.__class__.__name__ else ()
+    ):
+        assert flat[f"['{name}']"] is False
+    assert flat["['block_3']['outer']['attention']['query_key']['kernel']"] is True
+    assert flat["['block_3']['outer']['mlp']['dense1']['bias']"] is False
+    assert flat["['norm']['scale']"] is False
+
+
+def test_an_unknown_kind_of_parameter_must_choose():
+    with pytest.raises(ValueError, match="relative_position"):
+        decay_mask({"block": {"relative_position": jnp.zeros((3, 3))}})
+
+
+def test_adamw_by_value():
+    """Two updates against the formulas of arXiv 1711.05101, as PyTorch's AdamW computes them."""
+    settings = experiment(
+        schedule="constant", warmup_epochs=0.0, learning_rate=0.1, weight_decay=0.05, adam_beta1=0.8, adam_beta2=0.9
+    )
+    optimizer = make_optimizer(settings, make_schedule(settings, 5))
+    params = {"kernel": jnp.array([[2.0, -1.0]]), "bias": jnp.array([3.0])}
+    state = optimizer.init(params)
+    expected = {name: np.array(value, np.float64) for name, value in params.items()}
+    mean = {name: 0.0 for name in params}
+    square = {name: 0.0 for name in params}
+    for count, scale in enumerate((1.0, -0.5), start=1):
+        gradients = {"kernel": scale * jnp.array([[0.3, 0.4]]), "bias": scale * jnp.array([-0.2])}
+        updates, state = optimizer.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+        for name, gradient in gradients.items():
+            gradient = np.array(gradient, np.float64)
+            decay = 0.05 if name == "kernel" else 0.0
+            expected[name] = expected[name] * (1 - 0.1 * decay)
+            mean[name] = 0.8 * mean[name] + 0.2 * gradient
+            square[name] = 0.9 * square[name] + 0.1 * gradient**2
+            corrected = mean[name] / (1 - 0.8**count), square[name] / (1 - 0.9**count)
+            expected[name] = expected[name] - 0.1 * corrected[0] / (np.sqrt(corrected[1]) + 1e-8)
+    for name, value in params.items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-5)
+
+
+def test_clipping_is_off_at_zero_and_by_global_norm_otherwise():
+    params = {"kernel": jnp.zeros((1, 2))}
+    gradients = {"kernel": jnp.array([[3.0, 4.0]])}  # norm 5
+
+    def first_moment(clip):
+        settings = experiment(gradient_clip_norm=clip)
+        optimizer = make_optimizer(settings, make_schedule(settings, 5))
+        _, state = optimizer.update(gradients, optimizer.init(params), params)
+        return optax.tree.get(state, "mu")["kernel"]
+
+    np.testing.assert_allclose(first_moment(0.0), [[0.3, 0.4]], rtol=1e-6)
+    np.testing.assert_allclose(first_moment(1.0), [[0.06, 0.08]], rtol=1e-6)
+    np.testing.assert_allclose(first_moment(10.0), [[0.3, 0.4]], rtol=1e-6)
+
+
+def test_moving_average_by_value():
+    average = update_average({"kernel": jnp.array([1.0, 2.0])}, {"kernel": jnp.array([3.0, 0.0])}, 0.75)
+    np.testing.assert_allclose(average["kernel"], [1.5, 1.5])

@@ -1,0 +1,173 @@
+"""One step: the same on any number of devices and in any number of parts, with sums that start anew on time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tnt_jax
+from tests.training.helpers import NUM_CLASSES, TinyModel, batch, experiment, train_some
+from tnt_jax.training import losses, metrics, steps
+from tnt_jax.training.state import replicate, unreplicate
+
+
+def losses_of(results):
+    return [metrics.averages({"loss": metrics.to_host(result["sums"]["loss"])})["loss"] for result in results]
+
+
+def on_devices(batches, devices):
+    return [jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[2:]), each) for each in batches]
+
+
+BATCHES = [batch(seed) for seed in range(20)]
+MIXING = {"mixing__mixup_alpha": 0.8, "mixing__cutmix_alpha": 1.0, "mixing__erase_probability": 0.25}
+
+
+@pytest.mark.parametrize("changes", [{}, MIXING])
+def test_one_and_eight_devices_have_the_same_losses_over_20_steps(changes):
+    settings = experiment(**changes)
+    one_state, one = train_some(settings, BATCHES, log_every_steps=1)
+    many_state, many = train_some(settings, on_devices(BATCHES, 8), devices=jax.local_devices()[:8], log_every_steps=1)
+    np.testing.assert_allclose(losses_of(one), losses_of(many), rtol=2e-5)
+    for a, b in zip(jax.tree.leaves(one_state.params), jax.tree.leaves(many_state.params), strict=True):
+        np.testing.assert_allclose(a[0], b[0], atol=2e-4)
+        assert (np.array(b) == np.array(b[:1])).all()  # every device holds the same bits
+    assert losses_of(one)[-1] < losses_of(one)[0]
+
+
+def test_accumulating_gives_the_gradient_of_the_whole_batch():
+    params = TinyModel().init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+    made = jax.tree.map(lambda x: x[0], batch(3, real=13))
+    images = steps.normalize(made["image"], experiment())
+    targets = losses.smooth_labels(made["label"], NUM_CLASSES, 0.1)
+
+    def in_parts(count):
+        return steps.loss_and_gradients(
+            params, jax.random.key(1), images, targets, made["mask"], model=TinyModel(), accumulation_steps=count
+        )
+
+    sums, gradients = in_parts(1)
+    assert sums["loss"][1] == 13
+    for count in (2, 8):
+        part_sums, part_gradients = in_parts(count)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), sums, part_sums)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), gradients, part_gradients)
+
+
+def test_the_gradient_is_that_of_the_mean_loss_of_the_examples_that_count():
+    """Two devices with 8 and 1 real examples weigh as 8 to 1."""
+    made = [batch(0, real=9)]
+    settings = experiment(schedule="constant", warmup_epochs=0.0, log_every_steps=1)
+    _, one = train_some(settings, made, log_every_steps=1)
+    _, two = train_some(settings, on_devices(made, 2), devices=jax.local_devices()[:2], log_every_steps=1)
+    for results in (one, two):
+        assert metrics.to_host(results[0]["sums"]["loss"])[1] == 9
+    norms = [float(metrics.to_host(results[0]["sums"]["gradient_norm"])[0]) for results in (one, two)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
+def test_sums_start_anew_after_every_line_of_the_log():
+    settings = experiment()
+    _, single = train_some(settings, BATCHES[:7], log_every_steps=1)
+    _, three = train_some(settings, BATCHES[:7], log_every_steps=3)
+    each = losses_of(single)
+    found = losses_of(three)
+    for step, mean in enumerate(found):
+        first = step // 3 * 3
+        assert mean == pytest.approx(np.mean(each[first : step + 1]), rel=1e-5)
+    assert metrics.to_host(three[5]["sums"])["gradient_norm"][1] == 3
+
+
+def test_average_of_the_weights_by_value():
+    settings = experiment(ema_decay=0.75)
+    start, _ = train_some(settings, [])
+    params = [unreplicate(start.params)]
+    for count in (1, 2):
+        state, _ = train_some(settings, BATCHES[:count])
+        params.append(unreplicate(state.params))
+    expected = jax.tree.map(lambda a, b, c: 0.75 * (0.75 * a + 0.25 * b) + 0.25 * c, *params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), unreplicate(state.ema_params), expected)
+    assert train_some(experiment(ema_decay=0.0), BATCHES[:1])[0].ema_params is None
+
+
+def test_the_learning_rate_is_the_one_of_the_update():
+    _, results = train_some(experiment(learning_rate=0.5), BATCHES[:6])
+    assert metrics.to_host(results[0]["learning_rate"]) == pytest.approx(1e-6)
+    assert metrics.to_host(results[5]["learning_rate"]) > 0.4  # the second epoch: 5 steps each
+
+
+def test_a_number_that_is_none_is_reported():
+    spoilt = batch(1)
+    spoilt["mask"][0, 3] = np.nan
+    _, results = train_some(experiment(), [batch(0), spoilt])
+    assert [bool(metrics.to_host(result["finite"])) for result in results] == [True, False]
+
+
+def test_state_is_donated():
+    settings = experiment()
+    state, _ = train_some(settings, [])
+    step = steps.make_train_step(
+        settings,
+        TinyModel(),
+        *_optimizer(settings),
+        log_every_steps=1,
+        devices=jax.local_devices()[:1],
+    )
+    step(state, BATCHES[0])
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+
+
+def _optimizer(settings):
+    from tnt_jax.training.optimizer import make_optimizer, make_schedule
+
+    schedule = make_schedule(settings, 5)
+    return make_optimizer(settings, schedule), schedule
+
+
+def test_order_of_mixing_and_erasing():
+    """Erased first, the noise of one image shows through in its partner; erased last, a box holds pure noise."""
+    settings = {"mixing__mixup_alpha": 0.8, "mixing__erase_probability": 1.0}
+    made = jax.tree.map(lambda x: jnp.zeros_like(x[0]), batch(0))
+    boxes = {}
+    for order in ("mix_erase", "erase_mix"):
+        images, _ = steps.prepare(jax.random.key(2), made, 4, experiment(mixing__order=order, **settings), None)
+        boxes[order] = np.array(images)
+    black = -1.0  # (0 - 0.5) / 0.5
+    pure = boxes["mix_erase"] != black
+    assert boxes["mix_erase"][pure].std() == pytest.approx(1, abs=0.1)
+    assert (boxes["erase_mix"] != black).sum() > 1.2 * pure.sum()  # an image's own box and its partner's
+
+
+def test_images_are_normalised_on_the_device():
+    settings = experiment(data__mean=(0.1, 0.2, 0.3), data__std=(0.5, 0.25, 0.125))
+    images = steps.normalize(jnp.full((1, 1, 1, 3), 51, jnp.uint8), settings)
+    np.testing.assert_allclose(images[0, 0, 0], [(0.2 - 0.1) / 0.5, 0.0, (0.2 - 0.3) / 0.125], atol=1e-6)
+
+
+def test_evaluation_is_the_same_on_any_number_of_devices_and_counts_each_example_once():
+    model = TinyModel()
+    params = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+    made = batch(5, real=11)
+    logits = model.apply({"params": params}, steps.normalize(made["image"][0], experiment()))
+    correct = (logits.argmax(-1) == made["label"][0])[:11].sum()
+    for devices in (1, 4, 8):
+        chosen = jax.local_devices()[:devices]
+        step = steps.make_eval_step(experiment(), model, devices=chosen)
+        sums = metrics.to_host(step(replicate(params, chosen), on_devices([made], devices)[0]))
+        assert sums["accuracy"] == (correct, 11)
+        assert sums["accuracy_top5"] == (11, 11)  # four classes
+        plain = -jax.nn.log_softmax(logits)[np.arange(11), made["label"][0][:11]].sum()
+        assert sums["loss"][0] == pytest.approx(plain, rel=1e-5)  # without label smoothing
+
+
+def test_inner_attention_follows_the_platform():
+    class Device:
+        def __init__(self, platform):
+            self.platform = platform
+
+    model = tnt_jax.create_model("tnt_ti_patch16_224")
+    assert steps.for_platform(model, [Device("tpu")]).inner_attention == "broadcast"
+    assert steps.for_platform(model, [Device("cpu")]).inner_attention == "dot"
+    assert steps.for_platform(model, [Device("gpu")]).inner_attention == "dot"
+    chosen = model.clone(inner_attention="broadcast")
+    assert steps.for_platform(chosen, [Device("cpu")]).inner_attention == "broadcast"
