@@ -1,0 +1,196 @@
+"""RandAugment in timm's notation and with timm's meaning, drawn from a seed.
+
+`parse` reads the notation, `draw` makes every random choice for one image as a pure function of the seed, `apply`
+carries the choices out. The operations agree with Pillow, on which timm builds (see color.py and geometry.py).
+Sources: Cubuk et al., "RandAugment", arXiv 1909.13719; magnitudes and random parts as in timm's auto_augment.py.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tnt_jax.data import color, geometry
+
+OPERATIONS = (
+    "AutoContrast",
+    "Equalize",
+    "Invert",
+    "Rotate",
+    "Posterize",
+    "Solarize",
+    "SolarizeAdd",
+    "Color",
+    "Contrast",
+    "Brightness",
+    "Sharpness",
+    "ShearX",
+    "ShearY",
+    "TranslateX",
+    "TranslateY",
+)
+_FULL_MAGNITUDE = 10.0  # where an operation's own range ends; mmax may go beyond
+_UNIFORM_FROM = 100.0  # a deviation above this means: uniform in 0..m
+_LARGEST = 30.0  # the largest magnitude in the paper
+_EXAMPLE = "'rand-m9-mstd0.5-inc1'"
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """What the notation says. Magnitudes are in 0..10 unless magnitude_max says otherwise."""
+
+    magnitude: float = 10.0  # m: mean of the magnitude, before it is clipped
+    layers: int = 2  # n: operations drawn for an image, with replacement
+    probability: float = 0.5  # p: that a drawn operation is applied
+    deviation: float = 0.0  # mstd: of the magnitude, normal; infinite: uniform in 0..m
+    magnitude_max: float = 10.0  # mmax: the magnitude is clipped to 0..this
+    increasing: bool = False  # inc: Posterize, Solarize and the enhancements grow stronger with the magnitude
+
+
+class Draws(NamedTuple):
+    """The choices for one image, [layers] each."""
+
+    operation: tf.Tensor  # int32, index into OPERATIONS
+    applied: tf.Tensor  # bool
+    magnitude: tf.Tensor  # float32
+    negative: tf.Tensor  # bool: the sign of the operations that have one
+    bicubic: tf.Tensor  # bool: the interpolation of the geometric ones
+
+
+def parse(notation: str) -> Policy:
+    """'rand-m9-mstd0.5-inc1' -> Policy. ValueError names the part that is not understood and what is accepted."""
+    kind, *parts = notation.split("-")
+    if kind != "rand":
+        raise ValueError(f"data.randaugment={notation!r} must start with 'rand', such as {_EXAMPLE}; empty: none")
+    readers = {
+        "m": ("magnitude", float),
+        "n": ("layers", int),
+        "p": ("probability", float),
+        "mstd": ("deviation", float),
+        "mmax": ("magnitude_max", float),
+        "inc": ("increasing", int),
+    }
+    values = {}
+    for part in parts:
+        match = re.fullmatch(r"([a-z]+)(\d+(?:\.\d+)?)", part)
+        if match is None or match[1] not in readers:
+            raise ValueError(
+                f"data.randaugment={notation!r}: {part!r} is not understood. Accepted after 'rand': m (magnitude), "
+                f"n (operations), p (probability), mstd (deviation), mmax (largest magnitude) and inc (0 or 1), each "
+                f"with its number, such as {_EXAMPLE}"
+            )
+        field, read = readers[match[1]]
+        if field in values:
+            raise ValueError(f"data.randaugment={notation!r} gives {match[1]!r} twice; keep one")
+        try:
+            values[field] = read(match[2])
+        except ValueError as error:
+            raise ValueError(
+                f"data.randaugment={notation!r}: {match[1]!r} needs a whole number, not {match[2]!r}"
+            ) from error
+    policy = Policy(**values)
+    _check(notation, policy)
+    deviation = math.inf if policy.deviation > _UNIFORM_FROM else policy.deviation
+    return dataclasses.replace(policy, deviation=deviation, increasing=bool(policy.increasing))
+
+
+def _check(notation: str, policy: Policy) -> None:
+    limits = {
+        "m": (policy.magnitude, 0.0, _LARGEST),
+        "mmax": (policy.magnitude_max, 0.0, _LARGEST),
+        "n": (policy.layers, 1, len(OPERATIONS)),
+        "p": (policy.probability, 0.0, 1.0),
+        "inc": (policy.increasing, 0, 1),
+    }
+    for letters, (value, low, high) in limits.items():
+        if not low <= value <= high:
+            raise ValueError(f"data.randaugment={notation!r}: {letters} is {value}, must lie in {low} to {high}")
+
+
+def draw(seed: tf.Tensor, policy: Policy, interpolation: str = "random") -> Draws:
+    """seed [2] integers -> Draws for one image. interpolation: "bilinear", "bicubic" or "random" (either)."""
+    seeds = tf.random.split(seed, 2, alg="philox")
+    uniform = tf.unstack(tf.random.stateless_uniform([5, policy.layers], seeds[0], alg="philox"))
+    operation = tf.cast(uniform[0] * len(OPERATIONS), tf.int32)
+    if math.isinf(policy.deviation):
+        magnitude = uniform[4] * policy.magnitude
+    else:
+        normal = tf.random.stateless_normal([policy.layers], seeds[1], alg="philox")
+        magnitude = policy.magnitude + policy.deviation * normal
+    bicubic = {
+        "random": uniform[3] < 0.5,
+        "bicubic": tf.fill([policy.layers], True),
+        "bilinear": tf.fill([policy.layers], False),
+    }[interpolation]
+    return Draws(
+        operation=tf.minimum(operation, len(OPERATIONS) - 1),
+        applied=uniform[1] < policy.probability,
+        magnitude=tf.clip_by_value(magnitude, 0.0, policy.magnitude_max),
+        negative=uniform[2] < 0.5,
+        bicubic=bicubic,
+    )
+
+
+def apply(image: tf.Tensor, draws: Draws, policy: Policy, fill: geometry.Fill) -> tf.Tensor:
+    """image uint8 [H, W, 3] (static), draws for it -> uint8 [H, W, 3]. Only the drawn operations are computed.
+
+    fill: red, green, blue in 0..255, shown where a geometric operation leaves the image.
+    """
+    for layer in range(policy.layers):
+        chosen = [part[layer] for part in draws[2:]]
+        branches = [functools.partial(operate, name, image, *chosen, policy.increasing, fill) for name in OPERATIONS]
+        branches.append(functools.partial(tf.identity, image))
+        index = tf.where(draws.applied[layer], draws.operation[layer], len(OPERATIONS))
+        image = tf.ensure_shape(tf.switch_case(index, branches), image.shape)
+    return image
+
+
+def operate(
+    name: str,
+    image: tf.Tensor,
+    magnitude: tf.Tensor,
+    negative: tf.Tensor,
+    bicubic: tf.Tensor,
+    increasing: bool,
+    fill: geometry.Fill,
+) -> tf.Tensor:
+    """One operation of OPERATIONS by name: image uint8 [H, W, 3] -> uint8 [H, W, 3]; the rest scalars as in Draws."""
+    # float64: 0.9 * 110 must not become 98 where it is cut to a whole number
+    level = tf.cast(magnitude, tf.float64) / _FULL_MAGNITUDE
+    signed = tf.where(negative, -level, level)
+    if name in _PLAIN:
+        return _PLAIN[name](image)
+    if name in _GEOMETRIC:
+        move, largest = _GEOMETRIC[name]
+        return move(image, tf.cast(signed * largest, tf.float32), bicubic, fill)
+    if name in _ENHANCEMENTS:
+        factor = tf.maximum(1.0 + 0.9 * signed, 0.1) if increasing else 0.1 + 1.8 * level
+        return _ENHANCEMENTS[name](image, tf.cast(factor, tf.float32))
+    if name == "Posterize":
+        bits = tf.cast(level * 4, tf.int32)
+        return color.posterize(image, tf.clip_by_value(4 - bits if increasing else bits, 0, 8))
+    if name == "Solarize":
+        threshold = tf.minimum(tf.cast(level * 256, tf.int32), 256)
+        return color.solarize(image, 256 - threshold if increasing else threshold)
+    if name == "SolarizeAdd":
+        return color.solarize_add(image, tf.minimum(tf.cast(level * 110, tf.int32), 128))
+    raise ValueError(f"{name!r} is no operation of RandAugment; accepted: {', '.join(OPERATIONS)}")
+
+
+_PLAIN = {"AutoContrast": color.auto_contrast, "Equalize": color.equalize, "Invert": color.invert}
+_ENHANCEMENTS = {
+    "Color": color.color,
+    "Contrast": color.contrast,
+    "Brightness": color.brightness,
+    "Sharpness": color.sharpness,
+}
+_GEOMETRIC = {  # the function and its argument at magnitude 10: degrees, pixels a pixel, shares of the side
+    "Rotate": (geometry.rotate, 30.0),
+    "ShearX": (geometry.shear_x, 0.3),
+    "ShearY": (geometry.shear_y, 0.3),
+    "TranslateX": (geometry.translate_x, 0.45),
+    "TranslateY": (geometry.translate_y, 0.45),
+}
