@@ -1,0 +1,5 @@
+"""The fused inner block for TPUs: one Pallas kernel forward, one backward."""
+
+from .block import inner_block, inner_block_lanes
+
+__all__ = ["inner_block", "inner_block_lanes"]

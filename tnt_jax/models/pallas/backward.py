@@ -1,0 +1,165 @@
+"""The fused inner block, backward: what the forward pass saved -> gradients of the words and of every matrix.
+
+Saved are the words, the attention's output and the softmax's sums; norms, q, k, v, the residual stream between
+attention and MLP and the hidden channels are computed again, which costs less than their traffic. Matrices' gradients
+[inputs, outputs] are summed in float32 over words, sentences and grid steps.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from .attention import attend_backward
+from .forward import VMEM_LIMIT, load_words, project_attended, project_qkv, rows_of
+from .layout import BIAS_ROWS, LANES, SUBLANES, TILE, Sizes
+from .tiles import (
+    clear_beyond,
+    dot,
+    gather,
+    gelu_twice_and_slope,
+    normalise_backward,
+    normalise_in_place,
+    spread,
+    whole,
+    with_bias_rows,
+)
+
+CHUNK = 2  # groups of 128 lanes whose hidden channels are held in registers at once
+OUTER = (1, 1)  # contraction over the lanes of both operands: the gradient of a matrix
+
+
+def mlp_backward(index, upper, keep, normalised, lower, matrices, totals, sizes, dtype):
+    """Group `index`: gradient of the block's output, ref `upper` [M * C, 1024] -> of normalised words, ref `lower`."""
+    a_1, t_1, t_2 = matrices
+    d_1, d_2, d_b2 = totals
+    height, unit = sizes.group * sizes.inner_dim, sizes.unit * sizes.inner_dim
+    given = upper[rows_of(index, height), :].astype(jnp.float32) * keep[1:2, :]
+    for at in range(0, height, unit):
+        sums, below = [None, None, None], []
+        for first in range(0, SUBLANES, CHUNK):
+            rows = with_bias_rows(gather(normalised, index * height + at, unit, (first, first + CHUNK)), dtype)
+            slope = given[at : at + unit, first * LANES : (first + CHUNK) * LANES]
+            narrow = slope.astype(dtype)
+            hidden, steep = gelu_twice_and_slope(dot(a_1[...], rows), dtype)
+            hidden, steep = hidden.astype(dtype), (steep * dot(t_2[...], narrow)).astype(dtype)
+            below.append(dot(t_1[...], steep))
+            bias = functools.reduce(jnp.add, [slope[:, j * LANES : (j + 1) * LANES] for j in range(CHUNK)])
+            terms = [dot(rows, steep, OUTER), dot(narrow, hidden, OUTER), bias]
+            sums = [b if a is None else a + b for a, b in zip(sums, terms, strict=True)]
+        spread(lower, index * height + at, jnp.concatenate(below, axis=1))
+        for ref, value in zip((d_1, d_2, d_b2), sums, strict=True):
+            ref[...] += value
+
+
+def output_backward(index, upper, lower, keep, attended, output, middle, matrices, totals, sizes, dtype):
+    """Group `index`: adds the MLP's share to the residual gradient -> ref `middle`; attention output's gradient -> `output`."""
+    (t_o,), (d_o, d_bo) = matrices, totals
+    height, unit = sizes.group * sizes.inner_dim, sizes.unit * sizes.inner_dim
+    total = upper[rows_of(index, height), :].astype(jnp.float32) + gather(lower, index * height, height)
+    middle[rows_of(index, height), :] = total
+    given = total * keep[0:1, :]
+    saved = attended[rows_of(index, height), :].astype(jnp.float32)
+    for at in range(0, height, unit):
+        slope = given[at : at + unit]
+        narrow = slope.astype(dtype)
+        spread(output, index * height + at, dot(t_o[...], narrow))
+        d_o[...] += dot(saved[at : at + unit].astype(dtype), narrow, OUTER)
+        d_bo[...] += functools.reduce(jnp.add, [slope[:, j * LANES : (j + 1) * LANES] for j in range(SUBLANES)])
+
+
+def qkv_backward(index, parts, operand, lower, t_qkv, d_qkv, sizes, dtype):
+    """Unit `index`: gradients of q, k, v -> of the normalised words, ref `lower`."""
+    height = sizes.unit * sizes.inner_dim
+    given = jnp.concatenate([gather(part, index * height, height) for part in parts], axis=0).astype(dtype)
+    spread(lower, index * height, dot(t_qkv[...], given))
+    d_qkv[...] += dot(operand[index], given, OUTER)
+
+
+def _kernel(words, upper, attended, lse, keep, a_qkv, a_o, b_o, a_1, t_qkv, t_o, t_1, t_2, *rest, sizes, sentences):
+    lower_words, d_qkv, d_o, d_bo, d_1, d_2, d_b2 = rest[:7]
+    first, second, lower, output, query, key, value, d_key, d_value, middle, operand, inverse_1, inverse_2 = rest[7:]
+    dtype, groups, units = words.dtype, sizes.num_words // sizes.group, sizes.group // sizes.unit
+    clear_beyond(sentences, words, upper, attended, keep)
+
+    @pl.when(pl.program_id(0) == 0)
+    def _():
+        for ref in rest[1:7]:
+            ref[...] = jnp.zeros(ref.shape, ref.dtype)
+
+    d_key[...] = jnp.zeros(d_key.shape, d_key.dtype)
+    d_value[...] = jnp.zeros(d_value.shape, d_value.dtype)
+
+    @pl.loop(0, groups)
+    def _(index):
+        load_words(index, words, first, sizes)
+
+    @pl.loop(0, groups)
+    def _(index):
+        for w in range(sizes.group):
+            normalise_in_place(first, inverse_1, index * sizes.group + w, sizes)
+        for u in range(units):
+            rows = project_qkv(index * units + u, first, (query, key, value), a_qkv, sizes, dtype)
+            operand[index * units + u] = rows
+
+    @pl.loop(0, groups)
+    def _(index):
+        height = sizes.group * sizes.inner_dim
+        rows = attended[rows_of(index, height), :]
+        spread(second, index * height, project_attended(index, words, rows, keep, a_o, b_o, sizes))
+        for w in range(sizes.group):
+            normalise_in_place(second, inverse_2, index * sizes.group + w, sizes)
+
+    @pl.loop(0, groups)
+    def _(index):
+        mlp_backward(index, upper, keep, second, lower, (a_1, t_1, t_2), (d_1, d_2, d_b2), sizes, dtype)
+        for w in range(sizes.group):
+            normalise_backward(lower, second, inverse_2, index * sizes.group + w, sizes)
+        output_backward(index, upper, lower, keep, attended, output, middle, (t_o,), (d_o, d_bo), sizes, dtype)
+
+    @pl.loop(0, sizes.num_words * sizes.num_heads)
+    def _(step):
+        attend_backward(step, query, key, value, lse, output, d_key, d_value, sizes)
+
+    @pl.loop(0, groups)
+    def _(index):
+        for u in range(units):
+            qkv_backward(index * units + u, (query, d_key, d_value), operand, lower, t_qkv, d_qkv, sizes, dtype)
+        for w in range(sizes.group):
+            normalise_backward(lower, first, inverse_1, index * sizes.group + w, sizes)
+        height = sizes.group * sizes.inner_dim
+        total = middle[rows_of(index, height), :] + gather(lower, index * height, height)
+        lower_words[rows_of(index, height), :] = total.astype(dtype)
+
+
+def backward(words, upper, attended, lse, keep, matrices, sizes: Sizes):
+    """words, upper (gradient of the output), attended [M * C, L], lse, keep [2, L], matrices (see `_kernel`) ->
+
+    gradient of the words [M * C, L], then float32 sums: d_qkv [u C + 8, 3 u C], d_o [u C, u C], d_bo [u C, 128],
+    d_1 [u C + 8, u r C], d_2 [u C, u r C] (outputs first), d_b2 [u C, 128], u the unit of words.
+    """
+    tiles = -(-words.shape[1] // TILE)
+    block = pl.BlockSpec((sizes.rows, TILE), lambda i: (0, i))
+    scores = sizes.num_words * sizes.num_heads
+    unit, hidden = sizes.unit * sizes.inner_dim, sizes.unit * sizes.hidden_dim
+    shapes = [(unit + BIAS_ROWS, 3 * unit), (unit, unit), (unit, LANES)]
+    shapes += [(unit + BIAS_ROWS, hidden), (unit, hidden), (unit, LANES)]
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    registers = pltpu.VMEM((sizes.rows * SUBLANES, LANES), jnp.float32)
+    inverse = pltpu.VMEM((sizes.num_words * SUBLANES, LANES), jnp.float32)
+    operand = pltpu.VMEM((sizes.num_words // sizes.unit, unit + BIAS_ROWS, TILE), words.dtype)
+    return pl.pallas_call(
+        functools.partial(_kernel, sizes=sizes, sentences=words.shape[1]),
+        grid=(tiles,),
+        in_specs=[block, block, block, pl.BlockSpec((scores, SUBLANES, LANES), lambda i: (0, i, 0))]
+        + [pl.BlockSpec((2, TILE), lambda i: (0, i))]
+        + [whole(m) for m in matrices],
+        out_specs=[block] + [whole(shape) for shape in shapes],
+        out_shape=[jax.ShapeDtypeStruct(words.shape, words.dtype)] + shapes,
+        scratch_shapes=[registers] * 9
+        + [pltpu.VMEM((sizes.rows, TILE), jnp.float32), operand, inverse, inverse],
+        compiler_params=pltpu.CompilerParams(vmem_limit_bytes=VMEM_LIMIT),
+        interpret=sizes.interpret,
+    )(words, upper, attended, lse, keep, *matrices)

@@ -1,0 +1,89 @@
+"""How the fused inner block lays its arrays on a TPU, and the matrices that follow from it.
+
+Outside the kernels words are [M * C, L]: the sentences L lie on the 128 lanes, so nothing is padded. A tile is 1,024
+sentences. Inside a kernel an array takes one of two forms:
+
+- rows [R, 1024]: channels on the sublanes. Dense layers are W^T [out, in] times rows, on the matrix unit.
+- registers [8 * R, 128]: row r of the first form as one full register [8, 128] (rows 8 r .. 8 r + 7 of the scratch
+  array), eight groups of 128 sentences below each other. Attention, softmax and norms are then register arithmetic
+  between whole channels, without a broadcast or a sum across sublanes.
+
+Loads and stores with a stride of eight sublanes go from one form to the other (`tiles.spread`, `tiles.gather`).
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+LANES = 128
+SUBLANES = 8
+TILE = LANES * SUBLANES  # sentences in a tile
+BIAS_ROWS = SUBLANES  # constant rows below the inputs of a product: the first carries the bias, a whole register is read
+LOG2_E = 1.4426950408889634
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Static sizes of one inner block; hashable, so that custom_vjp can carry it."""
+
+    num_words: int  # M
+    inner_dim: int  # C
+    num_heads: int
+    hidden_dim: int  # r * C
+    epsilon: float  # of both layer norms
+    interpret: bool  # run the kernels' Python on any platform, for tests
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of a head."""
+        return self.inner_dim // self.num_heads
+
+    @property
+    def rows(self) -> int:
+        """Rows M * C of words [M * C, L]."""
+        return self.num_words * self.inner_dim
+
+    @property
+    def unit(self) -> int:
+        """Words that go through a dense layer together: the fewest whose channels fill whole float32 registers."""
+        return SUBLANES // math.gcd(SUBLANES, self.inner_dim)
+
+    @property
+    def group(self) -> int:
+        """Words read or written together: the fewest units whose channels fill whole bfloat16 registers."""
+        return 2 * SUBLANES // math.gcd(2 * SUBLANES, self.inner_dim)
+
+    def check(self) -> None:
+        """Raises ValueError for sizes the kernels cannot take."""
+        if self.inner_dim % self.num_heads:
+            raise ValueError(
+                f"inner_dim={self.inner_dim} is not a multiple of inner_num_heads={self.num_heads}; "
+                "choose a number of heads that divides it"
+            )
+        if self.num_words % self.group:
+            raise ValueError(
+                f"the Pallas inner block takes words in groups of {self.group} at inner_dim={self.inner_dim}, "
+                f"and a sentence has {self.num_words}; use the xla implementation for this size"
+            )
+
+
+def unit_matrix(weight: jax.Array, unit: int, dtype, bias: jax.Array | None = None) -> jax.Array:
+    """weight [K, R] -> [unit * R, unit * K], one block a word; with bias [R] -> [unit * R, unit * K + 8]."""
+    matrix = jnp.kron(jnp.eye(unit, dtype=weight.dtype), weight.T) if unit > 1 else weight.T
+    if bias is not None:
+        column = jnp.tile(bias, unit)[:, None]
+        matrix = jnp.concatenate([matrix, column, jnp.zeros((matrix.shape[0], BIAS_ROWS - 1), matrix.dtype)], axis=1)
+    return matrix.astype(dtype)
+
+
+def unit_gradient(matrix: jax.Array, unit: int, inputs: int, outputs: int) -> jax.Array:
+    """The transpose of `unit_matrix` without its bias: matrix [>= unit * K, unit * R] -> [K, R], the blocks' sum."""
+    blocks = matrix[: unit * inputs].reshape(unit, inputs, unit, outputs)
+    return jnp.einsum("akar->kr", blocks) if unit > 1 else blocks[0, :, 0]
+
+
+def bias_gradient(matrix: jax.Array, unit: int, inputs: int, outputs: int) -> jax.Array:
+    """The bias' share of the same matrix [unit * K + 8, unit * R] -> [R]."""
+    return matrix[unit * inputs].reshape(unit, outputs).sum(axis=0)

@@ -1,0 +1,113 @@
+"""Pieces of the kernels: the two forms of a tile, products, norms and GELU, all in float32 between the products."""
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+from .layout import BIAS_ROWS, LANES, SUBLANES, TILE
+
+# 2 Phi(x) - 1 = tanh(x P(x^2)), P fitted to atanh(2 Phi - 1) / x: x Phi(x) is within 3.1e-6 of the erf form everywhere,
+# a hundredth of bfloat16's rounding of the same number; used for bfloat16 alone, float32 takes erf itself.
+GELU_POLYNOMIAL = (7.97828136e-01, 3.64687909e-02, -1.24861592e-04, -3.05810155e-05, 1.11908274e-06)
+
+
+def dot(left, right, contract=(1, 0)):
+    """left, right with the given contracted axes -> float32; float32 operands are multiplied in full precision."""
+    exact = jax.lax.Precision.HIGHEST if left.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
+    dims = (((contract[0],), (contract[1],)), ((), ()))
+    return jax.lax.dot_general(left, right, dims, precision=exact, preferred_element_type=jnp.float32)
+
+
+def spread(registers, row, values):
+    """values [R, 1024] float32 -> registers ref, rows `row` .. `row` + R - 1."""
+    for j in range(SUBLANES):
+        part = values[:, j * LANES : (j + 1) * LANES]
+        registers[pl.ds(row * SUBLANES + j, values.shape[0], stride=SUBLANES), :] = part
+
+
+def gather(registers, row, height, lanes=(0, SUBLANES)):
+    """registers ref, rows `row` .. `row` + height - 1 -> [height, 1024] float32 (or the groups of 128 `lanes` alone)."""
+    parts = [registers[pl.ds(row * SUBLANES + j, height, stride=SUBLANES), :] for j in range(*lanes)]
+    return jnp.concatenate(parts, axis=1)
+
+
+def whole_rows(row, height):
+    """Index of registers `row` .. `row` + height - 1."""
+    return pl.ds(pl.multiple_of(row * SUBLANES, SUBLANES), height * SUBLANES)
+
+
+def word(registers, row, height):
+    """registers ref -> [height, 8, 128]."""
+    return registers[whole_rows(row, height), :].reshape(height, SUBLANES, LANES)
+
+
+def with_bias_rows(rows, dtype):
+    """rows [R, n] float32 -> [R + 8, n] in `dtype`, ones below: the operand of a product whose matrix holds a bias."""
+    return jnp.concatenate([rows, jnp.ones((BIAS_ROWS, rows.shape[1]), jnp.float32)], axis=0).astype(dtype)
+
+
+def normalise(values, epsilon):
+    """values [C, 8, 128] -> (normalised over C without scale and bias, 1 / standard deviation [8, 128])."""
+    centred = values - jnp.mean(values, axis=0, keepdims=True)
+    inverse = jax.lax.rsqrt(jnp.mean(centred * centred, axis=0) + epsilon)
+    return centred * inverse, inverse
+
+
+def normalise_in_place(registers, inverses, index, sizes):
+    """Word `index` of registers ref is normalised; 1 / standard deviation goes to inverses ref, unless that is None."""
+    channels = sizes.inner_dim
+    values, inverse = normalise(word(registers, index * channels, channels), sizes.epsilon)
+    registers[whole_rows(index * channels, channels), :] = values.reshape(channels * SUBLANES, LANES)
+    if inverses is not None:
+        inverses[whole_rows(index, 1), :] = inverse
+
+
+def normalise_backward(gradient, normalised, inverses, index, sizes):
+    """Gradient ref of normalised word `index` becomes the gradient of the word, in place."""
+    channels = sizes.inner_dim
+    upper = word(gradient, index * channels, channels)
+    values = word(normalised, index * channels, channels)
+    mean = jnp.mean(upper, axis=0, keepdims=True)
+    slope = jnp.mean(upper * values, axis=0, keepdims=True)
+    lower = (upper - mean - values * slope) * inverses[whole_rows(index, 1), :]
+    gradient[whole_rows(index * channels, channels), :] = lower.reshape(channels * SUBLANES, LANES)
+
+
+def _odd(values, dtype):
+    """2 Phi(x) - 1."""
+    if dtype == jnp.float32:
+        return jax.lax.erf(values * 0.7071067811865476)
+    square = values * values
+    total = GELU_POLYNOMIAL[-1] * square + GELU_POLYNOMIAL[-2]
+    for coefficient in GELU_POLYNOMIAL[-3::-1]:
+        total = total * square + coefficient
+    return jnp.tanh(total * values)
+
+
+def gelu_twice(values, dtype):
+    """2 x Phi(x); the half is folded into the next layer's weights."""
+    return values * (1.0 + _odd(values, dtype))
+
+
+def gelu_twice_and_slope(values, dtype):
+    """(2 x Phi(x), its derivative 2 Phi(x) + 2 x phi(x))."""
+    above = 1.0 + _odd(values, dtype)
+    bell = jnp.exp2(values * values * -0.7213475204444817) * 0.7978845608028654
+    return values * above, above + values * bell
+
+
+def clear_beyond(sentences, *blocks):
+    """In the last tile, sets the lanes beyond the L sentences of each ref [..., 1024] to zero: what lies there is undefined."""
+    if sentences % TILE == 0:
+        return
+
+    @pl.when(pl.program_id(0) == pl.num_programs(0) - 1)
+    def _():
+        for block in blocks:
+            lane = jax.lax.broadcasted_iota(jnp.int32, block.shape, len(block.shape) - 1)
+            block[...] = jnp.where(lane < sentences % TILE, block[...], jnp.zeros(block.shape, block.dtype))
+
+
+def whole(array):
+    """A block that is the whole of a small array, the same in every grid step."""
+    return pl.BlockSpec(array.shape, lambda i, rank=len(array.shape): (0,) * rank)
