@@ -1,4 +1,7 @@
 import itertools
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -188,6 +191,11 @@ def test_batches_that_cannot_be_are_refused_at_once(settings_for, tiles, argumen
         pipeline.train_batches(settings, **{**defaults, **arguments})
 
 
+def test_an_unknown_randaugment_is_refused_at_once(settings_for, tiles):
+    with pytest.raises(ValueError, match="rand-x9"):
+        train(settings_for("tiles", tiles("tfrecord"), randaugment="rand-x9"), 0)
+
+
 def test_an_evaluation_batch_the_devices_do_not_divide_is_refused(settings_for, tiles):
     settings = settings_for("tiles", tiles("tfrecord"))
     with pytest.raises(ValueError, match=r"eval_batch_size=10 .* 8 devices .*8 or 16"):
@@ -242,3 +250,28 @@ def test_an_error_in_the_augmentation_is_not_hidden(settings_for, tiles, monkeyp
     monkeypatch.setattr(augment, "train_image", failing)
     with pytest.raises(ValueError, match=r"A batch with 12 examples of tiles.* failed: "):
         train(settings_for("tiles", tiles("tfrecord")), 1)
+
+
+def test_a_program_may_end_in_the_middle_of_an_epoch(digits_directory):
+    """Iterators that are alive at the end of a program, and dropped ones, must neither hold it up nor complain."""
+    program = f"""
+import dataclasses, sys
+from configs.default import get_config
+from tnt_jax.data import pipeline, settings
+digits = settings.DataSettings(**get_config().data)
+digits = dataclasses.replace(
+    digits, name="digits", directory={digits_directory!r}, eval_split="test", randaugment="", color_jitter=0.0
+)
+place = dict(batch_size=24, image_size=(8, 8), local_devices=1)
+for _ in range(3):
+    batches = pipeline.train_batches(digits, seed=0, **place)
+    next(batches)
+held = pipeline.eval_batches(digits, **place)
+next(held)
+never = pipeline.eval_batches(digits, **place)
+print("made")
+"""
+    root = pathlib.Path(__file__).parents[2]
+    ended = subprocess.run([sys.executable, "-c", program], cwd=root, timeout=300, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "made\n"), ended.stderr
+    assert "Exception ignored" not in ended.stderr and "Traceback" not in ended.stderr

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from tnt_jax.data import augment, order, sources, synthetic
+from tnt_jax.data import augment, order, randaugment, sources, synthetic
 from tnt_jax.data.settings import DataSettings
 
 Batch = dict[str, np.ndarray]
@@ -61,11 +61,14 @@ def train_batches(
     The batch of a step is a function of (settings, seed, step) alone: see order.TrainOrder for the order and for what
     repeated augmentation does. batch_size counts samples over all processes.
 
-    Raises ValueError for a batch that the devices do not divide or that is larger than the split, and while iterating
-    for an image that cannot be decoded or a label out of range (each names the example).
+    Raises ValueError for a batch that the devices do not divide or that is larger than the split, and for a
+    data.randaugment that is not understood; while iterating, for an image that cannot be decoded or a label out of
+    range (both name the example).
     """
     _check_devices("batch_size", batch_size, local_devices, process_index, process_count)
     steps_per_epoch(settings, batch_size)
+    if settings.randaugment:
+        randaugment.parse(settings.randaugment)
     source = sources.open_source(settings)
     split = source.open_split(settings.train_split)
     steps = order.TrainOrder(
@@ -146,6 +149,7 @@ class _Maker:
 
     def read(self, index: np.ndarray, images: Callable, *more: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Reads the examples `index` [m], passes (records, index, *more) through `images`; errors name the example."""
+        images = images.get_concrete_function()  # traced once; what fails here is no example's fault
         try:
             records = np.array(self.split.read(index), object)  # as objects: NumPy's strings lose zeros at their end
             image, label = images(tf.constant(records), tf.constant(index), *map(tf.constant, more))
@@ -183,19 +187,20 @@ class _Maker:
 
 
 def _in_background(make: Callable[[int], Batch], steps: Iterable[int]) -> Iterator[Batch]:
-    """-> make(step) for each step, in order, made ahead in threads; begins at once, before the first is asked for."""
+    """-> make(step) for each step, in order, made ahead in threads; begins at once, before the first is asked for.
+
+    No more than the threads can take is ever under way, so nothing waits in the pool: an iterator that is dropped, or
+    a program that ends, waits for two batches at most.
+    """
     steps = iter(steps)
     pool = concurrent.futures.ThreadPoolExecutor(_UNDER_WAY, thread_name_prefix="batches")
     under_way = collections.deque(pool.submit(make, step) for step in itertools.islice(steps, _UNDER_WAY))
 
     def batches() -> Iterator[Batch]:
-        try:
-            while under_way:
-                batch = under_way.popleft().result()
-                under_way.extend(pool.submit(make, step) for step in itertools.islice(steps, 1))
-                yield batch
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        while under_way:
+            batch = under_way.popleft().result()
+            under_way.extend(pool.submit(make, step) for step in itertools.islice(steps, 1))
+            yield batch
 
     return batches()
 
