@@ -31,9 +31,15 @@ _PADDING = -1  # the index of an empty place in the last evaluation batch
 def steps_per_epoch(settings: DataSettings, batch_size: int) -> int:
     """Training steps an epoch: examples of data.train_split // batch_size (repeated copies count as samples).
 
-    Raises ValueError for a batch that is larger than the split.
+    Raises ValueError for a batch that is larger than the split, and for a set with several labels an image.
     """
-    num_examples = sources.open_source(settings).num_examples(settings.train_split)
+    source = sources.open_source(settings)
+    if source.several_labels:
+        raise ValueError(
+            f"data.name={settings.name!r} has several labels an image: it can be evaluated (config.report_card), "
+            "not trained on. Set --config.data.name to a set with one."
+        )
+    num_examples = source.num_examples(settings.train_split)
     if not 1 <= batch_size <= num_examples:
         raise ValueError(
             f"batch_size={batch_size} does not fit the {num_examples} examples of data.train_split="
@@ -80,12 +86,10 @@ def train_batches(
     def make(step: int) -> Batch:
         share = steps.share(step)
         sample = share.sample[steps.arrangement(step, local_devices)]
-        image_of_sample = sample // settings.repeated_augmentation
-        index = share.index[image_of_sample]
+        index = share.index[sample // settings.repeated_augmentation]
         if images is None:
             return maker.batch(*synthetic.synthetic_examples(index, image_size), index)
-        image, label = maker.read(share.index, images, share.seeds, sample)
-        return maker.batch(image, label[image_of_sample], index)
+        return maker.batch(*maker.read(share.index, images, share.seeds, sample), index)
 
     return _in_background(make, itertools.count(start_step))
 
@@ -103,11 +107,14 @@ def eval_batches(
 
     Arrays as in train_batches, images resized and cropped to the centre. The last batch is padded: "mask" 0,
     "index" -1, "label" 0, black images. All processes yield the same number of batches. Errors as in train_batches.
+    Where the set has several labels an image there is also "labels" uint8 [d, b, classes], 1 for each of them; "label"
+    is the first, and an image without any has "mask" 0 and "label" 0.
     """
     _check_devices("eval_batch_size", batch_size, local_devices, process_index, process_count)
     source = sources.open_source(settings)
     split = source.open_split(settings.eval_split)
-    maker = _Maker(split, settings, image_size, source.num_classes, local_devices, batch_size // process_count)
+    samples = batch_size // process_count
+    maker = _Maker(split, settings, image_size, source.num_classes, local_devices, samples, source.several_labels)
     images = None if isinstance(split, sources.SyntheticSplit) else _eval_images(split, settings, image_size)
 
     def make(step: int) -> Batch:
@@ -146,6 +153,7 @@ class _Maker:
     num_classes: int
     devices: int
     samples: int  # of this process
+    several_labels: bool = False
 
     def read(self, index: np.ndarray, images: Callable, *more: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Reads the examples `index` [m], passes (records, index, *more) through `images`; errors name the example."""
@@ -158,21 +166,27 @@ class _Maker:
         return np.asarray(memoryview(image)), label.numpy()  # the images without another copy
 
     def batch(self, image: np.ndarray, label: np.ndarray, index: np.ndarray) -> Batch:
-        """image [n, H, W, 3], label [n], index [n], n <= samples -> a batch, padded if n < samples."""
+        """image [n, H, W, 3], label [n], index [n], n <= samples -> a batch, padded if n < samples.
+
+        With several labels an image, label is uint8 [n, classes].
+        """
+        fields = {"image": image, "mask": np.ones(len(index), np.float32), "index": index.astype(np.int32)}
+        if self.several_labels:
+            fields["labels"] = label.reshape(len(index), self.num_classes)
+            fields["mask"] = fields["labels"].any(-1).astype(np.float32)
+            label = fields["labels"].argmax(-1)
         wrong = np.flatnonzero((label < 0) | (label >= self.num_classes))
         if len(wrong):
             raise ValueError(
                 f"{self.split.where(int(index[wrong[0]]))} has the label {label[wrong[0]]}; labels are 0 to "
                 f"{self.num_classes - 1}. (Test splits of some sets have no labels, written as -1.)"
             )
-        mask = np.arange(self.samples) < len(index)
-        if not mask.all():
-            padding = self.samples - len(index)
-            image = np.concatenate([image, np.zeros((padding, *self.image_size, 3), np.uint8)])
-            label = np.concatenate([label, np.zeros(padding, label.dtype)])
-            index = np.concatenate([index, np.full(padding, _PADDING, index.dtype)])
-        fields = {"image": image, "label": label.astype(np.int32), "mask": mask.astype(np.float32)}
-        fields["index"] = index.astype(np.int32)
+        fields["label"] = label.astype(np.int32)
+        padding = self.samples - len(index)
+        if padding:
+            for name, field in fields.items():
+                empty = np.full((padding, *field.shape[1:]), _PADDING if name == "index" else 0, field.dtype)
+                fields[name] = np.concatenate([field, empty])
         return {name: field.reshape(self.devices, -1, *field.shape[1:]) for name, field in fields.items()}
 
     def _named(self, error: Exception, index: np.ndarray) -> ValueError:
@@ -207,56 +221,69 @@ def _in_background(make: Callable[[int], Batch], steps: Iterable[int]) -> Iterat
 
 @functools.lru_cache(maxsize=8)  # tracing the augmentation takes seconds; evaluations come again and again
 def _train_images(split: sources.Split, settings: DataSettings, image_size: tuple[int, int]) -> Callable:
-    """-> (records [m], index [m], seeds [m, k, 2], sample [n]) -> images uint8 [n, H, W, 3], label int64 [m]."""
+    """-> (records [m], index [m], seeds [m, k, 2], sample [n]) -> images uint8 [n, H, W, 3], label int64 [n].
+
+    With copies an image is decoded whole, once; without, augment.train_image decodes only what the crop needs.
+    """
     copies = settings.repeated_augmentation
+    parallel = _Parallel(settings)
 
-    def augmented(record: tf.Tensor, index: tf.Tensor, seeds: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def parsed(record: tf.Tensor, index: tf.Tensor, seeds: tf.Tensor) -> tuple[tf.Tensor, ...]:
         image, label = split.parse(record, index)
-        if copies == 1:
-            return augment.train_image(image, seeds[0], settings, image_size), label
-        return augment.train_copies(image, seeds, settings, image_size), label
+        return (image, label, seeds[0]) if copies == 1 else (augment.decode(image), label, seeds)
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None], tf.string),
-            tf.TensorSpec([None], tf.int64),
-            tf.TensorSpec([None, copies, 2], tf.int32),
-            tf.TensorSpec([None], tf.int64),
-        ]
-    )
+    def repeated(image: tf.Tensor, label: tf.Tensor, seeds: tf.Tensor) -> tf.data.Dataset:
+        return tf.data.Dataset.from_tensor_slices(seeds).map(_plain(lambda seed: (image, label, seed)))
+
+    def augmented(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return augment.train_image(image, seed, settings, image_size), label
+
     def images(records: tf.Tensor, index: tf.Tensor, seeds: tf.Tensor, sample: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        image, label = _parallel(augmented, (records, index, seeds), settings)
-        if copies > 1:
-            image = tf.gather(tf.reshape(image, [-1, *image_size, 3]), sample)
-        return image, label
+        rows = tf.data.Dataset.from_tensor_slices((records, index, seeds))
+        if copies == 1:
+            rows = rows.map(_plain(lambda *row: augmented(*parsed(*row))), **parallel.map)
+            return parallel.stack(rows, tf.size(records))
+        rows = (
+            rows.map(_plain(parsed), **parallel.map).flat_map(_plain(repeated)).map(_plain(augmented), **parallel.map)
+        )
+        return tuple(tf.gather(field, sample) for field in parallel.stack(rows, tf.size(records) * copies))
 
-    return images
+    signature = [([None], tf.string), ([None], tf.int64), ([None, copies, 2], tf.int32), ([None], tf.int64)]
+    return tf.function(images, [tf.TensorSpec(*field) for field in signature], autograph=False)
 
 
 @functools.lru_cache(maxsize=8)
 def _eval_images(split: sources.Split, settings: DataSettings, image_size: tuple[int, int]) -> Callable:
     """-> (records [m], index [m]) -> images uint8 [m, H, W, 3], label int64 [m]."""
+    parallel = _Parallel(settings)
 
     def cropped(record: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image, label = split.parse(record, index)
         return augment.eval_image(image, settings, image_size), label
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.int64)])
     def images(records: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return _parallel(cropped, (records, index), settings)
+        rows = tf.data.Dataset.from_tensor_slices((records, index)).map(_plain(cropped), **parallel.map)
+        return parallel.stack(rows, tf.size(records))
 
-    return images
+    signature = [([None], tf.string), ([None], tf.int64)]
+    return tf.function(images, [tf.TensorSpec(*field) for field in signature], autograph=False)
 
 
-def _parallel(function: Callable, rows: tuple[tf.Tensor, ...], settings: DataSettings) -> tuple[tf.Tensor, ...]:
-    """`function` of each row, several rows at a time, stacked in the rows' order; for use inside a tf.function."""
-    threads = settings.reader_threads or _cores()
-    options = tf.data.Options()
-    options.threading.max_intra_op_parallelism = 1  # images are parallel, not the arithmetic of one
-    options.autotune.enabled = False
-    count = tf.shape(rows[0], tf.int64)[0]
-    dataset = tf.data.Dataset.from_tensor_slices(rows).map(function, num_parallel_calls=threads, deterministic=True)
-    return dataset.batch(count).with_options(options).get_single_element()
+_plain = tf.autograph.experimental.do_not_convert  # these functions are graph code as they stand; converting takes time
+
+
+class _Parallel:
+    """How a data set inside a tf.function is worked through: several rows at a time, in the rows' order."""
+
+    def __init__(self, settings: DataSettings):
+        self.map = {"num_parallel_calls": settings.reader_threads or _cores(), "deterministic": True}
+        self._options = tf.data.Options()
+        self._options.threading.max_intra_op_parallelism = 1  # images are parallel, not the arithmetic of one
+        self._options.autotune.enabled = False
+
+    def stack(self, rows: tf.data.Dataset, count: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """The `count` rows (exactly: tf.data allocates that many), stacked field by field."""
+        return rows.batch(tf.cast(count, tf.int64)).with_options(self._options).get_single_element()
 
 
 def _cores() -> int:
