@@ -177,7 +177,7 @@ def test_an_unfinished_preparation_is_not_taken_for_a_data_set(settings_for, tmp
         ({"image": tfds.features.Image(), "label": tfds.features.ClassLabel(num_classes=2)}, None, "supervised_keys"),
         ({"image": tfds.features.Image(), "label": tfds.features.Text()}, ("image", "label"), "not one class"),
         (
-            {"image": tfds.features.Image(), "label": tfds.features.Sequence(tfds.features.ClassLabel(num_classes=2))},
+            {"image": tfds.features.Image(), "label": tfds.features.Sequence(tfds.features.Text())},
             ("image", "label"),
             "not one class",
         ),

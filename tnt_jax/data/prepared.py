@@ -52,7 +52,10 @@ class PreparedSplit:
         return self._records.read(indices)
 
     def parse(self, record: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Record -> image (encoded string scalar; decoded uint8 [h, w, 3] where the set stores pixels), label int64."""
+        """Record -> image (encoded string scalar; decoded uint8 [h, w, 3] where the set stores pixels), label int64 [].
+
+        Where the set has several labels an image: uint8 [num_classes], 1 for each of them, in place of the label.
+        """
         del index  # the label is in the record
         feature = self._features[self._image_key]
         encoded = isinstance(feature, tfds.features.Image)
@@ -61,7 +64,11 @@ class PreparedSplit:
         image = example[self._image_key]
         if not encoded and feature.shape[-1] == 1:
             image = tf.image.grayscale_to_rgb(image)
-        return image, tf.cast(example[self._label_key], tf.int64)
+        label, classes = example[self._label_key], self._features[self._label_key]
+        if isinstance(classes, tfds.features.Sequence):
+            hits = tf.one_hot(tf.cast(label, tf.int32), classes.feature.num_classes, dtype=tf.uint8)
+            return image, tf.reduce_max(hits, axis=0)  # of none: zeros
+        return image, tf.cast(label, tf.int64)
 
     def where(self, index: int) -> str:
         """The example in words, for messages."""
@@ -81,7 +88,7 @@ def open_builder(name: str, directory: str) -> tfds.core.DatasetBuilder:
             f"data.directory={directory!r} does not exist. Make it (mkdir -p) if {name} is to be prepared there, "
             "or set --config.data.directory to the folder that holds the prepared data sets."
         )
-    return prepared(lambda: _find_builder(name, directory))
+    return prepared(lambda: find_builder(name, directory))
 
 
 def prepared(make_builder: Callable[[], tfds.core.DatasetBuilder]) -> tfds.core.DatasetBuilder:
@@ -116,7 +123,10 @@ def prepared(make_builder: Callable[[], tfds.core.DatasetBuilder]) -> tfds.core.
 
 
 def supervised_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
-    """-> the names of the image feature and of the class feature; ValueError if the set is not (image, one class)."""
+    """-> the names of the image feature and of the class feature, a ClassLabel or a Sequence of them.
+
+    Raises ValueError where the set is not (image, class) or (image, classes).
+    """
     name, features, keys = builder.info.full_name, builder.info.features, builder.info.supervised_keys
     if not (
         isinstance(keys, tuple) and len(keys) == 2 and all(isinstance(key, str) and key in features for key in keys)
@@ -128,12 +138,23 @@ def supervised_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
     pixels = isinstance(image, tfds.features.Tensor) and len(image.shape) == 3 and image.shape[-1] in (1, 3)
     if not isinstance(image, tfds.features.Image) and not (pixels and image.np_dtype == np.uint8):
         raise ValueError(f"{name}: the feature {keys[0]!r} is {image}, not an image of 8-bit pixels.")
+    label = label.feature if isinstance(label, tfds.features.Sequence) else label
     if not isinstance(label, tfds.features.ClassLabel) or label.num_classes is None:
-        raise ValueError(f"{name}: the feature {keys[1]!r} is {label}, not one class of a known number of classes.")
+        raise ValueError(
+            f"{name}: the feature {keys[1]!r} is {label}, not one class, or several, of a known number of classes."
+        )
     return keys
 
 
-def _find_builder(name: str, directory: str) -> tfds.core.DatasetBuilder:
+def label_feature(builder: tfds.core.DatasetBuilder) -> tuple[tfds.features.ClassLabel, bool]:
+    """-> the classes of the set, and whether an image has any number of them in place of one."""
+    label = builder.info.features[supervised_keys(builder)[1]]
+    several = isinstance(label, tfds.features.Sequence)
+    return label.feature if several else label, several
+
+
+def find_builder(name: str, directory: str) -> tfds.core.DatasetBuilder:
+    """A tfds name and data_dir -> its builder, prepared or not; ValueError for a name that is not known."""
     try:
         return tfds.builder(name, data_dir=directory or None)
     except tfds.core.DatasetNotFoundError as error:

@@ -46,6 +46,7 @@ class Source:
     num_classes: int
     class_names: tuple[str, ...] | None  # in the order of the labels; None where the data set has no names
     splits: Mapping[str, int]  # name -> number of examples
+    several_labels: bool  # an image has any number of classes, in place of one
     opener: Callable[[str, list[tuple[str, int, int]]], Split] = dataclasses.field(repr=False)
     opened: dict[str, Split] = dataclasses.field(default_factory=dict, repr=False)
 
@@ -124,6 +125,24 @@ def open_source(settings: DataSettings) -> Source:
     return _open_source(settings.name, settings.directory, settings.synthetic_examples)
 
 
+def is_prepared(settings: DataSettings) -> bool:
+    """Whether `open_source` would find the set that `settings` name, without preparing it. Raises for unknown names."""
+    if settings.name in ("synthetic", "folder", "digits"):
+        return True  # there is nothing to fetch
+    hide_accelerators()
+    return bool(prepared.find_builder(settings.name, os.path.expanduser(settings.directory)).info.splits)
+
+
+def classes(settings: DataSettings) -> tuple[int, tuple[str, ...] | None]:
+    """-> the number of classes of the set that `settings` name and their names, if it has any; prepares nothing."""
+    if settings.name in ("synthetic", "folder", "digits"):
+        source = open_source(settings)
+        return source.num_classes, source.class_names
+    hide_accelerators()
+    label, _ = prepared.label_feature(prepared.find_builder(settings.name, os.path.expanduser(settings.directory)))
+    return label.num_classes, tuple(label.names) if label.names else None
+
+
 def hide_accelerators() -> None:
     """TensorFlow must not take the memory of the GPUs or TPUs that jax trains on."""
     for kind in ("GPU", "TPU"):
@@ -145,12 +164,13 @@ def _open_source(name: str, directory: str, synthetic_examples: int) -> Source:
 
 
 def _builder_source(name: str, builder: tfds.core.DatasetBuilder) -> Source:
-    label = builder.info.features[prepared.supervised_keys(builder)[1]]
+    label, several_labels = prepared.label_feature(builder)
     return Source(
         name=name,
         num_classes=label.num_classes,
         class_names=tuple(label.names) if label.names else None,
         splits={split: info.num_examples for split, info in builder.info.splits.items()},
+        several_labels=several_labels,
         opener=lambda spec, ranges: prepared.PreparedSplit(builder, spec),
     )
 
@@ -183,6 +203,7 @@ def _folder_source(directory: str) -> Source:
         num_classes=len(class_names),
         class_names=class_names,
         splits={split: len(labels) for split, (_, labels) in files.items()},
+        several_labels=False,
         opener=opener,
     )
 
@@ -192,4 +213,4 @@ def _synthetic_source(num_examples: int) -> Source:
         return SyntheticSplit(f"synthetic, split {spec!r}", sum(stop - start for _, start, stop in ranges))
 
     splits = dict.fromkeys(("train", "validation", "test"), num_examples)
-    return Source("synthetic", synthetic.NUM_CLASSES, None, splits, opener)
+    return Source("synthetic", synthetic.NUM_CLASSES, None, splits, False, opener)
