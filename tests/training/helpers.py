@@ -1,5 +1,6 @@
 """A tiny experiment: a model that compiles in a second, and batches without a data set."""
 
+import functools
 import itertools
 
 import flax.linen as nn
@@ -101,15 +102,20 @@ class TinyFeed:
             yield batch((2, number), size, real, jax.local_device_count())
 
 
-def train_some(settings, batches, model=None, devices=None, log_every_steps=5):
-    """Runs the pmapped step over batches [devices, ...] -> (replicated state, results of each step)."""
-    model = model or TinyModel()
-    devices = devices or jax.local_devices()[:1]
+@functools.cache  # compiling takes longer than the tests
+def compiled(settings, model, devices, log_every_steps):
+    """-> (a function that makes the replicated first state, the pmapped step)."""
     schedule = make_schedule(settings, steps_per_epoch=5)
     optimizer = make_optimizer(settings, schedule)
-    state = replicate(jax.jit(lambda: initial_state(settings, model, optimizer))(), devices)
+    state = jax.device_get(jax.jit(lambda: initial_state(settings, model, optimizer))())
     step = steps.make_train_step(settings, model, optimizer, schedule, log_every_steps=log_every_steps, devices=devices)
-    results = []
+    return lambda: replicate(state, devices), step
+
+
+def train_some(settings, batches, model=None, devices=None, log_every_steps=5):
+    """Runs the pmapped step over batches [devices, ...] -> (replicated state, results of each step)."""
+    start, step = compiled(settings, model or TinyModel(), tuple(devices or jax.local_devices()[:1]), log_every_steps)
+    state, results = start(), []
     for each in batches:
         state, result = step(state, each)
         results.append(result)

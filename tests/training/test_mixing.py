@@ -79,7 +79,8 @@ def test_probability_is_that_of_mixing_at_all():
 def test_labels_follow_the_images():
     images = jnp.arange(4.0)[:, None, None, None] * jnp.ones((4, 8, 8, 3))
     targets = jnp.eye(4)
-    mixed, soft = mixing.mix(jax.random.key(1), images, targets, only(cutmix_alpha=0.0))
+    mix = jax.jit(lambda i, t: mixing.mix(jax.random.key(1), i, t, only(cutmix_alpha=0.0)))
+    mixed, soft = mix(images, targets)
     share = float(soft[0, 0])
     assert 0 < share < 1
     np.testing.assert_allclose(soft, share * np.eye(4) + (1 - share) * np.eye(4)[::-1], rtol=1e-6)
@@ -128,7 +129,7 @@ def test_erasing_fills_with_noise_of_its_own_for_each_pixel():
     assert len(np.unique(noise)) > 0.99 * noise.size
 
 
-@pytest.mark.parametrize("devices", [2, 8])
+@pytest.mark.parametrize("devices", [4])
 def test_the_number_of_devices_changes_nothing(devices):
     """Partners come from the whole batch reversed, draws from the key and an image's place in the batch."""
     images = jax.random.normal(jax.random.key(0), (16, 8, 8, 3))
@@ -140,7 +141,7 @@ def test_the_number_of_devices_changes_nothing(devices):
         return mixing.random_erase(key, mixed, settings, axis), soft
 
     key = jax.random.key(11)
-    whole = both(key, images, targets)
+    whole = jax.jit(both)(key, images, targets)
     cut = [x.reshape(devices, -1, *x.shape[1:]) for x in (images, targets)]
     shared = jax.pmap(lambda i, t: both(key, i, t, "batch"), axis_name="batch")(*cut)
     for one, many in zip(whole, shared, strict=True):

@@ -43,6 +43,6 @@ def to_host(tree: Any) -> Any:
 def averages(sums: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
     """(sum, weight) pairs -> means. Raises ValueError where nothing was summed."""
     for name, (_, weight) in sums.items():
-        if not float(weight) > 0:
+        if float(weight) == 0:
             raise ValueError(f"There is no mean of {name}: no example was counted.")
     return {name: float(total) / float(weight) for name, (total, weight) in sums.items()}

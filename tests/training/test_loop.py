@@ -1,0 +1,197 @@
+"""Whole runs, from the first step to the summary: interrupted, continued, spoilt, evaluated."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from tests.training.helpers import NUM_CLASSES, TinyFeed, TinyModel, tiny_config
+from tnt_jax.training import checkpoints, loop, report, setup
+from tnt_jax.training.checkpoints import RunError
+
+INTERVALS = {"log_every_steps": 3, "checkpoint_every_steps": 4, "eval_every_steps": 10, "keep_checkpoints": 2}
+TIMED = ("images_per_second", "images_per_second_per_device")
+
+
+@pytest.fixture(autouse=True)
+def stand_in(monkeypatch):
+    """The model here has no formula for its multiply-adds."""
+    monkeypatch.setattr(report, "multiply_adds", lambda model: 1000)
+
+
+def make_run(workdir, feed=None, **changes):
+    config = tiny_config(**INTERVALS | changes)
+    run = setup.prepare(config, workdir, feed or TinyFeed(config))
+    return dataclasses.replace(run, model=TinyModel())
+
+
+class Killed(Exception):
+    """The process ends here."""
+
+
+class DyingFeed(TinyFeed):
+    """Ends the process when it is asked for its n-th batch."""
+
+    def __init__(self, config, batches):
+        super().__init__(config)
+        self.batches = batches
+
+    def train(self, start_step):
+        for count, made in enumerate(super().train(start_step)):
+            if count == self.batches:
+                raise Killed
+            yield made
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def untimed(found):
+    return [{name: value for name, value in line.items() if not name.endswith(TIMED)} for line in found]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of 20 steps that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "multiply_adds", lambda model: 1000)
+        summary = loop.train(make_run(workdir))
+    return workdir, summary
+
+
+def test_summary_has_its_keys_and_the_accuracy_is_learnt(finished):
+    workdir, summary = finished
+    assert set(summary) == {
+        "parameters", "steps", "seconds", "images_per_second", "eval", "eval_ema", "best", "config", "versions"
+    }  # fmt: skip
+    assert summary == json.loads((workdir / "summary.json").read_text())
+    for name in ("eval", "eval_ema"):
+        assert set(summary[name]) == {"accuracy", "accuracy_top5", "loss", "count"}
+        assert summary[name]["count"] == TinyFeed.eval_examples
+        assert summary[name]["accuracy_top5"] == 1.0  # four classes
+    assert summary["steps"] == 20 and summary["images_per_second"] > 0
+    assert summary[summary["best"]]["accuracy"] > 0.5  # of four classes
+    assert summary["config"]["model"]["patch_size"] == 4 and summary["versions"]["jax"] == jax.__version__
+
+
+def test_files_of_a_run(finished):
+    workdir, _ = finished
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["model"]["num_classes"] == NUM_CLASSES  # what was None is filled in
+    assert None not in config["model"].values()
+    assert "kernel" in (workdir / "parameters.txt").read_text()
+    assert list(workdir.glob("events.out.tfevents.*"))
+
+
+def test_lines_and_checkpoints_come_at_their_own_intervals(finished):
+    workdir, _ = finished
+    trained = [line["step"] for line in lines(workdir) if "train/loss" in line]
+    evaluated = [line["step"] for line in lines(workdir) if "eval/accuracy" in line]
+    assert trained == [3, 6, 9, 12, 15, 18, 20]
+    assert evaluated == [10, 20]
+    assert set(lines(workdir)[1]) >= {
+        "train/loss", "train/accuracy", "train/learning_rate", "train/gradient_norm", "train/images_per_second",
+        "train/images_per_second_per_device",
+    }  # fmt: skip
+    kept = checkpoints.checkpoint_steps(workdir)
+    assert kept[-2:] == [16, 20] and len(kept) <= 3
+
+
+@pytest.mark.parametrize("batches", [2, 7, 14])
+def test_a_run_that_was_stopped_ends_with_the_same_bits(finished, tmp_path, batches):
+    workdir, summary = finished
+    config = tiny_config(**INTERVALS)
+    with pytest.raises(Killed):
+        loop.train(make_run(tmp_path, DyingFeed(config, batches)))
+    feed = TinyFeed(config)
+    again = loop.train(make_run(tmp_path, feed))
+    assert feed.started == [max([0, *(step for step in (4, 8, 10, 12) if step < batches - 1)])]
+    whole, _ = checkpoints.read_weights(workdir)
+    resumed, metadata = checkpoints.read_weights(tmp_path)
+    assert metadata["step"] == 20
+    jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+    assert untimed(lines(tmp_path)) == untimed(lines(workdir))
+    assert again["eval"] == summary["eval"] and again["eval_ema"] == summary["eval_ema"]
+
+
+def test_a_finished_run_is_not_trained_again(finished, capsys):
+    workdir, summary = finished
+    before = lines(workdir)
+    config = tiny_config(**INTERVALS)
+    feed = TinyFeed(config)
+    again = loop.train(make_run(workdir, feed))
+    assert feed.started == [] and again["eval"] == summary["eval"] and lines(workdir) == before
+    assert "are done" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_is_not_saved(tmp_path):
+    config = tiny_config(**INTERVALS)
+    with pytest.raises(RunError) as caught:
+        loop.train(make_run(tmp_path, TinyFeed(config, spoil_step=7)))
+    assert "Step 8" in str(caught.value)
+    assert str(tmp_path / "checkpoints" / "4") in str(caught.value)
+    assert checkpoints.checkpoint_steps(tmp_path) == [4]
+    assert all(line["step"] < 8 for line in lines(tmp_path))
+    assert loop.train(make_run(tmp_path))["steps"] == 20  # and it goes on from there
+
+
+def test_a_step_is_under_way_while_the_last_one_is_read(tmp_path, monkeypatch):
+    events = []
+    run = make_run(tmp_path, checkpoint_every_steps=100, eval_every_steps=100, steps=4)
+    original = loop.steps.make_train_step
+
+    def make(*args, **options):
+        step = original(*args, **options)
+
+        def recorded(state, batch):
+            events.append("dispatch")
+            return step(state, batch)
+
+        return recorded
+
+    report_step = loop._report
+    monkeypatch.setattr(loop.steps, "make_train_step", make)
+    monkeypatch.setattr(loop, "_report", lambda *args: (events.append(args[1]), report_step(*args)))
+    loop.train(run)
+    assert events == ["dispatch", "dispatch", 1, "dispatch", 2, "dispatch", 3, 4]
+
+
+def test_evaluating_a_workdir_gives_what_training_saw(finished, capsys):
+    workdir, summary = finished
+    run = setup.prepare_evaluation(None, workdir, TinyFeed(tiny_config(**INTERVALS)))
+    outcome = loop.evaluate(dataclasses.replace(run, model=TinyModel()))
+    assert outcome["eval"] == summary["eval"] and outcome["eval_ema"] == summary["eval_ema"] and outcome["step"] == 20
+    assert json.loads((workdir / "evaluation.json").read_text()) == outcome
+    assert "35 images" in capsys.readouterr().out
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog):
+    config = tiny_config(**INTERVALS)
+    with pytest.raises(Killed):
+        loop.train(make_run(tmp_path, DyingFeed(config, 10)))
+    newest = checkpoints.checkpoint_steps(tmp_path)[-1]
+    assert newest == 8
+    for file in (tmp_path / "checkpoints" / "8" / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:20])
+    feed = TinyFeed(config)
+    assert loop.train(make_run(tmp_path, feed))["steps"] == 20
+    assert feed.started == [4]
+    assert (tmp_path / "damaged_checkpoints" / "8-1").is_dir()
+
+
+def test_weights_to_start_from_are_loaded(finished, tmp_path):
+    """`pretrained` names a workdir: its averaged weights, as load_pretrained gives them, are those of step 0."""
+    workdir, _ = finished
+    weights, _ = checkpoints.read_weights(workdir)
+    run = make_run(tmp_path)
+    run = dataclasses.replace(run, pretrained=weights["ema_params"])
+    state, session = loop._start(run, 0.0)
+    session.store.close()
+    jax.tree.map(np.testing.assert_array_equal, state.params, weights["ema_params"])
+    jax.tree.map(np.testing.assert_array_equal, state.ema_params, weights["ema_params"])
+    assert int(state.step) == 0

@@ -1,0 +1,156 @@
+"""What cannot work is said before anything is written."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from tests.training.helpers import TinyFeed, tiny_config
+from tnt_jax.training import checkpoints, setup
+
+
+def prepare(workdir, **changes):
+    config = tiny_config(**changes)
+    return setup.prepare(config, workdir, TinyFeed(config))
+
+
+def pretend_run(workdir, **changes):
+    """A workdir that looks as if a run had saved step 5."""
+    run = prepare(workdir, **changes)
+    (workdir / "checkpoints" / "5").mkdir(parents=True)
+    (workdir / "config.json").write_text(json.dumps(setup.as_dict(run.experiment)))
+
+
+def test_nothing_is_written(tmp_path):
+    prepare(tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "words"),
+    [
+        ({"model__name": "tnt_x_patch16_224"}, ValueError, ["tnt_x_patch16_224", "did you mean"]),
+        ({"model__image_size": 225}, ValueError, ["225", "patch_size=4", "224"]),
+        ({"model__word_size": 3}, ValueError, ["word_size=3", "patch_size=4"]),
+        ({"model__inner_num_heads": 3}, ValueError, ["inner_dim=2", "inner_num_heads=3"]),
+        ({"model__tnt_blocks": (1, 13)}, ValueError, ["tnt_blocks", "13"]),
+        ({"batch_size": 20}, ValueError, ["batch_size=20", "8 devices", "16 or 24"]),
+        ({"eval_batch_size": 20}, ValueError, ["eval_batch_size=20", "8 devices"]),
+        ({"model__num_classes": 3}, ValueError, ["num_classes=3", "4 classes"]),
+        ({"pretrained": "nowhere.safetensors"}, FileNotFoundError, ["nowhere.safetensors", "hf-hub:"]),
+    ],
+)
+def test_impossible_configurations(tmp_path, changes, kind, words):
+    with pytest.raises(kind) as caught:
+        prepare(tmp_path / "run", **changes)
+    for word in words:
+        assert word in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_data_set_that_is_not_there(tmp_path):
+    config = tiny_config(data__name="folder", data__directory=str(tmp_path / "nowhere"))
+    with pytest.raises((FileNotFoundError, ValueError), match="nowhere"):
+        setup.prepare(config, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_split_that_is_not_there(tmp_path):
+    config = tiny_config(data__name="synthetic", data__eval_split="testt")
+    with pytest.raises(ValueError, match="testt"):
+        setup.prepare(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("workdir", ["", "gs://bucket/run"])
+def test_workdirs_that_are_no_folder(workdir):
+    with pytest.raises(ValueError, match="--workdir"):
+        setup.check_workdir(workdir)
+
+
+def test_a_file_in_place_of_the_workdir(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file"):
+        setup.check_workdir(tmp_path / "file" / "run")
+
+
+def test_an_unwritable_workdir(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    with pytest.raises(PermissionError, match="not writable"):
+        setup.check_workdir(tmp_path / "run")
+
+
+def test_another_model_in_the_workdir_is_refused_with_the_keys(tmp_path):
+    pretend_run(tmp_path)
+    with pytest.raises(ValueError) as caught:
+        prepare(tmp_path, model__outer_dim=8, weight_decay=0.1)
+    assert "model.outer_dim (4 there, 8 now)" in str(caught.value)
+    assert "weight_decay (0.05 there, 0.1 now)" in str(caught.value)
+    assert "--config.pretrained=" in str(caught.value)
+
+
+def test_keys_that_change_no_result_may_change(tmp_path):
+    pretend_run(tmp_path)
+    prepare(tmp_path, steps=30, log_every_steps=1, eval_batch_size=8, model__scan=True, data__reader_threads=2)
+
+
+def test_checkpoints_without_a_config_are_refused(tmp_path):
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"config\.json"):
+        prepare(tmp_path)
+
+
+def test_a_resumed_run_does_without_what_it_started_from(tmp_path):
+    weights = tmp_path / "weights.safetensors"
+    config = tiny_config(pretrained=str(weights))
+    weights.write_text("")
+    (tmp_path / "run" / "checkpoints" / "5").mkdir(parents=True)
+    resolved = setup.as_dict(prepare(tmp_path / "other").experiment) | {"pretrained": str(weights)}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(resolved))
+    weights.unlink()
+    assert setup.prepare(config, tmp_path / "run", TinyFeed(config)).pretrained is None
+
+
+def test_evaluation_needs_a_run_or_weights(tmp_path):
+    with pytest.raises(ValueError, match="--config.pretrained"):
+        setup.prepare_evaluation(None, tmp_path)
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        setup.prepare_evaluation(tiny_config(), tmp_path)
+    pretend_run(tmp_path)
+    with pytest.raises(ValueError, match=r"model\.outer_dim"):
+        config = tiny_config(model__outer_dim=8)
+        setup.prepare_evaluation(config, tmp_path, TinyFeed(config))
+    config = tiny_config(label_smoothing=0.2)  # says nothing about the model
+    assert setup.prepare_evaluation(config, tmp_path, TinyFeed(config)).pretrained is None
+
+
+def test_read_weights_names_what_there_is(tmp_path):
+    with pytest.raises(ValueError, match="only none"):
+        checkpoints.read_weights(tmp_path)
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    with pytest.raises(ValueError, match="no checkpoint of step 6, only steps 5"):
+        checkpoints.read_weights(tmp_path, 6)
+
+
+def test_a_broken_config_file_is_named(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is not JSON"):
+        checkpoints.read_config(tmp_path)
+
+
+def test_the_checkpoint_is_the_same_array_by_array(tmp_path):
+    import jax
+
+    from tests.training.helpers import experiment, train_some
+    from tnt_jax.training.state import unreplicate
+
+    state = unreplicate(train_some(experiment(), [])[0])
+    store = checkpoints.Checkpoints(tmp_path, keep=1)
+    metadata = {"step": 0, "seconds": 1.5, "device_count": 8, "process_count": 1, "best_accuracy": None}
+    store.save(state, metadata)
+    store.wait()
+    restored, found = store.restore_newest(state)
+    store.close()
+    assert found == metadata
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
