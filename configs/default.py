@@ -86,7 +86,9 @@ def get_config() -> ml_collections.ConfigDict:
     data.color_jitter = 0.4  # brightness, contrast, saturation by up to this; only where randaugment is empty
     data.eval_crop_fraction = 0.9  # of the resized image's shorter side
     data.eval_interpolation = "bicubic"
-    data.reader_threads = 0  # 0: as many as tf.data finds good; the batches never depend on it
+    data.reader_threads = (
+        0  # images augmented at a time, in each of two batches; 0: one a core; batches never depend on it
+    )
     data.synthetic_examples = 8192  # size of the "synthetic" set
 
     config.mixing = mixing = ml_collections.ConfigDict()

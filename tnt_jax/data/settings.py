@@ -30,7 +30,9 @@ class DataSettings:
     color_jitter: float  # brightness, contrast and saturation by a factor in 1 +- this; only where randaugment is empty
     eval_crop_fraction: float  # side of the centre crop / shorter side of the resized image, in 0..1
     eval_interpolation: str  # "bilinear" or "bicubic"
-    reader_threads: int  # threads that read and augment; 0: as many as tf.data finds good; never changes a batch
+    reader_threads: (
+        int  # images augmented at a time in each of the two batches under way; 0: one a core; never changes a batch
+    )
     synthetic_examples: int  # examples in each split of the "synthetic" set
 
     def __post_init__(self) -> None:
