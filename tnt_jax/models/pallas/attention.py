@@ -5,7 +5,10 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from .tiles import whole_rows
+from .tiles import place
+
+BACK = 2
+
 
 def _tree(operation, values):
     """Combines values pairwise: a short chain of dependent operations."""
@@ -34,7 +37,7 @@ def _place(step, sizes):
     query, base = jax.lax.div(step, sizes.num_heads), jax.lax.rem(step, sizes.num_heads) * sizes.head_dim
 
     def at(word, c):
-        return whole_rows(word * sizes.inner_dim + base + c, 1), slice(None)
+        return place(word * sizes.inner_dim + base + c)
 
     return [at(query, c) for c in range(sizes.head_dim)], at
 
@@ -47,7 +50,7 @@ def attend(step, query, key, value, lse, sizes):
     they leave the loads above alone.
     """
     places, at = _place(step, sizes)
-    scores = _dots([query[place] for place in places], lambda m, c: key[at(m, c)], sizes.num_words)
+    scores = _dots([query[p] for p in places], lambda m, c: key[at(m, c)], sizes.num_words)
     top = _tree(jnp.maximum, scores)
     weights = [jnp.exp2(score - top) for score in scores]
     total = _tree(jnp.add, weights)
@@ -55,8 +58,8 @@ def attend(step, query, key, value, lse, sizes):
     if lse is not None:
         lse[step] = top + jnp.log2(total)
     inverse = 1.0 / total
-    for place, result in zip(places, mixed, strict=True):
-        query[place] = result * inverse
+    for p, result in zip(places, mixed, strict=True):
+        query[p] = result * inverse
 
 
 def attend_backward(step, query, key, value, lse, output, key_gradient, value_gradient, sizes):
@@ -65,18 +68,25 @@ def attend_backward(step, query, key, value, lse, output, key_gradient, value_gr
     output ref [M * C registers]: the gradient of the attention's output. Gradients of queries and keys lack the factor
     log(2) of the softmax to the base 2.
     """
-    places, at = _place(step, sizes)
-    queries, upper = [query[place] for place in places], [output[place] for place in places]
-    top = lse[step]
-    scores = _dots(queries, lambda m, c: key[at(m, c)], sizes.num_words)
-    weights = [jnp.exp2(score - top) for score in scores]
-    slopes = _dots(upper, lambda m, c: value[at(m, c)], sizes.num_words)
-    mean = _tree(jnp.add, [a * b for a, b in zip(weights, slopes, strict=True)])
-    slopes = [a * (b - mean) for a, b in zip(weights, slopes, strict=True)]
-    mixed = [_mix(slopes, lambda m, c=c: key[at(m, c)]) for c in range(sizes.head_dim)]
-    for m in range(sizes.num_words):
-        for c in range(sizes.head_dim):
-            key_gradient[at(m, c)] += slopes[m] * queries[c]
-            value_gradient[at(m, c)] += weights[m] * upper[c]
-    for place, result in zip(places, mixed, strict=True):
-        query[place] = result
+    head, first = jax.lax.rem(step, sizes.num_heads), jax.lax.div(step, sizes.num_heads)*BACK
+    _, at = _place(head, sizes)
+    W=range(BACK); C=range(sizes.head_dim); M=range(sizes.num_words)
+    places=[[at(first+w,c) for c in C] for w in W]
+    queries = [[query[p] for p in places[w]] for w in W]
+    upper = [[output[p] for p in places[w]] for w in W]
+    weights,slopes=[],[]
+    for w in W:
+        top = lse[(first+w)*sizes.num_heads+head]
+        scores = _dots(queries[w], lambda m, c: key[at(m, c)], sizes.num_words)
+        weights.append([jnp.exp2(score - top) for score in scores])
+        sl = _dots(upper[w], lambda m, c: value[at(m, c)], sizes.num_words)
+        mean = _tree(jnp.add, [a * b for a, b in zip(weights[w], sl, strict=True)])
+        slopes.append([a * (b - mean) for a, b in zip(weights[w], sl, strict=True)])
+    mixed = [[_mix(slopes[w], lambda m, c=c: key[at(m, c)]) for c in C] for w in W]
+    for m in M:
+        for c in C:
+            key_gradient[at(m, c)] += _chain([slopes[w][m] * queries[w][c] for w in W])
+            value_gradient[at(m, c)] += _chain([weights[w][m] * upper[w][c] for w in W])
+    for w in W:
+        for p, result in zip(places[w], mixed[w], strict=True):
+            query[p] = result

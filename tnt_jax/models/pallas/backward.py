@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from .attention import attend_backward
+from .attention import attend_backward, BACK
 from .forward import VMEM_LIMIT, load_words, project_attended, project_qkv, rows_of
-from .layout import BIAS_ROWS, LANES, SUBLANES, TILE, Sizes
+from .layout import BIAS_ROWS, LANES, PITCH, SUBLANES, TILE, Sizes
 from .tiles import (
     clear_beyond,
     dot,
@@ -23,6 +23,8 @@ from .tiles import (
     normalise_backward,
     normalise_in_place,
     spread,
+    staggered,
+    store_registers,
     whole,
     with_bias_rows,
 )
@@ -37,21 +39,30 @@ def mlp_backward(index, upper, keep, normalised, lower, matrices, totals, sizes,
     d_1, d_2, d_b2 = totals
     height, unit = sizes.group * sizes.inner_dim, sizes.unit * sizes.inner_dim
     given = upper[rows_of(index, height), :].astype(jnp.float32) * keep[1:2, :]
-    for at in range(0, height, unit):
-        sums, below = [None, None, None], []
-        for first in range(0, SUBLANES, CHUNK):
-            rows = with_bias_rows(gather(normalised, index * height + at, unit, (first, first + CHUNK)), dtype)
-            slope = given[at : at + unit, first * LANES : (first + CHUNK) * LANES]
-            narrow = slope.astype(dtype)
-            hidden, steep = gelu_twice_and_slope(dot(a_1[...], rows), dtype)
-            hidden, steep = hidden.astype(dtype), (steep * dot(t_2[...], narrow)).astype(dtype)
-            below.append(dot(t_1[...], steep))
-            bias = functools.reduce(jnp.add, [slope[:, j * LANES : (j + 1) * LANES] for j in range(CHUNK)])
-            terms = [dot(rows, steep, OUTER), dot(narrow, hidden, OUTER), bias]
-            sums = [b if a is None else a + b for a, b in zip(sums, terms, strict=True)]
-        spread(lower, index * height + at, jnp.concatenate(below, axis=1))
-        for ref, value in zip((d_1, d_2, d_b2), sums, strict=True):
-            ref[...] += value
+    places = [(at, first) for at in range(0, height, unit) for first in range(0, SUBLANES, CHUNK)]
+
+    def products(place):
+        at, first = place
+        rows = with_bias_rows(gather(normalised, index * height + at, unit, (first, first + CHUNK)), dtype)
+        slope = given[at : at + unit, first * LANES : (first + CHUNK) * LANES]
+        narrow = slope.astype(dtype)
+        return rows, slope, narrow, dot(a_1[...], rows), dot(t_2[...], narrow)
+
+    ahead, sums, below = products(places[0]), [None, None, None], []
+    for place, following in zip(places, places[1:] + [None], strict=True):
+        rows, slope, narrow, before, after = ahead
+        ahead = products(following) if following else None  # the matrix unit runs ahead of the vector unit
+        hidden, steep = gelu_twice_and_slope(before, dtype)
+        hidden, steep = hidden.astype(dtype), (steep * after).astype(dtype)
+        below.append(dot(t_1[...], steep))
+        bias = functools.reduce(jnp.add, [slope[:, j * LANES : (j + 1) * LANES] for j in range(CHUNK)])
+        terms = [dot(rows, steep, OUTER), dot(narrow, hidden, OUTER), bias]
+        sums = [b if a is None else a + b for a, b in zip(sums, terms, strict=True)]
+        if place[1] + CHUNK == SUBLANES:
+            spread(lower, index * height + place[0], jnp.concatenate(below, axis=1))
+            below = []
+    for ref, value in zip((d_1, d_2, d_b2), sums, strict=True):
+        ref[...] += value
 
 
 def output_backward(index, upper, lower, keep, attended, output, middle, matrices, totals, sizes, dtype):
@@ -82,6 +93,7 @@ def _kernel(words, upper, attended, lse, keep, a_qkv, a_o, b_o, a_1, t_qkv, t_o,
     lower_words, d_qkv, d_o, d_bo, d_1, d_2, d_b2 = rest[:7]
     first, second, lower, output, query, key, value, d_key, d_value, middle, operand, inverse_1, inverse_2 = rest[7:]
     dtype, groups, units = words.dtype, sizes.num_words // sizes.group, sizes.group // sizes.unit
+    height = sizes.group * sizes.inner_dim
     clear_beyond(sentences, words, upper, attended, keep)
 
     @pl.when(pl.program_id(0) == 0)
@@ -89,49 +101,51 @@ def _kernel(words, upper, attended, lse, keep, a_qkv, a_o, b_o, a_1, t_qkv, t_o,
         for ref in rest[1:7]:
             ref[...] = jnp.zeros(ref.shape, ref.dtype)
 
-    d_key[...] = jnp.zeros(d_key.shape, d_key.dtype)
-    d_value[...] = jnp.zeros(d_value.shape, d_value.dtype)
-
-    @pl.loop(0, groups)
-    def _(index):
+    def prepare(index):
         load_words(index, words, first, sizes)
-
-    @pl.loop(0, groups)
-    def _(index):
         for w in range(sizes.group):
             normalise_in_place(first, inverse_1, index * sizes.group + w, sizes)
-        for u in range(units):
-            rows = project_qkv(index * units + u, first, (query, key, value), a_qkv, sizes, dtype)
-            operand[index * units + u] = rows
 
-    @pl.loop(0, groups)
-    def _(index):
-        height = sizes.group * sizes.inner_dim
+    def project(index):
+        for u in range(units):
+            at = index * units + u
+            operand[at] = project_qkv(at, first, (query, key, value), a_qkv, sizes, dtype)
+
+    staggered(groups, prepare, project)
+
+    def join(index):
         rows = attended[rows_of(index, height), :]
         spread(second, index * height, project_attended(index, words, rows, keep, a_o, b_o, sizes))
         for w in range(sizes.group):
             normalise_in_place(second, inverse_2, index * sizes.group + w, sizes)
 
-    @pl.loop(0, groups)
-    def _(index):
+    def through_mlp(index):
         mlp_backward(index, upper, keep, second, lower, (a_1, t_1, t_2), (d_1, d_2, d_b2), sizes, dtype)
+        for ref in (d_key, d_value):  # the attention's backward pass adds to these
+            store_registers(ref, index * height, jnp.zeros((height, SUBLANES, LANES), jnp.float32))
+
+    def through_output(index):
         for w in range(sizes.group):
             normalise_backward(lower, second, inverse_2, index * sizes.group + w, sizes)
         output_backward(index, upper, lower, keep, attended, output, middle, (t_o,), (d_o, d_bo), sizes, dtype)
 
-    @pl.loop(0, sizes.num_words * sizes.num_heads)
+    staggered(groups, join, through_mlp, through_output)
+
+    @pl.loop(0, sizes.num_words * sizes.num_heads // BACK)
     def _(step):
         attend_backward(step, query, key, value, lse, output, d_key, d_value, sizes)
 
-    @pl.loop(0, groups)
-    def _(index):
+    def through_qkv(index):
         for u in range(units):
             qkv_backward(index * units + u, (query, d_key, d_value), operand, lower, t_qkv, d_qkv, sizes, dtype)
+
+    def finish(index):
         for w in range(sizes.group):
             normalise_backward(lower, first, inverse_1, index * sizes.group + w, sizes)
-        height = sizes.group * sizes.inner_dim
         total = middle[rows_of(index, height), :] + gather(lower, index * height, height)
         lower_words[rows_of(index, height), :] = total.astype(dtype)
+
+    staggered(groups, through_qkv, finish)
 
 
 def backward(words, upper, attended, lse, keep, matrices, sizes: Sizes):
@@ -147,8 +161,8 @@ def backward(words, upper, attended, lse, keep, matrices, sizes: Sizes):
     shapes = [(unit + BIAS_ROWS, 3 * unit), (unit, unit), (unit, LANES)]
     shapes += [(unit + BIAS_ROWS, hidden), (unit, hidden), (unit, LANES)]
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    registers = pltpu.VMEM((sizes.rows * SUBLANES, LANES), jnp.float32)
-    inverse = pltpu.VMEM((sizes.num_words * SUBLANES, LANES), jnp.float32)
+    registers = pltpu.VMEM((sizes.rows * PITCH, LANES), jnp.float32)
+    inverse = pltpu.VMEM((sizes.num_words * PITCH, LANES), jnp.float32)
     operand = pltpu.VMEM((sizes.num_words // sizes.unit, unit + BIAS_ROWS, TILE), words.dtype)
     return pl.pallas_call(
         functools.partial(_kernel, sizes=sizes, sentences=words.shape[1]),

@@ -8,7 +8,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from .attention import attend
-from .layout import LANES, SUBLANES, TILE, Sizes
+from .layout import LANES, PITCH, SUBLANES, TILE, Sizes
 from .tiles import (
     clear_beyond,
     dot,
@@ -16,6 +16,7 @@ from .tiles import (
     gelu_twice,
     normalise_in_place,
     spread,
+    staggered,
     whole,
     with_bias_rows,
 )
@@ -80,23 +81,22 @@ def _kernel(words, keep, a_qkv, a_o, b_o, a_1, a_2, b_2, out, *rest, sizes, sent
     dtype, groups = words.dtype, sizes.num_words // sizes.group
     clear_beyond(sentences, words)
 
-    @pl.loop(0, groups)
-    def _(index):
+    def prepare(index):
         load_words(index, words, registers, sizes)
-
-    @pl.loop(0, groups)
-    def _(index):
         for w in range(sizes.group):
             normalise_in_place(registers, None, index * sizes.group + w, sizes)
+
+    def project(index):
         for u in range(sizes.group // sizes.unit):
             project_qkv(index * (sizes.group // sizes.unit) + u, registers, (query, key, value), a_qkv, sizes, dtype)
+
+    staggered(groups, prepare, project)
 
     @pl.loop(0, sizes.num_words * sizes.num_heads)
     def _(step):
         attend(step, query, key, value, lse, sizes)
 
-    @pl.loop(0, groups)
-    def _(index):
+    def join(index):
         height = sizes.group * sizes.inner_dim
         rows = gather(query, index * height, height).astype(dtype)
         if attended is not None:
@@ -107,9 +107,7 @@ def _kernel(words, keep, a_qkv, a_o, b_o, a_1, a_2, b_2, out, *rest, sizes, sent
         for w in range(sizes.group):
             normalise_in_place(registers, None, index * sizes.group + w, sizes)
 
-    @pl.loop(0, groups)
-    def _(index):
-        mlp(index, registers, middle, keep, out, a_1, a_2, b_2, sizes, dtype)
+    staggered(groups, join, lambda index: mlp(index, registers, middle, keep, out, a_1, a_2, b_2, sizes, dtype))
 
 
 def forward(words, keep, matrices, sizes: Sizes, save: bool):
@@ -131,8 +129,8 @@ def forward(words, keep, matrices, sizes: Sizes, save: bool):
         out_specs=specs,
         out_shape=shapes,
         scratch_shapes=[
-            pltpu.VMEM((sizes.rows * SUBLANES, LANES), jnp.float32),
-            *[pltpu.VMEM((sizes.rows * SUBLANES, LANES), jnp.float32) for _ in range(3)],
+            pltpu.VMEM((sizes.rows * PITCH, LANES), jnp.float32),
+            *[pltpu.VMEM((sizes.rows * PITCH, LANES), jnp.float32) for _ in range(3)],
             pltpu.VMEM((sizes.rows, TILE), jnp.float32),
         ],
         compiler_params=pltpu.CompilerParams(vmem_limit_bytes=VMEM_LIMIT),

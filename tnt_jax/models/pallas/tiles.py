@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from .layout import BIAS_ROWS, LANES, SUBLANES, TILE
+from .layout import BIAS_ROWS, LANES, PITCH, SUBLANES, TILE
 
 # 2 Phi(x) - 1 = tanh(x P(x^2)), P fitted to atanh(2 Phi - 1) / x: x Phi(x) is within 3.1e-6 of the erf form everywhere,
 # a hundredth of bfloat16's rounding of the same number; used for bfloat16 alone, float32 takes erf itself.
@@ -22,23 +22,29 @@ def spread(registers, row, values):
     """values [R, 1024] float32 -> registers ref, rows `row` .. `row` + R - 1."""
     for j in range(SUBLANES):
         part = values[:, j * LANES : (j + 1) * LANES]
-        registers[pl.ds(row * SUBLANES + j, values.shape[0], stride=SUBLANES), :] = part
+        registers[pl.ds(row * PITCH + j, values.shape[0], stride=PITCH), :] = part
 
 
 def gather(registers, row, height, lanes=(0, SUBLANES)):
     """registers ref, rows `row` .. `row` + height - 1 -> [height, 1024] float32 (or the groups of 128 `lanes` alone)."""
-    parts = [registers[pl.ds(row * SUBLANES + j, height, stride=SUBLANES), :] for j in range(*lanes)]
+    parts = [registers[pl.ds(row * PITCH + j, height, stride=PITCH), :] for j in range(*lanes)]
     return jnp.concatenate(parts, axis=1)
 
 
-def whole_rows(row, height):
-    """Index of registers `row` .. `row` + height - 1."""
-    return pl.ds(pl.multiple_of(row * SUBLANES, SUBLANES), height * SUBLANES)
+def place(row):
+    """Index of register `row` of a registers ref."""
+    return pl.ds(row * PITCH, SUBLANES), slice(None)
 
 
-def word(registers, row, height):
+def load_registers(registers, row, height):
     """registers ref -> [height, 8, 128]."""
-    return registers[whole_rows(row, height), :].reshape(height, SUBLANES, LANES)
+    return jnp.stack([registers[place(row + r)] for r in range(height)])
+
+
+def store_registers(registers, row, values):
+    """values [height, 8, 128] -> registers ref, from `row` on."""
+    for r in range(values.shape[0]):
+        registers[place(row + r)] = values[r]
 
 
 def with_bias_rows(rows, dtype):
@@ -56,21 +62,21 @@ def normalise(values, epsilon):
 def normalise_in_place(registers, inverses, index, sizes):
     """Word `index` of registers ref is normalised; 1 / standard deviation goes to inverses ref, unless that is None."""
     channels = sizes.inner_dim
-    values, inverse = normalise(word(registers, index * channels, channels), sizes.epsilon)
-    registers[whole_rows(index * channels, channels), :] = values.reshape(channels * SUBLANES, LANES)
+    values, inverse = normalise(load_registers(registers, index * channels, channels), sizes.epsilon)
+    store_registers(registers, index * channels, values)
     if inverses is not None:
-        inverses[whole_rows(index, 1), :] = inverse
+        inverses[place(index)] = inverse
 
 
 def normalise_backward(gradient, normalised, inverses, index, sizes):
     """Gradient ref of normalised word `index` becomes the gradient of the word, in place."""
     channels = sizes.inner_dim
-    upper = word(gradient, index * channels, channels)
-    values = word(normalised, index * channels, channels)
+    upper = load_registers(gradient, index * channels, channels)
+    values = load_registers(normalised, index * channels, channels)
     mean = jnp.mean(upper, axis=0, keepdims=True)
     slope = jnp.mean(upper * values, axis=0, keepdims=True)
-    lower = (upper - mean - values * slope) * inverses[whole_rows(index, 1), :]
-    gradient[whole_rows(index * channels, channels), :] = lower.reshape(channels * SUBLANES, LANES)
+    lower = (upper - mean - values * slope) * inverses[place(index)]
+    store_registers(gradient, index * channels, lower)
 
 
 def _odd(values, dtype):
@@ -94,6 +100,27 @@ def gelu_twice_and_slope(values, dtype):
     above = 1.0 + _odd(values, dtype)
     bell = jnp.exp2(values * values * -0.7213475204444817) * 0.7978845608028654
     return values * above, above + values * bell
+
+
+def staggered(count, *stages):
+    """Every stage(i) for i below `count`, in order for each i; neighbouring i share an iteration, so that units overlap.
+
+    An iteration holds the first stage of i + n - 1, the second of i + n - 2, ... the last of i: independent work.
+    """
+    depth = len(stages) - 1
+
+    def iteration(index, lowest, highest):
+        for late, stage in enumerate(stages):
+            if lowest <= late <= highest:
+                stage(index - late)
+
+    for start in range(depth):
+        iteration(start, 0, min(start, depth))
+    steady = max(count, depth)
+    if count > depth:
+        pl.loop(depth, count)(lambda index: iteration(index, 0, depth))
+    for rest in range(depth):
+        iteration(steady + rest, rest + 1, depth)
 
 
 def clear_beyond(sentences, *blocks):
