@@ -139,7 +139,7 @@ def test_imagenets_missing_archives_are_named_before_anything_is_written(setting
     message = str(error.value)
     assert "ILSVRC2012_img_train.tar" in message and "ILSVRC2012_img_val.tar" in message
     assert str(tmp_path / "downloads" / "manual") in message
-    assert f"tfds build imagenet2012 --data_dir={tmp_path}" in message
+    assert f"python -m tnt_jax.tools.prepare imagenet2012 --directory={tmp_path}" in message
     assert not list(tmp_path.iterdir())
 
 

@@ -38,7 +38,7 @@ class PreparedSplit:
         if builder.info.file_format not in readers:
             raise ValueError(
                 f"{self.name}: examples of {builder.info.file_format.value} files cannot be read by their number. "
-                f"Prepare the set as tfrecord or array_record: tfds build {builder.name} --file_format=array_record"
+                f"Prepare the set once more as tfrecord files: {_prepare_command(builder, 'ANOTHER_FOLDER')}"
             )
         self._records = readers[builder.info.file_format](instructions)
 
@@ -100,7 +100,7 @@ def prepared(make_builder: Callable[[], tfds.core.DatasetBuilder]) -> tfds.core.
     root, place = builder.data_dir_root, builder.data_path
     if place.exists() and any(place.iterdir()) and not builder.is_prepared():
         raise ValueError(f"{place} holds no finished data set (no dataset_info.json). Remove it and start again.")
-    command = f"tfds build {builder.name} --data_dir={root}"
+    command = _prepare_command(builder, root)
     manual, instructions = root / "downloads" / "manual", (builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "").strip()
     if instructions and not (manual.exists() and any(manual.iterdir())):
         raise FileNotFoundError(
@@ -166,6 +166,12 @@ def find_builder(name: str, directory: str) -> tfds.core.DatasetBuilder:
         ) from error
     except Exception as error:  # a wrong config, version or argument: tfds raises many kinds
         raise ValueError(f"data.name={name!r} cannot be opened: {_in_short(error)}") from error
+
+
+def _prepare_command(builder: tfds.core.DatasetBuilder, directory: object) -> str:
+    """The shell command that prepares the data set in a directory (`tfds build` would do, but needs Apache Beam)."""
+    config = f"/{builder.builder_config.name}" if builder.builder_config else ""
+    return f"python -m tnt_jax.tools.prepare {builder.name}{config} --directory={directory}"
 
 
 def _check_network(builder: tfds.core.DatasetBuilder, command: str) -> None:

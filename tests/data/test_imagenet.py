@@ -1,0 +1,91 @@
+"""ImageNet from its archives to an evaluated model: tfds' own builder on miniature archives, then the whole loop."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from configs import default
+from tests.data import imagenet_archives
+from tnt_jax.data import sources
+from tnt_jax.data.settings import DataSettings
+from tnt_jax.tools import prepare
+from tnt_jax.training import loop
+
+VALIDATION = 10
+PER_SYNSET = 5
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory) -> str:
+    """data.directory after `python -m tnt_jax.tools.prepare imagenet2012`; the archives lay where tfds looks."""
+    root = tmp_path_factory.mktemp("imagenet")
+    imagenet_archives.make_archives(root / "downloads" / "manual", PER_SYNSET, VALIDATION)
+    prepare.main(["imagenet2012", f"--directory={root}"])
+    return str(root)
+
+
+def recipe(directory: str):
+    """configs/default.py as it is, with a model and batches of a size for tests."""
+    config = default.get_config()
+    config.data.directory = directory
+    config.batch_size = config.eval_batch_size = 16
+    config.model.update({"image_size": 16, "patch_size": 8, "word_size": 4, "depth": 1, "dtype": "float32"})
+    config.model.update({"inner_dim": 4, "outer_dim": 16, "inner_num_heads": 2, "outer_num_heads": 2})
+    return config
+
+
+def test_splits_and_classes_are_imagenets(directory):
+    source = sources.open_source(DataSettings(**recipe(directory).data))
+    synsets = sorted(set(imagenet_archives.validation_synsets(VALIDATION)))
+    assert source.splits == {"train": PER_SYNSET * len(synsets) + 2, "validation": VALIDATION}
+    assert source.num_classes == 1000 and list(source.class_names) == imagenet_archives.class_names()
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_every_image_has_the_label_of_its_synset(directory, split):
+    """Train: the archive's name is the class. Validation: the k-th by name has the k-th label of tfds' list."""
+    source = sources.open_source(DataSettings(**recipe(directory).data))
+    examples = source.open_split(split)
+    found = []
+    for number, record in enumerate(examples.read(range(examples.num_examples))):
+        image, label = examples.parse(tf.constant(record), tf.constant(number, tf.int64))
+        found.append(source.class_names[int(label)])
+        pixels = tf.io.decode_image(image, channels=3).numpy().mean((0, 1))
+        grey = np.ptp(pixels) < 2
+        colour = imagenet_archives.colour_of(found[-1])
+        assert grey or np.abs(pixels - colour).max() < 8, (number, found[-1])
+    expected = imagenet_archives.validation_synsets(VALIDATION)
+    if split == "train":
+        odd = [name.split("_")[0] for name in (imagenet_archives.PNG_IMAGE, imagenet_archives.CMYK_IMAGE)]
+        expected = [*sorted(set(expected)) * PER_SYNSET, *odd]
+    assert sorted(found) == sorted(expected)
+
+
+def test_odd_images_have_become_rgb_jpegs(directory):
+    """The PNG by another name and the CMYK image of the real archive."""
+    read = tfds.builder("imagenet2012", data_dir=directory).as_dataset(
+        split="train", decoders={"image": tfds.decode.SkipDecoding()}
+    )
+    files = {example["file_name"].decode(): example["image"] for example in read.as_numpy_iterator()}
+    for name in (imagenet_archives.PNG_IMAGE, imagenet_archives.CMYK_IMAGE):
+        assert bool(tf.io.is_jpeg(files[name]))
+        assert tf.io.decode_jpeg(files[name]).shape[-1] == 3
+
+
+def test_the_recipe_trains_and_evaluates_on_it(directory, tmp_path):
+    config = recipe(directory)
+    config.steps, config.log_every_steps = 4, 1
+    summary = loop.train_and_evaluate(config, tmp_path / "run")
+    assert summary["steps"] == 4 and summary["config"]["model"]["num_classes"] == 1000
+    assert summary["config"]["data"]["randaugment"] and summary["config"]["data"]["repeated_augmentation"] == 3
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["train/loss"] for line in lines if "train/loss" in line]
+    # A new model gives all classes about the same probability: ln 1000 = 6.9.
+    assert len(losses) == 4 and losses[0] == pytest.approx(np.log(1000), abs=0.3) and np.isfinite(losses).all()
+    for weights in ("eval", "eval_ema"):
+        assert summary[weights]["count"] == VALIDATION  # each once; the batch has six empty places
+        assert summary[weights]["accuracy"] * VALIDATION == pytest.approx(round(summary[weights]["accuracy"] * 10))
+        assert summary[weights]["loss"] == pytest.approx(np.log(1000), abs=0.5)
