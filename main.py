@@ -58,15 +58,23 @@ def join_processes(experiment: Experiment) -> None:
 
 
 def parse(arguments: list[str]) -> list[str]:
-    """The flags; a key or a value that the config does not take is said in one message."""
+    """The flags; a file, key or value that does not work is said in one message."""
+    for path in [value.partition(":")[0] for name, _, value in map(split, arguments) if name == "config"]:
+        if not os.path.isfile(path):
+            stop(f"--config={path}: there is no such file. Those of the project are in configs/.", CANNOT_WORK)
     try:
         return FLAGS(arguments)
     except AttributeError as error:  # how config_flags reports a key that does not exist
-        names = [argument.lstrip("-").partition("=")[0] for argument in arguments[1:]]
-        keys = [name.removeprefix("config.") for name in names if name.startswith("config.")]
+        keys = [name.removeprefix("config.") for name, _, _ in map(split, arguments) if name.startswith("config.")]
         stop("\n".join(unknown_key_message(key) for key in keys if key not in accepted_keys()) or error, CANNOT_WORK)
-    except (flags.Error, OSError, ValueError, TypeError) as error:
-        stop(error, CANNOT_WORK)
+    except flags.Error as error:  # an error of a config's own get_config comes with its traceback as the message
+        lines = str(error).splitlines()
+        stop(lines[0] if len(lines) == 1 else f"{lines[0].partition(': Error')[0]}: {lines[-1]}", CANNOT_WORK)
+
+
+def split(argument: str) -> tuple[str, str, str]:
+    """--NAME=VALUE -> (NAME, "=", VALUE)."""
+    return argument.lstrip("-").partition("=")
 
 
 def stop(error: object, code: int) -> None:

@@ -1,0 +1,114 @@
+"""Every file in configs/ is a valid experiment, and differs from the others in what its header says."""
+
+import importlib
+import pathlib
+
+import pytest
+
+from configs import default
+from tnt_jax.training import setup
+from tnt_jax.training.config import as_dict, check_config
+
+FOLDER = pathlib.Path(__file__).parents[1] / "configs"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
+MODELS = {
+    "imagenet_tnt_ti": "tnt_ti_patch16_224",
+    "imagenet_tnt_s": "tnt_s_patch16_224",
+    "imagenet_tnt_b": "tnt_b_patch16_224",
+    "imagenet_deit_ti": "deit_tiny_patch16_224",
+    "imagenet_deit_s": "deit_small_patch16_224",
+    "imagenet_deit_b": "deit_base_patch16_224",
+}
+
+
+# What comes after the colon, where a config cannot do without.
+ARGUMENTS = {"ablations": ["blocks=1,6,12"], "finetune": ["cifar10"]}
+
+
+def load(name):
+    return importlib.import_module(f"configs.{name}").get_config(*ARGUMENTS.get(name, []))
+
+
+def changes(name, base="default"):
+    """Dotted keys in which two configs differ -> the first one's value."""
+    return {
+        key: old
+        for key, old, _ in setup.differences(as_dict(check_config(load(name))), as_dict(check_config(load(base))))
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_is_valid_and_its_model_exists(name):
+    experiment = check_config(load(name))
+    setup.make_model(experiment, experiment.model.num_classes or 10)
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"default"}))
+def test_a_header_says_command_hardware_time_and_accuracy(name):
+    header = importlib.import_module(f"configs.{name}").__doc__
+    for word in ("Command:", "Hardware:", "Time:", "Accuracy:", f"configs/{name}.py"):
+        assert word in header, f"configs/{name}.py does not say {word}"
+
+
+@pytest.mark.parametrize(("name", "model"), MODELS.items())
+def test_imagenet_configs_are_the_recipe_with_another_model(name, model):
+    assert changes(name) == ({"model.name": model} if model != "tnt_s_patch16_224" else {})
+
+
+def test_deits_own_recipe_differs_by_its_column_alone():
+    assert set(changes("imagenet_deit_s_original", "imagenet_deit_s")) == {
+        "learning_rate",
+        "learning_rate_batch_size",
+        "cooldown_epochs",
+        "mixing.order",
+        "data.mean",
+        "data.std",
+        "data.train_interpolation",
+        "data.eval_crop_fraction",
+    }
+
+
+def test_the_default_is_the_published_recipe():
+    config = default.get_config()
+    recipe = {
+        "batch_size": 1024,
+        "epochs": 300,
+        "cooldown_epochs": 10,
+        "learning_rate": 1e-3,
+        "warmup_epochs": 5,
+        "warmup_learning_rate": 1e-6,
+        "min_learning_rate": 1e-5,
+        "schedule": "cosine",
+        "schedule_unit": "epoch",
+        "weight_decay": 0.05,
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.999,
+        "adam_epsilon": 1e-8,
+        "gradient_clip_norm": 0,
+        "ema_decay": 0.99996,
+        "label_smoothing": 0.1,
+        "mixing.mixup_alpha": 0.8,
+        "mixing.cutmix_alpha": 1.0,
+        "mixing.probability": 1.0,
+        "mixing.cutmix_probability": 0.5,
+        "mixing.erase_probability": 0.25,
+        "mixing.erase_area": (0.02, 1 / 3),
+        "mixing.erase_aspect": (0.3, 3.33),
+        "mixing.order": "mix_erase",
+        "data.repeated_augmentation": 3,
+        "data.crop_area": (0.08, 1.0),
+        "data.crop_aspect": (3 / 4, 4 / 3),
+        "data.flip_probability": 0.5,
+        "data.randaugment": "rand-m9-mstd0.5-inc1",
+        "data.mean": (0.5, 0.5, 0.5),
+        "data.std": (0.5, 0.5, 0.5),
+        "data.eval_crop_fraction": 0.9,
+        "data.eval_interpolation": "bicubic",
+        "model.drop_path_rate": 0.1,
+        "model.dtype": "bfloat16",
+    }
+    for key, value in recipe.items():
+        found = config
+        for part in key.split("."):
+            found = found[part]
+        assert found == value, key

@@ -1,0 +1,81 @@
+"""The front door: one clear message for a command that cannot work, and a run from the command line."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+TINY = [
+    "--config.model.image_size=8",
+    "--config.model.patch_size=4",
+    "--config.model.word_size=2",
+    "--config.model.inner_dim=2",
+    "--config.model.outer_dim=4",
+    "--config.model.inner_num_heads=1",
+    "--config.model.outer_num_heads=1",
+    "--config.model.depth=1",
+    "--config.batch_size=16",
+    "--config.eval_batch_size=32",
+    "--config.steps=3",
+]
+
+
+def main(*arguments, cwd=ROOT):
+    """Runs main.py in a process of its own with one CPU device."""
+    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    command = [sys.executable, str(ROOT / "main.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, timeout=300, check=False)
+
+
+def test_main_is_under_100_lines():
+    assert len((ROOT / "main.py").read_text().splitlines()) < 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config.lerning_rate=1"], ["config.lerning_rate", "Did you mean learning_rate?"]),
+        (["--config.model.depht=1"], ["config.model.depht", "Did you mean model.depth?"]),
+        (["--config.epochs=many"], ["config.epochs=many"]),
+        (["--config.model.image_size=25"], ["image_size=25", "patch_size=4", "24"]),
+        (["--config.batch_size=100", "--config.accumulation_steps=3"], ["accumulation_steps=3", "99 or 102"]),
+        (["--config=configs/nothing.py"], ["configs/nothing.py", "no such file"]),
+        (["--config=configs/ablations.py:words=7"], ["configs/ablations.py:words=7", "64, 16, 4"]),
+        (["--config.pretrained=nothing.safetensors"], ["nothing.safetensors", "no such file"]),
+        (["--mode=evaluate"], ["nothing to evaluate", "--config.pretrained"]),
+        (["--workdir="], ["--workdir is empty"]),
+        (["--workdir=main.py"], ["main.py is a file"]),
+        (["--workdri=x"], ["workdri"]),
+    ],
+)
+def test_what_cannot_work_is_one_message_and_nothing_is_written(tmp_path, arguments, words):
+    before = [f"--workdir={tmp_path / 'run'}", "--config=configs/digits.py"]
+    done = main(*before, *arguments)
+    assert done.returncode == 2, done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_config_is_said():
+    done = main("--workdir=somewhere")
+    assert done.returncode == 2 and "--config=configs/digits.py" in done.stderr
+
+
+def test_training_and_evaluating_from_the_command_line(tmp_path):
+    """Also from another folder than the project's, and with the published keys of summary.json."""
+    workdir = tmp_path / "run"
+    done = main(f"--config={ROOT / 'configs/digits.py'}", f"--workdir={workdir}", *TINY, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "step 3/3" in done.stdout and "360 images" in done.stdout
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert summary["eval"]["count"] == summary["eval_ema"]["count"] == 360
+    again = main("--mode=evaluate", f"--workdir={workdir}", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert json.loads((workdir / "evaluation.json").read_text())["eval"] == summary["eval"]
