@@ -47,6 +47,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.keep_checkpoints = 3  # the newest ones kept (beside the best)
     config.prefetch_batches = 2  # batches that wait on the devices
 
+    # Data sets for --mode=evaluate, as "NAME[/CONFIG][:SPLIT]" with tfds names, such as ("imagenet_a:test",
+    # "imagenet_v2/matched-frequency"); without a split: validation, or else test. Empty: data.eval_split alone.
+    config.report_card = ()
+
     config.model = model = ml_collections.ConfigDict()
     model.name = "tnt_s_patch16_224"  # tnt_jax.models.variants lists the names
     model.num_classes = placeholder(int)  # None: the data set's

@@ -105,6 +105,7 @@ class Experiment:
     checkpoint_every_steps: int
     keep_checkpoints: int
     prefetch_batches: int
+    report_card: tuple[str, ...]
     model: ModelSettings
     data: DataSettings
     mixing: MixingSettings

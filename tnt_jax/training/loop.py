@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from tnt_jax.training import checkpoints, metrics, report, steps
+from tnt_jax.training import checkpoints, metrics, report, report_card, steps
 from tnt_jax.training.checkpoints import RunError
 from tnt_jax.training.config import as_dict
 from tnt_jax.training.evaluation import Result, better, evaluate_weights
@@ -232,6 +232,7 @@ def evaluate(run: Run) -> dict[str, Any]:
     """Evaluates the newest checkpoint of the run's workdir or, where it has none, `config.pretrained`.
 
     -> eval and eval_ema (None where there is one set of weights), step, source; also in WORKDIR/evaluation.json.
+    Where config.report_card names data sets: the report card of these, see report_card.make_report_card.
     """
     if run.pretrained is None:
         weights, metadata = checkpoints.read_weights(run.workdir)
@@ -240,6 +241,9 @@ def evaluate(run: Run) -> dict[str, Any]:
     else:
         named, step, source = {"eval": run.pretrained, "eval_ema": None}, None, run.experiment.pretrained
     replicated = {name: replicate(params) for name, params in named.items() if params is not None}
+    if run.experiment.report_card:
+        renamed = {report_card.WEIGHTS[name]: params for name, params in replicated.items()}
+        return report_card.make_report_card(run, renamed, step, source)
     eval_step = steps.make_eval_step(run.experiment, run.model)
     results = evaluate_weights(eval_step, replicated, run.feed.evaluation(), run.experiment.prefetch_batches)
     report.say(report.evaluation_line(step, results))

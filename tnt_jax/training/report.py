@@ -29,9 +29,14 @@ def say(text: str) -> None:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Writes the whole file or leaves the old one; the first process alone."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes the whole file or leaves the old one; the first process alone."""
     if jax.process_index() == 0:
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(values, indent=2) + "\n")
+        temporary.write_text(text)
         temporary.replace(path)
 
 

@@ -11,6 +11,7 @@ import optax
 
 from tnt_jax.models.variants import create_model
 from tnt_jax.training import checkpoints
+from tnt_jax.training.card_sets import CardFeed
 from tnt_jax.training.config import Experiment, ModelSettings, as_dict, check_config
 from tnt_jax.training.feed import Feed
 from tnt_jax.training.optimizer import Schedule, make_optimizer, make_schedule
@@ -28,6 +29,7 @@ CHANGEABLE = (
     "checkpoint_every_steps",
     "keep_checkpoints",
     "prefetch_batches",
+    "report_card",
     "model.remat",
     "model.scan",
     "model.inner_attention",
@@ -43,7 +45,7 @@ class Run:
 
     experiment: Experiment  # sizes of the model filled in
     workdir: Path
-    feed: Feed
+    feed: Feed | CardFeed
     model: nn.Module
     plan: Plan
     schedule: Schedule
@@ -52,7 +54,10 @@ class Run:
 
 
 def prepare(
-    config: Any, workdir: str | os.PathLike[str], feed: Feed | None = None, same: tuple[str, ...] | None = None
+    config: Any,
+    workdir: str | os.PathLike[str],
+    feed: Feed | CardFeed | None = None,
+    same: tuple[str, ...] | None = None,
 ) -> Run:
     """A config and a workdir -> Run to train, the cheap checks first.
 
@@ -85,7 +90,9 @@ def prepare(
 
 
 def prepare_evaluation(config: Any, workdir: str | os.PathLike[str], feed: Feed | None = None) -> Run:
-    """A workdir with a run, or a config with `pretrained` -> Run to evaluate. Raises as `prepare` does.
+    """A workdir with a run, or a config with `pretrained` -> Run to evaluate. Raises as `prepare` and CardFeed do.
+
+    Where config.report_card names data sets, its feed is a CardFeed of them, and the run's own set is not needed.
 
     config: None takes the workdir's own config.json; one that is given must have the same model.
     """
@@ -97,11 +104,15 @@ def prepare_evaluation(config: Any, workdir: str | os.PathLike[str], feed: Feed 
             f"{path} holds no {checkpoints.CONFIG_FILE}. Give the --workdir of a run, or --config and "
             "--config.pretrained."
         )
-    if not checkpoints.checkpoint_steps(path) and not check_config(config).pretrained:
+    experiment = check_config(config)
+    if not checkpoints.checkpoint_steps(path) and not experiment.pretrained:
         raise ValueError(
             f"There is nothing to evaluate: {path / checkpoints.FOLDER} holds no checkpoint and config.pretrained is "
             "empty. Give the --workdir of a run, or weights by --config.pretrained."
         )
+    if experiment.report_card and feed is None:
+        before = (checkpoints.read_config(path) or {}).get("model", {})
+        feed = CardFeed(experiment, experiment.model.num_classes or before.get("num_classes"))
     return prepare(config, workdir, feed, same=("model",))
 
 

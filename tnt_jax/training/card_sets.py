@@ -1,0 +1,170 @@
+"""The data sets of a report card: found, checked against the model's classes, and read, before and while it is made."""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from tnt_jax.data.settings import DataSettings
+from tnt_jax.data.subsets import SUBSETS
+from tnt_jax.training.config import Experiment
+from tnt_jax.training.feed import Batch
+
+# A tfds name with /config and :version, where it has them, and a split in tfds notation.
+_ENTRY = re.compile(r"(?P<name>[^:\[\]\s]+(?::(?:\d+|\*)\.(?:\d+|\*)\.(?:\d+|\*))?)(?::(?P<split>\S.*))?")
+_SPLITS = ("validation", "test")  # where an entry names none
+
+
+@dataclasses.dataclass(frozen=True)
+class CardSet:
+    """A data set and what its labels mean to the model."""
+
+    settings: DataSettings  # `name` and `eval_split` are the set's; the rest is the run's
+    num_examples: int
+    classes: np.ndarray  # float32 [K], 1 for the model's classes that the set has
+    label_to_class: np.ndarray | None  # int32 [k], the set's labels in the model's order; None: they are the same
+
+    def in_model_classes(self, batch: Batch) -> Batch:
+        """A batch of the data wing -> the same with the model's classes as labels.
+
+        Raises ValueError for a label outside the classes that the set is known to have.
+        """
+        batch = dict(batch)
+        if self.label_to_class is not None:
+            batch["label"] = self.label_to_class[batch["label"]]
+            if "labels" in batch:
+                labels = np.zeros((*batch["label"].shape, len(self.classes)), np.uint8)
+                labels[..., self.label_to_class] = batch["labels"]
+                batch["labels"] = labels
+        wrong = (self.classes[batch["label"]] == 0) & (batch["mask"] > 0)
+        if wrong.any():
+            raise ValueError(
+                f"{self.settings.name}: example {batch['index'][wrong][0]} of {self.settings.eval_split} has the label "
+                f"{batch['label'][wrong][0]}, which is none of the {round(self.classes.sum())} classes of this set. "
+                "Prepare it again with a newer tensorflow-datasets."
+            )
+        return batch
+
+
+class CardFeed:
+    """The sets of `config.report_card`. Making one imports TensorFlow, and raises ValueError before anything is read:
+
+    one error for all entries that are ill-formed, unknown or not prepared (nothing is downloaded); one for all whose
+    classes are not the model's. A set fits if its classes are the model's, by number and, where both have names, by
+    name; or if it has fewer, all named as some of the model's, which are those of the run's own data set. Of
+    ImageNet-A and ImageNet-R, which tfds labels as ImageNet, the 200 classes are known (tnt_jax/data/subsets.py).
+    """
+
+    steps_per_epoch = 1  # nothing is trained on a report card
+
+    def __init__(self, experiment: Experiment, num_classes: int | None):
+        """num_classes: of the model's head; None: those of the run's own data set, which need not be prepared."""
+        from tnt_jax.data import pipeline, sources
+
+        self._experiment = experiment
+        self._pipeline = pipeline
+        entries = _open_entries(experiment, sources)
+        own_classes, own_names = sources.classes(experiment.data)
+        self.num_classes: int = num_classes or own_classes
+        names = own_names if own_classes == self.num_classes else None
+        self.sets: list[CardSet] = []
+        problems = []
+        for settings, split in entries:
+            try:
+                self.sets.append(self._card_set(settings, split, sources.open_source(settings), names))
+            except ValueError as error:
+                problems.append(str(error))
+        if problems:
+            raise ValueError("config.report_card: " + "\n".join(problems))
+
+    def batches(self, card_set: CardSet) -> Iterator[Batch]:
+        """This process's share of a set: every example once, the last batch filled up and masked."""
+        size = self._experiment.model.image_size
+        batches = self._pipeline.eval_batches(
+            card_set.settings,
+            batch_size=self._experiment.eval_batch_size,
+            image_size=(size, size),
+            local_devices=jax.local_device_count(),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        return (card_set.in_model_classes(batch) for batch in batches)
+
+    def _card_set(
+        self, settings: DataSettings, split: str | None, source: Any, names: tuple[str, ...] | None
+    ) -> CardSet:
+        split = split or next((name for name in _SPLITS if name in source.splits), None)
+        if split is None:
+            raise ValueError(f"{settings.name} has the splits {', '.join(source.splits)}: say which, as NAME:SPLIT.")
+        settings = dataclasses.replace(settings, eval_split=split)
+        num_examples = source.num_examples(settings.eval_split)
+        mapping = _label_to_class(source, self.num_classes, names)
+        known = SUBSETS.get(re.split("[/:]", settings.name)[0])
+        if mapping is not None:
+            present = mapping
+        elif known is not None and source.num_classes == 1000:
+            present = np.array(known)
+        else:
+            present = np.arange(self.num_classes)
+        classes = np.zeros(self.num_classes, np.float32)
+        classes[present] = 1
+        return CardSet(settings, num_examples, classes, mapping)
+
+
+def _open_entries(experiment: Experiment, sources: Any) -> list[tuple[DataSettings, str | None]]:
+    """The entries of config.report_card -> settings to open each with, and the split where one is named."""
+    found, problems, missing = [], [], []
+    for entry in experiment.report_card:
+        match = _ENTRY.fullmatch(entry.strip())
+        if match is None:
+            problems.append(f"{entry!r} is not NAME[/CONFIG][:VERSION][:SPLIT], such as 'imagenet_a:test'.")
+            continue
+        settings = dataclasses.replace(experiment.data, name=match["name"])
+        try:
+            if not sources.is_prepared(settings):
+                missing.append(match["name"])
+        except ValueError as error:
+            problems.append(str(error))
+        found.append((settings, match["split"]))
+    if missing:
+        place = experiment.data.directory or "tfds' default data_dir"
+        directory = f" --data_dir={experiment.data.directory}" if experiment.data.directory else ""
+        problems.append(
+            f"not prepared in {place}: {', '.join(missing)}. Prepare each with 'tfds build NAME{directory}' (sets of "
+            "ImageNet's validation images need its archives in downloads/manual there), set --config.data.directory "
+            "to where they lie, or take them off the list."
+        )
+    if problems:
+        raise ValueError("config.report_card: " + "\n".join(problems))
+    return found
+
+
+def _label_to_class(source: Any, num_classes: int, names: tuple[str, ...] | None) -> np.ndarray | None:
+    """The set's labels as the model's, int32 [k]; None where they are the same. ValueError where they do not fit."""
+    counts = f"{source.name} has {source.num_classes} classes, the model's head {num_classes}"
+    if source.num_classes > num_classes:
+        raise ValueError(f"{counts}. Take the set off the list, or evaluate a model that was trained on its classes.")
+    if source.num_classes == num_classes:
+        if names and source.class_names and names != source.class_names:
+            here, there = next(pair for pair in zip(names, source.class_names, strict=True) if pair[0] != pair[1])
+            raise ValueError(
+                f"{source.name} has {num_classes} classes as the model has, but others: {there!r} where the run's own "
+                f"data set has {here!r}. Take the set off the list, or set --config.data.name to what was trained on."
+            )
+        return None
+    if not names or not source.class_names:
+        raise ValueError(
+            f"{counts}, and which of them it has is not known, since {'the set' if names else 'what the run was on'} "
+            "has no names for its classes. Take the set off the list, or set --config.data.name to what was trained on."
+        )
+    unknown = [name for name in source.class_names if name not in names]
+    if unknown:
+        raise ValueError(
+            f"{counts}, and {len(unknown)} of the set's are not the model's: {', '.join(unknown[:5])} ... "
+            "Take the set off the list, or set --config.data.name to what was trained on."
+        )
+    place = {name: number for number, name in enumerate(names)}
+    return np.array([place[name] for name in source.class_names], np.int32)
