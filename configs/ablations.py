@@ -83,8 +83,7 @@ def _parse(argument: str) -> dict[str, str]:
                 else "an argument is missing"
             )
             raise ValueError(
-                f"configs/ablations.py:{argument}: {problem}. These are accepted, one or several with commas between "
-                f"them: {keys}."
+                f"configs/ablations.py: {problem}. These are accepted, one or several with commas between them: {keys}."
             )
     return chosen
 

@@ -66,7 +66,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     model_name = model_name or "tnt_s_patch16_224"
     if name not in DATA_SETS or model_name not in WEIGHTS:
         raise ValueError(
-            f"configs/finetune.py:{argument}: the argument is DATASET or DATASET,MODEL; the data sets are "
+            f"configs/finetune.py: the argument {argument!r} is not DATASET or DATASET,MODEL: the data sets are "
             f"{', '.join(DATA_SETS)} and the models {', '.join(WEIGHTS)}."
         )
     config = default.get_config()
