@@ -1,0 +1,91 @@
+"""Features of a frozen model: what any block says of every image of a split, as plain arrays."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from tnt_jax.models.layers import layer_norm
+from tnt_jax.models.tnt import TNT
+from tnt_jax.training import metrics
+from tnt_jax.training.config import Experiment
+from tnt_jax.training.feed import prefetch
+from tnt_jax.training.state import replicate
+from tnt_jax.training.steps import AXIS, for_platform, normalize
+
+KINDS = ("class_token", "mean")
+
+
+class Features(NamedTuple):
+    """Of the images of a split, in its order."""
+
+    values: np.ndarray  # float32 [n, D]
+    labels: np.ndarray  # int32 [n]
+
+
+def block_features(
+    params: Mapping[str, Any], images: jax.Array, *, model: TNT, block: int, kind: str = "class_token"
+) -> jax.Array:
+    """params, images [b, H, W, 3] normalised -> [b, D] float32 of the sentences after `block` (1-based).
+
+    kind: "class_token", or "mean" over the other sentences. The model's final norm is applied whatever the block, as
+    DINO does with its intermediate layers (Caron et al. 2021, arXiv 2104.14294, get_intermediate_layers); the class
+    token of the last block is then what the head sees. Later blocks are not computed once this is compiled.
+    """
+    model = model.clone(scan=False)  # a scan would compute all blocks
+    _, features = model.apply({"params": params}, images, return_features=("sentences",))
+    sentences = features["sentences"][block - 1]
+    norm = layer_norm("norm", model.norm_epsilon, model.dtype)
+    sentences = norm.apply({"params": params["norm"]}, sentences).astype(jnp.float32)
+    return sentences[:, 0] if kind == "class_token" else sentences[:, 1:].mean(1)
+
+
+def extract_features(
+    model: TNT,
+    params: Mapping[str, Any],
+    experiment: Experiment,
+    split: str,
+    *,
+    block: int | None = None,
+    kind: str = "class_token",
+) -> Features:
+    """The labelled images of `split` (tfds notation) of experiment.data -> features, each once, in the split's order.
+
+    Images are resized, cropped and normalised as for the experiment's evaluation, at the model's input_size; batches
+    of eval_batch_size go over all devices (of all processes), and every process gets all features.
+    block: 1-based, None: the last; kind: see block_features.
+    Raises ValueError for a block or a kind that is not there, and what the data wing raises.
+    """
+    from tnt_jax.data import pipeline
+
+    block = model.depth if block is None else block
+    if not 1 <= block <= model.depth:
+        raise ValueError(f"block={block}: the model has the blocks 1 to {model.depth}.")
+    if kind not in KINDS:
+        raise ValueError(f"features={kind!r}: must be one of {', '.join(KINDS)}.")
+    batches = pipeline.eval_batches(
+        dataclasses.replace(experiment.data, eval_split=split),
+        batch_size=experiment.eval_batch_size,
+        image_size=model.input_size,
+        local_devices=jax.local_device_count(),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    features_of = functools.partial(block_features, model=for_platform(model, jax.devices()), block=block, kind=kind)
+
+    def step(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        values = features_of(params, normalize(batch["image"], experiment))
+        kept = {"values": values, "labels": batch["label"], "index": batch["index"], "mask": batch["mask"]}
+        return lax.all_gather(kept, AXIS, tiled=True)
+
+    step, replicated = jax.pmap(step, axis_name=AXIS), replicate(params)
+    found = [metrics.to_host(step(replicated, batch)) for batch in prefetch(batches, experiment.prefetch_batches)]
+    together = {name: np.concatenate([each[name] for each in found]) for name in found[0]}
+    order = np.argsort(together["index"], kind="stable")
+    order = order[together["mask"][order] > 0]
+    return Features(together["values"][order], together["labels"][order])

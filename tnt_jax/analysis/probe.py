@@ -1,0 +1,82 @@
+"""Quick measures of transfer on frozen features: a linear probe and nearest neighbours."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tnt_jax.analysis.features import Features
+
+INVERSE_PENALTIES = tuple(10.0**power for power in range(-4, 3))  # scikit-learn's C, from strong to weak
+NEIGHBOURS = 20
+TEMPERATURE = 0.07
+_CHUNK = 1024  # test images whose similarities are held at a time
+
+
+def linear_probe(
+    train: Features,
+    test: Features,
+    *,
+    seed: int = 0,
+    held_out: float = 0.2,
+    inverse_penalties: Sequence[float] = INVERSE_PENALTIES,
+    iterations: int = 1000,
+) -> dict[str, Any]:
+    """Features [n, D] of two splits -> accuracy (0..1, on `test`), inverse_penalty, held_out_accuracy and converged.
+
+    Multinomial logistic regression (scikit-learn's, L-BFGS) on features standardised by the training split's mean and
+    deviation. The penalty is chosen on a stratified `held_out` share of the training split, then the regression is
+    fitted on all of it; the test split plays no part in the choice. Among equals the strongest penalty is taken.
+    Raises ValueError where a class has too few images to be held out.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import train_test_split
+    from sklearn.preprocessing import StandardScaler
+
+    def fitted(values: np.ndarray, labels: np.ndarray, inverse_penalty: float) -> LogisticRegression:
+        return LogisticRegression(C=inverse_penalty, max_iter=iterations).fit(values, labels)
+
+    scaler = StandardScaler().fit(train.values)
+    values = scaler.transform(train.values)
+    parts = train_test_split(values, train.labels, test_size=held_out, random_state=seed, stratify=train.labels)
+    fit_values, held_values, fit_labels, held_labels = parts
+    scores = {
+        each: float(fitted(fit_values, fit_labels, each).score(held_values, held_labels))
+        for each in sorted(inverse_penalties)
+    }
+    best = max(scores, key=scores.get)
+    model = fitted(values, train.labels, best)
+    return {
+        "accuracy": float(model.score(scaler.transform(test.values), test.labels)),
+        "inverse_penalty": best,
+        "held_out_accuracy": scores[best],
+        "converged": bool(np.max(model.n_iter_) < iterations),
+    }
+
+
+def nearest_neighbours(
+    train: Features, test: Features, *, neighbours: int = NEIGHBOURS, temperature: float = TEMPERATURE
+) -> float:
+    """Features [n, D] of two splits -> accuracy (0..1) of the weighted vote of the nearest training images.
+
+    Nearness is the cosine; each of the `neighbours` votes for its class with exp(cosine / temperature) (Wu et al. 2018,
+    arXiv 1805.01978, section 3.4; k = 20 and 0.07 as in DINO, Caron et al. 2021, arXiv 2104.14294).
+    With fewer training images than neighbours, all of them vote.
+    """
+    keys, queries = _unit(train.values), _unit(test.values)
+    neighbours = min(neighbours, len(keys))
+    num_classes = int(max(train.labels.max(), test.labels.max())) + 1
+    right = 0
+    for first in range(0, len(queries), _CHUNK):
+        cosine = queries[first : first + _CHUNK] @ keys.T
+        nearest = np.argpartition(-cosine, neighbours - 1, axis=1)[:, :neighbours]
+        votes = np.exp((np.take_along_axis(cosine, nearest, axis=1) - 1) / temperature)
+        tally = np.zeros((len(cosine), num_classes))
+        np.add.at(tally, (np.arange(len(cosine))[:, None], train.labels[nearest]), votes)
+        right += int((tally.argmax(1) == test.labels[first : first + _CHUNK]).sum())
+    return right / len(queries)
+
+
+def _unit(values: np.ndarray) -> np.ndarray:
+    """Rows of length 1; a row of zeros stays."""
+    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)

@@ -1,0 +1,119 @@
+"""Linear probe and nearest neighbours on frozen features of a block: quick measures of how a model transfers.
+
+    python -m tnt_jax.tools.probe --source=runs/digits
+    python -m tnt_jax.tools.probe --source=tnt_s.safetensors --config=configs/cifar10.py [--block=12] [--features=mean]
+
+--source: a workdir (or WORKDIR/checkpoints/STEP), or weights for the config's model. --config: the data set, how its
+images are resized and normalised, and the image size; without it, those of the workdir. Splits are data.train_split and
+data.eval_split. Writes probe.json into the workdir of the source, or to --output, and prints the accuracies.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from tnt_jax.analysis.features import KINDS, extract_features
+from tnt_jax.analysis.probe import INVERSE_PENALTIES, NEIGHBOURS, TEMPERATURE, linear_probe, nearest_neighbours
+
+SOURCE = flags.DEFINE_string(
+    "source", None, "A run's workdir, or weights (a file or hf-hub:OWNER/NAME).", required=True
+)
+CONFIG = config_flags.DEFINE_config_file("config", None, "One of configs/*.py; needed unless --source is a workdir.")
+BLOCK = flags.DEFINE_integer("block", None, "1-based; the last unless given.")
+KIND = flags.DEFINE_enum("features", "class_token", KINDS, "The class token, or the mean of the other sentences.")
+OUTPUT = flags.DEFINE_string("output", None, "JSON file; WORKDIR/probe.json unless given.")
+
+
+def probe(
+    source: str, config: ConfigDict | None, block: int | None = None, kind: str = "class_token"
+) -> dict[str, Any]:
+    """A source of weights and a config (None: a workdir's own) -> what is written to probe.json.
+
+    linear_probe: see analysis.probe.linear_probe; nearest_neighbours: accuracy, neighbours, temperature; all accuracies
+    in 0..1 on data.eval_split. Where a run kept averaged weights, these are probed.
+    Raises ValueError or FileNotFoundError for what cannot work, with the mend.
+    """
+    from tnt_jax.models.variants import create_model
+    from tnt_jax.pretrained import load_model, load_pretrained
+    from tnt_jax.training.checkpoints import read_config
+    from tnt_jax.training.config import check_config
+
+    workdir = workdir_of(source)
+    if config is None and workdir is None:
+        raise ValueError(f"--config is missing: {source} is not a workdir, which would know its data set and model.")
+    experiment = check_config(config if config is not None else read_config(workdir))
+    if workdir is not None:
+        model, _ = load_model(source)
+    else:
+        model = create_model(**experiment.model.arguments())
+    model = model.clone(num_classes=0)  # the head plays no part
+    size = experiment.model.image_size
+    params = load_pretrained(source, model, image_size=size)["params"]
+    model = model.clone(image_size=size)
+    block = model.depth if block is None else block
+    train, test = (
+        extract_features(model, params, experiment, split, block=block, kind=kind)
+        for split in (experiment.data.train_split, experiment.data.eval_split)
+    )
+    return {
+        "source": str(source),
+        "data": experiment.data.name,
+        "train_split": experiment.data.train_split,
+        "eval_split": experiment.data.eval_split,
+        "train_count": len(train.labels),
+        "eval_count": len(test.labels),
+        "block": block,
+        "features": kind,
+        "image_size": size,
+        "linear_probe": linear_probe(train, test, seed=experiment.seed),
+        "nearest_neighbours": {
+            "accuracy": nearest_neighbours(train, test),
+            "neighbours": NEIGHBOURS,
+            "temperature": TEMPERATURE,
+        },
+    }
+
+
+def workdir_of(source: str) -> Path | None:
+    """The run's folder that a source lies in; None where it is no folder."""
+    path = Path(source).expanduser()
+    if not path.is_dir():
+        return None
+    return path.absolute().parent.parent if path.absolute().parent.name == "checkpoints" else path
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Prints the accuracies and writes the file."""
+    if len(arguments) > 1:
+        raise app.UsageError(f"unexpected arguments {arguments[1:]}")
+    workdir = workdir_of(SOURCE.value)
+    if OUTPUT.value is None and workdir is None:
+        sys.exit(f"probe: --output is missing: {SOURCE.value} is not a workdir that the JSON could go to.")
+    output = Path(OUTPUT.value).expanduser() if OUTPUT.value is not None else workdir / "probe.json"
+    try:
+        found = probe(SOURCE.value, CONFIG.value, BLOCK.value, KIND.value)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"probe: {error}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(output.name + ".tmp")
+    temporary.write_text(json.dumps(found, indent=2) + "\n")
+    temporary.replace(output)
+    linear, nearest = found["linear_probe"], found["nearest_neighbours"]
+    print(
+        f"{found['data']}, {found['train_count']:,} training and {found['eval_count']:,} test images, "
+        f"{found['features']} after block {found['block']}"
+    )
+    penalty = f"C = {linear['inverse_penalty']:g} of {INVERSE_PENALTIES[0]:g} to {INVERSE_PENALTIES[-1]:g}"
+    note = "" if linear["converged"] else "; not converged, so take it as a lower bound"
+    print(f"Linear probe:         {100 * linear['accuracy']:.2f}% ({penalty}{note})")
+    print(f"{nearest['neighbours']} nearest neighbours: {100 * nearest['accuracy']:.2f}%")
+    print(f"Written to {output}")
+
+
+if __name__ == "__main__":
+    app.run(main)
