@@ -104,21 +104,21 @@ class TrainOrder:
         seeds = augmentation_seeds(self.seed, epoch, index[:, None], np.arange(self.copies))
         return Share(epoch, index, seeds, position - image[0] * self.copies)
 
-    def arrangement(self, step: int, devices: int) -> np.ndarray:
-        """-> int64 [n]: the order in which the samples of the share go to the `devices` of this process.
+    def arrangement(self, step: int) -> np.ndarray:
+        """-> int64 [n]: the order in which the samples of the share go to the devices of this process.
 
-        Mixing pairs a device's samples with the same ones reversed. In the order image by image, and in any fixed
-        spreading of the copies, all copies of an image would meet copies of one other image, or of itself. So with
-        copies the share is shuffled, and pairs of copies of one image are then broken up by exchanging one of the two
-        with the next sample that mends them. (Where an image fills more than half of a device's share some must stay.)
+        Mixing pairs the global batch with itself reversed, so one process meets its own share reversed, and of several
+        processes each meets another's. In the order image by image, and in any fixed spreading of the copies, all
+        copies of an image would meet copies of one other image, or of itself. So with copies the share is shuffled, and
+        pairs of copies of one image are then broken up by exchanging one of the two with the next sample that mends
+        them. (Where an image fills more than half of the share some must stay.)
         """
         if self.copies == 1:
             return np.arange(self.samples)
         keys = mix64(_ARRANGEMENT, self.seed, step, self.process_index, np.arange(self.samples, dtype=np.int64))
         order = np.argsort(keys, kind="stable")
         image = self.share(step).sample_index[order]
-        place = np.arange(self.samples).reshape(devices, -1)
-        partner = place[:, ::-1].reshape(-1)
+        partner = np.arange(self.samples)[::-1]
         for first in np.flatnonzero((image == image[partner]) & (partner > np.arange(self.samples))):
             second = np.arange(first + 1, first + self.samples) % self.samples
             mends = (image[second] != image[partner[first]]) & (image[first] != image[partner[second]])

@@ -85,7 +85,7 @@ def train_batches(
 
     def make(step: int) -> Batch:
         share = steps.share(step)
-        sample = share.sample[steps.arrangement(step, local_devices)]
+        sample = share.sample[steps.arrangement(step)]
         index = share.index[sample // settings.repeated_augmentation]
         if images is None:
             return maker.batch(*synthetic.synthetic_examples(index, image_size), index)
