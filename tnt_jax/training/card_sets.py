@@ -131,9 +131,10 @@ def _open_entries(experiment: Experiment, sources: Any) -> list[tuple[DataSettin
         found.append((settings, match["split"]))
     if missing:
         place = experiment.data.directory or "tfds' default data_dir"
-        directory = f" --data_dir={experiment.data.directory}" if experiment.data.directory else ""
+        directory = f" --directory={experiment.data.directory}" if experiment.data.directory else ""
         problems.append(
-            f"not prepared in {place}: {', '.join(missing)}. Prepare each with 'tfds build NAME{directory}' (sets of "
+            f"not prepared in {place}: {', '.join(missing)}. Prepare each with 'python -m "
+            f"tnt_jax.tools.prepare NAME{directory}' (sets of "
             "ImageNet's validation images need its archives in downloads/manual there), set --config.data.directory "
             "to where they lie, or take them off the list."
         )
