@@ -287,7 +287,7 @@ def test_all_sets_that_are_missing_are_named_at_once(tmp_path, directory, weight
         prepared(tmp_path / "run", directory, weights, *sets)
     message = str(error.value)
     assert f"not prepared in {directory}: imagenet_v2/matched-frequency, imagenet_r." in message
-    assert "'imagenet_b'" in message and "'a b' is not NAME" in message and "tfds build" in message
+    assert "'imagenet_b'" in message and "'a b' is not NAME" in message and "tnt_jax.tools.prepare NAME" in message
     assert not (tmp_path / "run").exists()
 
 
