@@ -60,6 +60,13 @@ def experiment(**changes):
     return check_config(tiny_config(**changes))
 
 
+def random_variables(model, size=SIZE, seed=0):
+    """Variables of the right shapes, all random, without the seconds that compiling model.init takes."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
+
+
 def batch(seed, size=16, real=None, devices=1):
     """A batch [devices, size / devices, ...] whose labels show in the red channel; the last ones padded."""
     rng = np.random.default_rng(seed)

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.datasets.imagenet2012_real import imagenet2012_real_dataset_builder as real
 from tensorflow_datasets.datasets.imagenet_a import imagenet_a_dataset_builder as imagenet_a
 
-from tests.training.helpers import TinyModel, batch, experiment, tiny_config
+from tests.training.helpers import TinyModel, batch, experiment, random_variables, tiny_config
 from tnt_jax.data.subsets import SUBSETS
 from tnt_jax.models.variants import create_model
 from tnt_jax.pretrained import save_pretrained
@@ -52,7 +52,8 @@ def measured(logits, labels, mask=None, classes=None):
     allowed = np.ones(logits.shape[1], np.float32) if classes is None else np.zeros(logits.shape[1], np.float32)
     if classes is not None:
         allowed[list(classes)] = 1
-    sums = jax.jit(measures.sums_of_batch)(logits, labels, mask, allowed)
+    with jax.disable_jit():
+        sums = measures.sums_of_batch(logits, labels, mask, allowed)
     return measures.finish({name: np.asarray(value, np.float64) for name, value in sums.items()})
 
 
@@ -118,7 +119,7 @@ def test_nothing_counted_is_an_error():
 @pytest.mark.parametrize("devices", [1, 8])
 def test_ragged_batches_count_once_on_any_number_of_devices(devices):
     settings, model = experiment(), TinyModel()
-    params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))["params"]
+    params = random_variables(model)["params"]
     used = jax.local_devices()[:devices]
     step = measures.make_measure_step(settings, model, devices=used)
     classes = np.ones(4, np.float32)
@@ -207,7 +208,7 @@ def weights(tmp_path_factory):
     """The weights of the tiny model of tests.training.helpers with 1,000 classes, as a file."""
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     model = create_model(**experiment(model__num_classes=1000).model.arguments())
-    variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))
+    variables = random_variables(model)
     save_pretrained(path, model, variables)
     return path, model, variables
 

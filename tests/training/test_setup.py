@@ -3,11 +3,10 @@
 import json
 import os
 
-import numpy as np
 import pytest
 
 from tests.training.helpers import TinyFeed, tiny_config
-from tnt_jax.training import checkpoints, setup
+from tnt_jax.training import setup
 
 
 def prepare(workdir, **changes):
@@ -122,35 +121,3 @@ def test_evaluation_needs_a_run_or_weights(tmp_path):
         setup.prepare_evaluation(config, tmp_path, TinyFeed(config))
     config = tiny_config(label_smoothing=0.2)  # says nothing about the model
     assert setup.prepare_evaluation(config, tmp_path, TinyFeed(config)).pretrained is None
-
-
-def test_read_weights_names_what_there_is(tmp_path):
-    with pytest.raises(ValueError, match="only none"):
-        checkpoints.read_weights(tmp_path)
-    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
-    with pytest.raises(ValueError, match="no checkpoint of step 6, only steps 5"):
-        checkpoints.read_weights(tmp_path, 6)
-
-
-def test_a_broken_config_file_is_named(tmp_path):
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json is not JSON"):
-        checkpoints.read_config(tmp_path)
-
-
-def test_the_checkpoint_is_the_same_array_by_array(tmp_path):
-    import jax
-
-    from tests.training.helpers import experiment, train_some
-    from tnt_jax.training.state import unreplicate
-
-    state = unreplicate(train_some(experiment(), [])[0])
-    store = checkpoints.Checkpoints(tmp_path, keep=1)
-    metadata = {"step": 0, "seconds": 1.5, "device_count": 8, "process_count": 1, "best_accuracy": None}
-    store.save(state, metadata)
-    store.wait()
-    restored, found = store.restore_newest(state)
-    store.close()
-    assert found == metadata
-    jax.tree.map(np.testing.assert_array_equal, restored, state)
-    assert jax.tree.structure(restored) == jax.tree.structure(state)

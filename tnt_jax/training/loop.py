@@ -224,7 +224,9 @@ def _summarize(session: Session, parameters: int, steps_done: int) -> dict[str, 
         "config": as_dict(session.run.experiment),
         "versions": report.versions(),
     }
-    report.write_json(session.run.workdir / report.SUMMARY_FILE, summary)
+    path = session.run.workdir / report.SUMMARY_FILE
+    report.write_json(path, summary)
+    report.say(report.last_line(summary, path))
     return summary
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from clu import parameter_overview
 
 from tnt_jax.models.complexity import multiply_adds
@@ -18,6 +17,7 @@ from tnt_jax.training.setup import Run
 
 SUMMARY_FILE = "summary.json"
 PARAMETERS_FILE = "parameters.txt"
+WEIGHTS = {"eval": "weights", "eval_ema": "averaged weights"}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
 
@@ -95,18 +95,21 @@ def progress_line(run: Run, step: int, values: Mapping[str, float], seconds_left
 
 def evaluation_line(step: int | None, results: Mapping[str, Result]) -> str:
     """Raw and averaged weights side by side."""
-    names = {"eval": "weights", "eval_ema": "averaged weights"}
-    parts = [f"{names[name]}: accuracy {r['accuracy']:.4f}, loss {r['loss']:.4f}" for name, r in results.items()]
+    parts = [f"{WEIGHTS[name]}: accuracy {r['accuracy']:.4f}, loss {r['loss']:.4f}" for name, r in results.items()]
     count = next(iter(results.values()))["count"]
     return f"evaluation{'' if step is None else f' at step {step:,}'} on {count:,} images  {'; '.join(parts)}"
+
+
+def last_line(summary: Mapping[str, Any], path: Path) -> str:
+    """What the run came to, and where it says more."""
+    best = summary["best"]
+    return (
+        f"test accuracy {summary[best]['accuracy']:.2%} ({WEIGHTS[best]}) after {summary['steps']:,} steps and "
+        f"{throughput.in_words(summary['seconds'])}; {path}"
+    )
 
 
 def versions() -> dict[str, str]:
     """Of Python, the packages that numbers depend on, and this one's devices."""
     found = {package: importlib.metadata.version(package) for package in PACKAGES}
     return {"python": platform.python_version()} | found | {"device": jax.devices()[0].device_kind}
-
-
-def finite_or_none(value: float | None) -> float | None:
-    """For JSON, which has no NaN."""
-    return float(value) if value is not None and np.isfinite(value) else None

@@ -173,7 +173,7 @@ def make_train_step(
     """
     step = functools.partial(
         train_step,
-        model=for_platform(model, devices or jax.devices()),
+        model=for_platform(model, jax.devices() if devices is None else devices),
         optimizer=optimizer,
         schedule=schedule,
         experiment=experiment,
@@ -187,7 +187,7 @@ def make_eval_step(
     experiment: Experiment, model: nn.Module, *, devices: Sequence[jax.Device] | None = None
 ) -> Callable[[Any, Batch], metrics.Sums]:
     """`eval_step` over the devices (all of them unless given): leaves have a leading axis [local devices]."""
-    model = for_platform(model, devices or jax.devices())
+    model = for_platform(model, jax.devices() if devices is None else devices)
     return jax.pmap(
         functools.partial(eval_step, model=model, experiment=experiment, axis_name=AXIS),
         axis_name=AXIS,

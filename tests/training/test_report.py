@@ -1,0 +1,38 @@
+"""What a run says."""
+
+import types
+
+import jax
+import pytest
+
+from tnt_jax.training import report, throughput
+
+
+def test_progress_line():
+    run = types.SimpleNamespace(plan=types.SimpleNamespace(total_steps=2200))
+    values = {"loss": 1.5, "accuracy": 0.25, "learning_rate": 1e-3, "images_per_second": 1234.5}
+    assert report.progress_line(run, 500, values, 80.0) == (
+        "step 500/2,200  loss 1.5000  accuracy 0.2500  learning rate 0.001  1,234 images/s  1 min 20 s left"
+    )
+    assert report.progress_line(run, 1, values | {"model_flops_utilization": 0.213}, None).endswith("21.3% of peak")
+
+
+def test_speed_is_by_device_and_against_a_known_peak(monkeypatch):
+    monkeypatch.setattr(report, "multiply_adds", lambda model: 10**9)
+    run = types.SimpleNamespace(model=None)
+    assert report.speed_metrics(run, None) == {}
+    speed = report.speed_metrics(run, 800.0)
+    assert speed == {"images_per_second": 800.0, "images_per_second_per_device": 100.0}  # eight virtual devices
+    monkeypatch.setattr(throughput, "PEAK_FLOPS", {jax.devices()[0].device_kind: 6e12})
+    assert report.speed_metrics(run, 800.0)["model_flops_utilization"] == pytest.approx(0.1)
+
+
+def test_evaluation_line_has_both_weights():
+    result = {"accuracy": 0.5, "loss": 1.0, "count": 1000}
+    line = report.evaluation_line(7, {"eval": result, "eval_ema": result | {"accuracy": 0.75}})
+    assert line.startswith("evaluation at step 7 on 1,000 images")
+    assert "weights: accuracy 0.5000" in line and "averaged weights: accuracy 0.7500" in line
+
+
+def test_versions_name_what_numbers_depend_on():
+    assert {"python", "jax", "jaxlib", "flax", "device"} <= set(report.versions())
