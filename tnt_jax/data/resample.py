@@ -1,14 +1,15 @@
 """Resizing as Pillow does it, as banded matrix products in TensorFlow.
 
-Pillow (Resample.c) resizes rows of pixels first, rounds to whole grey levels, then resizes columns. Its kernels widen
-when the image shrinks (antialiasing), are cut at the image's border and normalised to a sum of 1. The same order and
-rounding here keep every pixel within one grey level of Pillow, nearly all of them equal.
+Pillow (Resample.c) resizes along the rows first, rounds to whole grey levels, then resizes along the columns. Its
+kernels widen when the image shrinks (antialiasing), are cut at the image's border and normalised to a sum of 1. The
+same order and rounding here keep every pixel within one grey level of Pillow, nearly all of them equal.
 
 Each output pixel sees a few neighbouring input pixels, so the sampling matrix is a band. It is multiplied in blocks of
 neighbouring output pixels, each with the window of input pixels that the block sees: a few percent of the dense
 product, and about as fast as TensorFlow's own resize, which keeps fractions between the two directions.
 """
 
+import numpy as np
 import tensorflow as tf
 
 _BLOCK = 16  # output pixels that share a window; 8 to 16 were fastest at 224
@@ -31,21 +32,20 @@ def resize(
     shape = tf.shape(image)
     resized = tf.constant(size, tf.int32) if resized is None else resized
     corner = tf.zeros([2], tf.int32) if corner is None else corner
-    rows = _windows(shape[0], resized[0], corner[0], size[0], bicubic, False)
-    columns = _windows(shape[1], resized[1], corner[1], size[1], bicubic, flip)
+    rows, columns = _windows(shape[:2], resized, corner, size, bicubic, flip)
     pixels = tf.cast(tf.reshape(image, [shape[0], shape[1] * 3]), tf.float32)
-    pixels = tf.math.floor(_clip(_resize_columns(pixels, columns, size[1])))
-    pixels = tf.cast(_clip(_resize_rows(pixels, rows, size[0])), tf.uint8)
+    pixels = _whole(_resize_columns(pixels, columns, size[1]))
+    pixels = _whole(_resize_rows(pixels, rows, size[0]))
     return tf.reshape(pixels, [*size, 3])
 
 
-def _clip(pixels: tf.Tensor) -> tf.Tensor:
-    """Levels whose whole part is the level rounded half up and kept in 0..255."""
-    return tf.clip_by_value(pixels + 0.5, 0.0, 255.5)
+def _whole(pixels: tf.Tensor) -> tf.Tensor:
+    """Grey levels float32 -> uint8, rounded half up and kept in 0..255."""
+    return tf.cast(tf.clip_by_value(pixels + 0.5, 0.0, 255.5), tf.uint8)
 
 
 def _resize_columns(pixels: tf.Tensor, windows: tuple[tf.Tensor, tf.Tensor], width: int) -> tf.Tensor:
-    """pixels [h, w * 3], windows of the width W -> [h, W * 3].
+    """pixels float32 [h, w * 3], windows of the width W -> float32 [h, W * 3].
 
     The three channels go through one product with each weight spread over a 3 x 3 identity: two thirds of it are
     zeros, which still costs less than transposing the image.
@@ -53,51 +53,59 @@ def _resize_columns(pixels: tf.Tensor, windows: tuple[tf.Tensor, tf.Tensor], wid
     starts, weights = windows
     blocks, block, reach = weights.shape[0], weights.shape[1], tf.shape(weights)[2]
     matrices = tf.transpose(weights, [0, 2, 1])[:, :, None, :, None] * tf.eye(3)[:, None, :]
-    matrices = tf.reshape(matrices, [blocks, 3 * reach, 3 * block])
-    height = tf.shape(pixels)[0]
+    matrices = tf.unstack(tf.reshape(matrices, [blocks, 3 * reach, 3 * block]))
+    size = tf.stack([tf.shape(pixels)[0], 3 * reach])
+    corners = tf.unstack(tf.stack([tf.zeros_like(starts), 3 * starts], axis=1))
     parts = [
-        tf.matmul(tf.slice(pixels, [0, 3 * starts[index]], [height, 3 * reach]), matrices[index])
-        for index in range(blocks)
+        tf.matmul(tf.slice(pixels, corner, size), matrix) for corner, matrix in zip(corners, matrices, strict=True)
     ]
     return tf.ensure_shape(tf.concat(parts, axis=1)[:, : 3 * width], [None, 3 * width])
 
 
 def _resize_rows(pixels: tf.Tensor, windows: tuple[tf.Tensor, tf.Tensor], height: int) -> tf.Tensor:
-    """pixels [h, W * 3], windows of the height H -> [H, W * 3]."""
+    """pixels uint8 [h, W * 3], windows of the height H -> float32 [H, W * 3]."""
     starts, weights = windows
     seen = tf.gather(pixels, starts[:, None] + tf.range(tf.shape(weights)[2]))
-    resized = tf.reshape(tf.matmul(weights, seen), [-1, pixels.shape[1]])
+    resized = tf.reshape(tf.matmul(weights, tf.cast(seen, tf.float32)), [-1, pixels.shape[1]])
     return resized[:height]
 
 
 def _windows(
-    length: tf.Tensor,
+    lengths: tf.Tensor,
     resized: tf.Tensor,
-    first: tf.Tensor,
-    count: int,
+    corner: tf.Tensor,
+    size: tuple[int, int],
     bicubic: bool | tf.Tensor,
     flip: bool | tf.Tensor,
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Starts [blocks] int32 and weights [blocks, block, reach] of `count` output pixels along one axis.
+) -> list[tuple[tf.Tensor, tf.Tensor]]:
+    """What each output pixel sees: starts [blocks] int32 and weights [blocks, block, reach], for rows and for columns.
 
-    length: input pixels; resized: what they would become; first: the first output pixel wanted. Positions in float64
-    as in Pillow, since a 32-bit position in a photograph of 4,000 pixels is off by 1 / 4096.
+    lengths [2]: sides of the input; resized [2]: what they would become; corner [2]: the first output pixels wanted.
+    Positions in float64 as in Pillow: a 32-bit position in a photograph of 4,000 pixels is off by 1 / 4096.
     """
-    block = min(_BLOCK, count)
-    outputs = tf.minimum(tf.range(-(-count // block) * block), count - 1)
-    outputs = first + tf.where(flip, count - 1 - outputs, outputs)
-    scale = tf.cast(length, tf.float64) / tf.cast(resized, tf.float64)
+    block = min(_BLOCK, *size)
+    blocks = [-(-side // block) for side in size]
+    outputs = np.minimum(np.arange(max(blocks) * block), np.array(size)[:, None] - 1)
+    mirrored = np.stack([outputs[0], size[1] - 1 - outputs[1]])
+    outputs = (
+        tf.where(flip, tf.constant(mirrored + 0.5), tf.constant(outputs + 0.5)) + tf.cast(corner, tf.float64)[:, None]
+    )
+    scale = tf.cast(lengths, tf.float64) / tf.cast(resized, tf.float64)
     widening = tf.maximum(scale, 1.0)
     support = widening * tf.where(bicubic, tf.constant(2.0, tf.float64), 1.0)
-    centers = tf.reshape((tf.cast(outputs, tf.float64) + 0.5) * scale, [-1, block])
+    centers = tf.reshape(outputs * scale[:, None], [2, max(blocks), block])
     reach = tf.cast(tf.math.ceil((block - 1) * scale + 2 * support), tf.int32) + 1
-    reach = tf.minimum(reach, length)
-    starts = tf.cast(tf.math.floor(tf.reduce_min(centers, axis=1) - support), tf.int32)
-    starts = tf.clip_by_value(starts, 0, length - reach)
-    positions = tf.cast(starts[:, None] + tf.range(reach), tf.float64) + 0.5
-    distances = (positions[:, None, :] - centers[:, :, None]) / widening
-    weights = _kernel(tf.cast(tf.abs(distances), tf.float32), bicubic)
-    return starts, weights / tf.reduce_sum(weights, axis=-1, keepdims=True)
+    reach = tf.minimum(reach, lengths)
+    starts = tf.cast(tf.math.floor(tf.reduce_min(centers, axis=2) - support[:, None]), tf.int32)
+    starts = tf.clip_by_value(starts, 0, (lengths - reach)[:, None])
+    seen = []
+    for axis in range(2):
+        start, center = starts[axis, : blocks[axis]], centers[axis, : blocks[axis], :, None]
+        positions = tf.cast(start[:, None] + tf.range(reach[axis]), tf.float64) + 0.5
+        distances = (positions[:, None, :] - center) / widening[axis]
+        weights = _kernel(tf.cast(tf.abs(distances), tf.float32), bicubic)
+        seen.append((start, weights / tf.reduce_sum(weights, axis=-1, keepdims=True)))
+    return seen
 
 
 def _kernel(distance: tf.Tensor, bicubic: bool | tf.Tensor) -> tf.Tensor:
