@@ -16,7 +16,7 @@ from tests.training.helpers import TinyModel, batch, experiment, random_variable
 from tnt_jax.data.subsets import SUBSETS
 from tnt_jax.models.variants import create_model
 from tnt_jax.pretrained import save_pretrained
-from tnt_jax.training import loop, measures, report_card, setup
+from tnt_jax.training import card_sets, loop, measures, report_card, setup
 from tnt_jax.training.state import replicate
 
 SYNSETS = tuple(tfds.builder("imagenet2012").info.features["label"].names)
@@ -52,8 +52,7 @@ def measured(logits, labels, mask=None, classes=None):
     allowed = np.ones(logits.shape[1], np.float32) if classes is None else np.zeros(logits.shape[1], np.float32)
     if classes is not None:
         allowed[list(classes)] = 1
-    with jax.disable_jit():
-        sums = measures.sums_of_batch(logits, labels, mask, allowed)
+    sums = jax.jit(measures.sums_of_batch)(logits, labels, mask, allowed)
     return measures.finish({name: np.asarray(value, np.float64) for name, value in sums.items()})
 
 
@@ -280,6 +279,15 @@ def test_raw_and_averaged_weights_of_a_run(tmp_path, weights, monkeypatch):
         assert row["accuracy_top5"] == pytest.approx(own[name]["accuracy_top5"])
         assert row["negative_log_likelihood"] == pytest.approx(own[name]["loss"], rel=1e-5)
     assert own["eval"]["loss"] != own["eval_ema"]["loss"]
+
+
+def test_what_is_not_a_number_is_empty():
+    settings = experiment().data
+    card_set = card_sets.CardSet(settings, 3, np.ones(4, np.float32), None)
+    found = dict.fromkeys(("accuracy", "accuracy_top5"), 0.5) | {"count": 2, "expected_calibration_error": 0.25}
+    row = report_card._row(card_set, "raw", found | {"negative_log_likelihood": float("nan")})
+    assert row["negative_log_likelihood"] is None and row["left_out"] == 1
+    assert report_card.as_csv([row]).splitlines()[1] == f"{settings.name},{settings.eval_split},raw,4,0.5,0.5,,0.25,2,1"
 
 
 def test_all_sets_that_are_missing_are_named_at_once(tmp_path, directory, weights):

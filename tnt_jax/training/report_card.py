@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,14 +72,14 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
 
 
 def _row(card_set: CardSet, weights: str, measures: Measures) -> dict[str, Any]:
-    found = {name: report.finite_or_none(value) for name, value in measures.items()}
+    # JSON has no NaN, which is what weights that went wrong measure.
+    found = {name: value if math.isfinite(value) else None for name, value in measures.items()}
     return {
         "set": card_set.settings.name,
         "split": card_set.settings.eval_split,
         "weights": weights,
         "classes": round(float(card_set.classes.sum())),
         **found,
-        "count": measures["count"],
         "left_out": card_set.num_examples - measures["count"],
     }
 

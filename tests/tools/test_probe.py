@@ -1,0 +1,86 @@
+"""The program: from weights and a config to accuracies in a file."""
+
+import json
+import types
+
+import pytest
+
+from tests.training.helpers import experiment, random_variables, tiny_config
+from tnt_jax.models.variants import create_model
+from tnt_jax.pretrained import save_pretrained
+from tnt_jax.tools import probe
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    model = create_model(**experiment(model__num_classes=3).model.arguments())
+    save_pretrained(path, model, random_variables(model))
+    return path
+
+
+def digits(directory, **changes):
+    return tiny_config(
+        data__name="digits",
+        data__directory=str(directory),
+        data__train_split="train[:300]",
+        data__eval_split="test[:90]",
+        data__eval_crop_fraction=1.0,
+        **changes,
+    )
+
+
+def run(monkeypatch, **flags):
+    """The program with these flags."""
+    for name, value in flags.items():
+        monkeypatch.setattr(probe, name, types.SimpleNamespace(value=value))
+    probe.main(["probe"])
+
+
+def test_digits_from_a_file_of_weights(tmp_path, weights, monkeypatch, capsys):
+    """Frozen random features of the right images tell digits apart better than chance; the head's size is no matter."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    output = tmp_path / "out" / "probe.json"
+    run(monkeypatch, SOURCE=str(weights), CONFIG=digits(tmp_path), BLOCK=1, KIND="mean", OUTPUT=str(output))
+    found = json.loads(output.read_text())
+    assert (found["data"], found["block"], found["features"]) == ("digits", 1, "mean")
+    assert (found["train_count"], found["eval_count"]) == (300, 90)
+    linear, nearest = found["linear_probe"]["accuracy"], found["nearest_neighbours"]["accuracy"]
+    assert 0.15 < linear < 1 and 0.15 < nearest < 1
+    printed = capsys.readouterr().out
+    assert f"{100 * linear:.2f}%" in printed and f"20 nearest neighbours: {100 * nearest:.2f}%" in printed
+
+
+def test_a_workdir_knows_its_model_and_data(tmp_path, weights, monkeypatch):
+    """The model and the config come from the run; a checkpoint's folder leads to the same ones."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    settings = experiment(model__num_classes=3)
+    model = create_model(**settings.model.arguments())
+    (tmp_path / "run/checkpoints/7").mkdir(parents=True)
+    config = digits(tmp_path, model__num_classes=3)
+    (tmp_path / "run/config.json").write_text(json.dumps(config.to_dict()))
+    asked = []
+
+    def load_pretrained(source, model, image_size):
+        asked.append((source, model.num_classes, image_size))
+        raise ValueError("far enough")
+
+    monkeypatch.setattr("tnt_jax.pretrained.load_model", lambda source: (model, None))
+    monkeypatch.setattr("tnt_jax.pretrained.load_pretrained", load_pretrained)
+    for source in (tmp_path / "run", tmp_path / "run/checkpoints/7"):
+        with pytest.raises(ValueError, match="far enough"):
+            probe.probe(str(source), None)
+    assert asked == [(str(tmp_path / "run"), 0, 8), (str(tmp_path / "run/checkpoints/7"), 0, 8)]
+
+
+def test_weights_without_a_config_are_refused(weights):
+    with pytest.raises(ValueError, match="--config is missing: .*tiny.safetensors is not a workdir"):
+        probe.probe(str(weights), None)
+
+
+def test_the_program_says_in_one_line_what_is_missing(weights, monkeypatch, tmp_path):
+    with pytest.raises(SystemExit, match="probe: --output is missing"):
+        run(monkeypatch, SOURCE=str(weights), CONFIG=None, BLOCK=None, KIND="mean", OUTPUT=None)
+    with pytest.raises(SystemExit, match="probe: --config is missing"):
+        run(monkeypatch, SOURCE=str(weights), CONFIG=None, BLOCK=None, KIND="mean", OUTPUT=str(tmp_path / "x.json"))
+    assert list(tmp_path.iterdir()) == []
