@@ -172,7 +172,7 @@ class _Maker:
         """
         fields = {"image": image, "mask": np.ones(len(index), np.float32), "index": index.astype(np.int32)}
         if self.several_labels:
-            fields["labels"] = label.reshape(len(index), self.num_classes)
+            fields["labels"] = label.reshape(len(index), self.num_classes).astype(np.uint8)
             fields["mask"] = fields["labels"].any(-1).astype(np.float32)
             label = fields["labels"].argmax(-1)
         wrong = np.flatnonzero((label < 0) | (label >= self.num_classes))
@@ -278,7 +278,6 @@ class _Parallel:
     def __init__(self, settings: DataSettings):
         self.map = {"num_parallel_calls": settings.reader_threads or _cores(), "deterministic": True}
         self._options = tf.data.Options()
-        self._options.threading.max_intra_op_parallelism = 1  # images are parallel, not the arithmetic of one
         self._options.autotune.enabled = False
 
     def stack(self, rows: tf.data.Dataset, count: tf.Tensor) -> tuple[tf.Tensor, ...]:

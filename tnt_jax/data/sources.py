@@ -121,7 +121,7 @@ def open_source(settings: DataSettings) -> Source:
     Raises ValueError or FileNotFoundError that name the data set, the directory and the mend: see
     prepared.open_builder for tfds names; for "folder" a missing folder, or one without SPLIT/CLASS/IMAGE files.
     """
-    hide_accelerators()
+    set_up_tensorflow()
     return _open_source(settings.name, settings.directory, settings.synthetic_examples)
 
 
@@ -129,7 +129,7 @@ def is_prepared(settings: DataSettings) -> bool:
     """Whether `open_source` would find the set that `settings` name, without preparing it. Raises for unknown names."""
     if settings.name in ("synthetic", "folder", "digits"):
         return True  # there is nothing to fetch
-    hide_accelerators()
+    set_up_tensorflow()
     return bool(prepared.find_builder(settings.name, os.path.expanduser(settings.directory)).info.splits)
 
 
@@ -138,18 +138,24 @@ def classes(settings: DataSettings) -> tuple[int, tuple[str, ...] | None]:
     if settings.name in ("synthetic", "folder", "digits"):
         source = open_source(settings)
         return source.num_classes, source.class_names
-    hide_accelerators()
+    set_up_tensorflow()
     label, _ = prepared.label_feature(prepared.find_builder(settings.name, os.path.expanduser(settings.directory)))
     return label.num_classes, tuple(label.names) if label.names else None
 
 
-def hide_accelerators() -> None:
-    """TensorFlow must not take the memory of the GPUs or TPUs that jax trains on."""
-    for kind in ("GPU", "TPU"):
-        try:
+def set_up_tensorflow() -> None:
+    """Keeps TensorFlow off the GPUs and TPUs that jax trains on, and one image's arithmetic on one thread.
+
+    Images are augmented in parallel, so that threads inside an operation only get in each other's way: an image takes
+    about 30% less of the processor without. (tf.data's option for this has no effect inside a tf.function.)
+    """
+    try:
+        for kind in ("GPU", "TPU"):
             tf.config.set_visible_devices([], kind)
-        except RuntimeError as error:  # TensorFlow has begun to use its devices already, in a notebook for instance
-            logging.warning("TensorFlow may hold memory of the %ss: %s", kind, error)
+        if tf.config.threading.get_intra_op_parallelism_threads() != 1:
+            tf.config.threading.set_intra_op_parallelism_threads(1)
+    except RuntimeError as error:  # TensorFlow is in use already, in a notebook for instance
+        logging.warning("TensorFlow may hold the accelerators' memory and read slower than it could: %s", error)
 
 
 @functools.lru_cache(maxsize=8)
