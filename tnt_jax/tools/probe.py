@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from tnt_jax.analysis.features import KINDS, extract_features
@@ -91,6 +91,8 @@ def main(arguments: Sequence[str]) -> None:
     """Prints the accuracies and writes the file."""
     if len(arguments) > 1:
         raise app.UsageError(f"unexpected arguments {arguments[1:]}")
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
     workdir = workdir_of(SOURCE.value)
     if OUTPUT.value is None and workdir is None:
         sys.exit(f"probe: --output is missing: {SOURCE.value} is not a workdir that the JSON could go to.")
