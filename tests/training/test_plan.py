@@ -3,7 +3,7 @@
 import pytest
 
 from tests.training.helpers import experiment
-from tnt_jax.training.plan import check_devices, make_plan
+from tnt_jax.training.plan import check_evaluation_devices, check_training_devices, make_plan
 
 
 def test_the_recipes_length():
@@ -31,10 +31,11 @@ def test_less_than_a_batch_is_an_error():
 
 
 def test_batches_that_devices_do_not_divide():
-    check_devices(experiment(batch_size=48, eval_batch_size=24, accumulation_steps=2), 8)
+    check_training_devices(experiment(batch_size=48, accumulation_steps=2), 8)
+    check_evaluation_devices(experiment(eval_batch_size=24), 8)
     with pytest.raises(ValueError, match=r"batch_size=20 is not a multiple of the 8 devices; use 16 or 24"):
-        check_devices(experiment(batch_size=20), 8)
+        check_training_devices(experiment(batch_size=20), 8)
     with pytest.raises(ValueError, match=r"8 devices x 3 accumulation steps; use 24 or 48"):
-        check_devices(experiment(batch_size=36, accumulation_steps=3), 8)
+        check_training_devices(experiment(batch_size=36, accumulation_steps=3), 8)
     with pytest.raises(ValueError, match=r"eval_batch_size=20 .* use 16 or 24"):
-        check_devices(experiment(eval_batch_size=20), 8)
+        check_evaluation_devices(experiment(eval_batch_size=20), 8)

@@ -58,8 +58,6 @@ class CardFeed:
     ImageNet-A and ImageNet-R, which tfds labels as ImageNet, the 200 classes are known (tnt_jax/data/subsets.py).
     """
 
-    steps_per_epoch = 1  # nothing is trained on a report card
-
     def __init__(self, experiment: Experiment, num_classes: int | None):
         """num_classes: of the model's head; None: those of the run's own data set, which need not be prepared."""
         from tnt_jax.data import pipeline, sources

@@ -1,6 +1,7 @@
 """From the data wing to the devices: the batches of an experiment, put on the devices while steps run."""
 
 import collections
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -24,7 +25,11 @@ class Feed:
         source = sources.open_source(experiment.data)
         source.num_examples(experiment.data.eval_split)  # raises now, not after the first epoch
         self.num_classes: int = source.num_classes
-        self.steps_per_epoch: int = pipeline.steps_per_epoch(experiment.data, experiment.batch_size)
+
+    @functools.cached_property
+    def steps_per_epoch(self) -> int:
+        """Training examples // batch size. Raises where the training split is missing or smaller than a batch."""
+        return self._pipeline.steps_per_epoch(self._experiment.data, self._experiment.batch_size)
 
     def train(self, start_step: int) -> Iterator[Batch]:
         """This process's share of the training batches from update number `start_step` (from 0) on, without end."""

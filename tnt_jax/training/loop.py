@@ -16,7 +16,7 @@ from tnt_jax.training.checkpoints import RunError
 from tnt_jax.training.config import as_dict
 from tnt_jax.training.evaluation import Result, better, evaluate_weights
 from tnt_jax.training.feed import prefetch
-from tnt_jax.training.setup import Run, prepare
+from tnt_jax.training.setup import Run, TrainingRun, prepare
 from tnt_jax.training.state import TrainState, create_state, initial_state, replicate, unreplicate
 from tnt_jax.training.throughput import Meter
 
@@ -27,7 +27,7 @@ EVALUATION_FILE = "evaluation.json"
 class Session:
     """What changes while one process trains; `run` is what does not."""
 
-    run: Run
+    run: TrainingRun
     store: checkpoints.Checkpoints
     writer: Any
     meter: Meter
@@ -51,7 +51,7 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str
     return train(prepare(config, workdir))
 
 
-def train(run: Run) -> dict[str, Any]:
+def train(run: TrainingRun) -> dict[str, Any]:
     """Trains from the first step, or from the newest checkpoint in the workdir, to the end -> the summary.
 
     Raises RunError when the loss stops being a number, or when no checkpoint can be read.
@@ -72,7 +72,7 @@ def train(run: Run) -> dict[str, Any]:
     return _summarize(session, count, steps_done)
 
 
-def _enter_workdir(run: Run) -> None:
+def _enter_workdir(run: TrainingRun) -> None:
     """Creates the workdir and its config.json, once every process has looked at what was there."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("the workdir has been checked")
@@ -80,7 +80,7 @@ def _enter_workdir(run: Run) -> None:
     report.write_json(run.workdir / checkpoints.CONFIG_FILE, as_dict(run.experiment))
 
 
-def _start(run: Run, started: float) -> tuple[TrainState, Session]:
+def _start(run: TrainingRun, started: float) -> tuple[TrainState, Session]:
     """The state to go on from, on the host, and the session around it."""
     from tnt_jax.training import writers  # imports TensorFlow
 

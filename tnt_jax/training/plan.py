@@ -46,7 +46,7 @@ def make_plan(experiment: Experiment, steps_per_epoch: int) -> Plan:
     )
 
 
-def check_devices(experiment: Experiment, device_count: int) -> None:
+def check_training_devices(experiment: Experiment, device_count: int) -> None:
     """Raises ValueError where the devices of all processes do not divide a batch, with batches that they do divide."""
     shares = device_count * experiment.accumulation_steps
     if experiment.batch_size % shares:
@@ -55,6 +55,10 @@ def check_devices(experiment: Experiment, device_count: int) -> None:
             f"config.batch_size={experiment.batch_size} is not a multiple of the {device_count} devices{accumulated}; "
             f"use {nearest_multiples(experiment.batch_size, shares)}."
         )
+
+
+def check_evaluation_devices(experiment: Experiment, device_count: int) -> None:
+    """The same for the batches of the evaluation."""
     if experiment.eval_batch_size % device_count:
         raise ValueError(
             f"config.eval_batch_size={experiment.eval_batch_size} is not a multiple of the {device_count} devices; "

@@ -13,7 +13,7 @@ from clu import parameter_overview
 from tnt_jax.models.complexity import multiply_adds
 from tnt_jax.training import throughput
 from tnt_jax.training.evaluation import Result
-from tnt_jax.training.setup import Run
+from tnt_jax.training.setup import TrainingRun
 
 SUMMARY_FILE = "summary.json"
 PARAMETERS_FILE = "parameters.txt"
@@ -40,7 +40,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.replace(path)
 
 
-def describe(run: Run, params: Any) -> int:
+def describe(run: TrainingRun, params: Any) -> int:
     """Says what is about to be trained, writes the whole table to parameters.txt -> number of parameters."""
     experiment, plan = run.experiment, run.plan
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -62,7 +62,7 @@ def describe(run: Run, params: Any) -> int:
     return count
 
 
-def speed_metrics(run: Run, images_per_second: float | None) -> dict[str, float]:
+def speed_metrics(run: TrainingRun, images_per_second: float | None) -> dict[str, float]:
     """images/s, images/s/device and, where the device's peak is known, the share of it; {} before any timing."""
     if images_per_second is None:
         return {}
@@ -76,7 +76,7 @@ def speed_metrics(run: Run, images_per_second: float | None) -> dict[str, float]
     return speed
 
 
-def progress_line(run: Run, step: int, values: Mapping[str, float], seconds_left: float | None) -> str:
+def progress_line(run: TrainingRun, step: int, values: Mapping[str, float], seconds_left: float | None) -> str:
     """ "step 500/2,200  loss 1.234  accuracy 0.567  learning rate 0.001  350 images/s  1 min 20 s left"."""
     parts = [
         f"step {step:,}/{run.plan.total_steps:,}",

@@ -15,7 +15,7 @@ from tnt_jax.training.card_sets import CardFeed
 from tnt_jax.training.config import Experiment, ModelSettings, as_dict, check_config
 from tnt_jax.training.feed import Feed
 from tnt_jax.training.optimizer import Schedule, make_optimizer, make_schedule
-from tnt_jax.training.plan import Plan, check_devices, make_plan
+from tnt_jax.training.plan import Plan, check_evaluation_devices, check_training_devices, make_plan
 
 HUB_PREFIX = "hf-hub:"
 
@@ -41,56 +41,40 @@ CHANGEABLE = (
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Everything that training or evaluation needs, made and checked."""
+    """Everything that evaluation needs, made and checked."""
 
     experiment: Experiment  # sizes of the model filled in
     workdir: Path
     feed: Feed | CardFeed
     model: nn.Module
+    pretrained: Any  # parameters of config.pretrained to start from or to evaluate; None: a checkpoint's or random ones
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRun(Run):
+    """Everything that training needs beside it."""
+
     plan: Plan
     schedule: Schedule
     optimizer: optax.GradientTransformation
-    pretrained: Any = None  # parameters to start from or to evaluate; None: random ones, or a checkpoint's
 
 
-def prepare(
-    config: Any,
-    workdir: str | os.PathLike[str],
-    feed: Feed | CardFeed | None = None,
-    same: tuple[str, ...] | None = None,
-) -> Run:
-    """A config and a workdir -> Run to train, the cheap checks first.
+def prepare(config: Any, workdir: str | os.PathLike[str], feed: Feed | None = None) -> TrainingRun:
+    """A config and a workdir -> a run to train. `feed` stands in for the config's data set.
 
-    feed: in place of the config's data set. same: the groups of keys in which the config must agree with a run that is
-    already in the workdir; None: all but CHANGEABLE.
     Raises ValueError, FileNotFoundError or PermissionError with what, where and the mend; nothing has been written.
     """
     experiment = check_config(config)
-    workdir = check_workdir(workdir)
-    # A resumed run no longer needs what it started from.
-    starts_from = "" if checkpoints.checkpoint_steps(workdir) else experiment.pretrained
-    check_pretrained(starts_from)
-    make_model(experiment, experiment.model.num_classes or 2)
-    check_devices(experiment, jax.device_count())
-    feed = feed or Feed(experiment)
-    num_classes = experiment.model.num_classes or feed.num_classes
-    if num_classes < feed.num_classes:
-        raise ValueError(
-            f"config.model.num_classes={num_classes}, but {experiment.data.name} has {feed.num_classes} classes. "
-            "Leave it None to take the data set's."
-        )
-    model = make_model(experiment, num_classes)
-    experiment = dataclasses.replace(experiment, model=resolved(experiment.model, model))
-    check_same_run(workdir, experiment, same)
-    plan = make_plan(experiment, feed.steps_per_epoch)
+    check_training_devices(experiment, jax.device_count())
+    run = _prepare(experiment, check_workdir(workdir), feed, same=None)
+    plan = make_plan(experiment, run.feed.steps_per_epoch)
     schedule = make_schedule(experiment, plan.steps_per_epoch)
-    optimizer = make_optimizer(experiment, schedule)
-    pretrained = load(starts_from, experiment, model) if starts_from else None
-    return Run(experiment, workdir, feed, model, plan, schedule, optimizer, pretrained)
+    parts = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
+    return TrainingRun(**parts, plan=plan, schedule=schedule, optimizer=make_optimizer(experiment, schedule))
 
 
 def prepare_evaluation(config: Any, workdir: str | os.PathLike[str], feed: Feed | None = None) -> Run:
-    """A workdir with a run, or a config with `pretrained` -> Run to evaluate. Raises as `prepare` and CardFeed do.
+    """A workdir with a run, or a config with `pretrained` -> a run to evaluate. Raises as `prepare` and CardFeed do.
 
     Where config.report_card names data sets, its feed is a CardFeed of them, and the run's own set is not needed.
 
@@ -113,7 +97,27 @@ def prepare_evaluation(config: Any, workdir: str | os.PathLike[str], feed: Feed 
     if experiment.report_card and feed is None:
         before = (checkpoints.read_config(path) or {}).get("model", {})
         feed = CardFeed(experiment, experiment.model.num_classes or before.get("num_classes"))
-    return prepare(config, workdir, feed, same=("model",))
+    return _prepare(experiment, path, feed, same=("model",))
+
+
+def _prepare(experiment: Experiment, workdir: Path, feed: Feed | CardFeed | None, same: tuple[str, ...] | None) -> Run:
+    """The checks that training and evaluation share, the cheap ones first."""
+    # With a checkpoint, what the run once started from is no longer needed.
+    source = "" if checkpoints.checkpoint_steps(workdir) else experiment.pretrained
+    check_pretrained(source)
+    make_model(experiment, experiment.model.num_classes or 2)
+    check_evaluation_devices(experiment, jax.device_count())
+    feed = feed or Feed(experiment)
+    num_classes = experiment.model.num_classes or feed.num_classes
+    if num_classes < feed.num_classes:
+        raise ValueError(
+            f"config.model.num_classes={num_classes}, but {experiment.data.name} has {feed.num_classes} classes. "
+            "Leave it None to take the data set's."
+        )
+    model = make_model(experiment, num_classes)
+    experiment = dataclasses.replace(experiment, model=resolved(experiment.model, model))
+    check_same_run(workdir, experiment, same)
+    return Run(experiment, workdir, feed, model, load(source, experiment, model) if source else None)
 
 
 def load(source: str, experiment: Experiment, model: nn.Module) -> Any:
@@ -168,8 +172,11 @@ def check_pretrained(source: str) -> None:
         )
 
 
-def check_same_run(workdir: Path, experiment: Experiment, same: tuple[str, ...] | None = None) -> None:
-    """Raises ValueError where the workdir holds the checkpoints of another configuration, with the keys that differ."""
+def check_same_run(workdir: Path, experiment: Experiment, same: tuple[str, ...] | None) -> None:
+    """Raises ValueError where the workdir holds the checkpoints of another configuration, with the keys that differ.
+
+    same: the groups of keys, such as ("model",), that have to agree; None: all but CHANGEABLE.
+    """
     if not checkpoints.checkpoint_steps(workdir):
         return
     before = checkpoints.read_config(workdir)
