@@ -31,7 +31,7 @@ def main(_: list[str]) -> None:
         if FLAGS.mode == "train" and FLAGS.config is None:
             raise ValueError("--config is missing: name a file, such as --config=configs/digits.py.")
         if FLAGS.config is not None:
-            join_processes(check_config(FLAGS.config))
+            start_devices(check_config(FLAGS.config))
         from tnt_jax.training import loop, setup  # after the processes have found each other
 
         prepare = setup.prepare if FLAGS.mode == "train" else setup.prepare_evaluation
@@ -44,8 +44,10 @@ def main(_: list[str]) -> None:
         stop(error, STOPPED)
 
 
-def join_processes(experiment: Experiment) -> None:
-    """Starts jax.distributed where the config asks for it; before any device is touched."""
+def start_devices(experiment: Experiment) -> None:
+    """Splits the CPU and joins the other processes as the config says; before any device is touched."""
+    if experiment.cpu_devices:
+        jax.config.update("jax_num_cpu_devices", experiment.cpu_devices)
     settings = experiment.distributed
     if not settings.enabled:
         return

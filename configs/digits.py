@@ -25,6 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.log_every_steps = 22  # an epoch
     config.eval_every_steps = 220
     config.checkpoint_every_steps = 220
+    config.cpu_devices = 2
 
     model = config.model
     model.image_size = 16

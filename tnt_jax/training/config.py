@@ -105,6 +105,7 @@ class Experiment:
     checkpoint_every_steps: int
     keep_checkpoints: int
     prefetch_batches: int
+    cpu_devices: int
     report_card: tuple[str, ...]
     model: ModelSettings
     data: DataSettings
@@ -162,6 +163,7 @@ LIMITS = {
     "checkpoint_every_steps": _NOT_NEGATIVE,
     "keep_checkpoints": _COUNT,
     "prefetch_batches": _COUNT,
+    "cpu_devices": _NOT_NEGATIVE,
     "model.num_classes": _COUNT,
     "model.image_size": _COUNT,
     "model.patch_size": _COUNT,

@@ -29,6 +29,7 @@ CHANGEABLE = (
     "checkpoint_every_steps",
     "keep_checkpoints",
     "prefetch_batches",
+    "cpu_devices",
     "report_card",
     "model.remat",
     "model.scan",
