@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from tnt_jax.analysis.attention import draw_class_token_attention
 from tnt_jax.analysis.curves import draw_curves
+from tnt_jax.tools import be_quiet
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run that has trained.", required=True)
 IMAGES = flags.DEFINE_integer("images", 10, "How many test images to draw the attention over.", lower_bound=1)
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str]) -> None:
     """Draws the pictures and prints where they are."""
     if len(arguments) > 1:
         raise app.UsageError(f"unexpected arguments {arguments[1:]}")
+    be_quiet()
     workdir = Path(WORKDIR.value)
     try:
         pictures = draw_pictures(workdir, IMAGES.value)

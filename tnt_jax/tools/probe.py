@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from tnt_jax.analysis.features import KINDS, extract_features
 from tnt_jax.analysis.probe import INVERSE_PENALTIES, NEIGHBOURS, TEMPERATURE, linear_probe, nearest_neighbours
+from tnt_jax.tools import be_quiet
 
 SOURCE = flags.DEFINE_string(
     "source", None, "A run's workdir, or weights (a file or hf-hub:OWNER/NAME).", required=True
@@ -91,8 +92,7 @@ def main(arguments: Sequence[str]) -> None:
     """Prints the accuracies and writes the file."""
     if len(arguments) > 1:
         raise app.UsageError(f"unexpected arguments {arguments[1:]}")
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
+    be_quiet()
     workdir = workdir_of(SOURCE.value)
     if OUTPUT.value is None and workdir is None:
         sys.exit(f"probe: --output is missing: {SOURCE.value} is not a workdir that the JSON could go to.")
