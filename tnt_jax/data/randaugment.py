@@ -140,12 +140,26 @@ def apply(image: tf.Tensor, draws: Draws, policy: Policy, fill: geometry.Fill) -
     fill: red, green, blue in 0..255, shown where a geometric operation leaves the image.
     """
     for layer in range(policy.layers):
-        chosen = [part[layer] for part in draws[2:]]
-        branches = [functools.partial(operate, name, image, *chosen, policy.increasing, fill) for name in OPERATIONS]
-        branches.append(functools.partial(tf.identity, image))
         index = tf.where(draws.applied[layer], draws.operation[layer], len(OPERATIONS))
-        image = tf.ensure_shape(tf.switch_case(index, branches), image.shape)
+        image = _operate_by_index(image, index, *(part[layer] for part in draws[2:]), policy.increasing, fill)
     return image
+
+
+@tf.function  # traced once for all layers and copies: there are fifteen branches
+def _operate_by_index(
+    image: tf.Tensor,
+    index: tf.Tensor,
+    magnitude: tf.Tensor,
+    negative: tf.Tensor,
+    bicubic: tf.Tensor,
+    increasing: bool,
+    fill: geometry.Fill,
+) -> tf.Tensor:
+    """The operation OPERATIONS[index], or the image itself where index is their number."""
+    chosen = (image, magnitude, negative, bicubic, increasing, fill)
+    branches = [functools.partial(operate, name, *chosen) for name in OPERATIONS]
+    branches.append(functools.partial(tf.identity, image))
+    return tf.ensure_shape(tf.switch_case(index, branches), image.shape)
 
 
 def operate(

@@ -1,0 +1,193 @@
+"""RandAugment: its notation, the frequencies of its draws, and its operations against Pillow."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.data.augment_errors import errors
+from tnt_jax.data import randaugment
+
+RECIPE = "rand-m9-mstd0.5-inc1"
+GEOMETRIC = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
+FILL = (124, 116, 104)
+
+
+@pytest.fixture(scope="module")
+def differences():
+    return errors(dict(np.load(Path(__file__).parent / "fixtures" / "augment.npz")))
+
+
+@pytest.mark.parametrize("name", randaugment.OPERATIONS)
+def test_operations_agree_with_pillow(differences, name):
+    rows = differences[name]
+    assert set(rows) == ({0} if name in ("AutoContrast", "Equalize", "Invert") else {0, 5, 9, 10})
+    for magnitude, values in rows.items():
+        # Colours are exact. Geometric ones may cut a level that float32 puts on the other side of a whole number.
+        largest, mean = (1, 0.1) if name in GEOMETRIC else (0, 0)
+        assert values.max() <= largest and values.mean() <= mean, (magnitude, values.max(), values.mean())
+
+
+def policy_with(**values):
+    return randaugment.Policy(**values)
+
+
+@pytest.mark.parametrize(
+    ("notation", "policy"),
+    [
+        (RECIPE, policy_with(magnitude=9, deviation=0.5, increasing=True)),
+        ("rand", policy_with()),
+        ("rand-n3-m7-p0.25", policy_with(layers=3, magnitude=7, probability=0.25)),
+        ("rand-m20-mmax30-inc0", policy_with(magnitude=20, magnitude_max=30)),
+        ("rand-m9-mstd101", policy_with(magnitude=9, deviation=math.inf)),
+    ],
+)
+def test_notation(notation, policy):
+    assert randaugment.parse(notation) == policy
+
+
+@pytest.mark.parametrize(
+    ("notation", "message"),
+    [
+        ("augmix-m3", "must start with 'rand'"),
+        ("", "must start with 'rand'"),
+        ("rand-m9-x3", "'x3' is not understood"),
+        ("rand-m9-tweights", "'tweights' is not understood"),
+        ("rand-m", "'m' is not understood"),
+        ("rand-m9-m8", "gives 'm' twice"),
+        ("rand-n2.5", "'n' needs a whole number, not '2.5'"),
+        ("rand-p1.5", "p is 1.5, must lie in 0.0 to 1.0"),
+        ("rand-n0", "n is 0, must lie in 1 to 15"),
+        ("rand-m31", "m is 31.0"),
+        ("rand-inc2", "inc is 2"),
+    ],
+)
+def test_bad_notation_is_named(notation, message):
+    with pytest.raises(ValueError, match="data.randaugment") as error:
+        randaugment.parse(notation)
+    assert message in str(error.value)
+
+
+def draws_of(policy, count, interpolation="random"):
+    """Draws for the seeds (0, 7), (1, 7), ...: fields [count, layers]."""
+
+    @tf.function
+    def all_draws():
+        seeds = tf.stack([tf.range(count), tf.fill([count], 7)], axis=1)
+        signature = randaugment.Draws(tf.int32, tf.bool, tf.float32, tf.bool, tf.bool)
+        return tf.map_fn(
+            lambda seed: randaugment.draw(seed, policy, interpolation), seeds, fn_output_signature=signature
+        )
+
+    return randaugment.Draws(*(field.numpy() for field in all_draws()))
+
+
+@pytest.fixture(scope="module")
+def recipe_draws():
+    return draws_of(randaugment.parse(RECIPE), 20_000)
+
+
+def test_frequencies_over_20000_draws(recipe_draws):
+    count, layers = recipe_draws.operation.shape
+    assert (count, layers) == (20_000, 2)
+    total = count * layers
+    counts = np.bincount(recipe_draws.operation.ravel(), minlength=15)
+    expected = total / 15
+    assert len(counts) == 15 and np.abs(counts - expected).max() < 5 * math.sqrt(expected * 14 / 15)
+    for fair in (recipe_draws.applied, recipe_draws.negative, recipe_draws.bicubic):
+        assert abs(fair.mean() - 0.5) < 5 * 0.5 / math.sqrt(total)
+    # N(9, 0.5) clipped at 10: two deviations above the mean
+    density, above = math.exp(-2) / math.sqrt(2 * math.pi), 0.5 * math.erfc(2 / math.sqrt(2))
+    mean = 9 - 0.5 * (density - 2 * above)
+    magnitude = recipe_draws.magnitude
+    assert abs(magnitude.mean() - mean) < 5 * 0.5 / math.sqrt(total)
+    assert abs(magnitude.std() - 0.4897) < 0.01
+    assert abs((magnitude == 10).mean() - above) < 0.006 and magnitude.min() > 6
+
+
+def test_draws_are_independent(recipe_draws):
+    columns = np.concatenate([np.asarray(field, np.float64) for field in recipe_draws], axis=1)
+    correlations = np.corrcoef(columns, rowvar=False) - np.eye(columns.shape[1])
+    assert np.abs(correlations).max() < 5 / math.sqrt(len(columns))
+
+
+def test_draws_are_a_function_of_the_seed(recipe_draws):
+    policy = randaugment.parse(RECIPE)
+    again = randaugment.draw(tf.constant([123, 7]), policy)
+    for field, fields in zip(again, recipe_draws, strict=True):
+        np.testing.assert_array_equal(field, fields[123])
+    other = randaugment.draw(tf.constant([7, 123]), policy)
+    assert not np.array_equal(other.magnitude, again.magnitude)
+
+
+def test_other_policies_draw_as_they_say():
+    draws = draws_of(randaugment.parse("rand-m8-n3-mstd101-p0.2"), 2_000, "bicubic")
+    assert draws.operation.shape == (2_000, 3) and draws.bicubic.all()
+    assert abs(draws.applied.mean() - 0.2) < 0.03
+    assert draws.magnitude.min() < 0.1 and draws.magnitude.max() > 7.9  # uniform in 0..8
+    assert abs(draws.magnitude.mean() - 4) < 5 * 8 / math.sqrt(12 * 6_000)
+    draws = draws_of(randaugment.parse("rand-m30"), 10, "bilinear")
+    assert not draws.bicubic.any() and (draws.magnitude == 10).all()
+    assert (draws_of(randaugment.parse("rand-m20-mmax30"), 10).magnitude == 20).all()
+
+
+def test_apply_does_what_was_drawn_and_nothing_else():
+    image = tf.random.stateless_uniform([20, 24, 3], [0, 1], maxval=256, dtype=tf.int32)
+    image = tf.cast(image, tf.uint8)
+    policy = randaugment.Policy(layers=2, increasing=True)
+    spec = randaugment.Draws(*(tf.TensorSpec([2], kind) for kind in (tf.int32, tf.bool, tf.float32, tf.bool, tf.bool)))
+
+    @tf.function(input_signature=[spec])
+    def applied(draws):
+        return randaugment.apply(image, draws, policy, FILL)
+
+    def draws(first, second, applied):
+        return randaugment.Draws(
+            tf.constant([first, second]),
+            tf.constant(applied),
+            tf.constant([8.0, 6.0]),
+            tf.constant([True, False]),
+            tf.constant([False, True]),
+        )
+
+    def operate(index, image, magnitude, negative, bicubic):
+        arguments = (tf.constant(magnitude), tf.constant(negative), tf.constant(bicubic))
+        return randaugment.operate(randaugment.OPERATIONS[index], image, *arguments, True, FILL)
+
+    np.testing.assert_array_equal(applied(draws(3, 4, [False, False])), image)
+    for index in range(15):
+        once = operate(index, image, 8.0, True, False)
+        np.testing.assert_array_equal(applied(draws(index, 2, [True, False])), once)
+        if index % 5 == 0:
+            twice = operate(14 - index, once, 6.0, False, True)
+            np.testing.assert_array_equal(applied(draws(index, 14 - index, [True, True])), twice)
+            np.testing.assert_array_equal(
+                applied(draws(2, 14 - index, [False, True])), operate(14 - index, image, 6.0, False, True)
+            )
+
+
+@pytest.mark.parametrize(("name", "value"), [("Posterize", 0b11000000), ("Solarize", 200), ("SolarizeAdd", 200)])
+def test_the_plain_forms_weaken_where_the_increasing_ones_strengthen(name, value):
+    """Without inc, magnitude 5 keeps 2 bits, inverts from 128; magnitude 10: all 4 bits, nothing inverted."""
+    image = tf.fill([4, 4, 3], tf.constant(200, tf.uint8))
+    arguments = (tf.constant(10.0), tf.constant(False), tf.constant(False), False, FILL)
+    assert (randaugment.operate(name, image, *arguments).numpy() == value).all()
+
+
+@pytest.mark.parametrize("name", ["Color", "Contrast", "Brightness", "Sharpness"])
+def test_plain_enhancements_reach_from_a_tenth_to_1_9(name):
+    """Without inc the sign does not matter; at magnitude 5 the factor is 1: the image itself."""
+    image = tf.cast(tf.random.stateless_uniform([8, 9, 3], [0, 2], maxval=256, dtype=tf.int32), tf.uint8)
+    for negative in (False, True):
+        middle = randaugment.operate(
+            name, image, tf.constant(5.0), tf.constant(negative), tf.constant(False), False, FILL
+        )
+        np.testing.assert_array_equal(middle, image)
+
+
+def test_an_unknown_operation_is_an_error():
+    with pytest.raises(ValueError, match="'Blur' is no operation"):
+        flag = tf.constant(False)
+        randaugment.operate("Blur", tf.zeros([4, 4, 3], tf.uint8), tf.constant(9.0), flag, flag, True, FILL)
