@@ -60,18 +60,25 @@ def start_devices(experiment: Experiment) -> None:
 
 
 def parse(arguments: list[str]) -> list[str]:
-    """The flags; a file, key or value that does not work is said in one message."""
-    for path in [value.partition(":")[0] for name, _, value in map(split, arguments) if name == "config"]:
-        if not os.path.isfile(path):
+    """The flags; a file, key or value that does not work, and a word that is no flag, is said in one message."""
+    pairs = [split(argument) for argument in arguments]
+    for (name, equals, value), following in zip(pairs, [*arguments[1:], ""], strict=True):
+        path = (value if equals else following).partition(":")[0]  # --config=FILE or --config FILE
+        if name == "config" and not os.path.isfile(path):
             stop(f"--config={path}: there is no such file. Those of the project are in configs/.", CANNOT_WORK)
     try:
-        return FLAGS(arguments)
-    except AttributeError as error:  # how config_flags reports a key that does not exist
-        keys = [name.removeprefix("config.") for name, _, _ in map(split, arguments) if name.startswith("config.")]
-        stop("\n".join(unknown_key_message(key) for key in keys if key not in accepted_keys()) or error, CANNOT_WORK)
+        rest = FLAGS(arguments)[1:]
+    except (AttributeError, KeyError, TypeError) as error:  # how config_flags reports a key or group that is not there
+        keys = [name.partition("config.")[2] for name, _, _ in pairs if name.startswith(("config.", "noconfig."))]
+        unknown = "\n".join(unknown_key_message(key) for key in keys if key not in accepted_keys())
+        stop(unknown or f"{type(error).__name__} in the config: {error}", CANNOT_WORK)
     except flags.Error as error:  # an error of a config's own get_config comes with its traceback as the message
         lines = str(error).splitlines()
         stop(lines[0] if len(lines) == 1 else f"{lines[0].partition(': Error')[0]}: {lines[-1]}", CANNOT_WORK)
+    if rest:
+        mend = f"--{rest[0].lstrip('-')}" if "=" in rest[0] else "--NAME=VALUE"
+        stop(f"{' '.join(rest)}: not understood. Everything is given as a flag, such as {mend}.", CANNOT_WORK)
+    return arguments[:1]
 
 
 def split(argument: str) -> tuple[str, str, str]:

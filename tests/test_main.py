@@ -41,6 +41,10 @@ def test_main_is_under_100_lines():
     [
         (["--config.lerning_rate=1"], ["config.lerning_rate", "Did you mean learning_rate?"]),
         (["--config.model.depht=1"], ["config.model.depht", "Did you mean model.depth?"]),
+        (["--config.modle.image_size=32"], ["config.modle.image_size", "Did you mean model.image_size?"]),
+        (["--config.data.name.x=1"], ["config.data.name.x", "Did you mean data.name?"]),
+        (["config.epochs=3"], ["config.epochs=3", "--config.epochs=3"]),
+        (["--config", "configs/nothing.py"], ["configs/nothing.py", "no such file"]),
         (["--config.epochs=many"], ["config.epochs=many"]),
         (["--config.model.image_size=25"], ["image_size=25", "patch_size=4", "24"]),
         (["--config.batch_size=100", "--config.accumulation_steps=3"], ["accumulation_steps=3", "99 or 102"]),
@@ -71,7 +75,7 @@ def test_a_missing_config_is_said():
 def test_training_and_evaluating_from_the_command_line(tmp_path):
     """Also from another folder than the project's, and with the published keys of summary.json."""
     workdir = tmp_path / "run"
-    done = main(f"--config={ROOT / 'configs/digits.py'}", f"--workdir={workdir}", *TINY, cwd=tmp_path)
+    done = main("--config", ROOT / "configs/digits.py", f"--workdir={workdir}", *TINY, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "step 3/3" in done.stdout and "360 images" in done.stdout
     summary = json.loads((workdir / "summary.json").read_text())
