@@ -32,6 +32,7 @@ def test_the_fields_are_the_keys_of_config_data():
         ("eval_crop_fraction", 0.0),
         ("train_interpolation", "nearest"),
         ("eval_interpolation", "random"),
+        ("randaugment", "rand-x9"),
     ],
 )
 def test_a_wrong_value_is_refused_with_the_keys_name(key, value):

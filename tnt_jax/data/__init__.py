@@ -1,5 +1,5 @@
 """What goes in: data sets by name, augmentation, numpy batches.
 
-`settings`, `order` and `subsets` are free of TensorFlow. The other modules import it, so import them where they are used
-(this package's own import costs nothing).
+`settings`, `policy`, `order` and `subsets` are free of TensorFlow. The other modules import it, so import them
+where they are used (this package's own import costs nothing).
 """

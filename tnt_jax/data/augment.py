@@ -32,8 +32,8 @@ def train_image(image: tf.Tensor, seed: tf.Tensor, settings: DataSettings, image
     """Encoded scalar string or uint8 [h, w, 3], seed [2] integers -> uint8 [H, W, 3].
 
     Random resized crop, flip, then RandAugment, or colour jitter where data.randaugment is empty. Of a JPEG only the
-    part inside the crop is decoded. Raises ValueError for a data.randaugment that is not understood; an image that
-    cannot be decoded is TensorFlow's InvalidArgumentError when the graph runs.
+    part inside the crop is decoded. An image that cannot be decoded is TensorFlow's InvalidArgumentError when the graph
+    runs.
     """
     seeds = tf.random.split(seed, _SEEDS, alg="philox")
     draws = draw_crop(seeds[0], settings)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from tnt_jax.data import augment, order, randaugment, sources, synthetic
+from tnt_jax.data import augment, order, sources, synthetic
 from tnt_jax.data.settings import DataSettings
 
 Batch = dict[str, np.ndarray]
@@ -67,14 +67,11 @@ def train_batches(
     The batch of a step is a function of (settings, seed, step) alone: see order.TrainOrder for the order and for what
     repeated augmentation does. batch_size counts samples over all processes.
 
-    Raises ValueError for a batch that the devices do not divide or that is larger than the split, and for a
-    data.randaugment that is not understood; while iterating, for an image that cannot be decoded or a label out of
-    range (both name the example).
+    Raises ValueError for a batch that the devices do not divide or that is larger than the split; while iterating, for
+    an image that cannot be decoded or a label out of range (both name the example).
     """
     _check_devices("batch_size", batch_size, local_devices, process_index, process_count)
     steps_per_epoch(settings, batch_size)
-    if settings.randaugment:
-        randaugment.parse(settings.randaugment)
     source = sources.open_source(settings)
     split = source.open_split(settings.train_split)
     steps = order.TrainOrder(

@@ -4,6 +4,8 @@ import dataclasses
 import math
 from typing import Any
 
+from tnt_jax.data import policy
+
 INTERPOLATIONS = ("bilinear", "bicubic")
 
 
@@ -40,6 +42,8 @@ class DataSettings:
             _check(isinstance(getattr(self, field), str), field, getattr(self, field), "a string")
         for field in ("name", "train_split", "eval_split"):
             _check(getattr(self, field).strip() != "", field, getattr(self, field), "a non-empty string")
+        if self.randaugment:
+            policy.parse(self.randaugment)
         for field, length in {"mean": 3, "std": 3, "crop_area": 2, "crop_aspect": 2}.items():
             values = getattr(self, field)
             sound = isinstance(values, (tuple, list)) and len(values) == length and all(map(_is_number, values))
