@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tests.pretrained import published
+from tnt_jax import workdir as workdirs
 from tnt_jax.pretrained import load_model, load_pretrained, save_pretrained
 from tnt_jax.training import checkpoints
 from tnt_jax.training.state import TrainState
@@ -35,7 +36,7 @@ def run(tmp_path_factory):
     workdir.mkdir()
     name, settings = published.MODELS["deit_tiny_depth2"]
     settings = settings | {"name": name, "tnt_blocks": [], "inner_dim": None, "dtype": "bfloat16"}
-    (workdir / checkpoints.CONFIG_FILE).write_text(json.dumps({"seed": 1, "model": settings}))
+    (workdir / workdirs.CONFIG_FILE).write_text(json.dumps({"seed": 1, "model": settings}))
     model = published.model("deit_tiny_depth2")
     raw = jax.device_get(load_pretrained(published.weights_file("deit_tiny_depth2"), model)["params"])
     averaged = {step: jax.tree.map(lambda leaf, step=step: leaf + np.float32(step), raw) for step in STEPS}
@@ -84,7 +85,7 @@ def test_a_run_is_exported_for_timm(run, tmp_path):
 
 def test_a_run_without_averages_gives_the_raw_weights(run, tmp_path):
     workdir, raw, _ = run
-    (tmp_path / checkpoints.CONFIG_FILE).write_text((workdir / checkpoints.CONFIG_FILE).read_text())
+    (tmp_path / workdirs.CONFIG_FILE).write_text((workdir / workdirs.CONFIG_FILE).read_text())
     keeper = checkpoints.Checkpoints(tmp_path, keep=1)
     keeper.save(state_of(1, raw, None), {"step": 1})
     keeper.wait()
@@ -95,7 +96,7 @@ def test_a_run_without_averages_gives_the_raw_weights(run, tmp_path):
 def test_folders_that_are_no_run_say_why(tmp_path):
     with pytest.raises(ValueError, match=r"is not a workdir of this project: it has no config\.json"):
         load_pretrained(tmp_path, None)
-    config = tmp_path / checkpoints.CONFIG_FILE
+    config = tmp_path / workdirs.CONFIG_FILE
     config.write_text(json.dumps({"model": {"name": "tnt_s_patch16_224"}}))
     with pytest.raises(ValueError, match=r"config\.json does not say which model .* model\.num_classes"):
         load_model(tmp_path)

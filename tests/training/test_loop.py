@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from tests.training.helpers import NUM_CLASSES, TinyFeed, TinyModel, tiny_config
-from tnt_jax.training import checkpoints, loop, report, setup
-from tnt_jax.training.checkpoints import RunError
+from tnt_jax import workdir as workdirs
+from tnt_jax.training import loop, report, setup
+from tnt_jax.training.errors import RunError
 
 INTERVALS = {"log_every_steps": 3, "checkpoint_every_steps": 4, "eval_every_steps": 10, "keep_checkpoints": 2}
 TIMED = ("images_per_second", "images_per_second_per_device")
@@ -97,7 +98,7 @@ def test_lines_and_checkpoints_come_at_their_own_intervals(finished):
         "train/loss", "train/accuracy", "train/learning_rate", "train/gradient_norm", "train/images_per_second",
         "train/images_per_second_per_device",
     }  # fmt: skip
-    kept = checkpoints.checkpoint_steps(workdir)
+    kept = workdirs.checkpoint_steps(workdir)
     assert kept[-2:] == [16, 20] and len(kept) <= 3
 
 
@@ -110,8 +111,8 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(finished, tmp_path, batc
     feed = TinyFeed(config)
     again = loop.train(make_run(tmp_path, feed))
     assert feed.started == [max([0, *(step for step in (4, 8, 10, 12) if step < batches - 1)])]
-    whole, _ = checkpoints.read_weights(workdir)
-    resumed, metadata = checkpoints.read_weights(tmp_path)
+    whole, _ = workdirs.read_weights(workdir)
+    resumed, metadata = workdirs.read_weights(tmp_path)
     assert metadata["step"] == 20
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
     assert untimed(lines(tmp_path)) == untimed(lines(workdir))
@@ -134,7 +135,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_is_not_saved(tmp_path):
         loop.train(make_run(tmp_path, TinyFeed(config, spoil_step=7)))
     assert "Step 8" in str(caught.value)
     assert str(tmp_path / "checkpoints" / "4") in str(caught.value)
-    assert checkpoints.checkpoint_steps(tmp_path) == [4]
+    assert workdirs.checkpoint_steps(tmp_path) == [4]
     assert all(line["step"] < 8 for line in lines(tmp_path))
     assert loop.train(make_run(tmp_path))["steps"] == 20  # and it goes on from there
 
@@ -173,7 +174,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog):
     config = tiny_config(**INTERVALS)
     with pytest.raises(Killed):
         loop.train(make_run(tmp_path, DyingFeed(config, 10)))
-    newest = checkpoints.checkpoint_steps(tmp_path)[-1]
+    newest = workdirs.checkpoint_steps(tmp_path)[-1]
     assert newest == 8
     for file in (tmp_path / "checkpoints" / "8" / "state").rglob("*"):
         if file.is_file():
@@ -187,7 +188,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog):
 def test_weights_to_start_from_are_loaded(finished, tmp_path):
     """`pretrained` names a workdir: its averaged weights, as load_pretrained gives them, are those of step 0."""
     workdir, _ = finished
-    weights, _ = checkpoints.read_weights(workdir)
+    weights, _ = workdirs.read_weights(workdir)
     run = make_run(tmp_path)
     run = dataclasses.replace(run, pretrained=weights["ema_params"])
     state, session = loop._start(run, 0.0)

@@ -270,7 +270,7 @@ def test_raw_and_averaged_weights_of_a_run(tmp_path, weights, monkeypatch):
     params = weights[2]["params"]
     ema = jax.tree.map(lambda leaf: leaf * 3, params)
     saved = {"params": params, "ema_params": ema}, {"step": 2}
-    monkeypatch.setattr("tnt_jax.training.checkpoints.read_weights", lambda workdir: saved)
+    monkeypatch.setattr("tnt_jax.workdir.read_weights", lambda workdir: saved)
     changes = {"data__name": "synthetic", "data__synthetic_examples": 35, "model__num_classes": 1000}
     found = []
     for sets in ((), ("synthetic:test",)):

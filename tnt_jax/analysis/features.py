@@ -16,7 +16,7 @@ from tnt_jax.training import metrics
 from tnt_jax.training.config import Experiment
 from tnt_jax.training.feed import prefetch
 from tnt_jax.training.state import replicate
-from tnt_jax.training.steps import AXIS, for_platform, normalize
+from tnt_jax.training.steps import AXIS, for_platform, normalize, over_devices
 
 KINDS = ("class_token", "mean")
 
@@ -83,7 +83,7 @@ def extract_features(
         kept = {"values": values, "labels": batch["label"], "index": batch["index"], "mask": batch["mask"]}
         return lax.all_gather(kept, AXIS, tiled=True)
 
-    step, replicated = jax.pmap(step, axis_name=AXIS), replicate(params)
+    step, replicated = over_devices(step), replicate(params)
     found = [metrics.to_host(step(replicated, batch)) for batch in prefetch(batches, experiment.prefetch_batches)]
     together = {name: np.concatenate([each[name] for each in found]) for name in found[0]}
     order = np.argsort(together["index"], kind="stable")

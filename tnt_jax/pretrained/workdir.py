@@ -10,6 +10,7 @@ from absl import logging
 from tnt_jax.models.tnt import TNT
 from tnt_jax.models.variants import create_model
 from tnt_jax.pretrained.sources import HUB_PREFIX, Weights
+from tnt_jax.workdir import CONFIG_FILE, FOLDER, read_config, read_weights
 
 
 def is_folder(source: str | Path) -> bool:
@@ -25,21 +26,18 @@ def read_workdir(source: str | Path, ema: bool) -> tuple[TNT, Weights]:
     Raises:
       ValueError: not a workdir, no such checkpoint, or a configuration of another version of this project.
     """
-    # orbax takes seconds to import, which nobody who reads a file should wait for.
-    from tnt_jax.training import checkpoints
-
     folder = Path(source).expanduser().absolute()
     step = None
-    if folder.parent.name == checkpoints.FOLDER and folder.name.isdecimal():
+    if folder.parent.name == FOLDER and folder.name.isdecimal():
         folder, step = folder.parent.parent, int(folder.name)
-    config = checkpoints.read_config(folder)
+    config = read_config(folder)
     if config is None:
         raise ValueError(
-            f"{folder} is not a workdir of this project: it has no {checkpoints.CONFIG_FILE}. Give a run's workdir, "
+            f"{folder} is not a workdir of this project: it has no {CONFIG_FILE}. Give a run's workdir, "
             "or the weights file itself"
         )
-    model = _model(config, folder / checkpoints.CONFIG_FILE)
-    found, metadata = checkpoints.read_weights(folder, step)
+    model = _model(config, folder / CONFIG_FILE)
+    found, metadata = read_weights(folder, step)
     kind = "ema_params" if ema and "ema_params" in found else "params"
     taken = f"{folder}, {kind} of step {metadata['step']}"
     logging.info("Taking %s", taken)

@@ -1,15 +1,5 @@
-"""Checkpoints of the train state, written by orbax while the next steps run.
+"""Checkpoints of the train state, written by orbax while the next steps run; tnt_jax/workdir.py has their format."""
 
-Format, WORKDIR/checkpoints/STEP/:
-    state/      the TrainState as a pytree of float32 and integer arrays, one copy whatever the number of devices:
-                step, params, opt_state, ema_params (absent where ema_decay is 0), key, metrics
-    metadata/   JSON: step, seconds (of training so far, over all sessions), device_count, process_count,
-                best_accuracy (so far, null before the first evaluation)
-orbax writes into a temporary folder and renames it, so a folder named by a number is complete. WORKDIR/config.json
-holds the whole configuration, the model's with every size filled in.
-"""
-
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +9,11 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
+from tnt_jax.training.errors import RunError
 from tnt_jax.training.state import TrainState
+from tnt_jax.workdir import FOLDER
 
-FOLDER = "checkpoints"
 DAMAGED_FOLDER = "damaged_checkpoints"
-CONFIG_FILE = "config.json"
-
-
-class RunError(RuntimeError):
-    """A run that was possible cannot go on; the message says why and what remains."""
 
 
 class Checkpoints:
@@ -60,10 +46,6 @@ class Checkpoints:
             metrics=None if accuracy is None else {"accuracy": accuracy},
             force=True,
         )
-
-    def newest_step(self) -> int | None:
-        """The step of the newest complete checkpoint, or None."""
-        return self._manager.latest_step()
 
     def restore_newest(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """-> (state as numpy arrays, metadata) of the newest readable checkpoint, or None where there is none.
@@ -115,44 +97,3 @@ class Checkpoints:
                 number = len(list(target.glob(f"{step}-*"))) + 1
                 (self._workdir / FOLDER / str(step)).rename(target / f"{step}-{number}")
         self._manager.reload()
-
-
-def read_config(workdir: Path) -> dict[str, Any] | None:
-    """The configuration that a run left in its workdir, or None where there is none."""
-    path = workdir / CONFIG_FILE
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}). Use another --workdir, or mend the file.") from error
-
-
-def checkpoint_steps(workdir: Path) -> list[int]:
-    """The steps of the complete checkpoints in a workdir, ascending; reads folder names alone."""
-    folder = workdir / FOLDER
-    if not folder.is_dir():
-        return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
-
-
-def read_weights(workdir: Path, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A workdir and a step (None: the newest) -> (weights, metadata), without knowing the model.
-
-    weights: "params" and, where the run averaged them, "ema_params", nested dicts of numpy arrays.
-    Raises ValueError where there is no such checkpoint.
-    """
-    steps = checkpoint_steps(workdir)
-    if not steps or (step is not None and step not in steps):
-        found = f"steps {', '.join(map(str, steps))}" if steps else "none"
-        raise ValueError(
-            f"{workdir / FOLDER}: there is no checkpoint{'' if step is None else f' of step {step}'}, only {found}."
-        )
-    step = steps[-1] if step is None else step
-    folder = (workdir / FOLDER / str(step)).absolute()
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        restored = checkpointer.restore(
-            folder, args=ocp.args.Composite(state=ocp.args.StandardRestore(), metadata=ocp.args.JsonRestore())
-        )
-    weights = {name: restored.state[name] for name in ("params", "ema_params") if restored.state[name] is not None}
-    return weights, restored.metadata

@@ -11,9 +11,10 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+from tnt_jax import workdir as workdirs
 from tnt_jax.training import checkpoints, metrics, report, report_card, steps
-from tnt_jax.training.checkpoints import RunError
 from tnt_jax.training.config import as_dict
+from tnt_jax.training.errors import RunError
 from tnt_jax.training.evaluation import Result, better, evaluate_weights
 from tnt_jax.training.feed import prefetch
 from tnt_jax.training.setup import Run, TrainingRun, prepare
@@ -54,7 +55,7 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str
 def train(run: TrainingRun) -> dict[str, Any]:
     """Trains from the first step, or from the newest checkpoint in the workdir, to the end -> the summary.
 
-    Raises RunError when the loss stops being a number, or when no checkpoint can be read.
+    Raises RunError when the loss stops being a number, when an example cannot be read, or no checkpoint can.
     """
     started = time.monotonic()
     _enter_workdir(run)
@@ -76,8 +77,11 @@ def _enter_workdir(run: TrainingRun) -> None:
     """Creates the workdir and its config.json, once every process has looked at what was there."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("the workdir has been checked")
-    run.workdir.mkdir(parents=True, exist_ok=True)
-    report.write_json(run.workdir / checkpoints.CONFIG_FILE, as_dict(run.experiment))
+    try:
+        run.workdir.mkdir(parents=True, exist_ok=True)
+        report.write_json(run.workdir / workdirs.CONFIG_FILE, as_dict(run.experiment))
+    except OSError as error:  # it was writable when it was checked
+        raise RunError(f"--workdir={run.workdir} cannot be written any more: {error}") from error
 
 
 def _start(run: TrainingRun, started: float) -> tuple[TrainState, Session]:
@@ -94,7 +98,7 @@ def _start(run: TrainingRun, started: float) -> tuple[TrainState, Session]:
             report.say(f"Starting from the weights of {run.experiment.pretrained}")
     else:
         state, metadata = restored
-        report.say(f"Going on from step {int(state.step):,}, {run.workdir / checkpoints.FOLDER / str(int(state.step))}")
+        report.say(f"Going on from step {int(state.step):,}, {run.workdir / workdirs.FOLDER / str(int(state.step))}")
         if metadata["device_count"] != jax.device_count():
             report.say(
                 f"Note: {metadata['device_count']} devices then, {jax.device_count()} now. Sums are rounded in another "
@@ -124,7 +128,7 @@ def _train(session: Session, state: TrainState, start: int) -> TrainState:
     if start >= run.plan.total_steps:
         report.say(f"All {run.plan.total_steps:,} steps are done.")
         return state
-    batches = prefetch(run.feed.train(start), run.experiment.prefetch_batches)
+    batches = prefetch(readable(lambda: run.feed.train(start)), run.experiment.prefetch_batches)
     waiting: tuple[int, Any] | None = None
     for step in range(start + 1, run.plan.total_steps + 1):
         state, results = train_step(state, next(batches))
@@ -158,16 +162,22 @@ def _report(session: Session, step: int, results: dict[str, Any]) -> None:
 
 
 def _stop(session: Session, step: int, values: dict[str, float]) -> None:
-    """Raises RunError that names the step and the last good checkpoint."""
+    """Raises RunError that names the step, the last good checkpoint and the way on."""
     session.store.wait()
     saved = session.saved_step
-    folder = session.run.workdir / checkpoints.FOLDER
-    last = f"The last good checkpoint is {folder / str(saved)}." if saved is not None else "There is no checkpoint yet."
+    folder = session.run.workdir / workdirs.FOLDER
+    if saved is None:
+        last = "There is no checkpoint yet: start anew, with changed settings, in the same --workdir."
+    else:
+        last = (
+            f"The last good checkpoint is {folder / str(saved)}; to go on from its weights with changed settings: "
+            f"--config.pretrained={folder / str(saved)} --workdir=ANOTHER."
+        )
     raise RunError(
-        f"Step {step}: the loss or the gradient is not finite (since the last line of the log: mean loss "
-        f"{values['loss']}, mean gradient norm {values['gradient_norm']}; learning rate {values['learning_rate']:g}). "
-        f"{last} Nothing of this step was saved. A lower config.learning_rate, a longer config.warmup_epochs, "
-        "config.gradient_clip_norm=1 or config.model.dtype=float32 usually helps."
+        f"Step {step}: the loss, the gradient or the updated weights are not finite (since the last line of the log: "
+        f"mean loss {values['loss']}, mean gradient norm {values['gradient_norm']}; learning rate "
+        f"{values['learning_rate']:g}). Nothing of this step was saved. {last} A lower config.learning_rate, a longer "
+        "config.warmup_epochs, config.gradient_clip_norm=1 or config.model.dtype=float32 usually helps."
     )
 
 
@@ -199,7 +209,9 @@ def _evaluate(session: Session, state: TrainState) -> dict[str, Result]:
     if state.ema_params is not None:
         weights["eval_ema"] = state.ema_params
     run = session.run
-    return evaluate_weights(session.eval_step, weights, run.feed.evaluation(), run.experiment.prefetch_batches)
+    return evaluate_weights(
+        session.eval_step, weights, readable(run.feed.evaluation), run.experiment.prefetch_batches
+    )
 
 
 def _write_results(session: Session, step: int) -> None:
@@ -237,7 +249,7 @@ def evaluate(run: Run) -> dict[str, Any]:
     Where config.report_card names data sets: the report card of these, see report_card.make_report_card.
     """
     if run.pretrained is None:
-        weights, metadata = checkpoints.read_weights(run.workdir)
+        weights, metadata = workdirs.read_weights(run.workdir)
         named = {"eval": weights["params"], "eval_ema": weights.get("ema_params")}
         step, source = metadata["step"], str(run.workdir)
     else:
@@ -247,7 +259,7 @@ def evaluate(run: Run) -> dict[str, Any]:
         renamed = {report_card.WEIGHTS[name]: params for name, params in replicated.items()}
         return report_card.make_report_card(run, renamed, step, source)
     eval_step = steps.make_eval_step(run.experiment, run.model)
-    results = evaluate_weights(eval_step, replicated, run.feed.evaluation(), run.experiment.prefetch_batches)
+    results = evaluate_weights(eval_step, replicated, readable(run.feed.evaluation), run.experiment.prefetch_batches)
     report.say(report.evaluation_line(step, results))
     run.workdir.mkdir(parents=True, exist_ok=True)
     outcome = {"eval": results["eval"], "eval_ema": results.get("eval_ema"), "step": step, "source": source}

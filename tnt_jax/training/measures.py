@@ -17,7 +17,7 @@ from jax import lax
 from tnt_jax.training import metrics
 from tnt_jax.training.config import Experiment
 from tnt_jax.training.feed import Batch, prefetch
-from tnt_jax.training.steps import AXIS, for_platform, normalize
+from tnt_jax.training.steps import AXIS, for_platform, normalize, over_devices
 
 CALIBRATION_BINS = 15  # as Guo et al. report it
 Measures = dict[str, float]
@@ -96,7 +96,7 @@ def make_measure_step(
     """`measure_step` over the devices (all of them unless given); params and batch have a leading axis [devices]."""
     model = for_platform(model, devices or jax.devices())
     step = functools.partial(measure_step, model=model, experiment=experiment)
-    return jax.pmap(step, axis_name=AXIS, in_axes=(0, 0, None), devices=devices)
+    return over_devices(step, devices=devices, in_axes=(0, 0, None))
 
 
 def measure(

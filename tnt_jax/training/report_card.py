@@ -8,6 +8,7 @@ from typing import Any
 
 from tnt_jax.training import report
 from tnt_jax.training.card_sets import CardFeed, CardSet
+from tnt_jax.training.errors import RunError
 from tnt_jax.training.measures import CALIBRATION_BINS, Measures, make_measure_step, measure
 from tnt_jax.training.setup import Run
 
@@ -51,7 +52,12 @@ def make_report_card(run: Run, weights: Mapping[str, Any], step: int | None, sou
     }
     report.say(_line(width, "set", "split", "weights", "images", "top-1 %", "top-5 %", "NLL", "ECE %"))
     for card_set in feed.sets:
-        results = measure(evaluate, weights, feed.batches(card_set), card_set.classes, run.experiment.prefetch_batches)
+        try:
+            results = measure(
+                evaluate, weights, feed.batches(card_set), card_set.classes, run.experiment.prefetch_batches
+            )
+        except (ValueError, OSError) as error:  # an image that cannot be read, a set without labels
+            raise RunError(f"config.report_card, {card_set.settings.name}: {error}") from error
         rows = [_row(card_set, name, results[name]) for name in weights]
         card["results"] += rows
         report.write_json(run.workdir / JSON_FILE, card)

@@ -9,8 +9,8 @@ import flax.linen as nn
 import jax
 import optax
 
+from tnt_jax import workdir as workdirs
 from tnt_jax.models.variants import create_model
-from tnt_jax.training import checkpoints
 from tnt_jax.training.card_sets import CardFeed
 from tnt_jax.training.config import Experiment, ModelSettings, as_dict, check_config
 from tnt_jax.training.feed import Feed
@@ -83,20 +83,19 @@ def prepare_evaluation(config: Any, workdir: str | os.PathLike[str], feed: Feed 
     """
     path = check_workdir(workdir)
     if config is None:
-        config = checkpoints.read_config(path)
+        config = workdirs.read_config(path)
     if config is None:
         raise ValueError(
-            f"{path} holds no {checkpoints.CONFIG_FILE}. Give the --workdir of a run, or --config and "
-            "--config.pretrained."
+            f"{path} holds no {workdirs.CONFIG_FILE}. Give the --workdir of a run, or --config and --config.pretrained."
         )
     experiment = check_config(config)
-    if not checkpoints.checkpoint_steps(path) and not experiment.pretrained:
+    if not workdirs.checkpoint_steps(path) and not experiment.pretrained:
         raise ValueError(
-            f"There is nothing to evaluate: {path / checkpoints.FOLDER} holds no checkpoint and config.pretrained is "
+            f"There is nothing to evaluate: {path / workdirs.FOLDER} holds no checkpoint and config.pretrained is "
             "empty. Give the --workdir of a run, or weights by --config.pretrained."
         )
     if experiment.report_card and feed is None:
-        before = (checkpoints.read_config(path) or {}).get("model", {})
+        before = (workdirs.read_config(path) or {}).get("model", {})
         feed = CardFeed(experiment, experiment.model.num_classes or before.get("num_classes"))
     return _prepare(experiment, path, feed, same=("model",))
 
@@ -104,7 +103,7 @@ def prepare_evaluation(config: Any, workdir: str | os.PathLike[str], feed: Feed 
 def _prepare(experiment: Experiment, workdir: Path, feed: Feed | CardFeed | None, same: tuple[str, ...] | None) -> Run:
     """The checks that training and evaluation share, the cheap ones first."""
     # With a checkpoint, what the run once started from is no longer needed.
-    source = "" if checkpoints.checkpoint_steps(workdir) else experiment.pretrained
+    source = "" if workdirs.checkpoint_steps(workdir) else experiment.pretrained
     check_pretrained(source)
     make_model(experiment, experiment.model.num_classes or 2)
     check_evaluation_devices(experiment, jax.device_count())
@@ -178,12 +177,12 @@ def check_same_run(workdir: Path, experiment: Experiment, same: tuple[str, ...] 
 
     same: the groups of keys, such as ("model",), that have to agree; None: all but CHANGEABLE.
     """
-    if not checkpoints.checkpoint_steps(workdir):
+    if not workdirs.checkpoint_steps(workdir):
         return
-    before = checkpoints.read_config(workdir)
+    before = workdirs.read_config(workdir)
     if before is None:
         raise ValueError(
-            f"{workdir} holds checkpoints, but no {checkpoints.CONFIG_FILE} that says of what. Use another --workdir."
+            f"{workdir} holds checkpoints, but no {workdirs.CONFIG_FILE} that says of what. Use another --workdir."
         )
     differing = [
         f"{key} ({old!r} there, {new!r} now)"

@@ -99,7 +99,8 @@ def train_step(
 
     batch: image [b, H, W, 3] uint8, label [b] int32, mask [b] float32. Read by the loop: `sums`, the running sums since
     the last line of the log (they start anew after every `log_every_steps` updates, in here, so that a resumed run
-    sums up the same); `learning_rate` of this update; `finite`, whether this step's loss and gradient are.
+    sums up the same); `learning_rate` of this update; `finite`, whether this step's loss, its gradient and
+    the updated parameters are.
     """
     step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     batch_key, model_key = jax.random.split(step_key)
@@ -130,7 +131,8 @@ def train_step(
         ema_params=update_average(state.ema_params, params, experiment.ema_decay) if experiment.ema_decay else None,
         metrics=running,
     )
-    finite = jnp.isfinite(sums["loss"][0]) & jnp.isfinite(norm)
+    # The weights too: a step that is much too long ruins them before any loss shows it.
+    finite = jnp.isfinite(sums["loss"][0]) & jnp.isfinite(norm) & jnp.isfinite(optax.global_norm(params))
     return next_state, {"sums": running, "learning_rate": schedule(state.step), "finite": finite}
 
 
@@ -158,6 +160,21 @@ def for_platform(model: nn.Module, devices: Sequence[jax.Device]) -> nn.Module:
     return model.clone(inner_attention="broadcast" if devices[0].platform == "tpu" else "dot")
 
 
+def over_devices(
+    step: Callable[..., Any],
+    *,
+    devices: Sequence[jax.Device] | None = None,
+    in_axes: int | tuple[int | None, ...] = 0,
+    donate_argnums: int | tuple[int, ...] = (),
+) -> Callable[..., Any]:
+    """A function of a device's share -> the same over the devices (None: all): leaves get a leading axis [devices].
+
+    The one place that pmaps. Inside, the devices are the axis AXIS; an argument with None in `in_axes` has no such axis
+    and goes to all of them; arguments in `donate_argnums` are gone after a call.
+    """
+    return jax.pmap(step, axis_name=AXIS, in_axes=in_axes, donate_argnums=donate_argnums, devices=devices)
+
+
 def make_train_step(
     experiment: Experiment,
     model: nn.Module,
@@ -180,7 +197,7 @@ def make_train_step(
         log_every_steps=log_every_steps,
         axis_name=AXIS,
     )
-    return jax.pmap(step, axis_name=AXIS, donate_argnums=0, devices=devices)
+    return over_devices(step, devices=devices, donate_argnums=0)
 
 
 def make_eval_step(
@@ -188,8 +205,5 @@ def make_eval_step(
 ) -> Callable[[Any, Batch], metrics.Sums]:
     """`eval_step` over the devices (all of them unless given): leaves have a leading axis [local devices]."""
     model = for_platform(model, jax.devices() if devices is None else devices)
-    return jax.pmap(
-        functools.partial(eval_step, model=model, experiment=experiment, axis_name=AXIS),
-        axis_name=AXIS,
-        devices=devices,
-    )
+    step = functools.partial(eval_step, model=model, experiment=experiment, axis_name=AXIS)
+    return over_devices(step, devices=devices)
