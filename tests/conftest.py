@@ -8,6 +8,11 @@ flags = [
     # Tests compile much and compute little: half the optimisation halves their time.
     "--xla_backend_optimization_level=1",
     "--xla_llvm_disable_expensive_passes=true",
+    # On a busy machine eight devices on two cores may wait long for each other; XLA would end the process after 40 s.
+    "--xla_cpu_collective_call_warn_stuck_timeout_seconds=600",
+    "--xla_cpu_collective_call_terminate_timeout_seconds=1200",
 ]
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags]).strip()
+# One computation after the other: the devices of several at once could wait for each other's threads.
+os.environ["JAX_CPU_ENABLE_ASYNC_DISPATCH"] = "false"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -10,9 +10,9 @@ from tnt_jax.training.evaluation import better, evaluate_weights
 
 def eval_step(params, made):
     """Counts the examples whose label is the weights' favourite; replicated over 8 devices like the pmapped step."""
-    real = made["mask"]
+    label, real = np.asarray(made["label"]), np.asarray(made["mask"])
     sums = {
-        "accuracy": (((made["label"] == params) * real).sum(), real.sum()),
+        "accuracy": (((label == params) * real).sum(), real.sum()),
         "loss": (2 * real.sum(), real.sum()),
     }
     return {name: tuple(jnp.full((8,), value) for value in pair) for name, pair in sums.items()}
