@@ -9,7 +9,7 @@ import pytest
 
 from tests.training.helpers import NUM_CLASSES, TinyFeed, TinyModel, tiny_config
 from tnt_jax import workdir as workdirs
-from tnt_jax.training import loop, report, setup
+from tnt_jax.training import loop, setup
 from tnt_jax.training.errors import RunError
 
 INTERVALS = {"log_every_steps": 3, "checkpoint_every_steps": 4, "eval_every_steps": 10, "keep_checkpoints": 2}
@@ -19,7 +19,7 @@ TIMED = ("images_per_second", "images_per_second_per_device")
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch):
     """The model here has no formula for its multiply-adds."""
-    monkeypatch.setattr(report, "multiply_adds", lambda model: 1000)
+    monkeypatch.setattr(setup, "multiply_adds", lambda model: 1000)
 
 
 def make_run(workdir, feed=None, **changes):
@@ -59,7 +59,7 @@ def finished(tmp_path_factory):
     """A run of 20 steps that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "multiply_adds", lambda model: 1000)
+        patch.setattr(setup, "multiply_adds", lambda model: 1000)
         summary = loop.train(make_run(workdir))
     return workdir, summary
 
@@ -134,10 +134,36 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_is_not_saved(tmp_path):
     with pytest.raises(RunError) as caught:
         loop.train(make_run(tmp_path, TinyFeed(config, spoil_step=7)))
     assert "Step 8" in str(caught.value)
-    assert str(tmp_path / "checkpoints" / "4") in str(caught.value)
+    assert f"--config.pretrained={tmp_path / 'checkpoints' / '4'} --workdir=" in str(caught.value)
     assert workdirs.checkpoint_steps(tmp_path) == [4]
     assert all(line["step"] < 8 for line in lines(tmp_path))
     assert loop.train(make_run(tmp_path))["steps"] == 20  # and it goes on from there
+
+
+def test_a_bad_example_stops_the_run_with_its_message(tmp_path):
+    class BadFeed(TinyFeed):
+        def train(self, start_step):
+            yield from (made for made, _ in zip(super().train(start_step), range(8), strict=False))
+            raise ValueError("example 3 of train cannot be read")
+
+        def evaluation(self):
+            raise FileNotFoundError("test.tfrecord is missing")
+            yield
+
+    config = tiny_config(**INTERVALS)
+    with pytest.raises(RunError, match="example 3 of train cannot be read"):
+        loop.train(make_run(tmp_path, BadFeed(config)))
+    run = setup.prepare_evaluation(None, tmp_path, BadFeed(config))
+    with pytest.raises(RunError, match=r"test\.tfrecord is missing"):
+        loop.evaluate(dataclasses.replace(run, model=TinyModel()))
+
+
+def test_a_ruined_update_is_not_saved(tmp_path):
+    """The rate is so large that only the updated weights show it: at step 1 the loss and the gradient are sound."""
+    run = make_run(tmp_path, learning_rate=1e30, schedule="constant", warmup_epochs=0.0, checkpoint_every_steps=1)
+    with pytest.raises(RunError, match=r"Step 1: .*updated weights.*There is no checkpoint yet"):
+        loop.train(run)
+    assert workdirs.checkpoint_steps(tmp_path) == []
 
 
 def test_a_step_is_under_way_while_the_last_one_is_read(tmp_path, monkeypatch):

@@ -1,7 +1,6 @@
 """What cannot work is said before anything is written."""
 
 import json
-import os
 
 import pytest
 
@@ -73,10 +72,10 @@ def test_a_file_in_place_of_the_workdir(tmp_path):
         setup.check_workdir(tmp_path / "file" / "run")
 
 
-def test_an_unwritable_workdir(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
-    with pytest.raises(PermissionError, match="not writable"):
-        setup.check_workdir(tmp_path / "run")
+def test_an_unwritable_workdir():
+    """/proc takes no files, not even root's, whatever its rights say."""
+    with pytest.raises(PermissionError, match="--workdir=/proc/run: /proc is not writable"):
+        setup.check_workdir("/proc/run")
 
 
 def test_another_model_in_the_workdir_is_refused_with_the_keys(tmp_path):
@@ -121,3 +120,72 @@ def test_evaluation_needs_a_run_or_weights(tmp_path):
         setup.prepare_evaluation(config, tmp_path, TinyFeed(config))
     config = tiny_config(label_smoothing=0.2)  # says nothing about the model
     assert setup.prepare_evaluation(config, tmp_path, TinyFeed(config)).pretrained is None
+
+
+def test_how_the_same_weights_are_computed_with_may_differ_in_evaluation(tmp_path):
+    pretend_run(tmp_path)
+    changes = {"dtype": "bfloat16", "remat": True, "scan": True, "inner_attention": "dot", "drop_path_rate": 0.2}
+    config = tiny_config(**{f"model__{key}": value for key, value in changes.items()})
+    assert setup.prepare_evaluation(config, tmp_path, TinyFeed(config)).experiment.model.dtype == "bfloat16"
+    with pytest.raises(
+        ValueError, match=r"model\.dtype .* model\.drop_path_rate|model\.drop_path_rate .* model\.dtype"
+    ):
+        setup.prepare(config, tmp_path, TinyFeed(config))
+
+
+def test_one_source_of_weights_is_evaluated(tmp_path):
+    other = tmp_path / "other.safetensors"
+    other.write_text("")
+    pretend_run(tmp_path / "run")
+    config = tiny_config(pretrained=str(other))
+    with pytest.raises(ValueError, match=r"holds checkpoints, and config\.pretrained=.*other.* give only one"):
+        setup.prepare_evaluation(config, tmp_path / "run", TinyFeed(config))
+    path = tmp_path / "run" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pretrained": str(other)}))
+    other.unlink()  # what the run itself started from is no other source
+    for given in (config, None):
+        assert setup.prepare_evaluation(given, tmp_path / "run", TinyFeed(config)).pretrained is None
+
+
+@pytest.mark.parametrize("prepare_one", [setup.prepare, setup.prepare_evaluation])
+def test_an_older_run_is_completed_from_the_defaults(tmp_path, caplog, prepare_one):
+    pretend_run(tmp_path)
+    path = tmp_path / "config.json"
+    saved = json.loads(path.read_text())
+    del saved["cpu_devices"], saved["model"]["remat"], saved["distributed"]
+    path.write_text(json.dumps(saved))
+    config = tiny_config() if prepare_one is setup.prepare else None
+    experiment = prepare_one(config, tmp_path, TinyFeed(tiny_config())).experiment
+    assert (experiment.cpu_devices, experiment.model.remat, experiment.distributed.process_id) == (0, False, -1)
+    assert f"{path} lacks keys" in caplog.text and "cpu_devices=0, model.remat=False" in caplog.text
+
+
+def test_unknown_keys_of_a_run_name_its_file(tmp_path):
+    pretend_run(tmp_path)
+    path = tmp_path / "config.json"
+    saved = json.loads(path.read_text())
+    saved["model"]["depht"] = 3
+    path.write_text(json.dumps(saved))
+    with pytest.raises(ValueError) as caught:
+        setup.prepare_evaluation(None, tmp_path)
+    assert str(path) in str(caught.value) and "Did you mean model.depth" in str(caught.value)
+
+
+def test_the_data_set_is_opened_last(tmp_path, monkeypatch):
+    """It may be downloaded first: another run in the workdir, and weights that do not fit, are said before."""
+    monkeypatch.setattr(setup, "Feed", lambda experiment: pytest.fail("the data set was opened"))
+    synthetic = {"data__name": "synthetic", "data__eval_split": "test"}
+    pretend_run(tmp_path, **synthetic)
+    with pytest.raises(ValueError, match="another configuration"):
+        setup.prepare(tiny_config(**synthetic, model__outer_dim=8), tmp_path)
+    broken = tmp_path / "broken.safetensors"
+    broken.write_text("")
+    with pytest.raises(ValueError, match="broken"):
+        setup.prepare(tiny_config(**synthetic, pretrained=str(broken)), tmp_path / "new")
+
+
+def test_multiply_adds_are_counted_once(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(setup, "multiply_adds", lambda model: calls.append(model) or 7)
+    run = prepare(tmp_path / "run")
+    assert (run.multiply_adds, run.multiply_adds, len(calls)) == (7, 7, 1)

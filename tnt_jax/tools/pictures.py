@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 from absl import app, flags
-from ml_collections import ConfigDict
 
 from tnt_jax.analysis.attention import draw_class_token_attention
 from tnt_jax.analysis.curves import draw_curves
@@ -31,12 +30,12 @@ def draw_pictures(workdir: Path, count: int) -> list[Path]:
     """
     from tnt_jax.data import sources
     from tnt_jax.pretrained import load_model
-    from tnt_jax.training.checkpoints import read_config
     from tnt_jax.training.config import check_config
+    from tnt_jax.training.recorded import read_run_config
 
     curves = draw_curves(workdir, workdir / "curves.png")
     model, variables = load_model(workdir)
-    experiment = check_config(ConfigDict(read_config(workdir)))
+    experiment = check_config(read_run_config(workdir))
     pixels, labels = first_examples(experiment, model.input_size, count)
     attention = draw_class_token_attention(
         model,

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from tnt_jax import workdir as workdirs
 from tnt_jax.training import checkpoints, metrics, report, report_card, steps
 from tnt_jax.training.config import as_dict
-from tnt_jax.training.errors import RunError
+from tnt_jax.training.errors import RunError, readable
 from tnt_jax.training.evaluation import Result, better, evaluate_weights
 from tnt_jax.training.feed import prefetch
 from tnt_jax.training.setup import Run, TrainingRun, prepare
@@ -209,9 +209,7 @@ def _evaluate(session: Session, state: TrainState) -> dict[str, Result]:
     if state.ema_params is not None:
         weights["eval_ema"] = state.ema_params
     run = session.run
-    return evaluate_weights(
-        session.eval_step, weights, readable(run.feed.evaluation), run.experiment.prefetch_batches
-    )
+    return evaluate_weights(session.eval_step, weights, readable(run.feed.evaluation), run.experiment.prefetch_batches)
 
 
 def _write_results(session: Session, step: int) -> None:

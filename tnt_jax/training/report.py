@@ -10,7 +10,6 @@ from typing import Any
 import jax
 from clu import parameter_overview
 
-from tnt_jax.models.complexity import multiply_adds
 from tnt_jax.training import throughput
 from tnt_jax.training.evaluation import Result
 from tnt_jax.training.setup import TrainingRun
@@ -49,7 +48,7 @@ def describe(run: TrainingRun, params: Any) -> int:
     say("\n".join(f"  {name:{width}}  {size:>12,}" for name, size in parts.items()))
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     say(
-        f"{experiment.model.name}: {count:,} parameters, {multiply_adds(run.model):,} multiply-adds an image of "
+        f"{experiment.model.name}: {count:,} parameters, {run.multiply_adds:,} multiply-adds an image of "
         f"{experiment.model.image_size} x {experiment.model.image_size}, on {devices}"
     )
     say(
@@ -70,9 +69,7 @@ def speed_metrics(run: TrainingRun, images_per_second: float | None) -> dict[str
     speed = {"images_per_second": images_per_second, "images_per_second_per_device": per_device}
     peak = throughput.peak_flops(jax.devices()[0].device_kind)
     if peak is not None:
-        speed["model_flops_utilization"] = throughput.model_flops_utilization(
-            per_device, multiply_adds(run.model), peak
-        )
+        speed["model_flops_utilization"] = throughput.model_flops_utilization(per_device, run.multiply_adds, peak)
     return speed
 
 

@@ -1,7 +1,9 @@
 """From a config and a workdir to a run that is known to be possible. Nothing is written in here."""
 
 import dataclasses
+import functools
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,14 @@ import jax
 import optax
 
 from tnt_jax import workdir as workdirs
+from tnt_jax.models.complexity import multiply_adds
 from tnt_jax.models.variants import create_model
 from tnt_jax.training.card_sets import CardFeed
 from tnt_jax.training.config import Experiment, ModelSettings, as_dict, check_config
 from tnt_jax.training.feed import Feed
 from tnt_jax.training.optimizer import Schedule, make_optimizer, make_schedule
 from tnt_jax.training.plan import Plan, check_evaluation_devices, check_training_devices, make_plan
+from tnt_jax.training.recorded import read_run_config
 
 HUB_PREFIX = "hf-hub:"
 
@@ -38,6 +42,8 @@ CHANGEABLE = (
     "data.reader_threads",
     "distributed",
 )
+# Evaluating may differ in these as well: in how exactly the same weights are computed with, and in training's own.
+CHANGEABLE_IN_EVALUATION = ("model.dtype", "model.drop_path_rate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +55,11 @@ class Run:
     feed: Feed | CardFeed
     model: nn.Module
     pretrained: Any  # parameters of config.pretrained to start from or to evaluate; None: a checkpoint's or random ones
+
+    @functools.cached_property  # counting traces the model, which takes seconds
+    def multiply_adds(self) -> int:
+        """Of one image's forward pass."""
+        return multiply_adds(self.model)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +78,7 @@ def prepare(config: Any, workdir: str | os.PathLike[str], feed: Feed | None = No
     """
     experiment = check_config(config)
     check_training_devices(experiment, jax.device_count())
-    run = _prepare(experiment, check_workdir(workdir), feed, same=None)
+    run = _prepare(experiment, check_workdir(workdir), feed, evaluates=False)
     plan = make_plan(experiment, run.feed.steps_per_epoch)
     schedule = make_schedule(experiment, plan.steps_per_epoch)
     parts = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
@@ -79,45 +90,61 @@ def prepare_evaluation(config: Any, workdir: str | os.PathLike[str], feed: Feed 
 
     Where config.report_card names data sets, its feed is a CardFeed of them, and the run's own set is not needed.
 
-    config: None takes the workdir's own config.json; one that is given must have the same model.
+    config: None takes the workdir's own config.json; one that is given must have the same model. Weights that it names
+    beside the workdir's checkpoints are an error, unless the run itself started from them.
     """
     path = check_workdir(workdir)
+    before = read_run_config(path)
     if config is None:
-        config = workdirs.read_config(path)
+        config = before
     if config is None:
         raise ValueError(
             f"{path} holds no {workdirs.CONFIG_FILE}. Give the --workdir of a run, or --config and --config.pretrained."
         )
     experiment = check_config(config)
-    if not workdirs.checkpoint_steps(path) and not experiment.pretrained:
+    saved = workdirs.checkpoint_steps(path)
+    if saved and experiment.pretrained not in ("", (before or {}).get("pretrained")):
+        raise ValueError(
+            f"{path} holds checkpoints, and config.pretrained={experiment.pretrained} names other weights: give only "
+            "one of them. Leave --config.pretrained out to evaluate the run, or use another --workdir."
+        )
+    if not saved and not experiment.pretrained:
         raise ValueError(
             f"There is nothing to evaluate: {path / workdirs.FOLDER} holds no checkpoint and config.pretrained is "
             "empty. Give the --workdir of a run, or weights by --config.pretrained."
         )
     if experiment.report_card and feed is None:
-        before = (workdirs.read_config(path) or {}).get("model", {})
-        feed = CardFeed(experiment, experiment.model.num_classes or before.get("num_classes"))
-    return _prepare(experiment, path, feed, same=("model",))
+        num_classes = experiment.model.num_classes or (before["model"]["num_classes"] if before else None)
+        feed = CardFeed(experiment, num_classes)
+    return _prepare(experiment, path, feed, evaluates=True)
 
 
-def _prepare(experiment: Experiment, workdir: Path, feed: Feed | CardFeed | None, same: tuple[str, ...] | None) -> Run:
-    """The checks that training and evaluation share, the cheap ones first."""
+def _prepare(experiment: Experiment, workdir: Path, feed: Feed | CardFeed | None, evaluates: bool) -> Run:
+    """The checks that training and evaluation share, the cheap ones first; last the data set, which may be fetched."""
     # With a checkpoint, what the run once started from is no longer needed.
     source = "" if workdirs.checkpoint_steps(workdir) else experiment.pretrained
     check_pretrained(source)
     make_model(experiment, experiment.model.num_classes or 2)
     check_evaluation_devices(experiment, jax.device_count())
-    feed = feed or Feed(experiment)
-    num_classes = experiment.model.num_classes or feed.num_classes
-    if num_classes < feed.num_classes:
+    classes = feed.num_classes if feed else count_classes(experiment)
+    num_classes = experiment.model.num_classes or classes
+    if num_classes < classes:
         raise ValueError(
-            f"config.model.num_classes={num_classes}, but {experiment.data.name} has {feed.num_classes} classes. "
+            f"config.model.num_classes={num_classes}, but {experiment.data.name} has {classes} classes. "
             "Leave it None to take the data set's."
         )
     model = make_model(experiment, num_classes)
     experiment = dataclasses.replace(experiment, model=resolved(experiment.model, model))
-    check_same_run(workdir, experiment, same)
-    return Run(experiment, workdir, feed, model, load(source, experiment, model) if source else None)
+    check_same_run(workdir, experiment, evaluates)
+    pretrained = load(source, experiment, model) if source else None
+    return Run(experiment, workdir, feed or Feed(experiment), model, pretrained)
+
+
+def count_classes(experiment: Experiment) -> int:
+    """The number of classes of the experiment's data set; nothing is fetched."""
+    from tnt_jax.data import sources  # imports TensorFlow
+
+    return sources.classes(experiment.data)[0]
 
 
 def load(source: str, experiment: Experiment, model: nn.Module) -> Any:
@@ -158,8 +185,13 @@ def check_workdir(workdir: str | os.PathLike[str]) -> Path:
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     if not existing.is_dir():
         raise ValueError(f"--workdir={workdir}: {existing} is a file, not a folder. Choose another name.")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise PermissionError(f"--workdir={workdir}: {existing} is not writable. Choose another, or change its rights.")
+    try:
+        with tempfile.TemporaryFile(dir=existing):  # rights alone do not tell: of read-only mounts, of root
+            pass
+    except OSError as error:
+        raise PermissionError(
+            f"--workdir={workdir}: {existing} is not writable ({error.strerror}). Choose another, or change its rights."
+        ) from error
     return path
 
 
@@ -172,14 +204,14 @@ def check_pretrained(source: str) -> None:
         )
 
 
-def check_same_run(workdir: Path, experiment: Experiment, same: tuple[str, ...] | None) -> None:
+def check_same_run(workdir: Path, experiment: Experiment, evaluates: bool) -> None:
     """Raises ValueError where the workdir holds the checkpoints of another configuration, with the keys that differ.
 
-    same: the groups of keys, such as ("model",), that have to agree; None: all but CHANGEABLE.
+    All keys have to agree but those of CHANGEABLE; for an evaluation the model's, but CHANGEABLE_IN_EVALUATION.
     """
     if not workdirs.checkpoint_steps(workdir):
         return
-    before = workdirs.read_config(workdir)
+    before = read_run_config(workdir)
     if before is None:
         raise ValueError(
             f"{workdir} holds checkpoints, but no {workdirs.CONFIG_FILE} that says of what. Use another --workdir."
@@ -187,7 +219,7 @@ def check_same_run(workdir: Path, experiment: Experiment, same: tuple[str, ...] 
     differing = [
         f"{key} ({old!r} there, {new!r} now)"
         for key, old, new in differences(before, as_dict(experiment))
-        if same is None or key.split(".")[0] in same
+        if not evaluates or (key.startswith("model.") and key not in CHANGEABLE_IN_EVALUATION)
     ]
     if differing:
         raise ValueError(
