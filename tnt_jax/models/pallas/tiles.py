@@ -109,18 +109,17 @@ def staggered(count, *stages):
     """
     depth = len(stages) - 1
 
-    def iteration(index, lowest, highest):
+    def iteration(index):
         for late, stage in enumerate(stages):
-            if lowest <= late <= highest:
+            if not isinstance(index, int) or 0 <= index - late < count:
                 stage(index - late)
 
-    for start in range(depth):
-        iteration(start, 0, min(start, depth))
-    steady = max(count, depth)
+    for index in range(depth):
+        iteration(index)
     if count > depth:
-        pl.loop(depth, count)(lambda index: iteration(index, 0, depth))
-    for rest in range(depth):
-        iteration(steady + rest, rest + 1, depth)
+        pl.loop(depth, count)(iteration)
+    for index in range(max(count, depth), count + depth):
+        iteration(index)
 
 
 def clear_beyond(sentences, *blocks):
