@@ -33,41 +33,49 @@ def resize(
     resized = tf.constant(size, tf.int32) if resized is None else resized
     corner = tf.zeros([2], tf.int32) if corner is None else corner
     rows, columns = _windows(shape[:2], resized, corner, size, bicubic, flip)
-    pixels = tf.cast(tf.reshape(image, [shape[0], shape[1] * 3]), tf.float32)
-    pixels = _whole(_resize_columns(pixels, columns, size[1]))
-    pixels = _whole(_resize_rows(pixels, rows, size[0]))
-    return tf.reshape(pixels, [*size, 3])
-
-
-def _whole(pixels: tf.Tensor) -> tf.Tensor:
-    """Grey levels float32 -> uint8, rounded half up and kept in 0..255."""
-    return tf.cast(tf.clip_by_value(pixels + 0.5, 0.0, 255.5), tf.uint8)
+    pixels = _resize_columns(tf.reshape(image, [shape[0], shape[1] * 3]), columns, size[1])
+    return tf.reshape(_resize_rows(pixels, rows, size[0]), [*size, 3])
 
 
 def _resize_columns(pixels: tf.Tensor, windows: tuple[tf.Tensor, tf.Tensor], width: int) -> tf.Tensor:
-    """pixels float32 [h, w * 3], windows of the width W -> float32 [h, W * 3].
+    """pixels uint8 [h, w * 3], windows of the width W -> uint8 [h, W * 3].
 
     The three channels go through one product with each weight spread over a 3 x 3 identity: two thirds of it are
     zeros, which still costs less than transposing the image.
     """
     starts, weights = windows
-    blocks, block, reach = weights.shape[0], weights.shape[1], tf.shape(weights)[2]
-    matrices = tf.transpose(weights, [0, 2, 1])[:, :, None, :, None] * tf.eye(3)[:, None, :]
+    blocks, reach, block = weights.shape[0], tf.shape(weights)[1], weights.shape[2]
+    spread = np.einsum("st,cd->sctd", np.eye(block, dtype=np.float32), np.eye(3, dtype=np.float32))
+    matrices = tf.matmul(tf.reshape(weights, [-1, block]), spread.reshape(block, 9 * block))
     matrices = tf.unstack(tf.reshape(matrices, [blocks, 3 * reach, 3 * block]))
-    size = tf.stack([tf.shape(pixels)[0], 3 * reach])
+    seen = tf.stack([tf.shape(pixels)[0], 3 * reach])
     corners = tf.unstack(tf.stack([tf.zeros_like(starts), 3 * starts], axis=1))
     parts = [
-        tf.matmul(tf.slice(pixels, corner, size), matrix) for corner, matrix in zip(corners, matrices, strict=True)
+        _whole(tf.matmul(tf.cast(tf.slice(pixels, corner, seen), tf.float32), matrix))
+        for corner, matrix in zip(corners, matrices, strict=True)
     ]
     return tf.ensure_shape(tf.concat(parts, axis=1)[:, : 3 * width], [None, 3 * width])
 
 
 def _resize_rows(pixels: tf.Tensor, windows: tuple[tf.Tensor, tf.Tensor], height: int) -> tf.Tensor:
-    """pixels uint8 [h, W * 3], windows of the height H -> float32 [H, W * 3]."""
+    """pixels uint8 [h, W * 3], windows of the height H -> uint8 [H, W * 3]."""
     starts, weights = windows
-    seen = tf.gather(pixels, starts[:, None] + tf.range(tf.shape(weights)[2]))
-    resized = tf.reshape(tf.matmul(weights, tf.cast(seen, tf.float32)), [-1, pixels.shape[1]])
-    return resized[:height]
+    seen = tf.stack([tf.shape(weights)[2], pixels.shape[1]])
+    corners = tf.unstack(tf.stack([starts, tf.zeros_like(starts)], axis=1))
+    parts = [
+        _whole(tf.matmul(matrix, tf.cast(tf.slice(pixels, corner, seen), tf.float32)))
+        for corner, matrix in zip(corners, tf.unstack(weights), strict=True)
+    ]
+    return tf.concat(parts, axis=0)[:height]
+
+
+def _whole(levels: tf.Tensor) -> tf.Tensor:
+    """Grey levels float32 [rows, columns] -> uint8, rounded half up and kept in 0..255.
+
+    As bias and rectifier, which TensorFlow joins to the product before them.
+    """
+    half = tf.fill([levels.shape[1]], 0.5)
+    return tf.cast(tf.minimum(tf.nn.relu(tf.nn.bias_add(levels, half)), 255.5), tf.uint8)
 
 
 def _windows(
@@ -78,18 +86,20 @@ def _windows(
     bicubic: bool | tf.Tensor,
     flip: bool | tf.Tensor,
 ) -> list[tuple[tf.Tensor, tf.Tensor]]:
-    """What each output pixel sees: starts [blocks] int32 and weights [blocks, block, reach], for rows and for columns.
+    """What each output pixel sees: starts [blocks] int32 and weights, for rows and for columns.
 
+    Weights are [blocks, block, reach] for rows and [blocks, reach, block] for columns, as their products need them
+    (transposing such a small array takes TensorFlow's oneDNN operation longer than all else here: it compiles a kernel
+    for each new shape).
     lengths [2]: sides of the input; resized [2]: what they would become; corner [2]: the first output pixels wanted.
     Positions in float64 as in Pillow: a 32-bit position in a photograph of 4,000 pixels is off by 1 / 4096.
     """
     block = min(_BLOCK, *size)
     blocks = [-(-side // block) for side in size]
     outputs = np.minimum(np.arange(max(blocks) * block), np.array(size)[:, None] - 1)
-    mirrored = np.stack([outputs[0], size[1] - 1 - outputs[1]])
-    outputs = (
-        tf.where(flip, tf.constant(mirrored + 0.5), tf.constant(outputs + 0.5)) + tf.cast(corner, tf.float64)[:, None]
-    )
+    mirror = np.stack([0 * outputs[0], size[1] - 1 - 2 * outputs[1]])  # from each column to its mirror image
+    flip = tf.cast(flip, tf.float64)
+    outputs = (outputs + 0.5) + flip * mirror + tf.cast(corner, tf.float64)[:, None]
     scale = tf.cast(lengths, tf.float64) / tf.cast(resized, tf.float64)
     widening = tf.maximum(scale, 1.0)
     support = widening * tf.where(bicubic, tf.constant(2.0, tf.float64), 1.0)
@@ -100,17 +110,27 @@ def _windows(
     starts = tf.clip_by_value(starts, 0, (lengths - reach)[:, None])
     seen = []
     for axis in range(2):
-        start, center = starts[axis, : blocks[axis]], centers[axis, : blocks[axis], :, None]
-        positions = tf.cast(start[:, None] + tf.range(reach[axis]), tf.float64) + 0.5
-        distances = (positions[:, None, :] - center) / widening[axis]
+        start, center = starts[axis, : blocks[axis]], centers[axis, : blocks[axis]]
+        position = tf.cast(start[:, None] + tf.range(reach[axis]), tf.float64) + 0.5
+        along = 2 - axis  # the input pixels' axis of the weights
+        distances = (tf.expand_dims(position, axis + 1) - tf.expand_dims(center, along)) / widening[axis]
         weights = _kernel(tf.cast(tf.abs(distances), tf.float32), bicubic)
-        seen.append((start, weights / tf.reduce_sum(weights, axis=-1, keepdims=True)))
+        seen.append((start, weights / tf.reduce_sum(weights, axis=along, keepdims=True)))
     return seen
 
 
 def _kernel(distance: tf.Tensor, bicubic: bool | tf.Tensor) -> tf.Tensor:
     """Weights at distances >= 0 (any shape) in pixels: Keys' cubic with a = -0.5, or the triangle."""
-    near = (1.5 * distance - 2.5) * distance * distance + 1.0
-    far = ((-0.5 * distance + 2.5) * distance - 4.0) * distance + 2.0
-    cubic = tf.where(distance < 1.0, near, tf.where(distance < 2.0, far, 0.0))
-    return tf.where(bicubic, cubic, tf.maximum(1.0 - distance, 0.0))
+    if isinstance(bicubic, bool):
+        return _cubic(distance) if bicubic else _triangle(distance)
+    return tf.cond(bicubic, lambda: _cubic(distance), lambda: _triangle(distance))
+
+
+def _triangle(distance: tf.Tensor) -> tf.Tensor:
+    return tf.maximum(1.0 - distance, 0.0)
+
+
+def _cubic(distance: tf.Tensor) -> tf.Tensor:
+    near, far = tf.minimum(distance, 1.0), tf.clip_by_value(distance, 1.0, 2.0)  # each piece is 0 at its ends
+    near = (1.5 * near - 2.5) * near * near + 1.0
+    return near + ((-0.5 * far + 2.5) * far - 4.0) * far + 2.0
