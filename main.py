@@ -9,11 +9,11 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow starts
 
-import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from tnt_jax.training.config import Experiment, accepted_keys, check_config, unknown_key_message
+from tnt_jax.training import devices
+from tnt_jax.training.config import accepted_keys, check_config, unknown_key_message
 
 CANNOT_WORK, STOPPED = 2, 3
 
@@ -30,10 +30,13 @@ def main(_: list[str]) -> None:
     try:
         if FLAGS.mode == "train" and FLAGS.config is None:
             raise ValueError("--config is missing: name a file, such as --config=configs/digits.py.")
-        if FLAGS.config is not None:
-            start_devices(check_config(FLAGS.config))
-        from tnt_jax.training import loop, setup  # after the processes have found each other
+        from tnt_jax.training import loop, recorded, setup  # seconds that a misspelt flag need not wait for
 
+        if FLAGS.config is not None:
+            devices.split_cpu(check_config(FLAGS.config))
+            devices.join_processes(check_config(FLAGS.config))
+        elif (saved := recorded.read_run_config(setup.check_workdir(FLAGS.workdir))) is not None:
+            devices.split_cpu(check_config(saved))  # but one process can evaluate what several have trained
         prepare = setup.prepare if FLAGS.mode == "train" else setup.prepare_evaluation
         run = prepare(FLAGS.config, FLAGS.workdir)
     except (ValueError, FileNotFoundError, PermissionError) as error:
@@ -42,21 +45,6 @@ def main(_: list[str]) -> None:
         loop.train(run) if FLAGS.mode == "train" else loop.evaluate(run)
     except loop.RunError as error:
         stop(error, STOPPED)
-
-
-def start_devices(experiment: Experiment) -> None:
-    """Splits the CPU and joins the other processes as the config says; before any device is touched."""
-    if experiment.cpu_devices:
-        jax.config.update("jax_num_cpu_devices", experiment.cpu_devices)
-    settings = experiment.distributed
-    if not settings.enabled:
-        return
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # for processes without accelerators
-    jax.distributed.initialize(
-        coordinator_address=settings.coordinator_address or None,
-        num_processes=settings.num_processes or None,
-        process_id=settings.process_id if settings.process_id >= 0 else None,
-    )
 
 
 def parse(arguments: list[str]) -> list[str]:

@@ -78,6 +78,7 @@ def test_training_and_evaluating_from_the_command_line(tmp_path):
     workdir = tmp_path / "run"
     done = main("--config", ROOT / "configs/digits.py", f"--workdir={workdir}", *TINY, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert "on 2 x cpu" in done.stdout  # config.cpu_devices
     assert "step 3/3" in done.stdout and "360 images" in done.stdout
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["eval"]["count"] == summary["eval_ema"]["count"] == 360

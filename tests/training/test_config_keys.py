@@ -14,10 +14,13 @@ from tnt_jax.training.config import DistributedSettings, Experiment, MixingSetti
 ROOT = pathlib.Path(__file__).parents[2]
 # Files, and how they write the group that they read keys of: `experiment.seed`, `run.experiment.seed`, ...
 PLACES = {
-    Experiment: [("main.py", "experiment"), ("tnt_jax/training/*.py", "experiment")],
+    Experiment: [("tnt_jax/training/*.py", "experiment")],
     DataSettings: [("tnt_jax/data/*.py", "settings"), ("tnt_jax/training/*.py", "experiment.data")],
     MixingSettings: [("tnt_jax/training/mixing.py", "settings"), ("tnt_jax/training/*.py", "experiment.mixing")],
-    DistributedSettings: [("main.py", "settings"), ("tnt_jax/training/*.py", "experiment.distributed")],
+    DistributedSettings: [
+        ("tnt_jax/training/devices.py", "settings"),
+        ("tnt_jax/training/*.py", "experiment.distributed"),
+    ],
     ModelSettings: [("tnt_jax/training/*.py", "experiment.model")],
 }
 
