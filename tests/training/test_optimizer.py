@@ -63,10 +63,10 @@ def test_kernels_decay_and_nothing_else(name):
     for path, decays in flat.items():
         assert decays == path.endswith("['kernel']"), path
         assert not (decays and len(shapes[path]) < 2), path
-    for name in ("class_token", "sentence_position") + (
-        ("word_position",) if "tnt" in model.__class__.__name__ else ()
-    ):
-        assert flat[f"['{name}']"] is False
+    tokens = ["class_token", "sentence_position"] + ["word_position"] * name.startswith("tnt")
+    for token in tokens:
+        assert flat[f"['{token}']"] is False
+    assert [key for key in flat if "position" in key] == [f"['{token}']" for token in tokens[1:]]
     assert flat["['block_3']['outer']['attention']['query_key']['kernel']"] is True
     assert flat["['block_3']['outer']['mlp']['dense1']['bias']"] is False
     assert flat["['norm']['scale']"] is False

@@ -26,11 +26,6 @@ def zeros(names: Iterable[str]) -> Sums:
     return {name: (jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)) for name in names}
 
 
-def add(left: Sums, right: Sums) -> Sums:
-    """Sums of the same names, added."""
-    return jax.tree.map(lambda a, b: a + b, left, right)
-
-
 def to_host(tree: Any) -> Any:
     """A replicated tree [devices, ...] -> numpy arrays of this process's first device, in one transfer.
 
