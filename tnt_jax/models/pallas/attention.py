@@ -5,9 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from .tiles import place
-
-BACK = 2
+from tnt_jax.models.pallas.tiles import place
 
 
 def _tree(operation, values):
@@ -32,14 +30,9 @@ def _chain(terms):
     return functools.reduce(jnp.add, terms)
 
 
-def _place(step, sizes):
-    """Number `step` of M * heads -> the rows of a query's channels, and those of any word's channels in the same head."""
-    query, base = jax.lax.div(step, sizes.num_heads), jax.lax.rem(step, sizes.num_heads) * sizes.head_dim
-
-    def at(word, c):
-        return place(word * sizes.inner_dim + base + c)
-
-    return [at(query, c) for c in range(sizes.head_dim)], at
+def _at(head, sizes):
+    """-> (word, channel of the head) -> index of that register in a registers ref [M * C]."""
+    return lambda word, c: place(word * sizes.inner_dim + head * sizes.head_dim + c)
 
 
 def attend(step, query, key, value, lse, sizes):
@@ -49,7 +42,8 @@ def attend(step, query, key, value, lse, sizes):
     [M * heads, 8, 128], unless None, gets log2 of the softmax's sum. Stores come last: the compiler cannot tell that
     they leave the loads above alone.
     """
-    places, at = _place(step, sizes)
+    at = _at(jax.lax.rem(step, sizes.num_heads), sizes)
+    places = [at(jax.lax.div(step, sizes.num_heads), c) for c in range(sizes.head_dim)]
     scores = _dots([query[p] for p in places], lambda m, c: key[at(m, c)], sizes.num_words)
     top = _tree(jnp.maximum, scores)
     weights = [jnp.exp2(score - top) for score in scores]
@@ -62,31 +56,35 @@ def attend(step, query, key, value, lse, sizes):
         query[p] = result * inverse
 
 
-def attend_backward(step, query, key, value, lse, output, key_gradient, value_gradient, sizes):
-    """Query word and head number `step`: adds to the gradients of keys and values; the query's gradient takes its place.
+def queries_together(sizes) -> int:
+    """Query words of one step of `attend_backward`: two share the loads and stores of the gradients they add to."""
+    return 2 if sizes.num_words % 2 == 0 else 1
 
-    output ref [M * C registers]: the gradient of the attention's output. Gradients of queries and keys lack the factor
-    log(2) of the softmax to the base 2.
+
+def attend_backward(step, query, key, value, lse, output, key_gradient, value_gradient, sizes):
+    """Adds to the gradients of keys and values; the gradients of one head's next queries take the queries' place.
+
+    `step` counts heads fastest, then `queries_together` words. output ref [M * C registers] is the gradient of the
+    attention's output. Gradients of queries and keys lack the factor log(2) of the softmax to the base 2.
     """
-    head, first = jax.lax.rem(step, sizes.num_heads), jax.lax.div(step, sizes.num_heads)*BACK
-    _, at = _place(head, sizes)
-    W=range(BACK); C=range(sizes.head_dim); M=range(sizes.num_words)
-    places=[[at(first+w,c) for c in C] for w in W]
-    queries = [[query[p] for p in places[w]] for w in W]
-    upper = [[output[p] for p in places[w]] for w in W]
-    weights,slopes=[],[]
-    for w in W:
-        top = lse[(first+w)*sizes.num_heads+head]
-        scores = _dots(queries[w], lambda m, c: key[at(m, c)], sizes.num_words)
+    head, count = jax.lax.rem(step, sizes.num_heads), queries_together(sizes)
+    words = [jax.lax.div(step, sizes.num_heads) * count + w for w in range(count)]
+    at, channels = _at(head, sizes), range(sizes.head_dim)
+    queries = [[query[at(w, c)] for c in channels] for w in words]
+    upper = [[output[at(w, c)] for c in channels] for w in words]
+    weights, slopes = [], []
+    for w, q, u in zip(words, queries, upper, strict=True):
+        top = lse[w * sizes.num_heads + head]
+        scores = _dots(q, lambda m, c: key[at(m, c)], sizes.num_words)
         weights.append([jnp.exp2(score - top) for score in scores])
-        sl = _dots(upper[w], lambda m, c: value[at(m, c)], sizes.num_words)
-        mean = _tree(jnp.add, [a * b for a, b in zip(weights[w], sl, strict=True)])
-        slopes.append([a * (b - mean) for a, b in zip(weights[w], sl, strict=True)])
-    mixed = [[_mix(slopes[w], lambda m, c=c: key[at(m, c)]) for c in C] for w in W]
-    for m in M:
-        for c in C:
-            key_gradient[at(m, c)] += _chain([slopes[w][m] * queries[w][c] for w in W])
-            value_gradient[at(m, c)] += _chain([weights[w][m] * upper[w][c] for w in W])
-    for w in W:
-        for p, result in zip(places[w], mixed[w], strict=True):
-            query[p] = result
+        raw = _dots(u, lambda m, c: value[at(m, c)], sizes.num_words)
+        mean = _tree(jnp.add, [a * b for a, b in zip(weights[-1], raw, strict=True)])
+        slopes.append([a * (b - mean) for a, b in zip(weights[-1], raw, strict=True)])
+    mixed = [[_mix(row, lambda m, c=c: key[at(m, c)]) for c in channels] for row in slopes]
+    for m in range(sizes.num_words):
+        for c in channels:
+            key_gradient[at(m, c)] += _chain([row[m] * q[c] for row, q in zip(slopes, queries, strict=True)])
+            value_gradient[at(m, c)] += _chain([row[m] * u[c] for row, u in zip(weights, upper, strict=True)])
+    for w, row in zip(words, mixed, strict=True):
+        for c in channels:
+            query[at(w, c)] = row[c]

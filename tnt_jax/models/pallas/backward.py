@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from .attention import attend_backward, BACK
-from .forward import VMEM_LIMIT, load_words, project_attended, project_qkv, rows_of
-from .layout import BIAS_ROWS, LANES, PITCH, SUBLANES, TILE, Sizes
-from .tiles import (
+from tnt_jax.models.pallas.attention import attend_backward, queries_together
+from tnt_jax.models.pallas.forward import VMEM_LIMIT, load_words, project_attended, project_qkv, rows_of
+from tnt_jax.models.pallas.layout import BIAS_ROWS, LANES, PITCH, SUBLANES, TILE, Sizes
+from tnt_jax.models.pallas.tiles import (
     clear_beyond,
     dot,
     gather,
@@ -66,7 +66,7 @@ def mlp_backward(index, upper, keep, normalised, lower, matrices, totals, sizes,
 
 
 def output_backward(index, upper, lower, keep, attended, output, middle, matrices, totals, sizes, dtype):
-    """Group `index`: adds the MLP's share to the residual gradient -> ref `middle`; attention output's gradient -> `output`."""
+    """Group `index`: residual gradient with the MLP's share -> ref `middle`; the attention output's -> ref `output`."""
     (t_o,), (d_o, d_bo) = matrices, totals
     height, unit = sizes.group * sizes.inner_dim, sizes.unit * sizes.inner_dim
     total = upper[rows_of(index, height), :].astype(jnp.float32) + gather(lower, index * height, height)
@@ -131,7 +131,7 @@ def _kernel(words, upper, attended, lse, keep, a_qkv, a_o, b_o, a_1, t_qkv, t_o,
 
     staggered(groups, join, through_mlp, through_output)
 
-    @pl.loop(0, sizes.num_words * sizes.num_heads // BACK)
+    @pl.loop(0, sizes.num_words * sizes.num_heads // queries_together(sizes))
     def _(step):
         attend_backward(step, query, key, value, lse, output, d_key, d_value, sizes)
 
@@ -172,8 +172,7 @@ def backward(words, upper, attended, lse, keep, matrices, sizes: Sizes):
         + [whole(m) for m in matrices],
         out_specs=[block] + [whole(shape) for shape in shapes],
         out_shape=[jax.ShapeDtypeStruct(words.shape, words.dtype)] + shapes,
-        scratch_shapes=[registers] * 9
-        + [pltpu.VMEM((sizes.rows, TILE), jnp.float32), operand, inverse, inverse],
+        scratch_shapes=[registers] * 9 + [pltpu.VMEM((sizes.rows, TILE), jnp.float32), operand, inverse, inverse],
         compiler_params=pltpu.CompilerParams(vmem_limit_bytes=VMEM_LIMIT),
         interpret=sizes.interpret,
     )(words, upper, attended, lse, keep, *matrices)

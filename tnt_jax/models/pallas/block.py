@@ -6,9 +6,9 @@ import math
 import jax
 import jax.numpy as jnp
 
-from .backward import backward
-from .forward import forward
-from .layout import LOG2_E, Sizes, bias_gradient, unit_gradient, unit_matrix
+from tnt_jax.models.pallas.backward import backward
+from tnt_jax.models.pallas.forward import forward
+from tnt_jax.models.pallas.layout import LOG2_E, Sizes, bias_gradient, unit_gradient, unit_matrix
 
 
 def _fold_norm(norm, kernel, bias=None):
@@ -67,28 +67,73 @@ def _block_backward(sizes, saved, upper):
 _block.defvjp(_block_forward, _block_backward)
 
 
-def inner_block(words, params, keep_attention, keep_mlp, *, num_heads, epsilon, interpret=False):
-    """words [L, M, C] -> [L, M, C]."""
+def inner_block(
+    words: jax.Array,
+    params: dict,
+    keep_attention: jax.Array,
+    keep_mlp: jax.Array,
+    *,
+    num_heads: int,
+    epsilon: float,
+    interpret: bool = False,
+) -> jax.Array:
+    """words [L, M, C] -> [L, M, C]: `inner_block_lanes` between transpositions, a choice of layout to XLA."""
     sentences, num_words, channels = words.shape
     rows = words.transpose(1, 2, 0).reshape(num_words * channels, sentences)
-    out = inner_block_lanes(rows, params, keep_attention, keep_mlp, num_words=num_words, num_heads=num_heads, epsilon=epsilon, interpret=interpret)
+    out = inner_block_lanes(
+        rows,
+        params,
+        keep_attention,
+        keep_mlp,
+        num_words=num_words,
+        num_heads=num_heads,
+        epsilon=epsilon,
+        interpret=interpret,
+    )
     return out.reshape(num_words, channels, sentences).transpose(2, 0, 1)
 
 
-def inner_block_lanes(words, params, keep_attention, keep_mlp, *, num_words, num_heads, epsilon, interpret=False):
-    """words [M * C, L] -> [M * C, L]."""
+def inner_block_lanes(
+    words: jax.Array,
+    params: dict,
+    keep_attention: jax.Array,
+    keep_mlp: jax.Array,
+    *,
+    num_words: int,
+    num_heads: int,
+    epsilon: float,
+    interpret: bool = False,
+) -> jax.Array:
+    """words [M * C, L] bfloat16 or float32 -> [M * C, L]: the inner block of L sentences (eq. 6, 7), fused for a TPU.
+
+    Y' = Y + keep_attention * Proj(MSA(LN(Y))), Y'' = Y' + keep_mlp * MLP(LN(Y')); products in the type of the words,
+    sums, softmax and norms in float32.
+
+    Args:
+      words: any L; the last tile of 1,024 sentences is filled up inside.
+      params: norm1 and norm2 {scale, bias} [C], query_key [C, 2 C], value [C, C], output, dense1 and dense2
+        {kernel, bias}; query_key_bias [2 C] and value_bias [C] if the block has them.
+      keep_attention, keep_mlp: [L] drop-path factors, 0 or 1 / keep; ones in evaluation. Constants to the derivative.
+      interpret: runs the kernels' Python on any platform, slowly: for tests.
+
+    Raises:
+      ValueError: a type of words or sizes that the kernels cannot take.
+    """
+    if words.dtype not in (jnp.bfloat16, jnp.float32):
+        raise ValueError(f"the Pallas inner block takes bfloat16 or float32 words, not {words.dtype}")
     channels = words.shape[0] // num_words
+    params = jax.tree.map(lambda a: a.astype(jnp.float32), params)
     hidden = params["dense1"]["kernel"].shape[1]
     sizes = Sizes(num_words, channels, num_heads, hidden, epsilon, interpret)
     sizes.check()
-    params = jax.tree.map(lambda a: a.astype(jnp.float32), params)
-    scale = jnp.concatenate([jnp.full(channels, LOG2_E * sizes.head_dim**-0.5), jnp.ones(2 * channels)])
-    qkv = jnp.concatenate([params["query_key"], params["value"]], axis=1)
-    bias = None
+    scale = jnp.where(jnp.arange(3 * channels) < channels, LOG2_E * sizes.head_dim**-0.5, 1.0)  # queries' columns
+    qkv = jnp.concatenate([params["query_key"], params["value"]], axis=1) * scale
+    b_qkv = None
     if "query_key_bias" in params:
-        bias = jnp.concatenate([params["query_key_bias"], params["value_bias"]]) * scale
-    qkv, b_qkv = _fold_norm(params["norm1"], qkv * scale, bias)
+        b_qkv = jnp.concatenate([params["query_key_bias"], params["value_bias"]]) * scale
+    qkv, b_qkv = _fold_norm(params["norm1"], qkv, b_qkv)
     w_1, b_1 = _fold_norm(params["norm2"], params["dense1"]["kernel"], params["dense1"]["bias"])
-    weights = (qkv, b_qkv, params["output"]["kernel"], params["output"]["bias"], w_1, b_1,
-               0.5 * params["dense2"]["kernel"], params["dense2"]["bias"])
-    return _block(sizes, words, jnp.stack([keep_attention, keep_mlp]).astype(jnp.float32), weights)
+    output, w_2 = params["output"], 0.5 * params["dense2"]["kernel"]  # the kernels' GELU is twice GELU
+    weights = (qkv, b_qkv, output["kernel"], output["bias"], w_1, b_1, w_2, params["dense2"]["bias"])
+    keep = jax.lax.stop_gradient(jnp.stack([keep_attention, keep_mlp]).astype(jnp.float32))
+    return _block(sizes, words, keep, weights)

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from .attention import attend
-from .layout import LANES, PITCH, SUBLANES, TILE, Sizes
-from .tiles import (
+from tnt_jax.models.pallas.attention import attend
+from tnt_jax.models.pallas.layout import LANES, PITCH, SUBLANES, TILE, Sizes
+from tnt_jax.models.pallas.tiles import (
     clear_beyond,
     dot,
     gather,
@@ -37,7 +37,7 @@ def load_words(index, words, registers, sizes):
 
 
 def project_qkv(index, registers, qkv, a_qkv, sizes, dtype):
-    """Unit `index` of normalised words -> its q, k, v in three refs [M * C registers]; returns the product's operand."""
+    """Unit `index` of normalised words -> its q, k, v in three refs; returns the product's operand."""
     height = sizes.unit * sizes.inner_dim
     rows = with_bias_rows(gather(registers, index * height, height), dtype)
     total = dot(a_qkv[...], rows)

@@ -20,7 +20,9 @@ import jax.numpy as jnp
 LANES = 128
 SUBLANES = 8
 TILE = LANES * SUBLANES  # sentences in a tile
-BIAS_ROWS = SUBLANES  # constant rows below the inputs of a product: the first carries the bias, a whole register is read
+BIAS_ROWS = (
+    SUBLANES  # constant rows below the inputs of a product: the first carries the bias, a whole register is read
+)
 PITCH = 9  # rows from a register to the next in scratch: with 8, a strided access meets one memory bank eight times
 LOG2_E = 1.4426950408889634
 

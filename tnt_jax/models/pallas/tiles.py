@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from .layout import BIAS_ROWS, LANES, PITCH, SUBLANES, TILE
+from tnt_jax.models.pallas.layout import BIAS_ROWS, LANES, PITCH, SUBLANES, TILE
 
 # 2 Phi(x) - 1 = tanh(x P(x^2)), P fitted to atanh(2 Phi - 1) / x: x Phi(x) is within 3.1e-6 of the erf form everywhere,
-# a hundredth of bfloat16's rounding of the same number; used for bfloat16 alone, float32 takes erf itself.
+# a hundredth of bfloat16's rounding near 0.1; used for bfloat16 alone, float32 takes erf itself.
 GELU_POLYNOMIAL = (7.97828136e-01, 3.64687909e-02, -1.24861592e-04, -3.05810155e-05, 1.11908274e-06)
 
 
@@ -26,7 +26,7 @@ def spread(registers, row, values):
 
 
 def gather(registers, row, height, lanes=(0, SUBLANES)):
-    """registers ref, rows `row` .. `row` + height - 1 -> [height, 1024] float32 (or the groups of 128 `lanes` alone)."""
+    """registers ref, rows `row` .. `row` + height - 1 -> [height, 1024] float32, or those groups of 128 lanes."""
     parts = [registers[pl.ds(row * PITCH + j, height, stride=PITCH), :] for j in range(*lanes)]
     return jnp.concatenate(parts, axis=1)
 
@@ -103,7 +103,7 @@ def gelu_twice_and_slope(values, dtype):
 
 
 def staggered(count, *stages):
-    """Every stage(i) for i below `count`, in order for each i; neighbouring i share an iteration, so that units overlap.
+    """Every stage(i) for i below `count`, in order for each i; neighbours share an iteration, so that units overlap.
 
     An iteration holds the first stage of i + n - 1, the second of i + n - 2, ... the last of i: independent work.
     """
@@ -123,7 +123,7 @@ def staggered(count, *stages):
 
 
 def clear_beyond(sentences, *blocks):
-    """In the last tile, sets the lanes beyond the L sentences of each ref [..., 1024] to zero: what lies there is undefined."""
+    """In the last tile, zeroes the lanes beyond the L sentences of each ref [..., 1024]: they hold anything."""
     if sentences % TILE == 0:
         return
 
@@ -136,4 +136,5 @@ def clear_beyond(sentences, *blocks):
 
 def whole(array):
     """A block that is the whole of a small array, the same in every grid step."""
-    return pl.BlockSpec(array.shape, lambda i, rank=len(array.shape): (0,) * rank)
+    origin = (0,) * len(array.shape)
+    return pl.BlockSpec(array.shape, lambda i: origin)
