@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import tnt_jax
-from tests.training.helpers import NUM_CLASSES, TinyModel, batch, compiled, experiment, train_some
+from tests.training.helpers import NUM_CLASSES, TinyModel, batch, compiled, experiment, random_variables, train_some
 from tnt_jax.training import losses, metrics, steps
-from tnt_jax.training.state import replicate, unreplicate
+from tnt_jax.training.optimizer import make_optimizer, make_schedule
+from tnt_jax.training.state import initial_state, replicate, unreplicate
 
 
 def losses_of(results):
@@ -35,6 +36,35 @@ def test_one_and_eight_devices_have_the_same_losses_over_20_steps(changes):
         np.testing.assert_allclose(a[0], b[0], atol=2e-4)
         assert (np.array(b) == np.array(b[:1])).all()  # every device holds the same bits
     assert losses_of(one)[-1] < losses_of(one)[0]
+
+
+def train_and_evaluate_tnt(devices):
+    """A TNT of one block over so many devices -> (losses of 20 steps, sums over 35 examples in batches of 16)."""
+    settings = experiment(model__num_classes=NUM_CLASSES, model__inner_dim=4, model__outer_dim=16)
+    model = tnt_jax.create_model(**settings.model.arguments())
+    schedule = make_schedule(settings, steps_per_epoch=5)
+    optimizer = make_optimizer(settings, schedule)
+    chosen = jax.local_devices()[:devices]
+    state = replicate(initial_state(settings, model, optimizer, random_variables(model)["params"]), chosen)
+    step = steps.make_train_step(settings, model, optimizer, schedule, log_every_steps=1, devices=chosen)
+    results = []
+    for each in on_devices(BATCHES, devices):
+        state, result = step(state, each)
+        results.append(result)
+    evaluate = steps.make_eval_step(settings, model, devices=chosen)
+    held_out = on_devices([batch(seed, real=real) for seed, real in ((101, 16), (102, 16), (103, 3))], devices)
+    sums = [metrics.to_host(evaluate(state.params, each)) for each in held_out]
+    return losses_of(results), jax.tree.map(lambda *parts: np.sum(parts), *sums)
+
+
+def test_a_tnt_is_trained_and_evaluated_alike_on_one_and_eight_devices():
+    """Float32 sums in another order: 1e-7 of the loss, measured; a hundred times that is allowed."""
+    one, one_sums = train_and_evaluate_tnt(1)
+    eight, eight_sums = train_and_evaluate_tnt(8)
+    np.testing.assert_allclose(one, eight, rtol=1e-5)
+    assert one[-1] < one[0] - 0.2
+    assert one_sums["accuracy"] == eight_sums["accuracy"] and one_sums["accuracy"][1] == 35
+    assert one_sums["loss"][0] == pytest.approx(eight_sums["loss"][0], rel=1e-5)
 
 
 def test_accumulating_gives_the_gradient_of_the_whole_batch():
