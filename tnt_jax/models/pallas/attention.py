@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from tnt_jax.models.pallas.layout import LANES, SUBLANES
 from tnt_jax.models.pallas.tiles import place
 
 
@@ -35,6 +36,19 @@ def _at(head, sizes):
     return lambda word, c: place(word * sizes.inner_dim + head * sizes.head_dim + c)
 
 
+def _together(sizes) -> int:
+    """Key words whose scores are held in registers at once; more than 16 are taken in turns, their scores twice."""
+    return next(count for count in range(min(16, sizes.num_words), 0, -1) if sizes.num_words % count == 0)
+
+
+def _turns(sizes, body, carry):
+    """body(first key word, carry) -> carry, for each turn of key words; one turn is no loop."""
+    count = _together(sizes)
+    if count == sizes.num_words:
+        return body(0, carry)
+    return jax.lax.fori_loop(0, sizes.num_words // count, lambda turn, carry: body(turn * count, carry), carry)
+
+
 def attend(step, query, key, value, lse, sizes):
     """Query word and head number `step`: softmax over the M words; the output takes the query's place.
 
@@ -42,13 +56,29 @@ def attend(step, query, key, value, lse, sizes):
     [M * heads, 8, 128], unless None, gets log2 of the softmax's sum. Stores come last: the compiler cannot tell that
     they leave the loads above alone.
     """
-    at = _at(jax.lax.rem(step, sizes.num_heads), sizes)
-    places = [at(jax.lax.div(step, sizes.num_heads), c) for c in range(sizes.head_dim)]
-    scores = _dots([query[p] for p in places], lambda m, c: key[at(m, c)], sizes.num_words)
-    top = _tree(jnp.maximum, scores)
-    weights = [jnp.exp2(score - top) for score in scores]
-    total = _tree(jnp.add, weights)
-    mixed = [_mix(weights, lambda m, c=c: value[at(m, c)]) for c in range(sizes.head_dim)]
+    at, channels = _at(jax.lax.rem(step, sizes.num_heads), sizes), range(sizes.head_dim)
+    places, count = [at(jax.lax.div(step, sizes.num_heads), c) for c in channels], _together(sizes)
+    queries = [query[p] for p in places]
+
+    def scores_from(first):
+        return _dots(queries, lambda m, c: key[at(first + m, c)], count)
+
+    only = scores_from(0) if count == sizes.num_words else None
+    lowest = jnp.full((SUBLANES, LANES), -jnp.inf, jnp.float32)
+
+    def highest(first, top):
+        return jnp.maximum(top, _tree(jnp.maximum, scores_from(first)))
+
+    top = _tree(jnp.maximum, only) if only else _turns(sizes, highest, lowest)
+
+    def mix(first, carry):
+        weights = [jnp.exp2(score - top) for score in only or scores_from(first)]
+        terms = [_tree(jnp.add, weights)]
+        terms += [_mix(weights, lambda m, c=c: value[at(first + m, c)]) for c in channels]
+        return terms if carry is None else [a + b for a, b in zip(carry, terms, strict=True)]
+
+    nothing = None if only else [jnp.zeros((SUBLANES, LANES), jnp.float32)] * (sizes.head_dim + 1)
+    total, *mixed = _turns(sizes, mix, nothing)
     if lse is not None:
         lse[step] = top + jnp.log2(total)
     inverse = 1.0 / total
@@ -69,22 +99,42 @@ def attend_backward(step, query, key, value, lse, output, key_gradient, value_gr
     """
     head, count = jax.lax.rem(step, sizes.num_heads), queries_together(sizes)
     words = [jax.lax.div(step, sizes.num_heads) * count + w for w in range(count)]
-    at, channels = _at(head, sizes), range(sizes.head_dim)
+    at, channels, turn = _at(head, sizes), range(sizes.head_dim), _together(sizes)
     queries = [[query[at(w, c)] for c in channels] for w in words]
     upper = [[output[at(w, c)] for c in channels] for w in words]
-    weights, slopes = [], []
-    for w, q, u in zip(words, queries, upper, strict=True):
-        top = lse[w * sizes.num_heads + head]
-        scores = _dots(q, lambda m, c: key[at(m, c)], sizes.num_words)
-        weights.append([jnp.exp2(score - top) for score in scores])
-        raw = _dots(u, lambda m, c: value[at(m, c)], sizes.num_words)
-        mean = _tree(jnp.add, [a * b for a, b in zip(weights[-1], raw, strict=True)])
-        slopes.append([a * (b - mean) for a, b in zip(weights[-1], raw, strict=True)])
-    mixed = [[_mix(row, lambda m, c=c: key[at(m, c)]) for c in channels] for row in slopes]
-    for m in range(sizes.num_words):
+    tops = [lse[w * sizes.num_heads + head] for w in words]
+
+    def softmax(index, first):
+        scores = _dots(queries[index], lambda m, c: key[at(first + m, c)], turn)
+        weights = [jnp.exp2(score - tops[index]) for score in scores]
+        return weights, _dots(upper[index], lambda m, c: value[at(first + m, c)], turn)
+
+    def mean_slope(weights, slopes):
+        return _tree(jnp.add, [a * b for a, b in zip(weights, slopes, strict=True)])
+
+    only = [softmax(i, 0) for i in range(count)] if turn == sizes.num_words else None
+    zero = jnp.zeros((SUBLANES, LANES), jnp.float32)
+
+    def add_means(first, carry):
+        return [mean + mean_slope(*softmax(i, first)) for i, mean in enumerate(carry)]
+
+    means = [mean_slope(*pair) for pair in only] if only else _turns(sizes, add_means, [zero] * count)
+
+    def add(first, carry):
+        weights, slopes = zip(*(only or [softmax(i, first) for i in range(count)]), strict=True)
+        slopes = [
+            [a * (b - mean) for a, b in zip(*pair, strict=True)]
+            for *pair, mean in zip(weights, slopes, means, strict=True)
+        ]
+        mixed = [_mix(row, lambda m, c=c: key[at(first + m, c)]) for row in slopes for c in channels]
+        for m in range(turn):
+            for c in channels:
+                place_mc = at(first + m, c)
+                key_gradient[place_mc] += _chain([row[m] * q[c] for row, q in zip(slopes, queries, strict=True)])
+                value_gradient[place_mc] += _chain([row[m] * u[c] for row, u in zip(weights, upper, strict=True)])
+        return mixed if carry is None else [a + b for a, b in zip(carry, mixed, strict=True)]
+
+    mixed = _turns(sizes, add, None if only else [zero] * (count * sizes.head_dim))
+    for w, row in enumerate(words):
         for c in channels:
-            key_gradient[at(m, c)] += _chain([row[m] * q[c] for row, q in zip(slopes, queries, strict=True)])
-            value_gradient[at(m, c)] += _chain([row[m] * u[c] for row, u in zip(weights, upper, strict=True)])
-    for w, row in zip(words, mixed, strict=True):
-        for c in channels:
-            query[at(w, c)] = row[c]
+            query[at(row, c)] = mixed[w * sizes.head_dim + c]
