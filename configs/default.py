@@ -28,10 +28,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.warmup_epochs = 5.0  # linear; afterwards the cosine goes on as if it had started at epoch 0
     config.warmup_learning_rate = 1e-6  # where the warm-up starts
     config.min_learning_rate = 1e-5  # the cosine's floor
-    config.weight_decay = 0.05
-    config.adam_beta1 = 0.9
-    config.adam_beta2 = 0.999
-    config.adam_epsilon = 1e-8
+    config.weight_decay = 0.05  # decoupled, times the learning rate, as in PyTorch's AdamW
+    config.adam_beta1 = 0.9  # decay of the gradient's average
+    config.adam_beta2 = 0.999  # decay of the squared gradient's average
+    config.adam_epsilon = 1e-8  # added to the square root of that
     config.gradient_clip_norm = 0.0  # largest global norm of the gradient; 0: no clipping
     config.ema_decay = 0.99996  # moving average of the weights, a step; evaluated beside the raw weights; 0: none
     config.label_smoothing = 0.1  # off value 0.1 / K, on value 0.9 + 0.1 / K
@@ -41,9 +41,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.pretrained_new_head = False  # True: a head for another number of classes starts anew
 
     # The loop. Intervals in optimizer steps; 0 means once an epoch.
-    config.log_every_steps = 50
-    config.eval_every_steps = 0
-    config.checkpoint_every_steps = 0
+    config.log_every_steps = 50  # a line of training metrics
+    config.eval_every_steps = 0  # the evaluation split; the best yet is saved as well
+    config.checkpoint_every_steps = 0  # where an interrupted run goes on
     config.keep_checkpoints = 3  # the newest ones kept (beside the best)
     config.prefetch_batches = 2  # batches that wait on the devices
 
@@ -61,17 +61,17 @@ def get_config() -> ml_collections.ConfigDict:
     model.image_size = 224  # pixels, the side of the square the network sees
     model.patch_size = placeholder(int)  # pixels, the side of a visual sentence
     model.word_size = placeholder(int)  # pixels, the side of a visual word; words a sentence = (patch / word)^2
-    model.inner_dim = placeholder(int)
-    model.outer_dim = placeholder(int)
-    model.inner_num_heads = placeholder(int)
-    model.outer_num_heads = placeholder(int)
-    model.depth = placeholder(int)
-    model.mlp_ratio = placeholder(float)
+    model.inner_dim = placeholder(int)  # C, width of a word
+    model.outer_dim = placeholder(int)  # D, width of a sentence
+    model.inner_num_heads = placeholder(int)  # divides inner_dim (Table 7)
+    model.outer_num_heads = placeholder(int)  # divides outer_dim
+    model.depth = placeholder(int)  # L, blocks
+    model.mlp_ratio = placeholder(float)  # r, hidden width of both MLPs, in widths
     model.tnt_blocks = placeholder(tuple)  # 1-based blocks with an inner path (Table 5), such as (1, 6, 12); (): DeiT
     model.word_position = placeholder(bool)  # Table 6
     model.sentence_position = placeholder(bool)  # Table 6
     model.squeeze_excitation = placeholder(bool)  # Table 12
-    model.qkv_bias = placeholder(bool)
+    model.qkv_bias = placeholder(bool)  # biases on queries, keys and values: DeiT has them, TNT not
     model.drop_path_rate = 0.1  # of the last block; rises linearly from 0 in the first
     model.remat = False  # recompute each block's activations in the backward pass: less memory, more time
     model.scan = False  # one compiled block for all blocks of a kind: a fraction of the compile time
@@ -82,9 +82,9 @@ def get_config() -> ml_collections.ConfigDict:
     data.name = "imagenet2012"  # any tfds name, "folder", "digits" or "synthetic"
     data.directory = ""  # where the prepared sets lie (tfds' data_dir), or the folder's root; empty: tfds' default
     data.train_split = "train"  # tfds split notation, such as "train[:80%]"
-    data.eval_split = "validation"
+    data.eval_split = "validation"  # the same notation
     data.mean = (0.5, 0.5, 0.5)  # of the pixels in 0..1
-    data.std = (0.5, 0.5, 0.5)
+    data.std = (0.5, 0.5, 0.5)  # likewise
     data.repeated_augmentation = 3  # augmented copies of an image in a global batch; 1: none
     data.crop_area = (0.08, 1.0)  # random resized crop: share of the image's area ...
     data.crop_aspect = (3 / 4, 4 / 3)  # ... and width / height
@@ -93,7 +93,7 @@ def get_config() -> ml_collections.ConfigDict:
     data.randaugment = "rand-m9-mstd0.5-inc1"  # timm's notation; empty: none
     data.color_jitter = 0.4  # brightness, contrast, saturation by up to this; only where randaugment is empty
     data.eval_crop_fraction = 0.9  # of the resized image's shorter side
-    data.eval_interpolation = "bicubic"
+    data.eval_interpolation = "bicubic"  # or "bilinear"
     data.reader_threads = (
         0  # images augmented at a time, in each of two batches; 0: one a core; batches never depend on it
     )
