@@ -7,6 +7,7 @@ Sources: Cubuk et al., "RandAugment", arXiv 1909.13719; magnitudes and random pa
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -58,27 +59,32 @@ def apply(image: tf.Tensor, draws: Draws, policy: Policy, fill: geometry.Fill) -
 
     fill: red, green, blue in 0..255, shown where a geometric operation leaves the image.
     """
+    branches = _branches(tuple(image.shape), policy.increasing, fill)
     for layer in range(policy.layers):
         index = tf.where(draws.applied[layer], draws.operation[layer], len(OPERATIONS))
-        image = _operate_by_index(image, index, *(part[layer] for part in draws[2:]), policy.increasing, fill)
+        # The raw operation calls the chosen function. tf.switch_case would weave all of them into the graph, once for
+        # each layer and copy: seconds of tracing, and every image would pass the nodes of all.
+        inputs = [image, *(part[layer] for part in draws[2:])]
+        (image,) = tf.raw_ops.StatelessCase(
+            branch_index=index, input=inputs, Tout=[tf.uint8], branches=branches, output_shapes=[image.shape]
+        )
     return image
 
 
-@tf.function  # traced once for all layers and copies: there are fifteen branches
-def _operate_by_index(
-    image: tf.Tensor,
-    index: tf.Tensor,
-    magnitude: tf.Tensor,
-    negative: tf.Tensor,
-    bicubic: tf.Tensor,
-    increasing: bool,
-    fill: geometry.Fill,
-) -> tf.Tensor:
-    """The operation OPERATIONS[index], or the image itself where index is their number."""
-    chosen = (image, magnitude, negative, bicubic, increasing, fill)
-    branches = [functools.partial(operate, name, *chosen) for name in OPERATIONS]
-    branches.append(functools.partial(tf.identity, image))
-    return tf.ensure_shape(tf.switch_case(index, branches), image.shape)
+@functools.lru_cache(maxsize=16)
+def _branches(shape: tuple[int, int, int], increasing: bool, fill: geometry.Fill) -> list[Callable]:
+    """Graph functions (image, magnitude, negative, bicubic) -> [image]: the OPERATIONS, and one that does nothing."""
+    signature = [tf.TensorSpec(shape, tf.uint8), *(tf.TensorSpec([], kind) for kind in (tf.float32, tf.bool, tf.bool))]
+
+    def traced(function: Callable) -> Callable:
+        return tf.function(function, autograph=False).get_concrete_function(*signature)
+
+    with tf.init_scope():  # functions of their own, whatever graph is being built
+        operations = [
+            traced(lambda image, *draws, name=name: operate(name, image, *draws, increasing, fill))
+            for name in OPERATIONS
+        ]
+        return [*operations, traced(lambda image, *draws: tf.identity(image))]
 
 
 def operate(

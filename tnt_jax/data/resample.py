@@ -74,7 +74,7 @@ def _whole(levels: tf.Tensor) -> tf.Tensor:
 
     As bias and rectifier, which TensorFlow joins to the product before them.
     """
-    half = tf.fill([levels.shape[1]], 0.5)
+    half = np.full([levels.shape[1]], 0.5, np.float32)
     return tf.cast(tf.minimum(tf.nn.relu(tf.nn.bias_add(levels, half)), 255.5), tf.uint8)
 
 
