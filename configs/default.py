@@ -97,6 +97,7 @@ def get_config() -> ml_collections.ConfigDict:
     data.reader_threads = (
         0  # images augmented at a time, in each of two batches; 0: one a core; batches never depend on it
     )
+    data.on_device = False  # the whole training split on every device; crops and flips there, no RandAugment
     data.synthetic_examples = 8192  # size of the "synthetic" set
 
     config.mixing = mixing = ml_collections.ConfigDict()

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from tests.training.helpers import batch, experiment
-from tnt_jax.training.feed import Feed, prefetch
+from tests.training.helpers import TinyModel, batch, compiled, experiment
+from tnt_jax.training import metrics
+from tnt_jax.training.feed import Feed, ResidentFeed, make_feed, prefetch
 
 
 def test_prefetched_batches_are_the_same_and_lie_on_all_devices():
@@ -52,3 +53,49 @@ def test_the_data_wing_gives_what_the_step_takes():
         np.testing.assert_array_equal(resumed[name], value)
     masks = [made["mask"].sum() for made in feed.evaluation()]
     assert sum(masks) == 40 and len(masks) == 3
+
+
+def resident_settings():
+    return experiment(
+        data__name="synthetic",
+        data__synthetic_examples=40,
+        data__eval_split="test",
+        data__on_device=True,
+        data__randaugment="",
+        data__color_jitter=0.0,
+        model__num_classes=1000,
+    )
+
+
+def test_a_set_on_the_devices_is_sent_once_and_evaluated_as_ever():
+    settings = resident_settings()
+    feed = make_feed(settings)
+    assert isinstance(feed, ResidentFeed)
+    first, second = itertools.islice(prefetch(feed.train(0), 2), 2)
+    assert first["examples"].shape == (8, 40, 8, 8, 3) and "image" not in first
+    pointers = [
+        {shard.data.unsafe_buffer_pointer() for shard in each["examples"].addressable_shards}
+        for each in (first, second)
+    ]
+    assert pointers[0] == pointers[1]
+    for seen in (feed.evaluation(), feed.evaluation()):  # the second time from the devices
+        for kept, made in zip(seen, Feed(settings).evaluation(), strict=True):
+            jax.tree.map(np.testing.assert_array_equal, kept, made)
+
+
+def test_training_on_a_set_on_the_devices_is_the_same_on_one_and_eight_and_after_a_resume():
+    settings = resident_settings()
+    model = TinyModel(1000)
+    feed = make_feed(settings)
+    batches = list(itertools.islice(feed.train(0), 3))
+    np.testing.assert_array_equal(next(feed.train(2))["seed"], batches[2]["seed"])
+    losses = []
+    for devices in (1, 8):
+        start, step = compiled(settings, model, tuple(jax.local_devices()[:devices]), 1)
+        state = start()
+        for made in batches:
+            cut = {name: np.asarray(value).reshape(devices, -1, *value.shape[2:]) for name, value in made.items()}
+            cut["examples"] = np.broadcast_to(made["examples"][0], (devices, *made["examples"].shape[1:]))
+            state, results = step(state, cut)
+        losses.append(metrics.to_host(results["sums"]["loss"])[0])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -35,6 +35,7 @@ class DataSettings:
     reader_threads: (
         int  # images augmented at a time in each of the two batches under way; 0: one a core; never changes a batch
     )
+    on_device: bool  # the training split lies on every device, and crops and flips are drawn there
     synthetic_examples: int  # examples in each split of the "synthetic" set
 
     def __post_init__(self) -> None:
@@ -53,6 +54,12 @@ class DataSettings:
             value = getattr(self, field)
             sound = isinstance(value, int) and not isinstance(value, bool) and value >= least
             _check(sound, field, value, f"a whole number from {least} up")
+        _check(isinstance(self.on_device, bool), "on_device", self.on_device, "True or False")
+        if self.on_device and (self.randaugment or self.color_jitter):
+            raise ValueError(
+                "data.on_device=True crops and flips on the device and has no operations on colours there: set "
+                f"data.randaugment={self.randaugment!r} to '' and data.color_jitter={self.color_jitter} to 0."
+            )
         _check(all(value > 0 for value in self.std), "std", self.std, "greater than 0")
         low, high = self.crop_area
         _check(0 < low <= high <= 1, "crop_area", self.crop_area, "two shares with 0 < smallest <= largest <= 1")

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from tnt_jax.training.config import Experiment
+from tnt_jax.training.state import replicate
 
 Batch = dict[str, Any]
 
@@ -55,6 +56,48 @@ class Feed:
             "process_index": jax.process_index(),
             "process_count": jax.process_count(),
         }
+
+
+class ResidentFeed(Feed):
+    """The same for config.data.on_device: the examples are sent to every device once, later batches are numbers.
+
+    TensorFlow decodes each example one time, before the first step and at the first evaluation.
+    """
+
+    def train(self, start_step: int) -> Iterator[Batch]:
+        """As `Feed.train`, with "examples" [d, n, h, w, 3] uint8 (on the devices already) and "seed" for "image"."""
+        from tnt_jax.data import resident
+
+        experiment, (examples, labels) = self._experiment, self._resident
+        batches = resident.train_batches(
+            labels,
+            copies=experiment.data.repeated_augmentation,
+            batch_size=experiment.batch_size,
+            seed=experiment.seed,
+            start_step=start_step,
+            **{name: value for name, value in self._place().items() if name != "image_size"},
+        )
+        return (batch | {"examples": examples} for batch in batches)
+
+    def evaluation(self) -> Iterator[Batch]:
+        """As `Feed.evaluation`; the batches stay on the devices after the first time."""
+        return iter(self._evaluation)
+
+    @functools.cached_property
+    def _resident(self) -> tuple[jax.Array, Any]:
+        from tnt_jax.data import resident
+
+        images, labels = resident.load(self._experiment.data, self._place()["image_size"])
+        return replicate(images), labels
+
+    @functools.cached_property
+    def _evaluation(self) -> list[Batch]:
+        return list(prefetch(super().evaluation(), self._experiment.prefetch_batches))
+
+
+def make_feed(experiment: Experiment) -> Feed:
+    """The feed that config.data.on_device asks for."""
+    return ResidentFeed(experiment) if experiment.data.on_device else Feed(experiment)
 
 
 def prefetch(batches: Iterator[Batch], size: int) -> Iterator[Batch]:

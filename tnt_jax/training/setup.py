@@ -16,7 +16,7 @@ from tnt_jax.models.complexity import multiply_adds
 from tnt_jax.models.variants import create_model
 from tnt_jax.training.card_sets import CardFeed
 from tnt_jax.training.config import Experiment, ModelSettings, as_dict, check_config
-from tnt_jax.training.feed import Feed
+from tnt_jax.training.feed import Feed, make_feed
 from tnt_jax.training.optimizer import Schedule, make_optimizer, make_schedule
 from tnt_jax.training.plan import Plan, check_evaluation_devices, check_training_devices, make_plan
 from tnt_jax.training.recorded import read_run_config
@@ -137,7 +137,7 @@ def _prepare(experiment: Experiment, workdir: Path, feed: Feed | CardFeed | None
     experiment = dataclasses.replace(experiment, model=resolved(experiment.model, model))
     check_same_run(workdir, experiment, evaluates)
     pretrained = load(source, experiment, model) if source else None
-    return Run(experiment, workdir, feed or Feed(experiment), model, pretrained)
+    return Run(experiment, workdir, feed or make_feed(experiment), model, pretrained)
 
 
 def count_classes(experiment: Experiment) -> int:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from tnt_jax.training import losses, metrics, mixing
+from tnt_jax.training import crops, losses, metrics, mixing
 from tnt_jax.training.config import Experiment
 from tnt_jax.training.optimizer import Schedule, update_average
 from tnt_jax.training.state import TrainState
@@ -23,7 +23,7 @@ Batch = dict[str, jax.Array]
 
 
 def normalize(images: jax.Array, experiment: Experiment) -> jax.Array:
-    """images [b, H, W, 3] uint8 -> float32, (images / 255 - mean) / std by colour."""
+    """images [b, H, W, 3] uint8, or float32 in 0..255 -> float32, (images / 255 - mean) / std by colour."""
     mean = jnp.array(experiment.data.mean, jnp.float32)
     std = jnp.array(experiment.data.std, jnp.float32)
     return (images.astype(jnp.float32) / 255 - mean) / std
@@ -37,7 +37,12 @@ def prepare(
     Normalising first serves both orders: mixing is an average with weights that sum to 1, so it commutes with it.
     """
     mix_key, erase_key = jax.random.split(key)
-    images = normalize(batch["image"], experiment)
+    if "examples" in batch:  # the data set lies on the device
+        side = experiment.model.image_size
+        images = crops.take(batch["examples"], batch["index"], batch["seed"], experiment.data, side)
+    else:
+        images = batch["image"]
+    images = normalize(images, experiment)
     targets = losses.smooth_labels(batch["label"], num_classes, experiment.label_smoothing)
     if experiment.mixing.order == "erase_mix":
         images = mixing.random_erase(erase_key, images, experiment.mixing, axis_name)
@@ -97,10 +102,11 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Any]]:
     """A device's share of a batch -> (the next state, what the loop reads), both equal on all devices.
 
-    batch: image [b, H, W, 3] uint8, label [b] int32, mask [b] float32. Read by the loop: `sums`, the running sums since
-    the last line of the log (they start anew after every `log_every_steps` updates, in here, so that a resumed run
-    sums up the same); `learning_rate` of this update; `finite`, whether this step's loss, its gradient and
-    the updated parameters are.
+    batch: image [b, H, W, 3] uint8, label [b] int32, mask [b] float32; of a data set on the device (ResidentFeed) its
+    examples [n, h, w, 3] uint8, index [b] and seed [b, 2] in place of image. Read by the loop: `sums`, the running sums
+    since the last line of the log (they start anew after every `log_every_steps` updates, in here, so that a resumed
+    run sums up the same); `learning_rate` of this update; `finite`, whether this step's loss, its gradient and the
+    updated parameters are.
     """
     step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     batch_key, model_key = jax.random.split(step_key)
