@@ -47,6 +47,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.keep_checkpoints = 3  # the newest ones kept (beside the best)
     config.prefetch_batches = 2  # batches that wait on the devices
 
+    # What is watched. Whatever is not finite (loss, gradient, updated weights) has its batch in nonfinite_STEP.json.
+    config.nonfinite = (
+        "stop"  # a step that is not finite ends the run; "skip": it leaves weights, optimizer and average
+    )
+    config.nonfinite_limit = 10  # skipped steps in a row that end the run after all
+    config.slow_step_factor = 10.0  # a step of so many times the median (and 1 s more) is reported; 0: none is
+
     # jax devices that main.py makes of the host's CPU, for runs without an accelerator: two on two cores train about
     # twice as fast as one. 0: as XLA_FLAGS says, which is one.
     config.cpu_devices = 0

@@ -7,13 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from tests.training.helpers import NUM_CLASSES, TinyFeed, TinyModel, tiny_config
+from tests.training.helpers import NUM_CLASSES, TinyFeed, TinyModel, batch, tiny_config
 from tnt_jax import workdir as workdirs
-from tnt_jax.training import loop, setup
+from tnt_jax.training import loop, setup, writers
 from tnt_jax.training.errors import RunError
 
 INTERVALS = {"log_every_steps": 3, "checkpoint_every_steps": 4, "eval_every_steps": 10, "keep_checkpoints": 2}
-TIMED = ("images_per_second", "images_per_second_per_device")
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +50,7 @@ def lines(workdir):
 
 
 def untimed(found):
-    return [{name: value for name, value in line.items() if not name.endswith(TIMED)} for line in found]
+    return [{name: value for name, value in line.items() if name not in writers.TIME_LIKE} for line in found]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +95,7 @@ def test_lines_and_checkpoints_come_at_their_own_intervals(finished):
     assert evaluated == [10, 20]
     assert set(lines(workdir)[1]) >= {
         "train/loss", "train/accuracy", "train/learning_rate", "train/gradient_norm", "train/images_per_second",
-        "train/images_per_second_per_device",
+        "train/images_per_second_per_device", "train/input_wait_share", "train/host_memory_gb",
     }  # fmt: skip
     kept = workdirs.checkpoint_steps(workdir)
     assert kept[-2:] == [16, 20] and len(kept) <= 3
@@ -138,6 +137,45 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_is_not_saved(tmp_path):
     assert workdirs.checkpoint_steps(tmp_path) == [4]
     assert all(line["step"] < 8 for line in lines(tmp_path))
     assert loop.train(make_run(tmp_path))["steps"] == 20  # and it goes on from there
+
+
+def test_the_batch_of_a_step_that_is_not_finite_is_named(tmp_path):
+    config = tiny_config(**INTERVALS)
+    with pytest.raises(RunError, match=r"nonfinite_8\.json"):
+        loop.train(make_run(tmp_path, TinyFeed(config, spoil_step=7)))
+    saved = json.loads((tmp_path / "nonfinite_8.json").read_text())
+    assert saved["indices"] == batch((1, 7))["index"].ravel().tolist()
+    assert saved["step"] == 8 and saved["loss"] == "nan" and saved["split"] == "train"
+
+
+def test_skipped_steps_leave_the_weights_and_are_counted(tmp_path, capsys):
+    config = tiny_config(**INTERVALS)
+    run = make_run(tmp_path, TinyFeed(config, spoil_step=7), nonfinite="skip")
+    summary = loop.train(run)
+    assert summary["steps"] == 20 and summary["eval"]["accuracy"] > 0.5
+    skipped = {line["step"]: line["train/skipped_steps"] for line in lines(tmp_path) if "train/loss" in line}
+    assert skipped == {3: 0, 6: 0, 9: 1, 12: 0, 15: 0, 18: 0, 20: 0}
+    assert all(np.isfinite(line["train/loss"]) for line in lines(tmp_path) if "train/loss" in line)
+    assert "Step 8: " in capsys.readouterr().out and (tmp_path / "nonfinite_8.json").exists()
+
+
+def test_too_many_skipped_steps_in_a_row_end_the_run_also_over_a_restart(tmp_path):
+    class SpoiltFeed(TinyFeed):
+        def train(self, start_step):
+            for step, made in enumerate(super().train(start_step), start_step):
+                yield made | {"mask": made["mask"] * (np.nan if step >= 6 else 1)}  # from the seventh step on
+
+    changes = {"nonfinite": "skip", "nonfinite_limit": 6}
+    config = tiny_config(**INTERVALS | changes)
+    with pytest.raises(RunError, match="Step 12: .*the last of 6 in a row"):
+        loop.train(make_run(tmp_path, SpoiltFeed(config), **changes))
+    assert workdirs.checkpoint_steps(tmp_path)[-1] == 10  # four of them were before it
+    with pytest.raises(RunError, match="Step 12: .*the last of 6 in a row"):
+        loop.train(make_run(tmp_path, SpoiltFeed(config), **changes))
+    trained = [line for line in lines(tmp_path) if "train/loss" in line]
+    assert [line["step"] for line in trained] == [3, 6, 9]
+    assert trained[-1]["train/loss"] is None and trained[-1]["train/skipped_steps"] == 3
+    assert loop.train(make_run(tmp_path, **changes))["steps"] == 20  # with sound data it goes on
 
 
 def test_a_bad_example_stops_the_run_with_its_message(tmp_path):

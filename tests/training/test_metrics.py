@@ -39,6 +39,10 @@ def test_ten_examples_at_batch_four_count_ten():
 def test_no_example_has_no_mean():
     with pytest.raises(ValueError, match="accuracy"):
         metrics.averages(metrics.zeros(["accuracy"]))
+    assert metrics.averages({"accuracy": (1.0, 4.0), "loss": (0.0, 0.0)}, nothing=-1.0) == {
+        "accuracy": 0.25,
+        "loss": -1,
+    }
 
 
 def test_to_host_takes_one_copy():

@@ -15,15 +15,22 @@ def test_progress_line():
         "step 500/2,200  loss 1.5000  accuracy 0.2500  learning rate 0.001  1,234 images/s  1 min 20 s left"
     )
     assert report.progress_line(run, 1, values | {"model_flops_utilization": 0.213}, None).endswith("21.3% of peak")
+    starved = report.progress_line(run, 1, values | {"input_wait_share": 0.4, "skipped_steps": 2}, None)
+    assert starved.endswith("40% of the time waiting for data  2 steps skipped")
+    assert report.progress_line(run, 1, values | {"input_wait_share": 0.01, "skipped_steps": 0}, None).endswith("/s")
 
 
 def test_speed_is_by_device_and_against_a_known_peak(monkeypatch):
     run = types.SimpleNamespace(multiply_adds=10**9)
-    assert report.speed_metrics(run, None) == {}
-    speed = report.speed_metrics(run, 800.0)
-    assert speed == {"images_per_second": 800.0, "images_per_second_per_device": 100.0}  # eight virtual devices
+    assert report.speed_metrics(run, None, 0.0) == {}
+    speed = report.speed_metrics(run, 800.0, 0.25)
+    assert speed == {
+        "images_per_second": 800.0,
+        "images_per_second_per_device": 100.0,  # eight virtual devices
+        "input_wait_share": 0.25,
+    }
     monkeypatch.setattr(throughput, "PEAK_FLOPS", {jax.devices()[0].device_kind: 6e12})
-    assert report.speed_metrics(run, 800.0)["model_flops_utilization"] == pytest.approx(0.1)
+    assert report.speed_metrics(run, 800.0, 0.0)["model_flops_utilization"] == pytest.approx(0.1)
 
 
 def test_evaluation_line_has_both_weights():

@@ -67,6 +67,26 @@ def test_a_tnt_is_trained_and_evaluated_alike_on_one_and_eight_devices():
     assert one_sums["loss"][0] == pytest.approx(eight_sums["loss"][0], rel=1e-5)
 
 
+def test_a_skipped_step_leaves_everything_but_the_step_and_the_schedule():
+    settings = experiment(nonfinite="skip", schedule_unit="step")
+    sound, _ = train_some(settings, BATCHES[:3])
+    before = jax.device_get(sound)  # the next call takes its buffers
+    spoilt = BATCHES[3] | {"mask": BATCHES[3]["mask"] * np.nan}
+    _, step = compiled(settings, TinyModel(), tuple(jax.local_devices()[:1]), 5)
+    after, result = step(sound, spoilt)
+    assert not metrics.to_host(result["finite"]) and np.isnan(metrics.to_host(result["loss"]))
+    for name in ("params", "ema_params", "metrics", "key"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(before, name), jax.device_get(getattr(after, name)))
+    adam, _, schedule = jax.device_get(after.opt_state)
+    jax.tree.map(np.testing.assert_array_equal, before.opt_state[0], adam)
+    assert after.step[0] == schedule.count[0] == 4 and adam.count[0] == 3
+    # A sound step is the same under both settings.
+    stopping, _ = train_some(experiment(schedule_unit="step"), BATCHES[:3])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), jax.device_get(stopping.params), before.params
+    )
+
+
 def test_accumulating_gives_the_gradient_of_the_whole_batch():
     params = TinyModel().init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
     made = jax.tree.map(lambda x: x[0], batch(3, real=13))

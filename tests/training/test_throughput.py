@@ -25,16 +25,43 @@ def test_the_meter_leaves_out_compilation_and_everything_else():
     times = iter([100.0, 102.0, 104.0, 150.0, 152.0, 154.0])
     meter = throughput.Meter(batch_size=10, clock=lambda: next(times))
     meter.tick()  # the first step's end, after compiling
-    assert meter.take() is None and meter.seconds_left(5) is None
+    assert meter.speed(meter.take()) is None and meter.seconds_left(5) is None
     meter.tick()
     meter.tick()
-    assert meter.take() == pytest.approx(5.0)  # 2 steps of 10 images in 4 seconds
+    assert meter.speed(meter.take()) == pytest.approx(5.0)  # 2 steps of 10 images in 4 seconds
     meter.resume()  # after an evaluation of 46 seconds
     meter.tick()
     meter.tick()
-    assert meter.take() == pytest.approx(10.0 * 2 / 4)
+    assert meter.speed(meter.take()) == pytest.approx(10.0 * 2 / 4)
     assert meter.images_per_second() == pytest.approx(5.0)
     assert meter.seconds_left(5) == pytest.approx(10.0)
+
+
+def test_the_share_of_the_time_in_which_the_devices_wait():
+    times = iter([0.0, 4.0, 8.0])
+    meter = throughput.Meter(batch_size=10, clock=lambda: next(times))
+    meter.wait(30.0)  # for the very first batch: start-up
+    meter.tick()
+    meter.wait(1.0)
+    assert meter.tick() == throughput.Interval(1, 4.0, 1.0)
+    meter.wait(2.0)
+    meter.tick()
+    assert meter.take().input_wait_share == pytest.approx(3 / 8)
+    assert meter.take().input_wait_share == 0.0
+
+
+def test_slow_steps_are_told_from_the_usual_ones():
+    slow = throughput.SlowSteps(factor=10.0)
+    usual, long = throughput.Interval(1, 0.2, 0.0), throughput.Interval(1, 4.0, 3.0)
+    assert slow.message(1, None) is None  # the first of a session is not timed
+    assert slow.message(2, long) is None  # nothing is usual yet
+    assert all(slow.message(step, usual) is None for step in range(3, 20))
+    assert slow.message(20, throughput.Interval(1, 2.5, 0.0)) is None  # 12 times as long, but not a second more
+    message = slow.message(21, long)
+    for word in ("Step 21", "4.0 s", "0.2 s", "75%"):
+        assert word in message
+    never = throughput.SlowSteps(factor=0.0)
+    assert all(never.message(step, usual) is None for step in range(20)) and never.message(20, long) is None
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,9 @@ class Experiment:
     checkpoint_every_steps: int
     keep_checkpoints: int
     prefetch_batches: int
+    nonfinite: str
+    nonfinite_limit: int
+    slow_step_factor: float
     cpu_devices: int
     report_card: tuple[str, ...]
     model: ModelSettings
@@ -163,6 +166,8 @@ LIMITS = {
     "checkpoint_every_steps": _NOT_NEGATIVE,
     "keep_checkpoints": _COUNT,
     "prefetch_batches": _COUNT,
+    "nonfinite_limit": _COUNT,
+    "slow_step_factor": _NOT_NEGATIVE,
     "cpu_devices": _NOT_NEGATIVE,
     "model.num_classes": _COUNT,
     "model.image_size": _COUNT,
@@ -189,6 +194,7 @@ LIMITS = {
 CHOICES = {
     "schedule": ("cosine", "constant"),
     "schedule_unit": ("epoch", "step"),
+    "nonfinite": ("stop", "skip"),
     "model.inner_attention": ("auto", "broadcast", "dot"),
     "model.dtype": ("float32", "bfloat16"),
     "mixing.order": ("mix_erase", "erase_mix"),

@@ -4,6 +4,7 @@ The loop only schedules: each phase is a function, and what they compute lives i
 """
 
 import dataclasses
+import math
 import os
 import time
 from typing import Any
@@ -12,14 +13,14 @@ import jax
 from jax.experimental import multihost_utils
 
 from tnt_jax import workdir as workdirs
-from tnt_jax.training import checkpoints, metrics, report, report_card, steps
+from tnt_jax.training import checkpoints, metrics, nonfinite, report, report_card, steps, watch
 from tnt_jax.training.config import as_dict
 from tnt_jax.training.errors import RunError, readable
 from tnt_jax.training.evaluation import Result, better, evaluate_weights
 from tnt_jax.training.feed import prefetch
 from tnt_jax.training.setup import Run, TrainingRun, prepare
 from tnt_jax.training.state import TrainState, create_state, initial_state, replicate, unreplicate
-from tnt_jax.training.throughput import Meter
+from tnt_jax.training.throughput import Meter, SlowSteps
 
 EVALUATION_FILE = "evaluation.json"
 
@@ -32,6 +33,9 @@ class Session:
     store: checkpoints.Checkpoints
     writer: Any
     meter: Meter
+    input_wait: watch.InputWait
+    slow_steps: SlowSteps
+    skips: nonfinite.Skips
     eval_step: Any
     started: float  # time.monotonic() at the start
     seconds_before: float  # of training in earlier sessions
@@ -68,6 +72,7 @@ def train(run: TrainingRun) -> dict[str, Any]:
         steps_done = int(unreplicate(state.step))
         session.store.wait()
     finally:
+        session.input_wait.close()
         session.writer.close()
         session.store.close()
     return _summarize(session, count, steps_done)
@@ -93,7 +98,7 @@ def _start(run: TrainingRun, started: float) -> tuple[TrainState, Session]:
     restored = store.restore_newest(shapes)
     if restored is None:
         state = create_state(run.experiment, run.model, run.optimizer, run.pretrained)
-        metadata = {"seconds": 0.0, "best_accuracy": None}
+        metadata = {"seconds": 0.0, "best_accuracy": None, "skipped": dataclasses.asdict(nonfinite.Skips())}
         if run.pretrained is not None:
             report.say(f"Starting from the weights of {run.experiment.pretrained}")
     else:
@@ -111,6 +116,9 @@ def _start(run: TrainingRun, started: float) -> tuple[TrainState, Session]:
         store=store,
         writer=writers.make_writer(run.workdir, writes=jax.process_index() == 0),
         meter=Meter(run.experiment.batch_size),
+        input_wait=watch.InputWait(),
+        slow_steps=SlowSteps(run.experiment.slow_step_factor),
+        skips=nonfinite.Skips(**metadata["skipped"]),
         eval_step=steps.make_eval_step(run.experiment, run.model),
         started=started,
         seconds_before=metadata["seconds"],
@@ -129,12 +137,15 @@ def _train(session: Session, state: TrainState, start: int) -> TrainState:
         report.say(f"All {run.plan.total_steps:,} steps are done.")
         return state
     batches = prefetch(readable(lambda: run.feed.train(start)), run.experiment.prefetch_batches)
-    waiting: tuple[int, Any] | None = None
+    waiting: tuple[int, Any, Any] | None = None
     for step in range(start + 1, run.plan.total_steps + 1):
-        state, results = train_step(state, next(batches))
+        batch, seconds = session.input_wait.take(batches)
+        session.meter.wait(seconds)
+        state, results = train_step(state, batch)
+        session.input_wait.dispatched(results["finite"])
         if waiting is not None:
             _report(session, *waiting)
-        waiting = step, results
+        waiting = step, results, batch["index"]
         if run.plan.evaluates(step) or run.plan.checkpoints(step):
             _report(session, *waiting)  # nothing that is not finite is evaluated or saved
             waiting = None
@@ -143,26 +154,44 @@ def _train(session: Session, state: TrainState, start: int) -> TrainState:
     return state
 
 
-def _report(session: Session, step: int, results: dict[str, Any]) -> None:
-    """Waits for the step, stops the run if it is not finite, and writes what is due."""
+def _report(session: Session, step: int, results: dict[str, Any], index: Any) -> None:
+    """Waits for the step, stops the run or skips the step if it is not finite, and writes what is due."""
     run = session.run
     finite = bool(metrics.to_host(results["finite"]))
-    session.meter.tick()
+    slow = session.slow_steps.message(step, session.meter.tick())
+    if slow is not None:
+        report.say(slow)
+    session.skips.count(finite)
     if finite and not run.plan.logs(step):
         return
     results = metrics.to_host(results)
-    values = metrics.averages(results["sums"]) | {"learning_rate": float(results["learning_rate"])}
     if not finite:
-        _stop(session, step, values)
-    values |= report.speed_metrics(run, session.meter.take())
+        _stop_or_skip(session, step, results, index)
+        if not run.plan.logs(step):
+            return
+    values = metrics.averages(results["sums"], nothing=math.nan if run.experiment.nonfinite == "skip" else None)
+    values["learning_rate"] = float(results["learning_rate"])
+    if run.experiment.nonfinite == "skip":
+        values["skipped_steps"] = session.skips.since_line
+        session.skips.since_line = 0
+    interval = session.meter.take()
+    values |= report.speed_metrics(run, session.meter.speed(interval), interval.input_wait_share)
+    values |= watch.memory_metrics()
     session.writer.write_scalars(step, {f"train/{name}": value for name, value in values.items()})
     session.writer.flush()
     left = session.meter.seconds_left(run.plan.total_steps - step)
     report.say(report.progress_line(run, step, values, left))
 
 
-def _stop(session: Session, step: int, values: dict[str, float]) -> None:
-    """Raises RunError that names the step, the last good checkpoint and the way on."""
+def _stop_or_skip(session: Session, step: int, results: dict[str, Any], index: Any) -> None:
+    """A step that is not finite: names its batch, and raises RunError unless the config says to go on."""
+    experiment, in_a_row = session.run.experiment, session.skips.in_a_row
+    description = nonfinite.describe(step, results, nonfinite.save_batch(session.run, step, results, index))
+    if experiment.nonfinite == "skip":
+        if in_a_row < experiment.nonfinite_limit:
+            report.say(f"{description} It is skipped: weights, optimizer and average are as before.")
+            return
+        description += f" It is the last of {in_a_row} in a row (config.nonfinite_limit)."
     session.store.wait()
     saved = session.saved_step
     folder = session.run.workdir / workdirs.FOLDER
@@ -173,12 +202,7 @@ def _stop(session: Session, step: int, values: dict[str, float]) -> None:
             f"The last good checkpoint is {folder / str(saved)}; to go on from its weights with changed settings: "
             f"--config.pretrained={folder / str(saved)} --workdir=ANOTHER."
         )
-    raise RunError(
-        f"Step {step}: the loss, the gradient or the updated weights are not finite (since the last line of the log: "
-        f"mean loss {values['loss']}, mean gradient norm {values['gradient_norm']}; learning rate "
-        f"{values['learning_rate']:g}). Nothing of this step was saved. {last} A lower config.learning_rate, a longer "
-        "config.warmup_epochs, config.gradient_clip_norm=1 or config.model.dtype=float32 usually helps."
-    )
+    raise RunError(f"{description} Nothing of this step was saved. {last} {nonfinite.MEND}")
 
 
 def _evaluate_and_save(session: Session, state: TrainState, step: int) -> None:
@@ -198,6 +222,7 @@ def _evaluate_and_save(session: Session, state: TrainState, step: int) -> None:
             "device_count": jax.device_count(),
             "process_count": jax.process_count(),
             "best_accuracy": session.best_accuracy,
+            "skipped": dataclasses.asdict(session.skips),
         }
         session.store.save(unreplicate(state), metadata, accuracy)
         session.saved_step = step

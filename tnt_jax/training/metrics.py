@@ -35,9 +35,9 @@ def to_host(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: np.asarray(leaf)[0], jax.device_get(shards))
 
 
-def averages(sums: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
-    """(sum, weight) pairs -> means. Raises ValueError where nothing was summed."""
+def averages(sums: Mapping[str, tuple[Any, Any]], nothing: float | None = None) -> dict[str, float]:
+    """(sum, weight) pairs -> means. Where nothing was summed the mean is `nothing`, or, without it, a ValueError."""
     for name, (_, weight) in sums.items():
-        if float(weight) == 0:
+        if float(weight) == 0 and nothing is None:
             raise ValueError(f"There is no mean of {name}: no example was counted.")
-    return {name: float(total) / float(weight) for name, (total, weight) in sums.items()}
+    return {name: float(s) / float(weight) if float(weight) else nothing for name, (s, weight) in sums.items()}

@@ -16,6 +16,7 @@ from tnt_jax.training.setup import TrainingRun
 
 SUMMARY_FILE = "summary.json"
 PARAMETERS_FILE = "parameters.txt"
+STARVED = 0.05  # share of the time waiting for data from which a line of the log says so
 WEIGHTS = {"eval": "weights", "eval_ema": "averaged weights"}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
@@ -61,12 +62,15 @@ def describe(run: TrainingRun, params: Any) -> int:
     return count
 
 
-def speed_metrics(run: TrainingRun, images_per_second: float | None) -> dict[str, float]:
-    """images/s, images/s/device and, where the device's peak is known, the share of it; {} before any timing."""
+def speed_metrics(run: TrainingRun, images_per_second: float | None, input_wait_share: float) -> dict[str, float]:
+    """images/s, images/s/device, the share of the time in which the devices waited for data and, where the device's
+    peak is known, the share of it; {} before any timing.
+    """
     if images_per_second is None:
         return {}
     per_device = images_per_second / jax.device_count()
     speed = {"images_per_second": images_per_second, "images_per_second_per_device": per_device}
+    speed["input_wait_share"] = input_wait_share
     peak = throughput.peak_flops(jax.devices()[0].device_kind)
     if peak is not None:
         speed["model_flops_utilization"] = throughput.model_flops_utilization(per_device, run.multiply_adds, peak)
@@ -85,6 +89,10 @@ def progress_line(run: TrainingRun, step: int, values: Mapping[str, float], seco
         parts.append(f"{values['images_per_second']:,.0f} images/s")
     if "model_flops_utilization" in values:
         parts.append(f"{values['model_flops_utilization']:.1%} of peak")
+    if values.get("input_wait_share", 0.0) >= STARVED:
+        parts.append(f"{values['input_wait_share']:.0%} of the time waiting for data")
+    if values.get("skipped_steps"):
+        parts.append(f"{values['skipped_steps']:.0f} steps skipped")
     if seconds_left is not None:
         parts.append(f"{throughput.in_words(seconds_left)} left")
     return "  ".join(parts)

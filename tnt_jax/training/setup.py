@@ -24,7 +24,8 @@ from tnt_jax.training.recorded import read_run_config
 HUB_PREFIX = "hf-hub:"
 
 # Keys that may change between the sessions of a run, because the weights it ends with do not depend on them (up to
-# rounding, for the three of the model). "distributed" and every other group stands for all of its keys.
+# rounding, for the three of the model), or because they say how to go on after a step that was not finite.
+# "distributed" and every other group stands for all of its keys.
 CHANGEABLE = (
     "steps",
     "eval_batch_size",
@@ -33,6 +34,9 @@ CHANGEABLE = (
     "checkpoint_every_steps",
     "keep_checkpoints",
     "prefetch_batches",
+    "nonfinite",
+    "nonfinite_limit",
+    "slow_step_factor",
     "cpu_devices",
     "report_card",
     "model.remat",

@@ -105,8 +105,9 @@ def train_step(
     batch: image [b, H, W, 3] uint8, label [b] int32, mask [b] float32; of a data set on the device (ResidentFeed) its
     examples [n, h, w, 3] uint8, index [b] and seed [b, 2] in place of image. Read by the loop: `sums`, the running sums
     since the last line of the log (they start anew after every `log_every_steps` updates, in here, so that a resumed
-    run sums up the same); `learning_rate` of this update; `finite`, whether this step's loss, its gradient and the
-    updated parameters are.
+    run sums up the same); `learning_rate`, `loss` and `gradient_norm` of this update; `finite`, whether this step's
+    loss, its gradient and the updated parameters are. Where `nonfinite` is "skip", an update that is not finite leaves
+    parameters, optimizer, average and running sums as they were; the step counts, so that data and schedule go on.
     """
     step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     batch_key, model_key = jax.random.split(step_key)
@@ -126,20 +127,39 @@ def train_step(
     norm = optax.global_norm(gradients)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-
-    sums["gradient_norm"] = (norm, jnp.ones((), jnp.float32))
-    anew = state.step % log_every_steps == 0
-    running = jax.tree.map(lambda before, now: jnp.where(anew, 0.0, before) + now, state.metrics, sums)
-    next_state = state.replace(
-        step=state.step + 1,
-        params=params,
-        opt_state=opt_state,
-        ema_params=update_average(state.ema_params, params, experiment.ema_decay) if experiment.ema_decay else None,
-        metrics=running,
-    )
     # The weights too: a step that is much too long ruins them before any loss shows it.
     finite = jnp.isfinite(sums["loss"][0]) & jnp.isfinite(norm) & jnp.isfinite(optax.global_norm(params))
-    return next_state, {"sums": running, "learning_rate": schedule(state.step), "finite": finite}
+    loss = sums["loss"][0] / sums["loss"][1]
+
+    sums["gradient_norm"] = (norm, jnp.ones((), jnp.float32))
+    if experiment.nonfinite == "skip":
+        params = where(finite, params, state.params)
+        opt_state = where(finite, opt_state, state.opt_state)
+        sums = where(finite, sums, jax.tree.map(jnp.zeros_like, sums))
+    anew = state.step % log_every_steps == 0
+    running = jax.tree.map(lambda before, now: jnp.where(anew, 0.0, before) + now, state.metrics, sums)
+    average = update_average(state.ema_params, params, experiment.ema_decay) if experiment.ema_decay else None
+    if experiment.nonfinite == "skip" and average is not None:
+        average = where(finite, average, state.ema_params)
+    next_state = state.replace(
+        step=state.step + 1, params=params, opt_state=opt_state, ema_params=average, metrics=running
+    )
+    results = {"learning_rate": schedule(state.step), "loss": loss, "gradient_norm": norm, "finite": finite}
+    return next_state, results | {"sums": running}
+
+
+def where(condition: jax.Array, new: Any, old: Any) -> Any:
+    """condition [] bool and two trees -> the new tree's leaves where it holds, else the old one's.
+
+    The schedule's counter is always the new one: a skipped step has its learning rate, and the next one the next.
+    """
+
+    def choose(new: Any, old: Any) -> Any:
+        if isinstance(new, optax.ScaleByScheduleState):
+            return new
+        return jnp.where(condition, new, old)
+
+    return jax.tree.map(choose, new, old, is_leaf=lambda node: isinstance(node, optax.ScaleByScheduleState))
 
 
 def eval_step(

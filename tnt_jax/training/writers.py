@@ -10,6 +10,16 @@ import numpy as np
 from clu import metric_writers
 
 METRICS_FILE = "metrics.jsonl"
+# What depends on the machine and the moment. All else in metrics.jsonl is the same, digit for digit, in a run that was
+# stopped and continued (on the same devices); these may differ, or be absent from a line whose steps were not timed.
+TIME_LIKE = (
+    "train/images_per_second",
+    "train/images_per_second_per_device",
+    "train/model_flops_utilization",
+    "train/input_wait_share",
+    "train/host_memory_gb",
+    "train/device_memory_gb",
+)
 
 
 class JsonLinesWriter(metric_writers.MetricWriter):
