@@ -16,6 +16,7 @@ Accuracy: not yet run. Published top-1 in %: TNT-S 81.5; blocks=1,4,8,12 81.4, 1
           words=64 81.0, 4 81.1; se=true 81.7
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
@@ -43,11 +44,11 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     Raises ValueError for an empty argument, an unknown or repeated key, a value that the key does not take, and a key
     of the inner path beside blocks=none; each message has what is accepted.
     """
-    chosen = _parse(argument)
+    chosen = parse(argument, ACCEPTED, "configs/ablations.py")
     config = default.get_config()
     model = config.model
     model.name = "tnt_s_patch16_224"
-    blocks = _blocks(chosen.get("blocks", "all"))
+    blocks = blocks_of(chosen.get("blocks", "all"), DEPTH)
     if blocks == ():
         useless = [key for key in ("word_position", "inner_heads", "words") if key in chosen]
         if useless:
@@ -56,55 +57,57 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     elif blocks is not None:
         model.tnt_blocks = blocks
     if "words" in chosen:
-        model.word_size, model.inner_dim, model.inner_num_heads = _look_up("words", chosen["words"], WORDS)
+        model.word_size, model.inner_dim, model.inner_num_heads = look_up("words", chosen["words"], WORDS)
     if "inner_heads" in chosen:
         inner_dim = model.inner_dim or WORDS["16"][1]
-        model.inner_num_heads = _look_up("inner_heads", chosen["inner_heads"], _divisors(inner_dim))
+        model.inner_num_heads = look_up("inner_heads", chosen["inner_heads"], divisors(inner_dim))
     for key in ("sentence_position", "word_position", "se"):
         if key in chosen:
-            model["squeeze_excitation" if key == "se" else key] = _look_up(key, chosen[key], SWITCHES)
+            model["squeeze_excitation" if key == "se" else key] = look_up(key, chosen[key], SWITCHES)
     return config
 
 
-def _parse(argument: str) -> dict[str, str]:
-    """ "blocks=1,6,se=true" -> {"blocks": "1,6", "se": "true"}: a piece without "=" belongs to the key before it."""
+def parse(argument: str, accepted: Mapping[str, str], file: str) -> dict[str, str]:
+    """ "blocks=1,6,se=true" -> {"blocks": "1,6", "se": "true"}: a piece without "=" belongs to the key before it.
+
+    accepted: the keys, with what each takes in words. Raises ValueError that has them and names the config's file.
+    """
     chosen: dict[str, str] = {}
     for piece in argument.split(","):
         key, equals, value = piece.partition("=")
         if not equals and chosen:
             chosen[list(chosen)[-1]] += "," + piece
-        elif key in ACCEPTED and key not in chosen:
+        elif key in accepted and key not in chosen:
             chosen[key] = value
         else:
-            keys = "; ".join(f"{key}= {values}" for key, values in ACCEPTED.items())
+            keys = "; ".join(f"{key}= {values}" for key, values in accepted.items())
             problem = (
                 f"{key!r} is {'given twice' if key in chosen else 'not known'}"
                 if argument
                 else "an argument is missing"
             )
-            raise ValueError(
-                f"configs/ablations.py: {problem}. These are accepted, one or several with commas between them: {keys}."
-            )
+            raise ValueError(f"{file}: {problem}. These are accepted, one or several with commas between them: {keys}.")
     return chosen
 
 
-def _look_up(key: str, value: str, accepted: dict[str, Any]) -> Any:
+def look_up(key: str, value: str, accepted: Mapping[str, Any]) -> Any:
     """The value's meaning; ValueError with the accepted ones where it has none."""
     if value not in accepted:
         raise ValueError(f"{key}={value}: must be one of {', '.join(accepted)}.")
     return accepted[value]
 
 
-def _blocks(value: str) -> tuple[int, ...] | None:
+def blocks_of(value: str, depth: int) -> tuple[int, ...] | None:
     """ "1,6" -> (1, 6); "none" -> (); "all" -> None, as model.tnt_blocks has them."""
     if value in ("all", "none"):
         return None if value == "all" else ()
-    numbers = {str(number): number for number in range(1, DEPTH + 1)}
+    numbers = {str(number): number for number in range(1, depth + 1)}
     names = value.split(",")
     if len(set(names)) < len(names) or any(name not in numbers for name in names):
-        raise ValueError(f"blocks={value}: must be {ACCEPTED['blocks']}.")
+        raise ValueError(f"blocks={value}: must be all, none, or different block numbers from 1 to {depth}.")
     return tuple(sorted(numbers[name] for name in names))
 
 
-def _divisors(width: int) -> dict[str, int]:
+def divisors(width: int) -> dict[str, int]:
+    """The numbers of heads that a width can be divided among, by their names."""
     return {str(number): number for number in range(1, width + 1) if width % number == 0}

@@ -1,0 +1,61 @@
+"""configs/cifar10.py: a fair pair, and the paper's ablations at its scale."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs import cifar10
+from tnt_jax.training import setup
+from tnt_jax.training.config import as_dict, check_config
+
+
+def model_of(argument):
+    return setup.make_model(check_config(cifar10.get_config(argument)), 10)
+
+
+def parameters(argument):
+    model = model_of(argument)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize("scale", ["full", "mini"])
+def test_tnt_and_deit_differ_in_the_model_alone_and_have_the_same_size(scale):
+    tnt, deit = (check_config(cifar10.get_config(f"model={kind},scale={scale}")) for kind in ("tnt", "deit"))
+    differing = setup.differences(as_dict(tnt), as_dict(deit))
+    allowed = {"name", "outer_dim", "word_size", "inner_dim", "inner_num_heads"}
+    assert {key for key, _, _ in differing} <= {f"model.{key}" for key in allowed}
+    sizes = [parameters(f"model={kind},scale={scale}") for kind in ("tnt", "deit")]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.01)
+    assert model_of(f"model=deit,scale={scale}").inner_blocks == ()
+
+
+@pytest.mark.parametrize("scale", ["full", "mini"])
+def test_words_keep_what_flows_into_a_sentence(scale):
+    for words in cifar10.WORDS[scale]:
+        model = model_of(f"scale={scale},words={words}")
+        assert model.num_words == int(words) and model.num_words * model.inner_dim == 192
+
+
+def test_ablations_change_what_they_name():
+    config = cifar10.get_config("blocks=1,4,word_position=false,sentence_position=false,inner_heads=3")
+    assert config.model.tnt_blocks == (1, 4) and config.model.inner_num_heads == 3
+    assert config.model.word_position is False and config.model.sentence_position is False
+    assert cifar10.get_config("blocks=all") == cifar10.get_config()
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("model=vit", "model=vit: must be one of tnt, deit"),
+        ("scale=mini,scale=full", "configs/cifar10.py: 'scale' is given twice"),
+        ("model=deit,words=4", "words must be left out"),
+        ("words=64", "words=64: must be one of 16, 4"),
+        ("inner_heads=5", "inner_heads=5"),
+        ("scale=mini,blocks=5", "block numbers from 1 to 4"),
+        ("blocks=none", "use model=deit"),
+    ],
+)
+def test_a_wrong_argument_is_named(argument, message):
+    with pytest.raises(ValueError, match=message):
+        cifar10.get_config(argument)
