@@ -1,0 +1,52 @@
+"""Flags of the programs that take a config: one message for what is not understood; dashes like underscores."""
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from absl import app, flags
+
+CANNOT_WORK = 2
+
+
+def run(main: Callable[[Sequence[str]], Any], program: str) -> None:
+    """Parses the process's flags and calls main, as absl's app.run does."""
+    app.run(main, flags_parser=functools.partial(parse, program=program))
+
+
+def parse(arguments: Sequence[str], program: str) -> list[str]:
+    """The command line -> the program's name; the flags are set. Ends the process with code 2 and one message."""
+    from tnt_jax.training.config import accepted_keys, unknown_key_message
+
+    arguments = [arguments[0], *map(with_underscores, arguments[1:])]
+    for argument in arguments:
+        name, _, value = argument.lstrip("-").partition("=")
+        if name == "config" and value and not os.path.isfile(value.partition(":")[0]):
+            stop(f"--config={value}: there is no such file. Those of the project are in configs/.", program)
+    try:
+        rest = flags.FLAGS(arguments)[1:]
+    except (AttributeError, KeyError, TypeError) as error:  # how config_flags reports a key or group that is not there
+        names = [argument.lstrip("-").partition("=")[0].partition("config.")[2] for argument in arguments]
+        unknown = [unknown_key_message(name) for name in names if name and name not in accepted_keys()]
+        stop("\n".join(unknown) or f"{type(error).__name__} in the config: {error}", program)
+    except flags.Error as error:
+        stop(str(error).splitlines()[0], program)
+    if rest:
+        stop(f"{' '.join(rest)}: not understood. Everything is given as --NAME=VALUE.", program)
+    return arguments[:1]
+
+
+def with_underscores(argument: str) -> str:
+    """--batch-sizes=8 -> --batch_sizes=8; keys of the config, and what is no flag, stay as they are."""
+    name, equals, value = argument.partition("=")
+    if not name.startswith("--") or name.startswith("--config."):
+        return argument
+    return f"--{name[2:].replace('-', '_')}{equals}{value}"
+
+
+def stop(message: object, program: str) -> NoReturn:
+    """Ends the process with a message instead of a traceback."""
+    print(f"{program}: {message}", file=sys.stderr)
+    sys.exit(CANNOT_WORK)

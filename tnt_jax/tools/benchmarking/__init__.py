@@ -1,0 +1,1 @@
+"""The processes that tnt_jax.tools.benchmark times: one side of a comparison each, in turns."""

@@ -1,0 +1,119 @@
+"""A worker of tnt_jax.tools.benchmark: this project's forward pass or training step, over the machine's devices.
+
+The training step is the one that training.loop runs (training.steps.make_train_step): pmapped, state donated, with the
+config's mixing, erasing, AdamW and moving average. The batch stays on the devices; reading images is not timed.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tnt_jax.models.variants import create_model
+from tnt_jax.tools.benchmarking import turns
+from tnt_jax.training import steps
+from tnt_jax.training.config import Experiment, check_config
+from tnt_jax.training.optimizer import make_optimizer, make_schedule
+from tnt_jax.training.state import initial_state, replicate
+
+STEPS_PER_EPOCH = 1000  # of the schedule; the speed does not depend on it
+
+
+class Ours(turns.Side):
+    """Case: config (plain form, with the model and batch in it), training (bool)."""
+
+    def open(self, case: dict[str, Any]) -> dict[str, Any]:
+        """-> platform, device_kind, device_count, versions."""
+        experiment = check_config(case["config"])
+        devices = jax.local_devices()
+        if experiment.batch_size % len(devices):
+            raise ValueError(f"a batch of {experiment.batch_size} is not a multiple of the {len(devices)} devices")
+        model = create_model(**experiment.model.arguments())
+        params = random_params(model)
+        images = np.random.default_rng(0).integers(0, 256, batch_shape(experiment, len(devices)), np.uint8)
+        self._step = self._training(experiment, model, params, images) if case["training"] else None
+        if not case["training"]:
+            self._step = self._forward(experiment, model, params, images)
+        return {
+            "platform": devices[0].platform,
+            "device_kind": devices[0].device_kind,
+            "device_count": len(devices),
+            "versions": {name: __import__(name).__version__ for name in ("jax", "jaxlib", "flax")},
+        }
+
+    def _training(self, experiment: Experiment, model: nn.Module, params: Any, images: np.ndarray) -> Any:
+        """-> a function that does one training step and returns what the loop would read."""
+        schedule = make_schedule(experiment, STEPS_PER_EPOCH)
+        optimizer = make_optimizer(experiment, schedule)
+        state = jax.jit(lambda params: initial_state(experiment, model, optimizer, params))(params)
+        train_step = steps.make_train_step(experiment, model, optimizer, schedule, log_every_steps=1000)
+        labels = np.random.default_rng(1).integers(0, model.num_classes, images.shape[:2]).astype(np.int32)
+        batch = {"image": images, "label": labels, "mask": np.ones(images.shape[:2], np.float32)}
+        batch = on_devices(batch)
+        self._state = replicate(jax.device_get(state))
+
+        def step() -> Any:
+            self._state, results = train_step(self._state, batch)
+            return results, self._state.step
+
+        return step
+
+    def _forward(self, experiment: Experiment, model: nn.Module, params: Any, images: np.ndarray) -> Any:
+        """-> a function that computes the logits of one batch of normalised images."""
+        model = steps.for_platform(model, jax.local_devices())
+        forward = steps.over_devices(lambda params, images: model.apply({"params": params}, images, train=False))
+        params, images = replicate(params), on_devices(images.astype(np.float32) / 127.5 - 1)
+        return lambda: forward(params, images)
+
+    def run(self, steps: int) -> None:
+        """See Side."""
+        for _ in range(steps):
+            result = self._step()
+        jax.block_until_ready(result)
+
+    def memory(self) -> tuple[int | None, str]:
+        """The fullest device's peak where the platform counts it, else the process's."""
+        counted = [device.memory_stats() for device in jax.local_devices()]
+        peaks = [counts["peak_bytes_in_use"] for counts in counted if counts and "peak_bytes_in_use" in counts]
+        if peaks:
+            return max(peaks), "peak of the device's allocated memory since the start (jax memory_stats)"
+        if jax.local_devices()[0].platform != "cpu":
+            return None, "the platform does not count it"
+        return turns.peak_memory()
+
+    def out_of_memory(self, error: Exception) -> bool:
+        """See Side."""
+        return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def on_devices(batch: Any) -> Any:
+    """Arrays [devices, b, ...] -> the same, each device holding its share."""
+    devices = np.array(jax.local_devices())
+    mesh = jax.sharding.Mesh(devices, ("batch",))
+    return jax.device_put(batch, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch")))
+
+
+def batch_shape(experiment: Experiment, device_count: int) -> tuple[int, ...]:
+    """-> [devices, b, H, W, 3]."""
+    side = experiment.model.image_size
+    return device_count, experiment.batch_size // device_count, side, side, 3
+
+
+def random_params(model: nn.Module) -> Any:
+    """-> the model's parameters on the host, N(0, 0.02) and scales 1: as fast as any others, and soon made."""
+    shape = jax.ShapeDtypeStruct((1, *model.input_size, 3), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), shape)["params"]
+    rng = np.random.default_rng(0)
+
+    def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        if path[-1].key == "scale":
+            return np.ones(leaf.shape, leaf.dtype)
+        return rng.normal(0, 0.02, leaf.shape).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+if __name__ == "__main__":
+    turns.serve(Ours)

@@ -1,0 +1,128 @@
+"""A worker of tnt_jax.tools.benchmark: timm's model of the same name in PyTorch, on a GPU if there is one.
+
+Run as a file by an interpreter with torch and timm, which need not have jax or this project. Training is forward,
+softmax cross-entropy on soft targets, backward, AdamW (biases, norms and encodings without decay); images and targets
+stay on the device. bfloat16 means autocast, as timm trains. It mixes nothing and keeps no average, which ours does.
+"""
+
+import contextlib
+from typing import Any
+
+import turns  # lies beside this file, whose folder Python puts in front of the path
+
+
+class Timm(turns.Side):
+    """Case: model, num_classes, image_size, depth, drop_path_rate, batch_size, dtype, training, compile, threads."""
+
+    def open(self, case: dict[str, Any]) -> dict[str, Any]:
+        """-> platform, device_kind, device_count (1), versions, compiled."""
+        import torch
+
+        if case["threads"]:
+            torch.set_num_threads(case["threads"])
+        timm = import_timm(torch)
+        if not timm.is_model(case["model"]):
+            raise ValueError(f"timm {timm.__version__} has no {case['model']}")
+        self._torch = torch
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        on_gpu = self._device.type == "cuda"
+        torch.manual_seed(0)
+        size = case["image_size"]
+        taken_over = {key: case[key] for key in ("num_classes", "depth", "drop_path_rate")}
+        model = timm.create_model(case["model"], img_size=size, **taken_over).to(self._device)
+        compiled = on_gpu if case["compile"] == "auto" else case["compile"] == "yes"
+        images = torch.rand(case["batch_size"], 3, size, size, device=self._device) * 2 - 1
+        targets = torch.softmax(torch.randn(case["batch_size"], case["num_classes"], device=self._device), -1)
+        self._dtype = case["dtype"]
+        self._step = self._training(model, images, targets, compiled) if case["training"] else None
+        if not case["training"]:
+            self._step = self._forward(model, images, compiled)
+        return {
+            "platform": "gpu" if on_gpu else "cpu",
+            "device_kind": torch.cuda.get_device_name(0) if on_gpu else "cpu",
+            "device_count": 1,
+            "versions": {"torch": torch.__version__, "timm": timm.__version__},
+            "compiled": compiled,
+            "torch_threads": torch.get_num_threads(),
+        }
+
+    def _autocast(self) -> Any:
+        if self._dtype == "float32":
+            return contextlib.nullcontext()
+        return self._torch.autocast(self._device.type, dtype=getattr(self._torch, self._dtype))
+
+    def _training(self, model: Any, images: Any, targets: Any, compiled: bool) -> Any:
+        """-> a function that does one training step."""
+        torch = self._torch
+        model.train()
+        undecayed = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
+        decays = {True: [], False: []}
+        for name, parameter in model.named_parameters():
+            decays[parameter.ndim > 1 and name not in undecayed].append(parameter)
+        groups = [{"params": decays[True], "weight_decay": 0.05}, {"params": decays[False], "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=1e-4)
+        apply = torch.compile(model) if compiled else model
+
+        def step() -> None:
+            with self._autocast():
+                logits = apply(images)
+            loss = torch.nn.functional.cross_entropy(logits.float(), targets)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        return step
+
+    def _forward(self, model: Any, images: Any, compiled: bool) -> Any:
+        """-> a function that computes the logits of one batch."""
+        torch = self._torch
+        model.eval()
+        apply = torch.compile(model) if compiled else model
+
+        def step() -> None:
+            with torch.inference_mode(), self._autocast():
+                apply(images)
+
+        return step
+
+    def run(self, steps: int) -> None:
+        """See Side."""
+        for _ in range(steps):
+            self._step()
+        if self._device.type == "cuda":
+            self._torch.cuda.synchronize()
+
+    def watch_memory(self) -> None:
+        """See Side."""
+        if self._device.type == "cuda":
+            self._torch.cuda.reset_peak_memory_stats()
+        else:
+            turns.reset_peak_memory()
+
+    def memory(self) -> tuple[int | None, str]:
+        """See Side."""
+        if self._device.type == "cuda":
+            return self._torch.cuda.max_memory_allocated(), "peak of torch's allocated device memory while stepping"
+        return turns.peak_memory()
+
+    def out_of_memory(self, error: Exception) -> bool:
+        """See Side; on the CPU torch raises a plain RuntimeError."""
+        return isinstance(error, MemoryError | self._torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def import_timm(torch: Any) -> Any:
+    """timm, beside a torchvision that may lack its compiled operators (a CPU build of torch)."""
+    try:
+        import timm
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        import_timm.operators = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            import_timm.operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        import timm
+    return timm
+
+
+if __name__ == "__main__":
+    turns.serve(Timm)

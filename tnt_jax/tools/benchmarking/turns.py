@@ -1,0 +1,183 @@
+"""A process that waits for its turn: the parent's end of the pipe, the worker's end, and a process's memory.
+
+Standard library alone and no import of the project, because the peer's interpreter has neither jax nor tnt_jax.
+
+A line of JSON either way. The worker starts with its case as its argument, says {"ready": {...}} once everything is
+compiled and warm, or {"error": TEXT}; answers "turn" with {"seconds": S} for its fixed number of steps, and "end" with
+{"memory_bytes": N or null, "memory_basis": TEXT}.
+"""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PEAK_RESIDENT = "peak resident memory of the process while stepping, libraries included"
+PEAK_SINCE_START = "peak resident memory of the process, compilation and libraries included"
+
+
+class WorkerError(RuntimeError):
+    """The worker cannot run its case; the message is what it said."""
+
+
+class Worker:
+    """A started worker. Entering its turns blocks; between them it sleeps in a read."""
+
+    def __init__(self, command: list[str], case: dict[str, Any], environment: dict[str, str] | None = None) -> None:
+        self._process = subprocess.Popen(
+            [*command, json.dumps(case)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(environment or {})},
+        )
+
+    def ready(self) -> dict[str, Any]:
+        """Waits for the end of the warm-up -> what the worker says of itself. Raises WorkerError."""
+        return self._answer()["ready"]
+
+    def turn(self) -> float:
+        """-> the seconds that the worker's number of steps took. Raises WorkerError."""
+        return self._ask("turn")["seconds"]
+
+    def end(self) -> dict[str, Any]:
+        """-> memory_bytes and memory_basis; the process is gone afterwards. Raises WorkerError."""
+        answer = self._ask("end")
+        self.close()
+        return answer
+
+    def close(self) -> None:
+        """Ends the process, whatever it is doing."""
+        self._process.kill()
+        self._process.wait()
+        self._process.stdin.close()
+        self._process.stdout.close()
+
+    def _ask(self, question: str) -> dict[str, Any]:
+        try:
+            self._process.stdin.write(question + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has ended, and the answer says how
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        line = self._process.stdout.readline()
+        if not line:
+            status = self._process.wait()
+            cause = "killed, for want of memory most likely" if status == -9 else "its message is above"
+            raise WorkerError(f"the process ended with status {status} ({cause})")
+        answer = json.loads(line)
+        if "error" in answer:
+            self.close()
+            raise WorkerError(answer["error"])
+        return answer
+
+
+class Side:
+    """What a worker times. A subclass opens its case in `open` and defines the rest."""
+
+    def open(self, case: dict[str, Any]) -> dict[str, Any]:
+        """Builds and compiles the case -> what it says of itself. Raises ValueError for what cannot be."""
+        raise NotImplementedError
+
+    def run(self, steps: int) -> None:
+        """Runs so many steps and waits for the last one."""
+        raise NotImplementedError
+
+    def watch_memory(self) -> None:
+        """Forgets the peak so far."""
+        reset_peak_memory()
+
+    def memory(self) -> tuple[int | None, str]:
+        """-> (the peak in bytes since `watch_memory` or None, of what)."""
+        return peak_memory()
+
+    def out_of_memory(self, error: Exception) -> bool:
+        """Whether the error is a lack of memory."""
+        return isinstance(error, MemoryError)
+
+
+def serve(make_side: Callable[[], Side]) -> None:
+    """The worker's life. The case: threads (0: all), warmup_steps, turn_seconds, and what the side needs."""
+    # Libraries print where they like; the pipe is for answers alone.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def answer(**content: Any) -> None:
+        answers.write(json.dumps(content) + "\n")
+        answers.flush()
+
+    case = json.loads(sys.argv[1])
+    if case["threads"]:
+        limit_threads(case["threads"])
+    side = make_side()
+    try:
+        start = time.perf_counter()
+        description = side.open(case)
+        side.run(1)
+        description["first_step_seconds"] = time.perf_counter() - start
+        side.watch_memory()
+        steps = steps_a_turn(side, case["warmup_steps"], case["turn_seconds"])
+        answer(ready=description | {"steps_a_turn": steps})
+        for line in sys.stdin:
+            if line.strip() == "turn":
+                answer(seconds=timed(side, steps))
+            else:
+                memory_bytes, basis = side.memory()
+                answer(memory_bytes=memory_bytes, memory_basis=basis)
+    except ValueError as error:
+        answer(error=str(error))
+    except Exception as error:
+        if not side.out_of_memory(error):
+            raise
+        answer(error=f"out of memory: {str(error).splitlines()[0]}")
+
+
+def steps_a_turn(side: Side, warmup_steps: int, turn_seconds: float) -> int:
+    """Runs the warm-up -> how many steps fill a turn, by the speed of its last one."""
+    for _ in range(warmup_steps - 1):
+        side.run(1)
+    return max(1, math.ceil(turn_seconds / timed(side, 1)))
+
+
+def timed(side: Side, steps: int) -> float:
+    """-> the seconds that so many steps take, the end of the last one included."""
+    start = time.perf_counter()
+    side.run(steps)
+    return time.perf_counter() - start
+
+
+def limit_threads(threads: int) -> None:
+    """Keeps this process, and every pool of threads that it makes from now on, on so many cores (Linux alone)."""
+    if not hasattr(os, "sched_setaffinity"):
+        raise OSError("--threads needs Linux: elsewhere a process cannot be kept on some cores. Leave it out.")
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+
+
+def reset_peak_memory() -> None:
+    """Sets the process's peak of resident memory back to what it is now; where Linux does not let it, nothing."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        reset_peak_memory.failed = True
+
+
+reset_peak_memory.failed = False
+
+
+def peak_memory() -> tuple[int | None, str]:
+    """-> (the process's peak of resident memory in bytes, what that includes); None where the system does not say."""
+    try:
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    except OSError:
+        found = None
+    if found is None:
+        return None, "not known on this system"
+    return int(found.group(1)) * 1024, PEAK_SINCE_START if reset_peak_memory.failed else PEAK_RESIDENT
