@@ -62,6 +62,10 @@ def get_config() -> ml_collections.ConfigDict:
     # "imagenet_v2/matched-frequency"); without a split: validation, or else test. Empty: data.eval_split alone.
     config.report_card = ()
 
+    # Training steps to trace into WORKDIR/profile, as (first, count), counted from 1: (10, 5) is steps 10 to 14. The
+    # first step of a session compiles, so start later. Empty: none.
+    config.profile_steps = ()
+
     config.model = model = ml_collections.ConfigDict()
     model.name = "tnt_s_patch16_224"  # tnt_jax.models.variants lists the names
     model.num_classes = placeholder(int)  # None: the data set's

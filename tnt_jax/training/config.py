@@ -110,6 +110,7 @@ class Experiment:
     slow_step_factor: float
     cpu_devices: int
     report_card: tuple[str, ...]
+    profile_steps: tuple[int, ...]
     model: ModelSettings
     data: DataSettings
     mixing: MixingSettings
@@ -169,6 +170,7 @@ LIMITS = {
     "nonfinite_limit": _COUNT,
     "slow_step_factor": _NOT_NEGATIVE,
     "cpu_devices": _NOT_NEGATIVE,
+    "profile_steps": _COUNT,
     "model.num_classes": _COUNT,
     "model.image_size": _COUNT,
     "model.patch_size": _COUNT,
@@ -327,6 +329,10 @@ def _check_together(experiment: Experiment) -> None:
             f"config.batch_size={experiment.batch_size} is not a multiple of config.accumulation_steps="
             f"{experiment.accumulation_steps}; use a batch of "
             f"{nearest_multiples(experiment.batch_size, experiment.accumulation_steps)}."
+        )
+    if len(experiment.profile_steps) not in (0, 2):
+        raise ValueError(
+            f"config.profile_steps={experiment.profile_steps}: must be (first, count), such as (10, 5), or ()."
         )
     _check_distributed(experiment.distributed)
 

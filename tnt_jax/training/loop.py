@@ -13,7 +13,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from tnt_jax import workdir as workdirs
-from tnt_jax.training import checkpoints, metrics, nonfinite, report, report_card, steps, watch
+from tnt_jax.training import checkpoints, metrics, nonfinite, profiling, report, report_card, steps, watch
 from tnt_jax.training.config import as_dict
 from tnt_jax.training.errors import RunError, readable
 from tnt_jax.training.evaluation import Result, better, evaluate_weights
@@ -37,6 +37,7 @@ class Session:
     slow_steps: SlowSteps
     skips: nonfinite.Skips
     eval_step: Any
+    profiler: profiling.Profiler
     started: float  # time.monotonic() at the start
     seconds_before: float  # of training in earlier sessions
     best_accuracy: float | None  # on the evaluation split so far, the better of raw and averaged weights
@@ -72,6 +73,7 @@ def train(run: TrainingRun) -> dict[str, Any]:
         steps_done = int(unreplicate(state.step))
         session.store.wait()
     finally:
+        session.profiler.close()
         session.input_wait.close()
         session.writer.close()
         session.store.close()
@@ -120,6 +122,7 @@ def _start(run: TrainingRun, started: float) -> tuple[TrainState, Session]:
         slow_steps=SlowSteps(run.experiment.slow_step_factor),
         skips=nonfinite.Skips(**metadata["skipped"]),
         eval_step=steps.make_eval_step(run.experiment, run.model),
+        profiler=profiling.Profiler(run.experiment.profile_steps, run.workdir),
         started=started,
         seconds_before=metadata["seconds"],
         best_accuracy=metadata["best_accuracy"],
@@ -136,6 +139,7 @@ def _train(session: Session, state: TrainState, start: int) -> TrainState:
     if start >= run.plan.total_steps:
         report.say(f"All {run.plan.total_steps:,} steps are done.")
         return state
+    train_step = session.profiler.around(train_step, start)
     batches = prefetch(readable(lambda: run.feed.train(start)), run.experiment.prefetch_batches)
     waiting: tuple[int, Any, Any] | None = None
     for step in range(start + 1, run.plan.total_steps + 1):

@@ -37,9 +37,15 @@ def make_plan(experiment: Experiment, steps_per_epoch: int) -> Plan:
             f"config.batch_size={experiment.batch_size}. Use a smaller batch."
         )
     epochs = experiment.epochs + experiment.cooldown_epochs
+    total_steps = experiment.steps or max(1, math.ceil(epochs * steps_per_epoch))
+    if experiment.profile_steps and experiment.profile_steps[0] > total_steps:
+        raise ValueError(
+            f"config.profile_steps={experiment.profile_steps} begins at step {experiment.profile_steps[0]:,} of a run "
+            f"of {total_steps:,}. Begin earlier."
+        )
     return Plan(
         steps_per_epoch=steps_per_epoch,
-        total_steps=experiment.steps or max(1, math.ceil(epochs * steps_per_epoch)),
+        total_steps=total_steps,
         log_every_steps=experiment.log_every_steps or steps_per_epoch,
         eval_every_steps=experiment.eval_every_steps or steps_per_epoch,
         checkpoint_every_steps=experiment.checkpoint_every_steps or steps_per_epoch,

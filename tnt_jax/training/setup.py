@@ -39,6 +39,7 @@ CHANGEABLE = (
     "slow_step_factor",
     "cpu_devices",
     "report_card",
+    "profile_steps",
     "model.remat",
     "model.scan",
     "model.inner_attention",
