@@ -110,6 +110,10 @@ def get_config() -> ml_collections.ConfigDict:
     )
     data.on_device = False  # the whole training split on every device; crops and flips there, no RandAugment
     data.synthetic_examples = 8192  # size of the "synthetic" set
+    # Different images of the training split that may turn out undecodable in one session; others, drawn from the seed,
+    # take their places. One more stops the run: ImageNet has none, so that many mean a damaged copy. 0: the first stops
+    data.max_faulty_images = 10
+    data.allow_faulty_eval = False  # True: undecodable images are left out of the evaluation; False: an error
 
     config.mixing = mixing = ml_collections.ConfigDict()
     mixing.mixup_alpha = 0.8  # Beta(alpha, alpha); 0: no mixup

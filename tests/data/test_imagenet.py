@@ -1,6 +1,8 @@
 """ImageNet from its archives to an evaluated model: tfds' own builder on miniature archives, then the whole loop."""
 
 import json
+import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ from tests.data import imagenet_archives
 from tnt_jax.data import sources
 from tnt_jax.data.settings import DataSettings
 from tnt_jax.tools import prepare
-from tnt_jax.training import loop
+from tnt_jax.training import feed, loop
+from tnt_jax.training.config import check_config
 
 VALIDATION = 10
 PER_SYNSET = 5
@@ -89,3 +92,27 @@ def test_the_recipe_trains_and_evaluates_on_it(directory, tmp_path):
         assert summary[weights]["count"] == VALIDATION  # each once; the batch has six empty places
         assert summary[weights]["accuracy"] * VALIDATION == pytest.approx(round(summary[weights]["accuracy"] * 10))
         assert summary[weights]["loss"] == pytest.approx(np.log(1000), abs=0.5)
+
+
+def test_damaged_records_are_replaced_in_training_and_stop_an_evaluation(directory, tmp_path, capsys, caplog):
+    """Bytes of two images are overwritten inside the prepared TFRecord files, one of either split."""
+    damaged = tmp_path / "data"
+    shutil.copytree(pathlib.Path(directory) / "imagenet2012", damaged / "imagenet2012")
+    for split in ("train", "validation"):
+        path = next(file for file in sorted(damaged.rglob(f"*-{split}.tfrecord*")) if file.stat().st_size)
+        content = bytearray(path.read_bytes())
+        start = content.index(b"\xff\xd8\xff")  # a JPEG's first bytes
+        content[start : start + 4] = bytes(4)
+        path.write_bytes(content)
+    config = recipe(str(damaged))
+    config.steps, config.log_every_steps, config.eval_every_steps = 16, 8, 16
+    config.data.randaugment, config.mixing.probability, config.mixing.erase_probability = "", 0.0, 0.0  # compile less
+    with pytest.raises(ValueError, match=r"split 'validation' .*imagenet2012-validation.*, record 0\) cannot be read"):
+        list(feed.Feed(check_config(config)).evaluation())
+    config.data.allow_faulty_eval = True
+    summary = loop.train_and_evaluate(config, tmp_path / "run")
+    assert summary["eval"]["count"] == VALIDATION - 1
+    out = capsys.readouterr().out
+    assert "1 faulty image replaced so far" in out
+    assert "Faulty images replaced in training: 1" in out and "Faulty images left out of the evaluation: 1" in out
+    assert caplog.text.count("Faulty image 1 (train)") == 1 and "record 0): Unknown image file format" in caplog.text

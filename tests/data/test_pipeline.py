@@ -204,25 +204,6 @@ def test_an_evaluation_batch_the_devices_do_not_divide_is_refused(settings_for, 
         pipeline.eval_batches(settings, batch_size=10, image_size=SIZE, local_devices=8)
 
 
-@pytest.fixture
-def broken_folder(tmp_path) -> str:
-    for place in ("train/a", "train/b", "test/a"):
-        (tmp_path / place).mkdir(parents=True)
-        for number in range(6):
-            (tmp_path / place / f"{number}.jpg").write_bytes(tf.io.encode_jpeg(np.zeros((8, 8, 3), np.uint8)).numpy())
-    (tmp_path / "train/b/3.jpg").write_bytes(b"no JPEG")
-    (tmp_path / "test/a/2.jpg").write_bytes(b"")
-    return str(tmp_path)
-
-
-def test_an_image_that_cannot_be_decoded_is_named(settings_for, broken_folder):
-    settings = settings_for("folder", broken_folder)
-    with pytest.raises(ValueError, match=r"example \d+ of folder .*split 'train' \(.*train/b/3\.jpg\) cannot be read"):
-        train(settings, 3, batch_size=4)
-    with pytest.raises(ValueError, match=r"split 'test' \(.*test/a/2\.jpg\) cannot be read"):
-        list(pipeline.eval_batches(settings, batch_size=4, image_size=SIZE, local_devices=1))
-
-
 def test_a_file_that_vanishes_is_named(settings_for, tmp_path):
     (tmp_path / "train/a").mkdir(parents=True)
     path = tmp_path / "train/a/0.jpg"

@@ -82,12 +82,6 @@ def test_images_of_several_sizes_are_refused_with_the_example(folder):
         resident.load(settings(folder), (8, 8))
 
 
-def test_an_image_that_cannot_be_decoded_is_named(folder):
-    (folder / "train" / "a" / "1.png").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"a/1\.png.* cannot be read"):
-        resident.load(settings(folder), (8, 8))
-
-
 def test_operations_on_colours_are_refused(folder):
     with pytest.raises(ValueError, match="data.on_device.*randaugment='rand-m9'"):
         settings(folder, randaugment="rand-m9")

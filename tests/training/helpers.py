@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import default
+from tnt_jax.data.faulty import FaultyImages
 from tnt_jax.training import steps
 from tnt_jax.training.config import check_config
 from tnt_jax.training.optimizer import make_optimizer, make_schedule
@@ -92,6 +93,7 @@ class TinyFeed:
 
     def __init__(self, config, spoil_step=None):
         self.config, self.spoil_step, self.started = config, spoil_step, []
+        self.faulty = FaultyImages()
 
     def train(self, start_step):
         self.started.append(start_step)

@@ -5,11 +5,12 @@ import types
 import jax
 import pytest
 
+from tests.training.helpers import TinyFeed
 from tnt_jax.training import report, throughput
 
 
 def test_progress_line():
-    run = types.SimpleNamespace(plan=types.SimpleNamespace(total_steps=2200))
+    run = types.SimpleNamespace(plan=types.SimpleNamespace(total_steps=2200), feed=TinyFeed(None))
     values = {"loss": 1.5, "accuracy": 0.25, "learning_rate": 1e-3, "images_per_second": 1234.5}
     assert report.progress_line(run, 500, values, 80.0) == (
         "step 500/2,200  loss 1.5000  accuracy 0.2500  learning rate 0.001  1,234 images/s  1 min 20 s left"
@@ -18,6 +19,25 @@ def test_progress_line():
     starved = report.progress_line(run, 1, values | {"input_wait_share": 0.4, "skipped_steps": 2}, None)
     assert starved.endswith("40% of the time waiting for data  2 steps skipped")
     assert report.progress_line(run, 1, values | {"input_wait_share": 0.01, "skipped_steps": 0}, None).endswith("/s")
+    run.feed.faulty.add("train", "example 3 of train (a/b.jpg)", "no JPEG")
+    assert report.progress_line(run, 500, values, 80.0).endswith("  1 faulty image replaced so far  1 min 20 s left")
+
+
+def test_the_last_words_name_the_faulty_images(capsys):
+    run = types.SimpleNamespace(feed=TinyFeed(None))
+    report.say_faulty(run)
+    assert capsys.readouterr().out == ""
+    for number in range(23):
+        run.feed.faulty.add("train", f"example {number}", "no JPEG")
+    run.feed.faulty.add("eval", "example 7", "empty")
+    report.say_faulty(run)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["Faulty images replaced in training: 23", "  example 0: no JPEG"]
+    assert lines[21:] == [
+        "  and 3 more, all in the log",
+        "Faulty images left out of the evaluation: 1",
+        "  example 7: empty",
+    ]
 
 
 def test_speed_is_by_device_and_against_a_known_peak(monkeypatch):

@@ -13,7 +13,7 @@ import numpy as np
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 # One number a purpose, so that two kinds of draws never share a hash.
-_ORDER, _AUGMENTATION, _ARRANGEMENT = range(1, 4)
+_ORDER, _AUGMENTATION, _ARRANGEMENT, _REPLACEMENT = range(1, 5)
 
 
 def mix64(*parts: int | np.ndarray) -> np.ndarray:
@@ -40,6 +40,15 @@ def epoch_permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 def augmentation_seeds(seed: int, epoch: int, index: np.ndarray, copy: np.ndarray) -> np.ndarray:
     """index [...], copy [...] -> int32 [..., 2], a seed for tf.random.stateless_* for each copy of an example."""
     return mix64(_AUGMENTATION, seed, epoch, index, copy)[..., None].view(np.int32)
+
+
+def replacement(seed: int, epoch: int, index: int, attempt: int, num_examples: int) -> int:
+    """The example that takes the place of the faulty example `index` in an epoch.
+
+    attempt: 1, and 2, 3, ... where that one is faulty too. Drawn from all examples, so that one of them may come twice
+    in an epoch; the same in every process and session.
+    """
+    return int(mix64(_REPLACEMENT, seed, epoch, index, attempt) % np.uint64(num_examples))
 
 
 @dataclasses.dataclass(frozen=True)

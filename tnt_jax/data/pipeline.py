@@ -20,6 +20,8 @@ import numpy as np
 import tensorflow as tf
 
 from tnt_jax.data import augment, order, sources, synthetic
+from tnt_jax.data.faulty import FaultyImages
+from tnt_jax.data.reading import Reader
 from tnt_jax.data.settings import DataSettings
 
 Batch = dict[str, np.ndarray]
@@ -58,6 +60,7 @@ def train_batches(
     local_devices: int,
     process_index: int = 0,
     process_count: int = 1,
+    faulty: FaultyImages | None = None,
 ) -> Iterator[Batch]:
     """This process's share of the batches of steps start_step, start_step + 1, ...; endless.
 
@@ -67,8 +70,12 @@ def train_batches(
     The batch of a step is a function of (settings, seed, step) alone: see order.TrainOrder for the order and for what
     repeated augmentation does. batch_size counts samples over all processes.
 
+    An example whose image cannot be decoded is noted in `faulty`, and its place (with the draws for it) taken by the
+    one that order.replacement draws; "index" and "label" are then that one's. A JPEG that was cut off is faulty where
+    what is decoded of it is not all there: with copies that is all of it; without, what the crop needs.
+
     Raises ValueError for a batch that the devices do not divide or that is larger than the split; while iterating, for
-    an image that cannot be decoded or a label out of range (both name the example).
+    more faulty images than data.max_faulty_images, a file that cannot be read or a label out of range (by name).
     """
     _check_devices("batch_size", batch_size, local_devices, process_index, process_count)
     steps_per_epoch(settings, batch_size)
@@ -77,16 +84,19 @@ def train_batches(
     steps = order.TrainOrder(
         split.num_examples, batch_size, settings.repeated_augmentation, seed, process_index, process_count
     )
-    maker = _Maker(split, settings, image_size, source.num_classes, local_devices, steps.samples)
+    maker = _Maker(split, source.num_classes, local_devices, steps.samples)
+    reader = Reader(split, settings, FaultyImages() if faulty is None else faulty)
     images = None if isinstance(split, sources.SyntheticSplit) else _train_images(split, settings, image_size)
 
     def make(step: int) -> Batch:
         share = steps.share(step)
         sample = share.sample[steps.arrangement(step)]
-        index = share.index[sample // settings.repeated_augmentation]
+        place = sample // settings.repeated_augmentation
         if images is None:
+            index = share.index[place]
             return maker.batch(*synthetic.synthetic_examples(index, image_size), index)
-        return maker.batch(*maker.read(share.index, images, share.seeds, sample), index)
+        index, *examples = reader.train(share, sample, images, seed)
+        return maker.batch(*examples, index[place])
 
     return _in_background(make, itertools.count(start_step))
 
@@ -99,11 +109,14 @@ def eval_batches(
     local_devices: int,
     process_index: int = 0,
     process_count: int = 1,
+    faulty: FaultyImages | None = None,
 ) -> Iterator[Batch]:
     """This process's share of data.eval_split in its own order, each example once; ends after ceil(n / batch_size).
 
     Arrays as in train_batches, images resized and cropped to the centre. The last batch is padded: "mask" 0,
-    "index" -1, "label" 0, black images. All processes yield the same number of batches. Errors as in train_batches.
+    "index" -1, "label" 0, black images. All processes yield the same number of batches. Errors as in train_batches; an
+    image that cannot be decoded is one, or, with data.allow_faulty_eval, is noted in `faulty` and left out: one more
+    empty place at the end of its batch.
     Where the set has several labels an image there is also "labels" uint8 [d, b, classes], 1 for each of them; "label"
     is the first, and an image without any has "mask" 0 and "label" 0.
     """
@@ -111,15 +124,18 @@ def eval_batches(
     source = sources.open_source(settings)
     split = source.open_split(settings.eval_split)
     samples = batch_size // process_count
-    maker = _Maker(split, settings, image_size, source.num_classes, local_devices, samples, source.several_labels)
+    maker = _Maker(split, source.num_classes, local_devices, samples, source.several_labels)
+    reader = Reader(split, settings, FaultyImages() if faulty is None else faulty)
     images = None if isinstance(split, sources.SyntheticSplit) else _eval_images(split, settings, image_size)
 
     def make(step: int) -> Batch:
         first = step * batch_size + process_index * maker.samples
         index = np.arange(first, min(first + maker.samples, split.num_examples), dtype=np.int64)
-        if images is None or not len(index):  # none where the last batch ended in another process's share
-            return maker.batch(*synthetic.synthetic_examples(index, image_size), index)
-        return maker.batch(*maker.read(index, images), index)
+        if images is not None and len(index):
+            index, *examples = reader.evaluate(index, images)
+        if images is None or not len(index):  # the last batch ended in another process's share, or nothing is sound
+            examples = synthetic.synthetic_examples(index, image_size)
+        return maker.batch(*examples, index)
 
     return _in_background(make, range(-(-split.num_examples // batch_size)))
 
@@ -145,22 +161,10 @@ class _Maker:
     """Makes the batches of one process from what is read for them."""
 
     split: sources.Split | sources.SyntheticSplit
-    settings: DataSettings
-    image_size: tuple[int, int]
     num_classes: int
     devices: int
     samples: int  # of this process
     several_labels: bool = False
-
-    def read(self, index: np.ndarray, images: Callable, *more: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Reads the examples `index` [m], passes (records, index, *more) through `images`; errors name the example."""
-        images = images.get_concrete_function()  # traced once; what fails here is no example's fault
-        try:
-            records = np.array(self.split.read(index), object)  # as objects: NumPy's strings lose zeros at their end
-            image, label = images(tf.constant(records), tf.constant(index), *map(tf.constant, more))
-        except Exception as error:  # a missing file, a damaged record, an image that cannot be decoded
-            raise self._named(error, index) from error
-        return np.asarray(memoryview(image)), label.numpy()  # the images without another copy
 
     def batch(self, image: np.ndarray, label: np.ndarray, index: np.ndarray) -> Batch:
         """image [n, H, W, 3], label [n], index [n], n <= samples -> a batch, padded if n < samples.
@@ -185,16 +189,6 @@ class _Maker:
                 empty = np.full((padding, *field.shape[1:]), _PADDING if name == "index" else 0, field.dtype)
                 fields[name] = np.concatenate([field, empty])
         return {name: field.reshape(self.devices, -1, *field.shape[1:]) for name, field in fields.items()}
-
-    def _named(self, error: Exception, index: np.ndarray) -> ValueError:
-        """The error of a batch -> one that names the example at fault: they are gone through again, one by one."""
-        for number in index:
-            try:
-                image, _ = self.split.parse(tf.constant(self.split.read([number])[0]), tf.constant(number))
-                augment.eval_image(image, self.settings, self.image_size)
-            except Exception as cause:  # whatever it is, it is this example's
-                return ValueError(f"{self.split.where(int(number))} cannot be read: {_first_line(cause)}")
-        return ValueError(f"A batch with {len(index)} examples of {self.split.name} failed: {_first_line(error)}")
 
 
 def _in_background(make: Callable[[int], Batch], steps: Iterable[int]) -> Iterator[Batch]:
@@ -285,9 +279,3 @@ class _Parallel:
 def _cores() -> int:
     """The processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _first_line(error: Exception) -> str:
-    """The message without what TensorFlow appends about its graph."""
-    message = getattr(error, "message", None) or str(error)
-    return message.strip().splitlines()[0] if message.strip() else repr(error)

@@ -37,6 +37,8 @@ class DataSettings:
     )
     on_device: bool  # the training split lies on every device, and crops and flips are drawn there
     synthetic_examples: int  # examples in each split of the "synthetic" set
+    max_faulty_images: int  # different undecodable images of the training split that are replaced; one more: an error
+    allow_faulty_eval: bool  # leave undecodable images out of an evaluation, instead of an error
 
     def __post_init__(self) -> None:
         for field in ("name", "directory", "train_split", "eval_split", "train_interpolation", "randaugment"):
@@ -50,7 +52,8 @@ class DataSettings:
             sound = isinstance(values, (tuple, list)) and len(values) == length and all(map(_is_number, values))
             _check(sound, field, values, f"a tuple of {length} numbers")
             object.__setattr__(self, field, tuple(float(value) for value in values))
-        for field, least in {"repeated_augmentation": 1, "reader_threads": 0, "synthetic_examples": 1}.items():
+        least_of = {"repeated_augmentation": 1, "reader_threads": 0, "synthetic_examples": 1, "max_faulty_images": 0}
+        for field, least in least_of.items():
             value = getattr(self, field)
             sound = isinstance(value, int) and not isinstance(value, bool) and value >= least
             _check(sound, field, value, f"a whole number from {least} up")
@@ -60,6 +63,7 @@ class DataSettings:
                 "data.on_device=True crops and flips on the device and has no operations on colours there: set "
                 f"data.randaugment={self.randaugment!r} to '' and data.color_jitter={self.color_jitter} to 0."
             )
+        _check(isinstance(self.allow_faulty_eval, bool), "allow_faulty_eval", self.allow_faulty_eval, "True or False")
         _check(all(value > 0 for value in self.std), "std", self.std, "greater than 0")
         low, high = self.crop_area
         _check(0 < low <= high <= 1, "crop_area", self.crop_area, "two shares with 0 < smallest <= largest <= 1")

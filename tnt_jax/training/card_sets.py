@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from tnt_jax.data.faulty import FaultyImages
 from tnt_jax.data.settings import DataSettings
 from tnt_jax.data.subsets import SUBSETS
 from tnt_jax.training.config import Experiment
@@ -63,6 +64,7 @@ class CardFeed:
         from tnt_jax.data import pipeline, sources
 
         self._experiment = experiment
+        self.faulty = FaultyImages()
         self._pipeline = pipeline
         entries = _open_entries(experiment, sources)
         own_classes, own_names = sources.classes(experiment.data)
@@ -88,6 +90,7 @@ class CardFeed:
             local_devices=jax.local_device_count(),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            faulty=self.faulty,
         )
         return (card_set.in_model_classes(batch) for batch in batches)
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from tnt_jax.data.faulty import FaultyImages
 from tnt_jax.training.config import Experiment
 from tnt_jax.training.state import replicate
 
@@ -22,6 +23,7 @@ class Feed:
         from tnt_jax.data import pipeline, sources
 
         self._experiment = experiment
+        self.faulty = FaultyImages()
         self._pipeline = pipeline
         source = sources.open_source(experiment.data)
         source.num_examples(experiment.data.eval_split)  # raises now, not after the first epoch
@@ -39,13 +41,17 @@ class Feed:
             batch_size=self._experiment.batch_size,
             seed=self._experiment.seed,
             start_step=start_step,
+            faulty=self.faulty,
             **self._place(),
         )
 
     def evaluation(self) -> Iterator[Batch]:
         """This process's share of the evaluation split: every example once, the last batch filled up and masked."""
         return self._pipeline.eval_batches(
-            self._experiment.data, batch_size=self._experiment.eval_batch_size, **self._place()
+            self._experiment.data,
+            batch_size=self._experiment.eval_batch_size,
+            faulty=self.faulty,
+            **self._place(),
         )
 
     def _place(self) -> dict[str, Any]:
@@ -87,7 +93,7 @@ class ResidentFeed(Feed):
     def _resident(self) -> tuple[jax.Array, Any]:
         from tnt_jax.data import resident
 
-        images, labels = resident.load(self._experiment.data, self._place()["image_size"])
+        images, labels = resident.load(self._experiment.data, self._place()["image_size"], self.faulty)
         return replicate(images), labels
 
     @functools.cached_property

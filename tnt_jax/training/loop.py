@@ -265,6 +265,7 @@ def _summarize(session: Session, parameters: int, steps_done: int) -> dict[str, 
     }
     path = session.run.workdir / report.SUMMARY_FILE
     report.write_json(path, summary)
+    report.say_faulty(session.run)
     report.say(report.last_line(summary, path))
     return summary
 
@@ -287,6 +288,7 @@ def evaluate(run: Run) -> dict[str, Any]:
         return report_card.make_report_card(run, renamed, step, source)
     eval_step = steps.make_eval_step(run.experiment, run.model)
     results = evaluate_weights(eval_step, replicated, readable(run.feed.evaluation), run.experiment.prefetch_batches)
+    report.say_faulty(run)
     report.say(report.evaluation_line(step, results))
     run.workdir.mkdir(parents=True, exist_ok=True)
     outcome = {"eval": results["eval"], "eval_ema": results.get("eval_ema"), "step": step, "source": source}

@@ -12,11 +12,12 @@ from clu import parameter_overview
 
 from tnt_jax.training import throughput
 from tnt_jax.training.evaluation import Result
-from tnt_jax.training.setup import TrainingRun
+from tnt_jax.training.setup import Run, TrainingRun
 
 SUMMARY_FILE = "summary.json"
 PARAMETERS_FILE = "parameters.txt"
 STARVED = 0.05  # share of the time waiting for data from which a line of the log says so
+_NAMED = 20  # faulty images in the last words of a run
 WEIGHTS = {"eval": "weights", "eval_ema": "averaged weights"}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
@@ -93,6 +94,8 @@ def progress_line(run: TrainingRun, step: int, values: Mapping[str, float], seco
         parts.append(f"{values['input_wait_share']:.0%} of the time waiting for data")
     if values.get("skipped_steps"):
         parts.append(f"{values['skipped_steps']:.0f} steps skipped")
+    if faulty := run.feed.faulty.count("train"):
+        parts.append(f"{faulty} faulty image{'s' * (faulty > 1)} replaced so far")
     if seconds_left is not None:
         parts.append(f"{throughput.in_words(seconds_left)} left")
     return "  ".join(parts)
@@ -112,6 +115,14 @@ def last_line(summary: Mapping[str, Any], path: Path) -> str:
         f"test accuracy {summary[best]['accuracy']:.2%} ({WEIGHTS[best]}) after {summary['steps']:,} steps and "
         f"{throughput.in_words(summary['seconds'])}; {path}"
     )
+
+
+def say_faulty(run: Run) -> None:
+    """Counts and names of the images that could not be decoded since the start of this process, if there were any."""
+    for purpose, done in {"train": "replaced in training", "eval": "left out of the evaluation"}.items():
+        if names := run.feed.faulty.names(purpose):
+            more = [f"and {len(names) - _NAMED} more, all in the log"] if len(names) > _NAMED else []
+            say("\n  ".join([f"Faulty images {done}: {len(names)}", *names[:_NAMED], *more]))
 
 
 def versions() -> dict[str, str]:

@@ -64,6 +64,7 @@ def make_report_card(run: Run, weights: Mapping[str, Any], step: int | None, sou
         report.write_text(run.workdir / CSV_FILE, as_csv(card["results"]))
         for row in rows:
             report.say(_table_line(width, row))
+    report.say_faulty(run)
     report.say(f"Written to {run.workdir / JSON_FILE} and {CSV_FILE} beside it.")
     return card
 

@@ -45,6 +45,8 @@ CHANGEABLE = (
     "model.inner_attention",
     "data.directory",
     "data.reader_threads",
+    "data.max_faulty_images",
+    "data.allow_faulty_eval",
     "distributed",
 )
 # Evaluating may differ in these as well: in how exactly the same weights are computed with, and in training's own.
