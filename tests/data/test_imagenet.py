@@ -106,6 +106,7 @@ def test_damaged_records_are_replaced_in_training_and_stop_an_evaluation(directo
         path.write_bytes(content)
     config = recipe(str(damaged))
     config.steps, config.log_every_steps, config.eval_every_steps = 16, 8, 16
+    config.data.repeated_augmentation = 1  # an epoch sees every image
     config.data.randaugment, config.mixing.probability, config.mixing.erase_probability = "", 0.0, 0.0  # compile less
     with pytest.raises(ValueError, match=r"split 'validation' .*imagenet2012-validation.*, record 0\) cannot be read"):
         list(feed.Feed(check_config(config)).evaluation())
