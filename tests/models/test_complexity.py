@@ -153,6 +153,20 @@ def test_formula_of_a_model_adds_up_its_blocks():
     assert found.parameters == 2 * standard.parameters + tnt.parameters
 
 
+@pytest.mark.parametrize("overrides", [{}, {"tnt_blocks": (2,)}, {"tnt_blocks": (), "mlp_ratio": 3.0}])
+def test_formulas_of_the_parts_add_up_and_leave_out_little(overrides):
+    """To the formula of the model; and each is the exact count but for biases, norms and the class token."""
+    model = small_model(**overrides)
+    formulas, parts = complexity.formula_parts(model), {part.name: part for part in complexity.count_parts(model)}
+    for key in ("parameters", "multiply_adds"):
+        total = sum(getattr(formula, key) for formula in formulas.values())
+        assert total == pytest.approx(getattr(complexity.by_formula(model), key))
+    assert all(name in parts for name in formulas)
+    if model.inner_blocks:  # the one part without biases, class token or attention
+        exact = parts["projection"]
+        assert formulas["projection"].multiply_adds == exact.products
+
+
 def test_multiply_adds_of_tnt_s():
     """Table 1: 5.2 G; 224 to 384 pixels: 17.3 G (timm's results table, products alone)."""
     model = tnt_jax.create_model("tnt_s_patch16_224")

@@ -82,7 +82,7 @@ def count_parts(model: TNT, image_size: int | tuple[int, int] | None = None) -> 
     sentences = model.grid[0] * model.grid[1]
     counts = {name: [0, 0, 0] for name, _ in PARTS}
     for path, shape in parameter_shapes(model).items():
-        count = counts[_part_of(path)]
+        count = counts[part_of(path)]
         size = int(np.prod(shape))
         is_product = path[-1] == "kernel" or (path[-1] == "bias" and not path[-2].startswith("norm"))
         count[0] += size
@@ -94,10 +94,10 @@ def count_parts(model: TNT, image_size: int | tuple[int, int] | None = None) -> 
     return [Part(name, *count) for name, count in counts.items() if any(count)]
 
 
-def _part_of(path: tuple[str, ...]) -> str:
-    """A parameter's path -> the title of its part."""
-    name = "/".join(("block" if path[0].startswith("block_") else path[0], *path[1:])) + "/"
-    return next(title for title, starts in PARTS if any(name.startswith(start + "/") for start in starts))
+def part_of(path: tuple[str, ...]) -> str | None:
+    """The path of a parameter or of a layer -> the title of its part; None for what holds several."""
+    name = "/".join("block" if each.startswith("block_") else each for each in path) + "/"
+    return next((title for title, starts in PARTS if any(name.startswith(start + "/") for start in starts)), None)
 
 
 def _vectors(path: tuple[str, ...], sentences: int, model: TNT) -> int:
@@ -151,6 +151,28 @@ def by_formula(model: TNT, image_size: int | tuple[int, int] | None = None) -> F
     )
 
 
+def formula_parts(model: TNT) -> dict[str, Formula]:
+    """model -> what the paper's formulas say of each part that they speak of (PARTS), all its blocks together.
+
+    Of a standard block's 12 d d parameters and 2 n d (6 d + n) multiply-adds (eq. 14, 15) attention has 4 d d and
+    2 n d (2 d + n), the MLP the rest; inner blocks likewise, with m and c, for each of the n sentences. The projection
+    has m c d and n m c d (eq. 16 to 18).
+    """
+    n, d, r = model.grid[0] * model.grid[1], model.outer_dim, model.mlp_ratio
+    m, c, inner = model.num_words, model.inner_dim, len(model.inner_blocks)
+    parts = {
+        "outer attention": Formula(model.depth * 4 * d * d, model.depth * 2 * n * d * (2 * d + n)),
+        "outer MLP": Formula(model.depth * 2 * r * d * d, model.depth * 2 * n * r * d * d),
+    }
+    if inner:
+        parts |= {
+            "inner attention": Formula(inner * 4 * c * c, inner * n * 2 * m * c * (2 * c + m)),
+            "inner MLP": Formula(inner * 2 * r * c * c, inner * n * 2 * m * r * c * c),
+            "projection": Formula(inner * m * c * d, inner * n * m * c * d),
+        }
+    return parts
+
+
 def inner_path_ratio(model: TNT) -> Formula:
     """model -> its TNT block over the standard block of the same n and d, by formula: parameters and multiply-adds.
 
@@ -163,8 +185,10 @@ def inner_path_ratio(model: TNT) -> Formula:
 
 
 def frozen_outer_tokens(model: TNT) -> int:
-    """model -> N * D: the frozen zeros `outer_tokens` that the official code keeps, never uses, and counts.
+    """model -> N * D: the frozen zeros `outer_tokens` that the official code of TNT keeps, never uses, and counts.
 
-    They are why the paper gives 65.6 M parameters for TNT-B, which has 65.43 M trainable ones.
+    They are why the paper gives 65.6 M parameters for TNT-B, which has 65.43 M trainable ones. DeiT: 0.
     """
+    if not model.inner_blocks:
+        return 0
     return model.grid[0] * model.grid[1] * model.outer_dim

@@ -1,8 +1,9 @@
 """Parameters and multiply-adds: of one model part by part, and of the paper's tables beside the paper's figures.
 
-python -m tnt_jax.tools.complexity [--model=tnt_s_patch16_224] [--image-size=224 or 224x320] [--xla]
+    python -m tnt_jax.tools.complexity [--model=tnt_s_patch16_224] [--image-size=384 or 384x512] [--no-xla]
 
---xla compiles the model for this machine and compares XLA's own count (about 10 seconds).
+Each part of the model is counted exactly, by the paper's formulas (eq. 14 to 18) and by XLA's own analysis of the
+program, which is not run; --no-xla leaves that out, and a second or two.
 """
 
 import argparse
@@ -10,11 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
+from tnt_jax.analysis.xla_count import REST, xla_multiply_adds, xla_parts
 from tnt_jax.models.complexity import (
     by_formula,
+    count_parameters,
     count_parts,
+    formula_parts,
     frozen_outer_tokens,
     inner_path_ratio,
     multiply_adds,
@@ -43,35 +46,47 @@ PUBLISHED: tuple[tuple[str, str, str, dict[str, Any], float | None, float], ...]
 )
 
 
-def xla_multiply_adds(model: TNT, image_size: int | tuple[int, int] | None = None) -> float:
-    """model, image_size in pixels (None: the model's own) -> half the FLOPs that XLA counts for one image.
-
-    XLA counts a product and an addition as two, elementwise operations too, and nothing for padding.
-    """
-    # XLA counts the body of a loop once, whatever the number of turns.
-    model = model.clone(scan=False) if image_size is None else model.clone(scan=False, image_size=image_size)
-    images = jax.ShapeDtypeStruct((1, *model.input_size, 3), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    return jax.jit(model.apply).lower(variables, images).compile().cost_analysis()["flops"] / 2
-
-
-def part_table(model: TNT, image_size: int | tuple[int, int] | None = None) -> str:
-    """model, image_size -> its parts with parameters and multiply-adds of one image, as text."""
-    parts = count_parts(model, image_size)
-    total = sum(part.multiply_adds for part in parts)
+def part_table(model: TNT, xla: bool = True) -> str:
+    """model -> its parts with parameters and multiply-adds of one image: exact, by formula, as XLA counts; as text."""
+    parts, formula = count_parts(model), formula_parts(model)
+    counted = xla_parts(model) if xla else {}
+    exact = sum(part.multiply_adds for part in parts)
     rows = [
         (
             part.name,
             f"{part.parameters:,}",
+            _number(formula[part.name].parameters if part.name in formula else None),
             f"{part.products:,}",
             f"{part.others:,}",
-            f"{part.multiply_adds / total:.1%}",
+            _number(formula[part.name].multiply_adds if part.name in formula else None),
+            *([_number(counted.get(part.name))] if xla else []),
+            f"{part.multiply_adds / exact:.1%}",
         )
         for part in parts
     ]
+    if xla:
+        rows.append((REST, *[""] * 5, _number(counted[REST]), ""))
     sums = [sum(getattr(part, key) for part in parts) for key in ("parameters", "products", "others")]
-    rows.append(("total", *(f"{value:,}" for value in sums), "100.0%"))
-    return _render(("part", "parameters", "multiply-adds: products", "norms, positions", "share"), rows)
+    total = by_formula(model)
+    rows.append(
+        (
+            "total",
+            f"{sums[0]:,}",
+            _number(total.parameters),
+            f"{sums[1]:,}",
+            f"{sums[2]:,}",
+            _number(total.multiply_adds),
+            *([_number(sum(counted.values()))] if xla else []),
+            "100.0%",
+        )
+    )
+    titles = ("part", "parameters", "by formula", "multiply-adds", "norms, positions", "by formula")
+    return _render((*titles, *(["XLA / 2"] if xla else []), "share"), rows)
+
+
+def _number(value: float | None) -> str:
+    """A count with commas; nothing where there is none."""
+    return "" if value is None else f"{value:,.0f}"
 
 
 def published_table() -> str:
@@ -81,7 +96,7 @@ def published_table() -> str:
         model = create_model(name, **overrides)
         parts = count_parts(model)
         trainable, products = (sum(getattr(part, key) for part in parts) for key in ("parameters", "products"))
-        frozen = trainable + (frozen_outer_tokens(model) if model.inner_blocks else 0)
+        frozen = trainable + frozen_outer_tokens(model)
         rows.append(
             (
                 table,
@@ -98,42 +113,49 @@ def published_table() -> str:
     return _render(titles, rows)
 
 
-def report(model: TNT, image_size: int | tuple[int, int] | None, xla: bool) -> str:
-    """model, image_size (None: the model's own), whether to compile for XLA's count -> everything as text."""
-    height, width = (model if image_size is None else model.clone(image_size=image_size)).input_size
-    exact, formula = multiply_adds(model, image_size), by_formula(model, image_size)
-    lines = [f"One image of {height} x {width} pixels", "", part_table(model, image_size), ""]
+def report(model: TNT, image_size: int | tuple[int, int] | None = None, xla: bool = True) -> str:
+    """model, image_size (None: the model's own), whether to have XLA count -> everything as text."""
+    model = model if image_size is None else model.clone(image_size=image_size)
+    height, width = model.input_size
+    exact, formula = multiply_adds(model), by_formula(model)
+    lines = [f"One image of {height} x {width} pixels", "", part_table(model, xla), ""]
     lines.append(
         f"Exactly {exact / 1e9:.3f} G multiply-adds; the blocks by the paper's formulas (eq. 14 to 18): "
         f"{formula.parameters / 1e6:.2f} M parameters, {formula.multiply_adds / 1e9:.3f} G multiply-adds"
     )
     if model.inner_blocks:
-        sized = model if image_size is None else model.clone(image_size=image_size)
-        ratio = inner_path_ratio(sized)
+        ratio = inner_path_ratio(model)
         lines.append(
             f"A TNT block over a standard block: {ratio.multiply_adds:.3f} times the multiply-adds, "
             f"{ratio.parameters:.3f} times the parameters (the paper, for TNT-S: 1.14 and 1.08)"
         )
     if xla:
-        counted = xla_multiply_adds(model, image_size)
+        counted = xla_multiply_adds(model)
         lines.append(
             f"XLA counts {counted / 1e9:.3f} G ({jax.default_backend()}, half its FLOPs): "
-            f"{counted / exact - 1:+.2%} of the exact count, for softmax, GELU and residual additions are in it"
+            f"{counted / exact - 1:+.2%} of the exact count. Softmax, GELU and residual additions are in it, and the"
         )
-    lines += [
-        "",
-        "The paper's tables. Its parameters include the official code's outer_tokens: N x D zeros that are frozen and",
-        "never used, 0.13 M in TNT-B (65.43 M trainable, 65.6 M published). Its FLOPs are multiply-adds of products.",
-        "",
-        published_table(),
+        lines.append("7 x 7 convolution of the words as the product over whole words that it runs as.")
+    return "\n".join([*lines, "", *published_notes(), "", published_table()])
+
+
+def published_notes() -> list[str]:
+    """-> the lines that say, by arithmetic, how the paper's figures come from those counted here."""
+    model = create_model("tnt_b_patch16_224")
+    trainable, frozen = count_parameters(model), frozen_outer_tokens(model)
+    n, d = model.grid[0] * model.grid[1], model.outer_dim
+    return [
+        "The paper's tables. Its parameters of TNT are those of the official code, which keeps `outer_tokens`: N x D",
+        f"zeros that are frozen and never used. TNT-B: {trainable:,} trainable + {n} x {d} = {frozen:,} frozen are",
+        f"{trainable + frozen:,}, the paper's 65.6 M; without them it would be 65.4 M. In TNT-Ti and TNT-S they do not",
+        "show after rounding. FLOPs are multiply-adds of products: no norms, position encodings or softmax.",
     ]
-    return "\n".join(lines)
 
 
 def _render(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Titles and rows of text -> lines with aligned columns: the first to the left, numbers to the right."""
     widths = [max(len(row[i]) for row in (titles, *rows)) for i in range(len(titles))]
-    text = [i for i in range(len(titles)) if not any(row[i][:1].isdigit() for row in rows)]
+    text = [i for i in range(len(titles)) if not any(row[i][:1].isdigit() for row in rows)]  # left-aligned
     return "\n".join(
         "  ".join(cell.ljust(widths[i]) if i in text else cell.rjust(widths[i]) for i, cell in enumerate(row)).rstrip()
         for row in (titles, *rows)
@@ -159,7 +181,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--image-size", type=parse_image_size, help="pixels, a side or HEIGHTxWIDTH; default: the model's"
     )
-    parser.add_argument("--xla", action="store_true", help="compile the model and show XLA's count too")
+    parser.add_argument(
+        "--xla", action=argparse.BooleanOptionalAction, default=True, help="show XLA's counts too (a second or two)"
+    )
     options = parser.parse_args(arguments)
     try:
         print(report(create_model(options.model), options.image_size, options.xla))
