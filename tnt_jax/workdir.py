@@ -23,9 +23,22 @@ def read_config(workdir: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text())
+        config = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}). Use another --workdir, or mend the file.") from error
+    return _renamed(config)
+
+
+def _renamed(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration of any version -> with today's name of the key that was once model.inner_attention.
+
+    Its "broadcast" and "dot" were forms of what "xla" now chooses by the device: the same numbers up to rounding.
+    """
+    model = config.get("model", {}) if isinstance(config, dict) else {}
+    if isinstance(model, dict) and "inner_attention" in model:
+        old = model.pop("inner_attention")
+        model.setdefault("inner_implementation", "auto" if old == "auto" else "xla")
+    return config
 
 
 def checkpoint_steps(workdir: Path) -> list[int]:

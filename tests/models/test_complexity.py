@@ -97,7 +97,7 @@ def products_in(jaxpr):
 @pytest.mark.parametrize("overrides", [{}, {"tnt_blocks": (2,)}, {"squeeze_excitation": True}, {"tnt_blocks": ()}])
 def test_products_are_those_of_the_traced_program(overrides):
     """Every product of the program, and no other; the stem alone is gathered into wider products than 7 x 7."""
-    model = small_model(**overrides, inner_attention="dot")
+    model = small_model(**overrides, inner_implementation="reference")
     variables = jax.eval_shape(model.init, jax.random.key(0), IMAGE)
     traced = products_in(jax.make_jaxpr(model.apply)(variables, IMAGE).jaxpr)
     biasless = sum(

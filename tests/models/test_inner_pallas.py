@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from tnt_jax.models.inner import over_sentences
-from tnt_jax.models.pallas import inner_block
+from tnt_jax.models.pallas.block import inner_block
 
 # The interpreter turns the unrolled kernel into thousands of operations: compile them fast, not well.
 FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}

@@ -21,7 +21,7 @@ def test_the_attention_forms_give_the_same_numbers_and_gradients(shape):
     def loss(query, key, value, form):
         return (layers.attend(query, key, value, form) * weight).sum()
 
-    for form in ("broadcast", "auto"):
+    for form in ("broadcast", "einsum"):
         np.testing.assert_allclose(
             layers.attend(query, key, value, form), layers.attend(query, key, value, "dot"), atol=3e-6
         )
@@ -43,24 +43,12 @@ def test_attention_against_its_definition():
 
 def test_large_scores_do_not_overflow():
     query = jnp.full((4, 1, 2), 200.0)
-    for form in ("dot", "broadcast"):
+    for form in ("einsum", "dot", "broadcast"):
         assert jnp.isfinite(layers.attend(query, query, query, form)).all()
 
 
-def test_auto_takes_the_broadcast_form_for_a_tpu_and_products_elsewhere():
-    x = jax.ShapeDtypeStruct((8, 16, 4, 6), jnp.float32)
-
-    def lowered(platform):
-        traced = jax.jit(lambda q, k, v: layers.attend(q, k, v, "auto")).trace(x, x, x)
-        return traced.lower(lowering_platforms=(platform,)).as_text()
-
-    assert "dot_general" not in lowered("tpu")
-    assert "dot_general" in lowered("cpu")
-    assert "dot_general" in lowered("cuda")
-
-
 def test_an_unknown_attention_form_names_the_known_ones():
-    with pytest.raises(ValueError, match="broadcast, dot"):
+    with pytest.raises(ValueError, match="einsum, dot, broadcast"):
         layers.attend(*[jnp.ones((2, 1, 1))] * 3, form="flash")
 
 

@@ -23,7 +23,7 @@ class TinyModel(nn.Module):
     """images [B, H, W, 3] -> logits [B, num_classes]; has the two attributes of a TNT that training looks at."""
 
     num_classes: int = NUM_CLASSES
-    inner_attention: str = "auto"
+    device_kind: str | None = None
 
     @nn.compact
     def __call__(self, images, train=False):

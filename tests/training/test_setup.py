@@ -124,7 +124,7 @@ def test_evaluation_needs_a_run_or_weights(tmp_path):
 
 def test_how_the_same_weights_are_computed_with_may_differ_in_evaluation(tmp_path):
     pretend_run(tmp_path)
-    changes = {"dtype": "bfloat16", "remat": True, "scan": True, "inner_attention": "dot", "drop_path_rate": 0.2}
+    changes = {"dtype": "bfloat16", "remat": True, "scan": True, "inner_implementation": "xla", "drop_path_rate": 0.2}
     config = tiny_config(**{f"model__{key}": value for key, value in changes.items()})
     assert setup.prepare_evaluation(config, tmp_path, TinyFeed(config)).experiment.model.dtype == "bfloat16"
     with pytest.raises(
@@ -158,6 +158,25 @@ def test_an_older_run_is_completed_from_the_defaults(tmp_path, caplog, prepare_o
     experiment = prepare_one(config, tmp_path, TinyFeed(tiny_config())).experiment
     assert (experiment.cpu_devices, experiment.model.remat, experiment.distributed.process_id) == (0, False, -1)
     assert f"{path} lacks keys" in caplog.text and "cpu_devices=0, model.remat=False" in caplog.text
+
+
+@pytest.mark.parametrize(("old", "new"), [("auto", "auto"), ("broadcast", "xla"), ("dot", "xla")])
+def test_a_run_from_before_inner_implementation_is_read(tmp_path, old, new):
+    pretend_run(tmp_path)
+    path = tmp_path / "config.json"
+    saved = json.loads(path.read_text())
+    del saved["model"]["inner_implementation"]
+    saved["model"]["inner_attention"] = old
+    path.write_text(json.dumps(saved))
+    prepare(tmp_path)  # going on with the new key is no other configuration
+    experiment = setup.prepare_evaluation(None, tmp_path, TinyFeed(tiny_config())).experiment
+    assert experiment.model.inner_implementation == new
+
+
+def test_the_kernel_is_refused_before_anything_is_written_where_there_is_no_tpu(tmp_path):
+    with pytest.raises(ValueError, match="inner_implementation='pallas' is not possible: .* use 'auto' or 'xla'"):
+        prepare(tmp_path / "run", model__inner_implementation="pallas")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_unknown_keys_of_a_run_name_its_file(tmp_path):

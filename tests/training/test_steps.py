@@ -9,6 +9,7 @@ import pytest
 
 import tnt_jax
 from tests.training.helpers import NUM_CLASSES, TinyModel, batch, compiled, experiment, random_variables, train_some
+from tnt_jax.models.implementation import Forms
 from tnt_jax.training import losses, metrics, steps
 from tnt_jax.training.optimizer import make_optimizer, make_schedule
 from tnt_jax.training.state import initial_state, replicate, unreplicate
@@ -197,14 +198,22 @@ def test_evaluation_is_the_same_on_any_number_of_devices_and_counts_each_example
         assert sums["loss"][0] == pytest.approx(plain, rel=1e-5)  # without label smoothing
 
 
-def test_inner_attention_follows_the_platform():
+@pytest.mark.parametrize(
+    ("implementation", "device_kind", "forms"),
+    [
+        ("auto", "TPU v5 lite", Forms(fused=True, inner="broadcast", outer="einsum")),
+        ("auto", "TPU v4", Forms(fused=False, inner="broadcast", outer="einsum")),
+        ("auto", "NVIDIA H200", Forms(fused=False, inner="dot", outer="dot")),
+        ("auto", "cpu", Forms(fused=False, inner="dot", outer="dot")),
+        ("xla", "TPU v6 lite", Forms(fused=False, inner="broadcast", outer="einsum")),
+        ("reference", "TPU v6 lite", Forms(fused=False, inner="einsum", outer="einsum")),
+        ("reference", "cpu", Forms(fused=False, inner="einsum", outer="dot")),
+    ],
+)
+def test_the_forms_of_the_blocks_follow_the_device(implementation, device_kind, forms):
     class Device:
-        def __init__(self, platform):
-            self.platform = platform
+        pass
 
-    model = tnt_jax.create_model("tnt_ti_patch16_224")
-    assert steps.for_platform(model, [Device("tpu")]).inner_attention == "broadcast"
-    assert steps.for_platform(model, [Device("cpu")]).inner_attention == "dot"
-    assert steps.for_platform(model, [Device("gpu")]).inner_attention == "dot"
-    chosen = model.clone(inner_attention="broadcast")
-    assert steps.for_platform(chosen, [Device("cpu")]).inner_attention == "broadcast"
+    Device.device_kind = device_kind
+    model = tnt_jax.create_model("tnt_ti_patch16_224", inner_implementation=implementation)
+    assert steps.for_platform(model, [Device]).forms() == forms

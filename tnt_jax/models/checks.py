@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from tnt_jax.models.embeddings import grid_of
-from tnt_jax.models.layers import ATTENTION_FORMS
+from tnt_jax.models.implementation import IMPLEMENTATIONS
 
 FEATURES = ("sentences", "words", "outer_attention", "inner_attention")
 
@@ -42,10 +42,14 @@ def check_model(model: Any) -> None:
     if model.norm_epsilon <= 0:
         raise ValueError(f"norm_epsilon={model.norm_epsilon} must be positive; TNT has 1e-5, DeiT 1e-6")
     _check_blocks(model)
-    if model.inner_attention not in ATTENTION_FORMS:
-        raise ValueError(f"inner_attention={model.inner_attention!r} is not known; use one of {ATTENTION_FORMS}")
     if not jnp.issubdtype(jnp.dtype(model.dtype), jnp.floating):
         raise ValueError(f"dtype={model.dtype!r} is not a floating type; use float32 or bfloat16")
+    if model.inner_implementation not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"inner_implementation={model.inner_implementation!r} is not known; use one of {', '.join(IMPLEMENTATIONS)}"
+        )
+    if model.device_kind is not None:
+        model.forms()  # the kernel may not be for this device or for these sizes
 
 
 def _check_image(model: Any) -> None:

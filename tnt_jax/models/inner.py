@@ -1,4 +1,7 @@
-"""The inner transformer: the words of one sentence attend to each other (eq. 6, 7), for all sentences at once."""
+"""The inner transformer: the words of one sentence attend to each other (eq. 6, 7), for all sentences at once.
+
+`over_sentences(...)` is the definition; `fused` computes the same from the same parameters in one TPU kernel.
+"""
 
 from typing import Any
 
@@ -7,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from tnt_jax.models.layers import MLP, Attention, drop_path, layer_norm
+from tnt_jax.models.pallas.layout import Sizes
 
 
 class InnerBlock(nn.Module):
@@ -20,7 +24,7 @@ class InnerBlock(nn.Module):
     mlp_ratio: float = 4.0
     qkv_bias: bool = False
     epsilon: float = 1e-5
-    attention_form: str = "auto"
+    attention_form: str = "einsum"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -52,4 +56,50 @@ def over_sentences(return_weights: bool, with_drop_path: bool) -> type[nn.Module
         split_rngs={"params": False},
         in_axes=(0, factors, factors, None),
         out_axes=(0, 0 if return_weights else None),
+    )
+
+
+def to_lanes(words: jax.Array) -> jax.Array:
+    """words [S, M, C] -> [M * C, S]: the sentences on the lanes, as the kernel has them."""
+    return words.reshape(words.shape[0], -1).T
+
+
+def from_lanes(words: jax.Array, num_words: int) -> jax.Array:
+    """words [M * C, S], M -> [S, M, C]."""
+    return words.T.reshape(words.shape[1], num_words, -1)
+
+
+def fused(
+    words: jax.Array,
+    params: dict[str, Any],
+    factors: tuple[jax.Array, jax.Array] | None,
+    sizes: Sizes,
+) -> jax.Array:
+    """words [M * C, S], InnerBlock's parameters, drop-path factors [S] of both branches -> words [M * C, S].
+
+    The mapped InnerBlock in one kernel forward and one backward (models/pallas), for a TPU.
+    """
+    from tnt_jax.models.pallas.block import inner_block_lanes  # Pallas is loaded where it is used
+
+    attention, mlp = params["attention"], params["mlp"]
+    weights = {
+        "norm1": params["norm1"],
+        "norm2": params["norm2"],
+        "query_key": attention["query_key"]["kernel"],
+        "value": attention["value"]["kernel"],
+        "output": attention["output"],
+        "dense1": mlp["dense1"],
+        "dense2": mlp["dense2"],
+    }
+    if "bias" in attention["value"]:
+        weights |= {"query_key_bias": attention["query_key"]["bias"], "value_bias": attention["value"]["bias"]}
+    ones = jnp.ones(words.shape[1], jnp.float32)
+    return inner_block_lanes(
+        words,
+        weights,
+        *(factors or (ones, ones)),
+        num_words=sizes.num_words,
+        num_heads=sizes.num_heads,
+        epsilon=sizes.epsilon,
+        interpret=sizes.interpret,
     )

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from tnt_jax.models.checks import check_features, check_model
 from tnt_jax.models.embeddings import PatchEmbedding, SentenceEmbedding, WordEmbedding, grid_of
-from tnt_jax.models.inner import over_sentences
+from tnt_jax.models.implementation import Forms
+from tnt_jax.models.inner import from_lanes, fused, over_sentences, to_lanes
 from tnt_jax.models.layers import (
     MLP,
     Attention,
@@ -21,26 +22,32 @@ from tnt_jax.models.layers import (
     layer_norm,
     normal_init,
 )
+from tnt_jax.models.pallas.layout import Sizes
 from tnt_jax.models.resize import resize_sentence_positions
 
 Features = dict[str, list[jax.Array]]
+MAKING_PARAMETERS = Forms(fused=False, inner="dot", outer="dot")
 
 
 class Projection(nn.Module):
     """words [B * N, M, C] -> [B, N, D]: what a layer's words add to their sentences (eq. 8).
 
     LN(FC(LN(Vec(Y)))), the first norm over all M * C numbers, FC without a bias. With `legacy` the first norm is over
-    each word, FC has a bias and there is no second norm.
+    each word, FC has a bias and there is no second norm. `lanes` is M where words are [M * C, B * N], as the kernel
+    has them; the parameters are the same.
     """
 
     features: int
     epsilon: float
     legacy: bool = False
     dtype: Any = jnp.float32
+    lanes: int = 0
 
     @nn.compact
     def __call__(self, words: jax.Array, batch: int) -> jax.Array:
-        """words [B * N, M, C], B -> [B, N, D]."""
+        """words [B * N, M, C] or, with `lanes`, [M * C, B * N], B -> [B, N, D]."""
+        if self.lanes:
+            return self._from_lanes(words, batch)
         norm1 = layer_norm("norm1", self.epsilon, self.dtype)
         if self.legacy:
             flat = norm1(words).reshape(batch, words.shape[0] // batch, -1)
@@ -48,6 +55,19 @@ class Projection(nn.Module):
         flat = norm1(words.reshape(batch, words.shape[0] // batch, -1))
         flat = dense("dense", self.features, self.dtype, use_bias=False)(flat)
         return layer_norm("norm2", self.epsilon, self.dtype)(flat)
+
+    def _from_lanes(self, words: jax.Array, batch: int) -> jax.Array:
+        """words [M * C, B * N], B -> [B, N, D]: norm and product over the first axis, so that nothing is turned."""
+        if self.legacy:
+            words = words.reshape(self.lanes, -1, words.shape[-1])
+        axis = words.ndim - 2
+        norm1 = nn.LayerNorm(
+            self.epsilon, self.dtype, use_fast_variance=False, reduction_axes=axis, feature_axes=axis, name="norm1"
+        )
+        flat = norm1(words).reshape(-1, words.shape[-1])
+        product = nn.DenseGeneral(self.features, axis=0, use_bias=self.legacy, dtype=self.dtype, name="dense")
+        flat = product(flat).reshape(batch, -1, self.features)
+        return flat if self.legacy else layer_norm("norm2", self.epsilon, self.dtype)(flat)
 
 
 class OuterBlock(nn.Module):
@@ -58,6 +78,7 @@ class OuterBlock(nn.Module):
     qkv_bias: bool = False
     epsilon: float = 1e-5
     squeeze_excitation: bool = False
+    attention_form: str = "dot"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -66,7 +87,7 @@ class OuterBlock(nn.Module):
     ) -> tuple[jax.Array, jax.Array | None]:
         """sentences [B, 1 + N, D], drop-path factors or None -> (sentences, attention or None)."""
         keep = keep or {}
-        attention = Attention(self.num_heads, self.qkv_bias, "dot", self.dtype, name="attention")
+        attention = Attention(self.num_heads, self.qkv_bias, self.attention_form, self.dtype, name="attention")
         mixed, weights = attention(layer_norm("norm1", self.epsilon, self.dtype)(sentences), return_weights)
         sentences = sentences + drop_path(mixed, keep.get("outer_attention"))
         hidden = MLP(self.mlp_ratio, self.dtype, name="mlp")(layer_norm("norm2", self.epsilon, self.dtype)(sentences))
@@ -79,10 +100,12 @@ class TNTBlock(nn.Module):
     """(words [B * N, M, C], sentences [B, 1 + N, D]) -> the same, with the features asked for.
 
     Words attend inside their sentence, flow into it, and sentences attend (eq. 6 to 10). A block without an inner
-    path (`has_inner` False) leaves the words alone and is DeiT's block.
+    path (`has_inner` False) leaves the words alone and is DeiT's block. Where the kernel computes the inner path
+    (`forms.fused`), words are [M * C, B * N] from block to block; making the parameters takes the other form.
     """
 
     has_inner: bool
+    num_words: int
     inner_num_heads: int
     outer_num_heads: int
     mlp_ratio: float
@@ -90,7 +113,7 @@ class TNTBlock(nn.Module):
     epsilon: float
     squeeze_excitation: bool
     legacy: bool
-    inner_attention: str
+    forms: Forms
     dtype: Any
 
     @nn.compact
@@ -105,23 +128,14 @@ class TNTBlock(nn.Module):
         features = {}
         batch = sentences.shape[0]
         if self.has_inner:
-            seen = "inner_attention" in wanted
-            inner = over_sentences(seen, keep is not None)(
-                self.inner_num_heads,
-                self.mlp_ratio,
-                self.qkv_bias,
-                self.epsilon,
-                self.inner_attention,
-                self.dtype,
-                name="inner",
-            )
-            factors = (keep["inner_attention"], keep["inner_mlp"]) if keep else (None, None)
-            words, weights = inner(words, *factors, seen)
-            if seen:
+            lanes = self.num_words if self.forms.fused else 0
+            words, weights = self._inner(words, keep, "inner_attention" in wanted)
+            if weights is not None:
                 features["inner_attention"] = weights.reshape(batch, -1, *weights.shape[1:])
             if "words" in wanted:
-                features["words"] = words.reshape(batch, -1, *words.shape[1:])
-            project = Projection(sentences.shape[-1], self.epsilon, self.legacy, self.dtype, name="projection")
+                shown = from_lanes(words, lanes) if lanes else words
+                features["words"] = shown.reshape(batch, -1, *shown.shape[1:])
+            project = Projection(sentences.shape[-1], self.epsilon, self.legacy, self.dtype, lanes, name="projection")
             sentences = sentences.at[:, 1:].add(project(words, batch))
         outer = OuterBlock(
             self.outer_num_heads,
@@ -129,6 +143,7 @@ class TNTBlock(nn.Module):
             self.qkv_bias,
             self.epsilon,
             self.squeeze_excitation,
+            self.forms.outer,
             self.dtype,
             name="outer",
         )
@@ -139,6 +154,28 @@ class TNTBlock(nn.Module):
             features["sentences"] = sentences
         return words, sentences, features
 
+    def _inner(self, words, keep, return_weights: bool) -> tuple[jax.Array, jax.Array | None]:
+        """words -> (words, attention [B * N, heads, M, M] or None). The kernel gives no attention; XLA's form does."""
+        factors = (keep["inner_attention"], keep["inner_mlp"]) if keep else None
+        if self.forms.fused and not return_weights:
+            channels = words.shape[0] // self.num_words
+            hidden = int(channels * self.mlp_ratio)
+            sizes = Sizes(self.num_words, channels, self.inner_num_heads, hidden, self.epsilon, self.forms.interpret)
+            return fused(words, self.variables["params"]["inner"], factors, sizes), None
+        inner = over_sentences(return_weights, keep is not None)(
+            self.inner_num_heads,
+            self.mlp_ratio,
+            self.qkv_bias,
+            self.epsilon,
+            self.forms.inner,
+            self.dtype,
+            name="inner",
+        )
+        if not self.forms.fused:
+            return inner(words, *(factors or (None, None)), return_weights)
+        words, weights = inner(from_lanes(words, self.num_words), *(factors or (None, None)), return_weights)
+        return to_lanes(words), weights
+
 
 class TNT(nn.Module):
     """images [B, H, W, 3] float32, normalised -> logits [B, num_classes] float32.
@@ -147,6 +184,11 @@ class TNT(nn.Module):
     M = (patch_size / word_size)^2 words; `inner_dim` C and `outer_dim` D are their widths. Blocks outside `tnt_blocks`
     (1-based; None: all are in) have no inner path; without any TNT block the stem is DeiT's. `num_classes` 0 gives
     the normed class token [B, D] instead of logits. Parameters are float32; `dtype` is the arithmetic's.
+
+    `inner_implementation` is the program of the inner blocks, with the same parameters and, up to rounding, the same
+    numbers: "reference" (the definition), "xla" (its best form for the device), "pallas" (the fused TPU kernel) or
+    "auto" (the kernel where it can be had, else xla). `device_kind` is the device that the model is compiled for, as
+    jax names it ("TPU v5 lite", "cpu"); None: the default one. "interpreter" runs the kernel anywhere, for tests.
 
     Raises:
       ValueError: sizes that do not fit together, with the mend (models/checks.py).
@@ -172,7 +214,8 @@ class TNT(nn.Module):
     drop_path_rate: float = 0.0
     remat: bool = False
     scan: bool = False
-    inner_attention: str = "auto"
+    inner_implementation: str = "auto"
+    device_kind: str | None = None
     dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
@@ -223,6 +266,8 @@ class TNT(nn.Module):
         """
         wanted = check_features(return_features)
         words, sentences = self._embed(images, grid_of(images.shape[1:3], self.patch_size))
+        if self.inner_blocks and self._block_settings(1)["forms"].fused:
+            words = to_lanes(words)
         num_sentences = sentences.shape[1] - 1
         keep = self._keep(images.shape[0], num_sentences) if train and self.drop_path_rate else None
         if self.scan and not self.is_initializing():
@@ -281,9 +326,23 @@ class TNT(nn.Module):
         shared -= {"parent", "name"}
         return {
             "has_inner": index in self.inner_blocks,
+            "num_words": self.num_words,
             "epsilon": self.norm_epsilon,
+            # the kernel reads parameters that the modules of another form make
+            "forms": MAKING_PARAMETERS if self.is_initializing() else self.forms(),
             **{name: getattr(self, name) for name in shared},
         }
+
+    def forms(self) -> Forms:
+        """-> what the blocks are computed with on `device_kind`.
+
+        Raises:
+          ValueError: the kernel is asked for and cannot be had, with the reason.
+        """
+        hidden = int(self.inner_dim * self.mlp_ratio)
+        sizes = Sizes(self.num_words, self.inner_dim, self.inner_num_heads, hidden, self.norm_epsilon, False)
+        implementation = self.inner_implementation if self.inner_blocks else "xla"
+        return Forms.of(implementation, self.device_kind, sizes, self.dtype)
 
     def _unrolled(self, words, sentences, keep, wanted) -> tuple[jax.Array, list[dict[str, jax.Array]]]:
         """-> (sentences [B, 1 + N, D], features of each block), every block compiled on its own."""

@@ -49,6 +49,8 @@ def read_workdir(source: str | Path, ema: bool) -> tuple[TNT, Weights]:
 def _model(config: dict[str, Any], path: Path) -> TNT:
     """config.json's content -> the run's model."""
     settings = {key: value for key, value in config.get("model", {}).items() if value is not None}
+    if settings.get("inner_implementation") == "pallas":
+        settings["inner_implementation"] = "auto"  # the run had a TPU; whoever reads its weights may not
     if "name" not in settings or "num_classes" not in settings:
         raise ValueError(f"{path} does not say which model it is of: model.name and model.num_classes must be set")
     try:

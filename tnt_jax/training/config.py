@@ -41,7 +41,7 @@ class ModelSettings:
     drop_path_rate: float | None
     remat: bool
     scan: bool
-    inner_attention: str
+    inner_implementation: str
     dtype: str
 
     def arguments(self) -> dict[str, Any]:
@@ -197,7 +197,7 @@ CHOICES = {
     "schedule": ("cosine", "constant"),
     "schedule_unit": ("epoch", "step"),
     "nonfinite": ("stop", "skip"),
-    "model.inner_attention": ("auto", "broadcast", "dot"),
+    "model.inner_implementation": ("auto", "reference", "xla", "pallas"),
     "model.dtype": ("float32", "bfloat16"),
     "mixing.order": ("mix_erase", "erase_mix"),
 }

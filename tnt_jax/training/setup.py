@@ -20,6 +20,7 @@ from tnt_jax.training.feed import Feed, make_feed
 from tnt_jax.training.optimizer import Schedule, make_optimizer, make_schedule
 from tnt_jax.training.plan import Plan, check_evaluation_devices, check_training_devices, make_plan
 from tnt_jax.training.recorded import read_run_config
+from tnt_jax.training.steps import for_platform
 
 HUB_PREFIX = "hf-hub:"
 
@@ -42,7 +43,7 @@ CHANGEABLE = (
     "profile_steps",
     "model.remat",
     "model.scan",
-    "model.inner_attention",
+    "model.inner_implementation",
     "data.directory",
     "data.reader_threads",
     "data.max_faulty_images",
@@ -131,7 +132,7 @@ def _prepare(experiment: Experiment, workdir: Path, feed: Feed | CardFeed | None
     # With a checkpoint, what the run once started from is no longer needed.
     source = "" if workdirs.checkpoint_steps(workdir) else experiment.pretrained
     check_pretrained(source)
-    make_model(experiment, experiment.model.num_classes or 2)
+    for_platform(make_model(experiment, experiment.model.num_classes or 2), jax.devices())
     check_evaluation_devices(experiment, jax.device_count())
     classes = feed.num_classes if feed else count_classes(experiment)
     num_classes = experiment.model.num_classes or classes

@@ -177,13 +177,12 @@ def eval_step(
 
 
 def for_platform(model: nn.Module, devices: Sequence[jax.Device]) -> nn.Module:
-    """The model with `inner_attention` "auto" resolved for the devices: "broadcast" on TPUs, "dot" elsewhere.
+    """The model told which devices it is compiled for, so that a step gets a TPU's form of the blocks on any host.
 
-    Settled before tracing, so that a step compiled ahead of time for a TPU gets the TPU's form on any host.
+    Raises:
+      ValueError: config.model.inner_implementation is not possible there, with the reason.
     """
-    if model.inner_attention != "auto":
-        return model
-    return model.clone(inner_attention="broadcast" if devices[0].platform == "tpu" else "dot")
+    return model.clone(device_kind=devices[0].device_kind)
 
 
 def over_devices(

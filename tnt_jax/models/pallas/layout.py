@@ -20,11 +20,15 @@ import jax.numpy as jnp
 LANES = 128
 SUBLANES = 8
 TILE = LANES * SUBLANES  # sentences in a tile
-BIAS_ROWS = (
-    SUBLANES  # constant rows below the inputs of a product: the first carries the bias, a whole register is read
-)
+BIAS_ROWS = SUBLANES  # constant rows below the inputs of a product: the first carries the bias, a register is read
 PITCH = 9  # rows from a register to the next in scratch: with 8, a strided access meets one memory bank eight times
 LOG2_E = 1.4426950408889634
+# Bytes of vector memory of a core that a program may use, by jax's device kind: nine tenths of it.
+VECTOR_MEMORY = {
+    kind: int(0.9 * mebibytes * 2**20)
+    for kinds, mebibytes in ((("TPU v5 lite", "TPU v5e", "TPU v6 lite", "TPU v6e"), 128), (("TPU v5", "TPU v5p"), 64))
+    for kind in kinds
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +74,32 @@ class Sizes:
                 f"the Pallas inner block takes words in groups of {self.group} at inner_dim={self.inner_dim}, "
                 f"and a sentence has {self.num_words}; use the xla implementation for this size"
             )
+        if self.unit * self.hidden_dim % (2 * SUBLANES):
+            raise ValueError(
+                f"the Pallas inner block needs hidden channels (inner_dim times mlp_ratio) in multiples of "
+                f"{2 * SUBLANES // self.unit}, not {self.hidden_dim}; use the xla implementation for this size"
+            )
+
+    def vector_memory(self, item: int) -> int:
+        """Bytes of vector memory that the backward kernel holds, for words of `item` bytes a number."""
+        row, scores = TILE * 4 * PITCH // SUBLANES, self.num_words * self.num_heads
+        operand = self.num_words // self.unit * (self.unit * self.inner_dim + BIAS_ROWS) * TILE * item
+        scratch = (9 * self.rows + 2 * self.num_words) * row + self.rows * TILE * 4 + operand
+        return scratch + 2 * (4 * self.rows * TILE * item + scores * TILE * 4)  # blocks come and go in pairs
+
+    def does_not_fit(self, device_kind: str, item: int) -> str | None:
+        """-> why a device of this kind cannot run the kernels, or None."""
+        if not device_kind.startswith("TPU"):
+            return f"the kernel is for TPUs, and this computes on {device_kind}"
+        if device_kind not in VECTOR_MEMORY:
+            return f"the kernel needs the vector memory of a TPU v5e, v5p or v6e, and this is {device_kind}"
+        needed, there = self.vector_memory(item), VECTOR_MEMORY[device_kind]
+        if needed > there:
+            return (
+                f"the kernel needs {needed / 2**20:.0f} MiB of vector memory for {self.num_words} words of "
+                f"{self.inner_dim} channels, and {device_kind} gives {there / 2**20:.0f}"
+            )
+        return None
 
 
 def unit_matrix(weight: jax.Array, unit: int, dtype, bias: jax.Array | None = None) -> jax.Array:
