@@ -6,7 +6,8 @@ Format, WORKDIR/checkpoints/STEP/:
     metadata/   JSON: step, seconds (of training so far, over all sessions), device_count, process_count,
                 best_accuracy (so far, null before the first evaluation)
 orbax writes into a temporary folder and renames it, so a folder named by a number is complete. WORKDIR/config.json
-holds the whole configuration, the model's with every size filled in.
+holds the whole configuration, the model's with every size filled in, and WORKDIR/classes.json the names of the
+classes, a list in the order of the labels (null where the data set has none).
 """
 
 import json
@@ -15,6 +16,7 @@ from typing import Any
 
 FOLDER = "checkpoints"
 CONFIG_FILE = "config.json"
+CLASSES_FILE = "classes.json"
 
 
 def read_config(workdir: Path) -> dict[str, Any] | None:
@@ -39,6 +41,20 @@ def _renamed(config: dict[str, Any]) -> dict[str, Any]:
         old = model.pop("inner_attention")
         model.setdefault("inner_implementation", "auto" if old == "auto" else "xla")
     return config
+
+
+def read_class_names(workdir: Path) -> tuple[str, ...] | None:
+    """The class names that a run left in its workdir; () where its data set has none; None where there is no file."""
+    path = workdir / CLASSES_FILE
+    if not path.is_file():
+        return None
+    try:
+        names = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}). Mend or remove the file.") from error
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ValueError(f"{path} holds no list of names. Mend or remove the file.")
+    return tuple(names or ())
 
 
 def checkpoint_steps(workdir: Path) -> list[int]:

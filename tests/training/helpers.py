@@ -88,6 +88,7 @@ class TinyFeed:
     """In place of training.feed.Feed: 5 steps an epoch, 35 examples to evaluate."""
 
     num_classes = NUM_CLASSES
+    class_names = ("red", "green", "blue", "grey")
     steps_per_epoch = 5
     eval_examples = 35
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tnt_jax.data import color, randaugment, resample
-from tnt_jax.data.settings import DataSettings
+from tnt_jax.data.settings import DataSettings, EvalImages
 
 _CROP_TRIES = 10
 _SEEDS = 3  # crop and flip; RandAugment; colour jitter
@@ -60,7 +60,7 @@ def train_copies(image: tf.Tensor, seeds: tf.Tensor, settings: DataSettings, ima
     return tf.stack([train_image(image, seed, settings, image_size) for seed in tf.unstack(seeds)])
 
 
-def eval_image(image: tf.Tensor, settings: DataSettings, image_size: tuple[int, int]) -> tf.Tensor:
+def eval_image(image: tf.Tensor, settings: DataSettings | EvalImages, image_size: tuple[int, int]) -> tf.Tensor:
     """Encoded scalar string or uint8 [h, w, 3] -> uint8 [H, W, 3]: resized, then the centre.
 
     The image is resized so that image_size is data.eval_crop_fraction of it, its aspect kept, as timm does: for a

@@ -10,6 +10,19 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 
 
 @dataclasses.dataclass(frozen=True)
+class EvalImages:
+    """How an image becomes the network's input where no data set is at hand: keys of `config.data`, the same meanings.
+
+    The defaults are TNT's published weights' (recipe of the paper; timm has the same).
+    """
+
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    eval_crop_fraction: float = 0.9
+    eval_interpolation: str = "bicubic"
+
+
+@dataclasses.dataclass(frozen=True)
 class DataSettings:
     """Which examples, and what happens to an image before it is a [H, W, 3] uint8 array.
 

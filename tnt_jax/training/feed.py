@@ -28,6 +28,7 @@ class Feed:
         source = sources.open_source(experiment.data)
         source.num_examples(experiment.data.eval_split)  # raises now, not after the first epoch
         self.num_classes: int = source.num_classes
+        self.class_names: tuple[str, ...] | None = source.class_names
 
     @functools.cached_property
     def steps_per_epoch(self) -> int:

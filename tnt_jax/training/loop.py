@@ -81,12 +81,13 @@ def train(run: TrainingRun) -> dict[str, Any]:
 
 
 def _enter_workdir(run: TrainingRun) -> None:
-    """Creates the workdir and its config.json, once every process has looked at what was there."""
+    """Creates the workdir, its config.json and classes.json, once every process has looked at what was there."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("the workdir has been checked")
     try:
         run.workdir.mkdir(parents=True, exist_ok=True)
         report.write_json(run.workdir / workdirs.CONFIG_FILE, as_dict(run.experiment))
+        report.write_json(run.workdir / workdirs.CLASSES_FILE, run.feed.class_names)
     except OSError as error:  # it was writable when it was checked
         raise RunError(f"--workdir={run.workdir} cannot be written any more: {error}") from error
 

@@ -3,7 +3,7 @@
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
+def write_json(path: Path, values: Mapping[str, Any] | Sequence[Any] | None) -> None:
     """Writes the whole file or leaves the old one; the first process alone."""
     write_text(path, json.dumps(values, indent=2) + "\n")
 

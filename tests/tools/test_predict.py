@@ -1,0 +1,107 @@
+"""The program against a plain model.apply; images that cannot be read; the three forms of its answer."""
+
+import csv
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.training.helpers import experiment, random_variables
+from tnt_jax.data.settings import EvalImages
+from tnt_jax.models.variants import create_model
+from tnt_jax.tools import predict
+from tnt_jax.tools.trained import Trained
+
+NAMES = ("ant", 'bee, "queen"', "cat", "dog", "eel", "fox")
+IMAGES = EvalImages(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25), eval_crop_fraction=1.0)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    model = create_model(**experiment(model__num_classes=6).model.arguments())
+    return Trained("a", "tnt", model, random_variables(model), IMAGES, NAMES, None)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, trained):
+    """Eleven images of the network's size, so that resizing leaves them alone; one in a folder; one is none."""
+    monkeypatch.setattr(predict, "open_trained", lambda source, image_size: trained)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (11, 8, 8, 3), np.uint8)
+    (tmp_path / "photos/more").mkdir(parents=True)
+    for number, each in enumerate(pixels):
+        Image.fromarray(each).save(tmp_path / "photos" / ("more/10.PNG" if number == 10 else f"{number:02}.png"))
+    (tmp_path / "photos/notes.txt").write_text("no image")
+    return tmp_path / "photos", pixels
+
+
+def probabilities(trained, pixels):
+    images = (pixels / np.float32(255) - np.array(IMAGES.mean)) / np.array(IMAGES.std)
+    return np.asarray(jax.nn.softmax(trained.model.apply(trained.variables, images.astype(np.float32))))
+
+
+def test_json_is_what_the_model_says_of_each_image_of_a_folder(folder, trained, tmp_path):
+    """Batches of 8 (the devices here) leave 3 images for the last."""
+    place, pixels = folder
+    output = tmp_path / "new/answer.json"
+    predict.main([str(place), "--source=a", "--format=json", "--batch-size=3", f"--output={output}"])
+    found = json.loads(output.read_text())
+    assert [entry["image"] for entry in found] == [
+        *(str(place / f"{number:02}.png") for number in range(10)),
+        str(place / "more/10.PNG"),
+    ]
+    for entry, row in zip(found, probabilities(trained, pixels), strict=True):
+        best = np.argsort(-row)[:5]
+        assert [guess["label"] for guess in entry["predictions"]] == best.tolist()
+        assert [guess["class"] for guess in entry["predictions"]] == [NAMES[i] for i in best]
+        np.testing.assert_allclose([guess["probability"] for guess in entry["predictions"]], row[best], atol=2e-6)
+    assert list(tmp_path.glob("new/*")) == [output]
+
+
+def test_csv_quotes_what_needs_it_and_top_may_exceed_the_classes(folder, capsys):
+    place, _ = folder
+    predict.main([str(place / "00.png"), "--source=a", "--format=csv", "--top=9"])
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [row["rank"] for row in rows] == list("123456") and {row["class"] for row in rows} == set(NAMES)
+    assert sum(float(row["probability"]) for row in rows) == pytest.approx(1, abs=1e-5)
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_predicted(folder, capsys):
+    place, _ = folder
+    (place / "00.png").write_bytes((place / "01.png").read_bytes()[:60])
+    (place / "02.png").write_bytes(b"")
+    paths = [str(place / name) for name in ("00.png", "01.png", "02.png", "missing.jpg", "notes.txt", "03.png")]
+    with pytest.raises(SystemExit) as stop:
+        predict.main([*paths, "--source=a", "--format=json"])
+    assert stop.value.code == 1
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert [("error" in entry, "predictions" in entry) for entry in found] == [
+        (kind, not kind) for kind in (True, False, True, True, True, False)
+    ]
+    assert "missing.jpg cannot be read: No such file" in said.err and "4 of 6 images could not be read" in said.err
+    assert "Traceback" not in said.err
+
+
+def test_table_for_people(folder, capsys):
+    place, _ = folder
+    predict.main([str(place / "05.png"), "--source=a", "--top=1"])
+    name, line = capsys.readouterr().out.splitlines()
+    assert name == str(place / "05.png") and line.split("%")[1].strip() in NAMES
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["EMPTY", "--source=a"], "there is no image in this folder"),
+        (["x.jpg", "--source=a", "--top=0"], "--top=0 must be at least 1"),
+        (["x.jpg", "--source=nothing.pth"], "does not say which model"),
+    ],
+)
+def test_what_cannot_work_ends_with_one_message(tmp_path, capsys, arguments, message):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit) as stop:
+        predict.main([str(tmp_path / "empty") if word == "EMPTY" else word for word in arguments])
+    assert stop.value.code == 2 and message in capsys.readouterr().err

@@ -1,0 +1,146 @@
+"""Classes of image files, a batch at a time; an image that cannot be read stops nothing."""
+
+import concurrent.futures
+import functools
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tnt_jax.data.settings import DataSettings, EvalImages
+from tnt_jax.models.tnt import TNT
+
+_READERS = 4  # images decoded at a time
+
+
+class Guess(NamedTuple):
+    """A class for an image."""
+
+    label: int
+    name: str
+    probability: float  # softmax over all classes, 0..1
+
+
+class Prediction(NamedTuple):
+    """The most probable classes of an image, the best first."""
+
+    path: Path
+    guesses: tuple[Guess, ...]
+
+
+class Failure(NamedTuple):
+    """An image that could not be read, and why."""
+
+    path: Path
+    reason: str
+
+
+def classify(
+    model: TNT,
+    variables: Mapping[str, Any],
+    images: DataSettings | EvalImages,
+    class_names: Sequence[str],
+    paths: Iterable[Path],
+    *,
+    top: int = 5,
+    batch_size: int = 32,
+) -> Iterator[Prediction | Failure]:
+    """Image files -> the `top` classes of each, in the files' order; lazily, `batch_size` at a time.
+
+    images: how files become the model's input (data.augment.eval_image at model.input_size, then mean and std).
+    class_names: [K], one a logit. A batch goes over all local devices; the next one is read meanwhile.
+    """
+    devices = jax.local_devices()
+    batch_size = math.ceil(batch_size / len(devices)) * len(devices)
+    scaling = jnp.asarray(images.mean), jnp.asarray(images.std)
+    mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
+    everywhere, split = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in ((), ("batch",)))
+    variables = jax.device_put(variables, everywhere)
+    top = min(top, model.num_classes)
+    for batch in _batches(paths, batch_size, images, model.input_size):
+        pixels = [item for _, item in batch if not isinstance(item, str)]
+        if pixels:
+            filled = np.stack(pixels + [pixels[0]] * (batch_size - len(pixels)))  # one shape, compiled once
+            probabilities = iter(
+                np.asarray(_probabilities(model, variables, jax.device_put(filled, split), *scaling))[: len(pixels)]
+            )
+        for path, item in batch:
+            if isinstance(item, str):
+                yield Failure(path, item)
+                continue
+            row = next(probabilities)
+            best = np.argsort(-row, kind="stable")[:top]
+            yield Prediction(path, tuple(Guess(int(i), class_names[i], float(row[i])) for i in best))
+
+
+def read_image(path: Path, images: DataSettings | EvalImages, image_size: tuple[int, int]) -> np.ndarray:
+    """A JPEG, PNG, BMP or GIF file -> uint8 [H, W, 3] as the evaluation sees it (data.augment.eval_image).
+
+    Raises OSError or ValueError where the file cannot be read as an image.
+    """
+    import tensorflow as tf
+
+    encoded = Path(path).read_bytes()
+    try:
+        return _eval_image(images, tuple(image_size))(encoded).numpy()
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError("it is no JPEG, PNG, BMP or GIF image, or a damaged one") from error
+
+
+@functools.cache
+def _eval_image(images: DataSettings | EvalImages, image_size: tuple[int, int]) -> Any:
+    """-> a compiled function from an encoded image to pixels."""
+    import tensorflow as tf
+
+    from tnt_jax.data import augment, sources
+
+    sources.set_up_tensorflow()
+    signature = [tf.TensorSpec([], tf.string)]
+    return tf.function(lambda encoded: augment.eval_image(encoded, images, image_size), signature, autograph=False)
+
+
+def _batches(
+    paths: Iterable[Path], batch_size: int, images: DataSettings | EvalImages, image_size: tuple[int, int]
+) -> Iterator[list[tuple[Path, np.ndarray | str]]]:
+    """Files -> lists of at most `batch_size` (file, its pixels or why there are none); the next list is being read."""
+
+    def read(path: Path) -> np.ndarray | str:
+        try:
+            return read_image(path, images, image_size)
+        except (OSError, ValueError) as error:
+            return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+        waiting = None
+        for chunk in _batched(paths, batch_size):
+            chunk = list(chunk), [pool.submit(read, path) for path in chunk]
+            if waiting is not None:
+                yield _read(waiting)
+            waiting = chunk
+        if waiting is not None:
+            yield _read(waiting)
+
+
+def _read(chunk: tuple[list[Path], list[concurrent.futures.Future]]) -> list[tuple[Path, np.ndarray | str]]:
+    return [(path, future.result()) for path, future in zip(*chunk, strict=True)]
+
+
+def _batched(items: Iterable[Path], size: int) -> Iterator[list[Path]]:
+    """itertools.batched, which Python 3.11 lacks."""
+    iterator = iter(items)
+    while chunk := list(itertools.islice(iterator, size)):
+        yield chunk
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _probabilities(
+    model: TNT, variables: Mapping[str, Any], pixels: jax.Array, mean: jax.Array, std: jax.Array
+) -> jax.Array:
+    """variables, pixels uint8 [b, H, W, 3] -> [b, K] float32."""
+    logits = model.apply(variables, (pixels.astype(jnp.float32) / 255 - mean) / std)
+    return jax.nn.softmax(logits)

@@ -1,0 +1,157 @@
+"""Classes of images: the best five of each, with their probabilities.
+
+    python -m tnt_jax.tools.predict --source=runs/photos holiday.jpg another.png
+    python -m tnt_jax.tools.predict --source=hf-hub:timm/tnt_s_patch16_224.in1k photos/ --format=csv --output=a.csv
+
+--source: a workdir, or a model's name and weights, NAME:FILE or NAME:hf-hub:OWNER/REPOSITORY (tools/trained.py). IMAGE
+is a file (JPEG, PNG, BMP, GIF) or a folder, whose images are taken, those of its folders too. Images are resized,
+cropped and normalised as for the run's evaluation, or as the published weights' authors do.
+
+Exit codes: 0 done; 1 some images could not be read (they are named, and the others predicted); 2 the command cannot
+work.
+"""
+
+import argparse
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tnt_jax.analysis.predictions import Failure, Prediction, classify
+from tnt_jax.tools import be_quiet
+from tnt_jax.tools.trained import open_trained
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+COLUMNS = ("image", "rank", "label", "class", "probability")
+SOME_FAILED, CANNOT_WORK = 1, 2
+
+
+def find_images(paths: Sequence[str]) -> list[Path]:
+    """Files and folders -> files, a folder's images in the order of their paths; what does not exist stays.
+
+    Raises ValueError for a folder without an image.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.expanduser().is_dir():
+            found.append(path.expanduser())
+            continue
+        inside = sorted(file for file in path.expanduser().rglob("*") if file.suffix.lower() in SUFFIXES)
+        if not inside:
+            raise ValueError(f"{path}: there is no image in this folder ({', '.join(SUFFIXES)})")
+        found += inside
+    return found
+
+
+def as_table(results: Iterator[Prediction | Failure]) -> Iterator[str]:
+    """-> lines for people: the image's name, and under it the classes with their probabilities in percent."""
+    for result in results:
+        yield f"{result.path}"
+        if isinstance(result, Failure):
+            yield f"      cannot be read: {result.reason}"
+            continue
+        yield from (f"  {100 * guess.probability:6.2f}%  {guess.name}" for guess in result.guesses)
+
+
+def as_csv(results: Iterator[Prediction | Failure]) -> Iterator[str]:
+    """-> lines: one for each image and rank; an image that cannot be read has none."""
+    yield ",".join(COLUMNS)
+    for result in results:
+        if isinstance(result, Prediction):
+            for rank, guess in enumerate(result.guesses, 1):
+                line = io.StringIO()
+                row = (result.path, rank, guess.label, guess.name, f"{guess.probability:.6f}")
+                csv.writer(line, lineterminator="").writerow(row)
+                yield line.getvalue()
+
+
+def as_json(results: Iterator[Prediction | Failure]) -> Iterator[str]:
+    """-> the lines of one JSON list: an object for each image, with "predictions" or "error"."""
+    before = "["
+    for result in results:
+        entry: dict[str, object] = {"image": str(result.path)}
+        if isinstance(result, Failure):
+            entry["error"] = result.reason
+        else:
+            entry["predictions"] = [
+                {"label": guess.label, "class": guess.name, "probability": round(guess.probability, 6)}
+                for guess in result.guesses
+            ]
+        yield before + json.dumps(entry, ensure_ascii=False)
+        before = ","
+    yield "]" if before == "," else "[]"
+
+
+FORMATS = {"table": as_table, "csv": as_csv, "json": as_json}
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; argparse ends the process with code 2 where it cannot be understood."""
+    parser = argparse.ArgumentParser(
+        "predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, or a folder of images")
+    parser.add_argument("--source", required=True, help="a workdir, or NAME:WEIGHTS")
+    parser.add_argument("--top", type=int, default=5, help="classes an image (default 5)")
+    parser.add_argument("--batch-size", type=int, default=32, help="images at a time, over all devices (default 32)")
+    parser.add_argument("--image-size", type=int, help="pixels, a side; the model's own unless given")
+    parser.add_argument("--format", choices=FORMATS, default="table")
+    parser.add_argument("--output", type=Path, help="a file; standard output unless given")
+    options = parser.parse_args(arguments)
+    for name in ("top", "batch_size"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')}={getattr(options, name)} must be at least 1")
+    return options
+
+
+def write(lines: Iterator[str], output: Path | None) -> None:
+    """Lines to standard output as they come, or to a file that is there whole or not at all."""
+    if output is None:
+        for line in lines:
+            print(line, flush=True)
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(output.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)
+    temporary.replace(output)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Predicts, writes, and names on standard error what could not be read."""
+    options = parse(arguments)
+    be_quiet()
+    failures: list[Failure] = []
+
+    def noted(results: Iterator[Prediction | Failure]) -> Iterator[Prediction | Failure]:
+        for result in results:
+            if isinstance(result, Failure):
+                failures.append(result)
+                print(f"predict: {result.path} cannot be read: {result.reason}", file=sys.stderr)
+            yield result
+
+    try:
+        images = find_images(options.images)
+        trained = open_trained(options.source, options.image_size)
+        results = classify(
+            trained.model,
+            trained.variables,
+            trained.images,
+            trained.class_names,
+            images,
+            top=options.top,
+            batch_size=options.batch_size,
+        )
+        write(FORMATS[options.format](noted(results)), options.output)
+    except (ValueError, OSError) as error:
+        print(f"predict: {error}", file=sys.stderr)
+        sys.exit(CANNOT_WORK)
+    if failures:
+        print(f"predict: {len(failures)} of {len(images)} images could not be read", file=sys.stderr)
+        sys.exit(SOME_FAILED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""What a program's --source names -> a model with its weights, how its images are made, and its classes' names.
+
+A source is
+  runs/digits                                        a workdir (its newest checkpoint), or WORKDIR/checkpoints/STEP
+  tnt_s_patch16_224:weights.safetensors              a model's name and weights for it (.pth too, with PyTorch)
+  tnt_s_patch16_224:hf-hub:timm/tnt_s_patch16_224.in1k
+  hf-hub:timm/tnt_s_patch16_224.in1k                 the hub's name says which model
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from tnt_jax import workdir as workdirs
+from tnt_jax.data.settings import EvalImages
+from tnt_jax.models.tnt import TNT
+from tnt_jax.models.variants import VARIANTS, create_model
+from tnt_jax.pretrained.sources import HUB_PREFIX
+from tnt_jax.training.config import Experiment, check_config
+
+# DeiT's own (recipe: its column): ImageNet's mean and deviation, 256 pixels then 224.
+DEIT_IMAGES = EvalImages(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), eval_crop_fraction=0.875)
+NUM_IMAGENET_CLASSES = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A model with weights. `variables` {"params": ...} fit `model`, whose input_size is the size of its images."""
+
+    source: str
+    name: str  # the model's, such as "tnt_s_patch16_224"
+    model: TNT
+    variables: dict[str, Any]
+    images: EvalImages
+    class_names: tuple[str, ...]  # one a logit; the number where nothing is known
+    experiment: Experiment | None  # of a workdir
+
+
+def open_trained(source: str, image_size: int | tuple[int, int] | None = None) -> Trained:
+    """A source, image_size in pixels (None: the model's own; another interpolates the sentence positions) -> Trained.
+
+    Where a run kept averaged weights, these are taken. Raises ValueError or FileNotFoundError with the mend.
+    """
+    from tnt_jax.pretrained import load_model, load_pretrained
+
+    workdir = workdir_of(source)
+    if workdir is not None:
+        model, _ = load_model(source)
+        experiment = check_run(workdir)
+        names = class_names(workdir, experiment, model.num_classes)
+        fields = (field.name for field in dataclasses.fields(EvalImages))
+        images = EvalImages(**{name: getattr(experiment.data, name) for name in fields})
+        name, weights = experiment.model.name, source
+    else:
+        name, weights = split_source(source)
+        model, experiment = create_model(name, num_classes=count_classes(weights)), None
+        names = published_names(model.num_classes)
+        images = EvalImages() if model.inner_blocks else DEIT_IMAGES
+    if image_size is not None:
+        model = model.clone(image_size=image_size)
+    # The size trained at, not the model's, is what a file's positions are for: load_pretrained resizes them.
+    variables = load_pretrained(weights, model, image_size=model.image_size)
+    return Trained(str(source), name, model, variables, images, names, experiment)
+
+
+def workdir_of(source: str) -> Path | None:
+    """The run's folder that a source lies in; None where it is no folder."""
+    path = Path(source).expanduser()
+    if not path.is_dir():
+        return None
+    return path.absolute().parent.parent if path.absolute().parent.name == workdirs.FOLDER else path
+
+
+def check_run(workdir: Path) -> Experiment:
+    """A run's folder -> its experiment. Raises ValueError where there is none."""
+    from tnt_jax.training.recorded import read_run_config
+
+    config = read_run_config(workdir)
+    if config is None:
+        raise ValueError(f"{workdir} is not a workdir of this project: it has no {workdirs.CONFIG_FILE}.")
+    return check_config(config)
+
+
+def split_source(source: str) -> tuple[str, str]:
+    """NAME:WEIGHTS or a hub's address -> (the model's name, the weights). Raises ValueError with the accepted forms."""
+    name, colon, weights = source.partition(":")
+    if colon and name in VARIANTS and weights:
+        return name, weights
+    if source.startswith(HUB_PREFIX):
+        repository = source.removeprefix(HUB_PREFIX).partition("@")[0].rpartition("/")[2]
+        name = repository.partition(".")[0]  # timm's names end with a tag: tnt_s_patch16_224.in1k
+        if name in VARIANTS:
+            return name, source
+    raise ValueError(
+        f"{source} does not say which model its weights are for, and is no folder. Put the model's name and a colon "
+        f"in front, such as tnt_s_patch16_224:{weights or source if name in VARIANTS else source}; the names are "
+        f"{', '.join(VARIANTS)}."
+    )
+
+
+def count_classes(weights: str) -> int:
+    """A file of weights, or the hub's -> the classes of its head; of a source without a head: ImageNet's."""
+    from tnt_jax.pretrained.sources import read_weights
+
+    arrays = read_weights(weights).arrays
+    return next((array.shape[0] for name, array in arrays.items() if name == "head.bias"), NUM_IMAGENET_CLASSES)
+
+
+def class_names(workdir: Path, experiment: Experiment, num_classes: int) -> tuple[str, ...]:
+    """-> the names of a run's classes: those it left in its workdir, or its data set's, or numbers."""
+    from tnt_jax.data.class_names import readable
+
+    names = workdirs.read_class_names(workdir)
+    if names is None:
+        from tnt_jax.data import sources
+
+        try:
+            names = sources.classes(experiment.data)[1]
+        except (ValueError, FileNotFoundError) as error:
+            logging.warning(
+                "%s has no %s, as older runs, and its data set is not here (%s). Classes get their numbers; to name "
+                'them, write that file: a JSON list in the order of the labels, ["cat", "dog"].',
+                workdir,
+                workdirs.CLASSES_FILE,
+                error,
+            )
+    return numbered(readable(names or ()), num_classes)
+
+
+def published_names(num_classes: int) -> tuple[str, ...]:
+    """-> ImageNet's names where the weights have as many classes, else numbers."""
+    from tnt_jax.data.class_names import imagenet_names
+
+    return numbered(imagenet_names() if num_classes == NUM_IMAGENET_CLASSES else (), num_classes)
+
+
+def numbered(names: tuple[str, ...], num_classes: int) -> tuple[str, ...]:
+    """Names of the first classes -> a name of each class, the number where there is none."""
+    return (*names, *map(str, range(len(names), num_classes)))[:num_classes]
