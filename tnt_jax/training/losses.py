@@ -10,6 +10,7 @@ def smooth_labels(labels: jax.Array, num_classes: int, smoothing: float) -> jax.
     return one_hot * (1 - smoothing) + smoothing / num_classes
 
 
+@jax.named_scope("loss")
 def softmax_cross_entropy(logits: jax.Array, targets: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     """logits [b, K], targets [b, K] (rows sum to 1), mask [b] -> (sum of masked losses in nats, sum of the mask)."""
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))

@@ -80,6 +80,7 @@ def make_optimizer(experiment: Experiment, schedule: Schedule) -> optax.Gradient
     return optax.chain(optax.clip_by_global_norm(experiment.gradient_clip_norm), adamw)
 
 
+@jax.named_scope("optimizer")
 def update_average(average: Any, params: Any, decay: float) -> Any:
     """The exponential moving average of the weights: average * decay + params * (1 - decay), leaf by leaf."""
     return jax.tree.map(lambda old, new: old * decay + new * (1 - decay), average, params)

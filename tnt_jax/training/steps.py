@@ -29,6 +29,7 @@ def normalize(images: jax.Array, experiment: Experiment) -> jax.Array:
     return (images.astype(jnp.float32) / 255 - mean) / std
 
 
+@jax.named_scope("input")
 def prepare(
     key: jax.Array, batch: Batch, num_classes: int, experiment: Experiment, axis_name: str | None = AXIS
 ) -> tuple[jax.Array, jax.Array]:
@@ -123,12 +124,13 @@ def train_step(
         accumulation_steps=experiment.accumulation_steps,
     )
     sums, gradients = lax.psum(local, axis_name)
-    gradients = jax.tree.map(lambda gradient: gradient / sums["loss"][1], gradients)
-    norm = optax.global_norm(gradients)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    # The weights too: a step that is much too long ruins them before any loss shows it.
-    finite = jnp.isfinite(sums["loss"][0]) & jnp.isfinite(norm) & jnp.isfinite(optax.global_norm(params))
+    with jax.named_scope("optimizer"):  # profiles and tools.tpu_report divide a step by these names
+        gradients = jax.tree.map(lambda gradient: gradient / sums["loss"][1], gradients)
+        norm = optax.global_norm(gradients)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        # The weights too: a step that is much too long ruins them before any loss shows it.
+        finite = jnp.isfinite(sums["loss"][0]) & jnp.isfinite(norm) & jnp.isfinite(optax.global_norm(params))
     loss = sums["loss"][0] / sums["loss"][1]
 
     sums["gradient_norm"] = (norm, jnp.ones((), jnp.float32))
@@ -148,6 +150,7 @@ def train_step(
     return next_state, results | {"sums": running}
 
 
+@jax.named_scope("optimizer")
 def where(condition: jax.Array, new: Any, old: Any) -> Any:
     """condition [] bool and two trees -> the new tree's leaves where it holds, else the old one's.
 
