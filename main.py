@@ -1,10 +1,14 @@
 """Trains or evaluates a model: python main.py --config=configs/NAME.py --workdir=DIR [--config.KEY=VALUE ...].
 
 Exit codes: 0 done; 2 the command cannot work (one message says what, where and the mend, and nothing was written);
-3 the run had to stop (not a number, unreadable checkpoints). --verbosity=1 adds where in the code it was.
+3 the run had to stop (not a number, a full disk, unreadable data or checkpoints); 4 SIGTERM (a machine is taken away)
+and 130 SIGINT (Ctrl-C): training has saved the step under way. After 3 (and its mend), 4 and 130 the same command goes
+on. A second Ctrl-C ends the process at once. --verbosity=1 adds where in the code it was.
 """
 
+import functools
 import os
+import signal
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow starts
@@ -15,7 +19,7 @@ from ml_collections import config_flags
 from tnt_jax.training import devices
 from tnt_jax.training.config import accepted_keys, check_config, unknown_key_message
 
-CANNOT_WORK, STOPPED = 2, 3
+CANNOT_WORK, STOPPED, TERMINATED, INTERRUPTED = 2, 3, 4, 130
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "One of configs/*.py. Every key can be changed: --config.KEY=VALUE.")
@@ -24,7 +28,10 @@ flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "Train (and evaluate),
 
 
 def main(_: list[str]) -> None:
-    """Checks everything first, then calls the loop."""
+    """Checks everything first, then calls the loop, which takes the signals over while it trains."""
+    for number, code in ((signal.SIGTERM, TERMINATED), (signal.SIGINT, INTERRUPTED)):
+        text = f"{number.name}: ended with nothing new to save. The same command starts again, or goes on."
+        signal.signal(number, functools.partial(lambda text, code, *_: stop(text, code), text, code))
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # orbax tells of every file
     try:
@@ -43,6 +50,8 @@ def main(_: list[str]) -> None:
         stop(error, CANNOT_WORK)
     try:
         loop.train(run) if FLAGS.mode == "train" else loop.evaluate(run)
+    except loop.Stopped as error:
+        stop(error, TERMINATED if error.signal == signal.SIGTERM else INTERRUPTED)
     except loop.RunError as error:
         stop(error, STOPPED)
 

@@ -4,13 +4,17 @@ Format, WORKDIR/checkpoints/STEP/:
     state/      the TrainState as a pytree of float32 and integer arrays, one copy whatever the number of devices:
                 step, params, opt_state, ema_params (absent where ema_decay is 0), key, metrics
     metadata/   JSON: step, seconds (of training so far, over all sessions), device_count, process_count,
-                best_accuracy (so far, null before the first evaluation)
+                best_accuracy (so far, null before the first evaluation), checksums (CRC-32 of every array) and more:
+                docs/checkpoints.md has all of it
 orbax writes into a temporary folder and renames it, so a folder named by a number is complete. WORKDIR/config.json
 holds the whole configuration, the model's with every size filled in, and WORKDIR/classes.json the names of the
 classes, a list in the order of the labels (null where the data set has none).
 """
 
+import concurrent.futures
 import json
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +73,7 @@ def read_weights(workdir: Path, step: int | None = None) -> tuple[dict[str, Any]
     """A workdir and a step (None: the newest) -> (weights, metadata), without knowing the model.
 
     weights: "params" and, where the run averaged them, "ema_params", nested dicts of numpy arrays.
-    Raises ValueError where there is no such checkpoint.
+    Raises ValueError where there is no such checkpoint, and where it is damaged, with the one before it.
     """
     steps = checkpoint_steps(workdir)
     if not steps or (step is not None and step not in steps):
@@ -82,9 +86,59 @@ def read_weights(workdir: Path, step: int | None = None) -> tuple[dict[str, Any]
 
     step = steps[-1] if step is None else step
     folder = (workdir / FOLDER / str(step)).absolute()
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        restored = checkpointer.restore(
-            folder, args=ocp.args.Composite(state=ocp.args.StandardRestore(), metadata=ocp.args.JsonRestore())
-        )
-    weights = {name: restored.state[name] for name in ("params", "ema_params") if restored.state[name] is not None}
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            restored = checkpointer.restore(
+                folder, args=ocp.args.Composite(state=ocp.args.StandardRestore(), metadata=ocp.args.JsonRestore())
+            )
+        weights = {name: restored.state[name] for name in ("params", "ema_params") if restored.state[name] is not None}
+        verify(weights, restored.metadata)
+    except Exception as error:  # whatever orbax and tensorstore make of damaged files
+        before = [str(earlier) for earlier in steps if earlier < step]
+        mend = f"The one before it is {folder.parent / before[-1]}." if before else "There is none before it."
+        why = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"The checkpoint {folder} is damaged: {why}. {mend}") from error
     return weights, restored.metadata
+
+
+def checksums(tree: Any) -> dict[str, int]:
+    """A tree of numpy arrays -> the CRC-32 of each one's bytes, by its path ("params/head/kernel").
+
+    orbax' files have checksums in some places only: a changed byte could come back as another number.
+    """
+    import jax  # seconds, which nobody who reads a configuration should wait for
+    import numpy as np
+
+    def checksum(leaf: Any) -> int:
+        return zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # zlib lets go of Python's lock
+        return dict(zip(names, pool.map(checksum, [leaf for _, leaf in leaves]), strict=True))
+
+
+def sign(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata with a checksum of itself, in place of one that it may have."""
+    return dict(metadata) | {"metadata_checksum": _metadata_checksum(metadata)}
+
+
+def verify(tree: Any, metadata: Mapping[str, Any]) -> None:
+    """Raises ValueError where arrays of a checkpoint, or its metadata, are not what was written.
+
+    A tree with a part of the arrays will do. Checkpoints of earlier versions have no checksums, and are taken as read.
+    """
+    if "checksums" not in metadata:
+        return
+    if metadata["metadata_checksum"] != _metadata_checksum(metadata):
+        raise ValueError("its metadata is not what was written")
+    wanted, found = metadata["checksums"], checksums(tree)
+    wrong = [name for name, checksum in found.items() if wanted.get(name) != checksum]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ValueError(f"{', '.join(wrong[:3])}{more}: not the bytes that were written")
+
+
+def _metadata_checksum(metadata: Mapping[str, Any]) -> int:
+    plain = {name: value for name, value in metadata.items() if name != "metadata_checksum"}
+    return zlib.crc32(json.dumps(plain, sort_keys=True).encode())

@@ -1,5 +1,6 @@
 """A tiny experiment: a model that compiles in a second, and batches without a data set."""
 
+import collections
 import functools
 import itertools
 
@@ -7,8 +8,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
+from tensorboard.backend.event_processing import event_accumulator
 
 from configs import default
+from tnt_jax import workdir as workdirs
 from tnt_jax.data.faulty import FaultyImages
 from tnt_jax.training import steps
 from tnt_jax.training.config import check_config
@@ -82,6 +86,22 @@ def batch(seed, size=16, real=None, devices=1):
         "index": np.where(mask, np.arange(size), -1).astype(np.int32),
     }
     return {name: field.reshape(devices, size // devices, *field.shape[1:]) for name, field in fields.items()}
+
+
+def read_state(workdir, step=None):
+    """The whole state of a checkpoint (None: the newest), nested dicts of numpy arrays, and its metadata."""
+    step = workdirs.checkpoint_steps(workdir)[-1] if step is None else step
+    parts = {"state": ocp.args.StandardRestore(), "metadata": ocp.args.JsonRestore()}
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        folder = (workdir / workdirs.FOLDER / str(step)).absolute()
+        restored = checkpointer.restore(folder, args=ocp.args.Composite(**parts))
+    return restored.state, restored.metadata
+
+
+def points(workdir):
+    """{(tag, step): how often} of TensorBoard's files, read as TensorBoard reads them."""
+    found = event_accumulator.EventAccumulator(str(workdir), size_guidance={event_accumulator.TENSORS: 0}).Reload()
+    return collections.Counter((tag, event.step) for tag in found.Tags()["tensors"] for event in found.Tensors(tag))
 
 
 class TinyFeed:

@@ -1,15 +1,19 @@
 """Whole runs, from the first step to the summary: interrupted, continued, spoilt, evaluated."""
 
+import contextlib
 import dataclasses
 import json
+import shutil
+import signal
+import subprocess
 
 import jax
 import numpy as np
 import pytest
 
-from tests.training.helpers import NUM_CLASSES, TinyFeed, TinyModel, batch, tiny_config
+from tests.training.helpers import NUM_CLASSES, TinyFeed, TinyModel, batch, points, read_state, tiny_config
 from tnt_jax import workdir as workdirs
-from tnt_jax.training import loop, setup, writers
+from tnt_jax.training import loop, preemption, setup, writers
 from tnt_jax.training.errors import RunError
 
 INTERVALS = {"log_every_steps": 3, "checkpoint_every_steps": 4, "eval_every_steps": 10, "keep_checkpoints": 2}
@@ -110,12 +114,85 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(finished, tmp_path, batc
     feed = TinyFeed(config)
     again = loop.train(make_run(tmp_path, feed))
     assert feed.started == [max([0, *(step for step in (4, 8, 10, 12) if step < batches - 1)])]
-    whole, _ = workdirs.read_weights(workdir)
-    resumed, metadata = workdirs.read_weights(tmp_path)
-    assert metadata["step"] == 20
-    jax.tree.map(np.testing.assert_array_equal, whole, resumed)
-    assert untimed(lines(tmp_path)) == untimed(lines(workdir))
+    assert_same_end(tmp_path, workdir)
     assert again["eval"] == summary["eval"] and again["eval_ema"] == summary["eval_ema"]
+
+
+class SignalledFeed(TinyFeed):
+    """Sends this process a signal while the batch of a step, or a batch of the n-th evaluation, is made."""
+
+    def __init__(self, config, number, step=None, evaluation=None):
+        super().__init__(config)
+        self.number, self.step, self.at_evaluation, self.evaluations = number, step, evaluation, 0
+
+    def train(self, start_step):
+        for step, made in enumerate(super().train(start_step), start_step + 1):
+            if step == self.step:
+                signal.raise_signal(self.number)
+            yield made
+
+    def evaluation(self):
+        self.evaluations += 1
+        for batch_number, made in enumerate(super().evaluation()):
+            if self.evaluations == self.at_evaluation and batch_number == 2:
+                signal.raise_signal(self.number)
+            yield made
+
+
+def assert_same_end(workdir, other):
+    """Weights, optimizer, average, key, sums, what the metadata counts, the checkpoints kept, lines and points."""
+    (state, metadata), (other_state, other_metadata) = read_state(workdir), read_state(other)
+    jax.tree.map(np.testing.assert_array_equal, state, other_state)
+    for found in (metadata, other_metadata):
+        for name in ("seconds", "metadata_checksum"):
+            del found[name]
+    assert metadata == other_metadata
+    assert workdirs.checkpoint_steps(workdir) == workdirs.checkpoint_steps(other)
+    assert untimed(lines(workdir)) == untimed(lines(other))
+    drawn, other_drawn = (
+        {place: count for place, count in points(folder).items() if place[0] not in writers.TIME_LIKE}
+        for folder in (workdir, other)
+    )
+    assert drawn == other_drawn and set(drawn.values()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("at", "saved_step", "due"),
+    [
+        ({"step": 7}, 6, False),  # prefetched one batch ahead
+        ({"step": 11}, 10, True),  # the step is saved before the evaluation that follows it
+        ({"evaluation": 1}, 10, True),  # in the middle of one
+        ({"step": 9}, 8, False),  # where a checkpoint is due anyway
+        ({"evaluation": 2}, 20, True),  # the very last one
+    ],
+)
+def test_a_signal_saves_the_step_under_way_and_the_same_command_goes_on(finished, tmp_path, at, saved_step, due):
+    config = tiny_config(**INTERVALS)
+    number = signal.SIGINT if at == {"step": 7} else signal.SIGTERM
+    before = signal.getsignal(number)
+    with pytest.raises(loop.Stopped) as caught:
+        loop.train(make_run(tmp_path, SignalledFeed(config, number, **at)))
+    assert caught.value.signal == number and signal.getsignal(number) == before
+    assert f"after step {saved_step}, which is saved in {tmp_path / 'checkpoints' / str(saved_step)}" in str(
+        caught.value
+    )
+    assert workdirs.checkpoint_steps(tmp_path)[-1] == saved_step
+    assert read_state(tmp_path)[1]["evaluation_due"] == due
+    feed = TinyFeed(config)
+    loop.train(make_run(tmp_path, feed))
+    assert feed.started == ([saved_step] if saved_step < 20 else [])
+    assert_same_end(tmp_path, finished[0])
+
+
+def test_an_evaluation_that_was_due_is_made_up_for_however_often_it_is_stopped(finished, tmp_path):
+    config = tiny_config(**INTERVALS)
+    for at in ({"evaluation": 1}, {"evaluation": 1}, {"step": 13}):
+        with pytest.raises(loop.Stopped):
+            loop.train(make_run(tmp_path, SignalledFeed(config, signal.SIGTERM, **at)))
+    with pytest.raises(Killed):
+        loop.train(make_run(tmp_path, DyingFeed(config, 4)))
+    loop.train(make_run(tmp_path))
+    assert_same_end(tmp_path, finished[0])
 
 
 def test_a_finished_run_is_not_trained_again(finished, capsys):
@@ -249,13 +326,71 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog):
     assert (tmp_path / "damaged_checkpoints" / "8-1").is_dir()
 
 
+FULL = ("the disk is full", "No space left")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 400 kB of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tnt_jax_test", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting needs root, on Linux")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint_and_says_so(finished, small_disk):
+    workdir, config = small_disk / "run", tiny_config(**INTERVALS)
+
+    class FillingFeed(TinyFeed):
+        def train(self, start_step):
+            for step, made in enumerate(super().train(start_step), start_step):
+                if step == 9:
+                    with contextlib.suppress(OSError):
+                        (small_disk / "other").write_bytes(bytes(10**6))
+                yield made
+
+    with pytest.raises(RunError) as caught:
+        loop.train(make_run(workdir, FillingFeed(config)))
+    assert any(words in str(caught.value) for words in FULL), str(caught.value)
+    kept = workdirs.checkpoint_steps(workdir)
+    assert kept and kept[-1] in (4, 8)
+    with pytest.raises(PermissionError, match="not writable .No space left"):  # the next start does not get far
+        loop.train(make_run(workdir))
+    assert workdirs.checkpoint_steps(workdir) == kept
+    (small_disk / "other").unlink()
+    loop.train(make_run(workdir))
+    assert_same_end(workdir, finished[0])
+
+
+def test_a_workdir_that_is_taken_away_ends_the_run_with_a_message(small_disk):
+    workdir, config = small_disk / "run", tiny_config(**INTERVALS)
+
+    class LosingFeed(TinyFeed):
+        def train(self, start_step):
+            for step, made in enumerate(super().train(start_step), start_step):
+                if step == 9:
+                    subprocess.run(["umount", "--lazy", str(small_disk)], check=True)
+                    small_disk.rename(small_disk.with_name("gone"))
+                    small_disk.write_text("a file where the folder was")
+                yield made
+
+    with pytest.raises(RunError, match="could not be written|cannot be written any more"):
+        loop.train(make_run(workdir, LosingFeed(config)))
+    small_disk.unlink()
+    small_disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tnt_jax_test", str(small_disk)], check=True)  # for the fixture to unmount
+
+
 def test_weights_to_start_from_are_loaded(finished, tmp_path):
     """`pretrained` names a workdir: its averaged weights, as load_pretrained gives them, are those of step 0."""
     workdir, _ = finished
     weights, _ = workdirs.read_weights(workdir)
     run = make_run(tmp_path)
     run = dataclasses.replace(run, pretrained=weights["ema_params"])
-    state, session = loop._start(run, 0.0)
+    state, session = loop._start(run, preemption.Notice(), 0.0)
     session.store.close()
     jax.tree.map(np.testing.assert_array_equal, state.params, weights["ema_params"])
     jax.tree.map(np.testing.assert_array_equal, state.ema_params, weights["ema_params"])

@@ -1,6 +1,8 @@
 """What cannot work is said before anything is written."""
 
 import json
+import shutil
+import subprocess
 
 import pytest
 
@@ -70,6 +72,22 @@ def test_a_file_in_place_of_the_workdir(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file"):
         setup.check_workdir(tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize("options", ["ro", "size=8k"])
+def test_a_read_only_and_a_full_workdir(tmp_path, options):
+    """Root may write wherever rights forbid it, so these are mounts."""
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tnt_jax_test", str(tmp_path)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting needs root, on Linux")
+    try:
+        if options != "ro":
+            (tmp_path / "other").write_bytes(bytes(8192))
+        words = "Read-only file system" if options == "ro" else "No space left on device"
+        with pytest.raises(PermissionError, match=f"{tmp_path} is not writable .{words}"):
+            setup.check_workdir(tmp_path / "run")
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 def test_an_unwritable_workdir():

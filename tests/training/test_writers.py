@@ -4,7 +4,10 @@ import json
 import math
 
 import numpy as np
+import pytest
+import tensorflow as tf
 
+from tests.training.helpers import points
 from tnt_jax.training import writers
 
 
@@ -27,9 +30,50 @@ def test_other_processes_write_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_later_and_torn_lines_are_dropped(tmp_path):
-    path = tmp_path / writers.METRICS_FILE
-    writers.drop_lines_after(path, 3)  # there is none yet
-    path.write_text('{"step": 2, "a": 1}\n{"step": 3, "a": 1}\n{"step": 4, "a": 1}\n{"step": 5, "a"')
-    writers.drop_lines_after(path, 3)
-    assert path.read_text() == '{"step": 2, "a": 1}\n{"step": 3, "a": 1}\n'
+def steps_of(workdir):
+    return [json.loads(line)["step"] for line in (workdir / writers.METRICS_FILE).read_text().splitlines()]
+
+
+def write(workdir, *steps):
+    writer = writers.make_writer(workdir, writes=True)
+    for step in steps:
+        writers.write(writer, step, {"train/loss": 1.0})
+        if step % 2 == 0:
+            writers.write(writer, step, {"eval/loss": 1.0})
+    writer.close()
+
+
+def test_later_points_and_torn_ends_are_dropped(tmp_path):
+    writers.go_back(tmp_path, 3, evaluation_due=False)  # there is nothing yet
+    write(tmp_path, 1, 2, 3, 4, 5)
+    with (tmp_path / writers.METRICS_FILE).open("a") as file:
+        file.write('{"step": 3, "a"')
+    (events,) = tmp_path.glob("events*")
+    with events.open("ab") as file:
+        file.write(b"\x18\0\0\0torn")
+    writers.go_back(tmp_path, 3, evaluation_due=False)
+    assert steps_of(tmp_path) == [1, 2, 2, 3]
+    write(tmp_path, 4, 5)
+    assert steps_of(tmp_path) == [1, 2, 2, 3, 4, 4, 5]
+    everything = {("train/loss", step) for step in (1, 2, 3, 4, 5)} | {("eval/loss", 2), ("eval/loss", 4)}
+    assert points(tmp_path) == dict.fromkeys(everything, 1)
+    assert len(list(tmp_path.iterdir())) == 3  # the lines and a file of events a session
+
+
+def test_an_evaluation_that_is_still_due_is_dropped(tmp_path):
+    write(tmp_path, 1, 2)
+    before = (tmp_path / writers.METRICS_FILE).read_text()
+    writers.go_back(tmp_path, 2, evaluation_due=False)
+    assert (tmp_path / writers.METRICS_FILE).read_text() == before
+    writers.go_back(tmp_path, 2, evaluation_due=True)
+    assert steps_of(tmp_path) == [1, 2]
+    assert points(tmp_path) == {("train/loss", 1): 1, ("train/loss", 2): 1}
+
+
+def test_what_tensorflow_cannot_write_is_an_oserror():
+    class Full:
+        def write_scalars(self, step, scalars):
+            raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        writers.write(Full(), 1, {})

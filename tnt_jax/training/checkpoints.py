@@ -1,5 +1,9 @@
-"""Checkpoints of the train state, written by orbax while the next steps run; tnt_jax/workdir.py has their format."""
+"""Checkpoints of the train state, written by orbax while the next steps run; docs/checkpoints.md has their format."""
 
+import dataclasses
+import json
+import logging as standard_logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +11,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from orbax.checkpoint import checkpoint_managers
 
+from tnt_jax import workdir as workdirs
 from tnt_jax.training.errors import RunError
 from tnt_jax.training.state import TrainState
 from tnt_jax.workdir import FOLDER
@@ -16,60 +20,113 @@ from tnt_jax.workdir import FOLDER
 DAMAGED_FOLDER = "damaged_checkpoints"
 
 
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """Why a checkpoint is there; every checkpoint's metadata tells it of all that are kept with it."""
+
+    accuracy: float | None  # at its step, the better of raw and averaged weights; None: not evaluated
+    scheduled: bool  # False: saved because the run had to stop there
+
+
+def preserved(kept: Mapping[int, Kept], newest: int) -> set[int]:
+    """The steps to keep: the last one, the last `newest` of the scheduled ones, and of the best ones the last."""
+    steps = sorted(kept)
+    scheduled = [step for step in steps if kept[step].scheduled]
+    measured = [step for step in steps if kept[step].accuracy is not None]
+    best = max(measured, key=lambda step: (kept[step].accuracy, step), default=None)
+    return {*steps[-1:], *scheduled[-newest:], best} - {None}
+
+
 class Checkpoints:
-    """The checkpoints of one workdir: the newest few, and the best by accuracy. All processes make the same calls."""
+    """The checkpoints of one workdir: the newest few, and the best by accuracy. All processes make the same calls.
+
+    What cannot be written (a full disk, a folder that is read-only by now) is a RunError that names the last good one.
+    """
 
     def __init__(self, workdir: Path, keep: int):
         self._workdir = workdir
-        policies = [
-            checkpoint_managers.LatestN(n=keep),
-            checkpoint_managers.BestN(
-                get_metric_fn=lambda metrics: metrics["accuracy"], n=1, keep_checkpoints_without_metrics=False
-            ),
-        ]
-        self._manager = ocp.CheckpointManager(
-            (workdir / FOLDER).absolute(),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-                cleanup_tmp_directories=True,
-            ),
-        )
+        self._folder = (workdir / FOLDER).absolute()
+        self._keep = keep
+        self._kept: dict[int, Kept] = {}
+        self._failed = False
+        _quiet_orbax()
+        with self._written():
+            self._manager = ocp.CheckpointManager(
+                self._folder,
+                # Named before anything is saved or restored, so that a checkpoint can be described unread.
+                item_handlers={"state": ocp.StandardCheckpointHandler(), "metadata": ocp.JsonCheckpointHandler()},
+                options=ocp.CheckpointManagerOptions(preservation_policy=self, cleanup_tmp_directories=True),
+            )
 
-    def save(self, state: TrainState, metadata: dict[str, Any], accuracy: float | None = None) -> None:
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+        """orbax asks which of its checkpoints to keep when a new one is complete."""
+        del context
+        return [info.step in self._kept for info in checkpoints]
+
+    def save(
+        self, state: TrainState, metadata: dict[str, Any], accuracy: float | None = None, scheduled: bool = True
+    ) -> None:
         """Starts writing the (unreplicated, numpy) state; waits only for the write before it.
 
         With `accuracy`, the better of raw and averaged weights at this step, the checkpoint competes for the best.
+        One that is not `scheduled` does not count among the newest, and goes when the next one is complete.
         """
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(state=ocp.args.StandardSave(state), metadata=ocp.args.JsonSave(metadata)),
-            metrics=None if accuracy is None else {"accuracy": accuracy},
-            force=True,
-        )
+        step = int(state.step)
+        with self._written():
+            # The one before must be complete, for this one may be what removes those that it was to follow.
+            self._manager.wait_until_finished()
+            self._note(step, accuracy, scheduled)
+            more = {"kept": self._kept_as_json(), "checksums": workdirs.checksums(state)}
+            described = workdirs.sign(metadata | more)
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(state=ocp.args.StandardSave(state), metadata=ocp.args.JsonSave(described)),
+                force=True,
+            )
+
+    def amend(self, step: int, changes: dict[str, Any], accuracy: float | None, scheduled: bool) -> None:
+        """Changes what is said of a complete checkpoint: its metadata, in one atomic step, and why it is kept."""
+        with self._written():
+            self._manager.wait_until_finished()
+            self._note(step, accuracy, scheduled)
+            if jax.process_index() == 0:
+                path = self._folder / str(step) / "metadata" / "metadata"  # where orbax' JsonSave has it
+                described = json.loads(path.read_text()) | changes | {"kept": self._kept_as_json()}
+                temporary = path.with_suffix(".tmp")
+                temporary.write_text(json.dumps(workdirs.sign(described)))
+                temporary.replace(path)
+            self._remove_the_rest()
+
+    def _note(self, step: int, accuracy: float | None, scheduled: bool) -> None:
+        self._kept[step] = Kept(accuracy, scheduled)
+        keep = preserved(self._kept, self._keep)
+        self._kept = {step: entry for step, entry in sorted(self._kept.items()) if step in keep}
 
     def restore_newest(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """-> (state as numpy arrays, metadata) of the newest readable checkpoint, or None where there is none.
+        """-> (state as numpy arrays, metadata) of the newest sound checkpoint, or None where there is none.
 
-        `like` gives structure, shapes and types. One that cannot be read is moved to WORKDIR/damaged_checkpoints, said
-        so, and the one before it taken. Raises RunError where there are checkpoints and none can be read.
+        `like` gives structure, shapes and types. A damaged one (unreadable, or not the bytes that its checksums say) is
+        moved to WORKDIR/damaged_checkpoints, said so, and the one before it taken. Raises RunError where there are
+        checkpoints and none is sound, and for one of another model, with the arrays that differ.
         """
         like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
         damaged = []
         for step in sorted(self._manager.all_steps(), reverse=True):
+            path = self._workdir / FOLDER / str(step)
+            self._check_arrays(step, like)
             try:
                 restored = self._manager.restore(
                     step,
                     args=ocp.args.Composite(state=ocp.args.StandardRestore(like), metadata=ocp.args.JsonRestore()),
                 )
+                workdirs.verify(restored.state, restored.metadata)
             except Exception as error:  # whatever orbax and tensorstore make of damaged files
-                logging.warning(
-                    "The checkpoint %s cannot be read and is passed over: %s",
-                    self._workdir / FOLDER / str(step),
-                    str(error).partition("\n")[0],
-                )
+                why = str(error).partition("\n")[0] or type(error).__name__
+                logging.warning("The checkpoint %s is damaged and is passed over: %s", path, why)
                 damaged.append(step)
                 continue
             self._move_away(damaged)
+            self._remember(restored.metadata)
             return restored.state, restored.metadata
         if damaged:
             raise RunError(
@@ -80,11 +137,62 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns once everything is on disk; raises what went wrong in the background."""
-        self._manager.wait_until_finished()
+        with self._written():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits and ends the background threads."""
-        self._manager.close()
+        if self._failed:  # said already; orbax would raise it once more
+            return
+        with self._written():
+            self._manager.close()
+
+    def last_good(self) -> Path | None:
+        """The folder of the newest complete checkpoint."""
+        steps = workdirs.checkpoint_steps(self._workdir)
+        return self._workdir / FOLDER / str(steps[-1]) if steps else None
+
+    def _written(self) -> "_Written":
+        return _Written(self)
+
+    def _remember(self, metadata: dict[str, Any]) -> None:
+        """Takes up what was kept at the restored checkpoint, and removes what it had been about to remove."""
+        there = self._manager.all_steps()
+        if "kept" in metadata:
+            self._kept = {int(step): Kept(**entry) for step, entry in metadata["kept"].items() if int(step) in there}
+        else:  # of an earlier version of this project, which left it to orbax
+            self._kept = {step: Kept(self._orbax_accuracy(step), scheduled=True) for step in there}
+        self._remove_the_rest()
+
+    def _remove_the_rest(self) -> None:
+        for step in set(self._manager.all_steps()) - self._kept.keys():
+            self._manager.delete(step)
+
+    def _kept_as_json(self) -> dict[str, Any]:
+        return {str(step): dataclasses.asdict(entry) for step, entry in self._kept.items()}
+
+    def _orbax_accuracy(self, step: int) -> float | None:
+        values = self._manager.metrics(step)
+        return values["accuracy"] if values else None
+
+    def _check_arrays(self, step: int, like: TrainState) -> None:
+        """Raises RunError where the checkpoint is sound, but of another model."""
+        try:
+            saved = _shapes(self._manager.item_metadata(step)["state"])
+        except Exception:  # damaged: reading it will say how
+            return
+        wanted = _shapes(like)
+        differing = [
+            f"{name} ({saved.get(name, 'absent')} there, {wanted.get(name, 'absent')} now)"
+            for name in sorted(saved.keys() | wanted.keys())
+            if saved.get(name) != wanted.get(name)
+        ]
+        if saved and differing:
+            more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+            raise RunError(
+                f"{self._workdir / FOLDER / str(step)} is of another model or optimizer: {'; '.join(differing[:5])}"
+                f"{more}. Use another --workdir; --config.pretrained={self._workdir} starts from its weights."
+            )
 
     def _move_away(self, steps: list[int]) -> None:
         """Damaged folders would stand in the way of a new checkpoint of the same step; nothing is deleted."""
@@ -97,3 +205,50 @@ class Checkpoints:
                 number = len(list(target.glob(f"{step}-*"))) + 1
                 (self._workdir / FOLDER / str(step)).rename(target / f"{step}-{number}")
         self._manager.reload()
+
+
+class _Written:
+    """Inside it, whatever keeps a checkpoint from being written becomes a RunError that says what remains."""
+
+    def __init__(self, store: Checkpoints):
+        self._store = store
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if not isinstance(error, Exception) or isinstance(error, RunError):
+            return
+        self._store._failed = True
+        last = self._store.last_good()
+        words = str(error)
+        full = "No space left" in words or "RESOURCE_EXHAUSTED" in words
+        raise RunError(
+            f"A checkpoint could not be written into {self._store._folder}: "
+            f"{'the disk is full. ' if full else ''}{words.partition(chr(10))[0][:300]}\n"
+            + (f"The last good one is {last}. " if last else "There is no earlier one. ")
+            + "Make room or mend the folder's rights; the same command goes on from there."
+        ) from error
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """A tree of arrays or of orbax' descriptions of them -> path: shape; the same paths for both."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: hasattr(node, "shape"))
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in leaves
+        if hasattr(leaf, "shape")
+    }
+
+
+class _NoTracebacks(standard_logging.Filter):
+    """Drops the tracebacks that orbax logs of errors which it raises as well."""
+
+    def filter(self, record: standard_logging.LogRecord) -> bool:
+        return not (record.exc_info and "orbax" in record.pathname) or logging.get_verbosity() > logging.WARNING
+
+
+def _quiet_orbax() -> None:
+    logger = logging.get_absl_logger()
+    if not any(isinstance(each, _NoTracebacks) for each in logger.filters):
+        logger.addFilter(_NoTracebacks())

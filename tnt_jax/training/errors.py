@@ -1,11 +1,33 @@
 """What ends a run that has begun."""
 
+import contextlib
+import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 
 class RunError(RuntimeError):
     """A run that was possible cannot go on; the message says why and what remains."""
+
+
+class Stopped(RunError):
+    """A signal asked the run to end. What it had come to is saved; the same command goes on from there."""
+
+    def __init__(self, message: str, received: signal.Signals):
+        super().__init__(message)
+        self.signal = received
+
+
+@contextlib.contextmanager
+def writable(workdir: Path) -> Iterator[None]:
+    """Inside it, an OSError (a full disk, a folder that is read-only by now) becomes a RunError."""
+    try:
+        yield
+    except OSError as error:  # it was writable when it was checked
+        raise RunError(
+            f"--workdir={workdir} cannot be written any more: {error}. What was written before is there."
+        ) from error
 
 
 def readable(make_batches: Callable[[], Iterator[Any]]) -> Iterator[Any]:

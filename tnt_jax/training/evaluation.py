@@ -14,10 +14,12 @@ def evaluate_weights(
     weights: Mapping[str, Any],
     batches: Iterator[Batch],
     prefetch_batches: int,
-) -> dict[str, Result]:
+    interrupted: Callable[[], bool] = lambda: False,
+) -> dict[str, Result] | None:
     """Replicated weights by name, batches [local devices, ...] -> by name accuracy, accuracy_top5, loss and count.
 
-    The batches are read once for all weights. Sums are kept in float64 on the host, one batch behind the devices.
+    None where `interrupted`, asked before every batch, says so. The batches are read once for all weights. Sums are
+    kept in float64 on the host, one batch behind the devices.
     """
     totals: dict[str, dict[str, list[float]]] = {name: {} for name in weights}
 
@@ -30,6 +32,8 @@ def evaluate_weights(
 
     waiting = None
     for batch in prefetch(batches, prefetch_batches):
+        if interrupted():
+            return None
         results = {name: eval_step(params, batch) for name, params in weights.items()}
         if waiting is not None:
             add(waiting)

@@ -13,9 +13,19 @@ import jax
 from jax.experimental import multihost_utils
 
 from tnt_jax import workdir as workdirs
-from tnt_jax.training import checkpoints, metrics, nonfinite, profiling, report, report_card, steps, watch
+from tnt_jax.training import (
+    checkpoints,
+    metrics,
+    nonfinite,
+    preemption,
+    profiling,
+    report,
+    report_card,
+    steps,
+    watch,
+)
 from tnt_jax.training.config import as_dict
-from tnt_jax.training.errors import RunError, readable
+from tnt_jax.training.errors import RunError, Stopped, readable, writable
 from tnt_jax.training.evaluation import Result, better, evaluate_weights
 from tnt_jax.training.feed import prefetch
 from tnt_jax.training.setup import Run, TrainingRun, prepare
@@ -23,6 +33,8 @@ from tnt_jax.training.state import TrainState, create_state, initial_state, repl
 from tnt_jax.training.throughput import Meter, SlowSteps
 
 EVALUATION_FILE = "evaluation.json"
+# What a checkpoint's metadata says of a run, before there is one; checkpoints of earlier versions lack the last two.
+NEW_RUN = {"seconds": 0.0, "best_accuracy": None, "skipped": {"since_line": 0, "in_a_row": 0}, "evaluation_due": False}
 
 
 @dataclasses.dataclass
@@ -30,6 +42,7 @@ class Session:
     """What changes while one process trains; `run` is what does not."""
 
     run: TrainingRun
+    notice: preemption.Notice
     store: checkpoints.Checkpoints
     writer: Any
     meter: Meter
@@ -41,7 +54,7 @@ class Session:
     started: float  # time.monotonic() at the start
     seconds_before: float  # of training in earlier sessions
     best_accuracy: float | None  # on the evaluation split so far, the better of raw and averaged weights
-    saved_step: int | None  # of the newest checkpoint
+    evaluation_due: bool  # the run was stopped before the evaluation that its last step is followed by
     results: dict[str, Result] = dataclasses.field(default_factory=dict)  # of the last evaluation
 
     def seconds(self) -> float:
@@ -60,39 +73,47 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str
 def train(run: TrainingRun) -> dict[str, Any]:
     """Trains from the first step, or from the newest checkpoint in the workdir, to the end -> the summary.
 
-    Raises RunError when the loss stops being a number, when an example cannot be read, or no checkpoint can.
+    Raises RunError when the loss stops being a number, when an example cannot be read, no checkpoint can, or nothing
+    can be written; and Stopped, when SIGTERM or SIGINT has asked for the end, once the step under way is saved.
     """
     started = time.monotonic()
-    _enter_workdir(run)
-    state, session = _start(run, started)
+    with writable(run.workdir), preemption.Notice() as notice:
+        _enter_workdir(run)
+        return _train_and_summarize(run, notice, started)
+
+
+def _train_and_summarize(run: TrainingRun, notice: preemption.Notice, started: float) -> dict[str, Any]:
+    state, session = _start(run, notice, started)
     try:
         count = report.describe(run, state.params)
-        state = _train(session, replicate(state), int(state.step))
+        step, state = int(state.step), replicate(state)
+        if session.evaluation_due:
+            _evaluate_after_all(session, state, step)
+        state = _train(session, state, step)
         if not session.results:  # the run had ended before; its last word is asked for again
             session.results = _evaluate(session, state)
         steps_done = int(unreplicate(state.step))
         session.store.wait()
+        if not session.results:
+            raise _stopped(session, steps_done)
+        return _summarize(session, count, steps_done)
     finally:
         session.profiler.close()
         session.input_wait.close()
         session.writer.close()
         session.store.close()
-    return _summarize(session, count, steps_done)
 
 
 def _enter_workdir(run: TrainingRun) -> None:
     """Creates the workdir, its config.json and classes.json, once every process has looked at what was there."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("the workdir has been checked")
-    try:
-        run.workdir.mkdir(parents=True, exist_ok=True)
-        report.write_json(run.workdir / workdirs.CONFIG_FILE, as_dict(run.experiment))
-        report.write_json(run.workdir / workdirs.CLASSES_FILE, run.feed.class_names)
-    except OSError as error:  # it was writable when it was checked
-        raise RunError(f"--workdir={run.workdir} cannot be written any more: {error}") from error
+    run.workdir.mkdir(parents=True, exist_ok=True)
+    report.write_json(run.workdir / workdirs.CONFIG_FILE, as_dict(run.experiment))
+    report.write_json(run.workdir / workdirs.CLASSES_FILE, run.feed.class_names)
 
 
-def _start(run: TrainingRun, started: float) -> tuple[TrainState, Session]:
+def _start(run: TrainingRun, notice: preemption.Notice, started: float) -> tuple[TrainState, Session]:
     """The state to go on from, on the host, and the session around it."""
     from tnt_jax.training import writers  # imports TensorFlow
 
@@ -101,11 +122,11 @@ def _start(run: TrainingRun, started: float) -> tuple[TrainState, Session]:
     restored = store.restore_newest(shapes)
     if restored is None:
         state = create_state(run.experiment, run.model, run.optimizer, run.pretrained)
-        metadata = {"seconds": 0.0, "best_accuracy": None, "skipped": dataclasses.asdict(nonfinite.Skips())}
+        metadata = NEW_RUN
         if run.pretrained is not None:
             report.say(f"Starting from the weights of {run.experiment.pretrained}")
     else:
-        state, metadata = restored
+        state, metadata = restored[0], NEW_RUN | restored[1]
         report.say(f"Going on from step {int(state.step):,}, {run.workdir / workdirs.FOLDER / str(int(state.step))}")
         if metadata["device_count"] != jax.device_count():
             report.say(
@@ -113,9 +134,10 @@ def _start(run: TrainingRun, started: float) -> tuple[TrainState, Session]:
                 "order and drop path is drawn anew, so the run continues equivalently, but not bit for bit."
             )
     if jax.process_index() == 0:
-        writers.drop_lines_after(run.workdir / writers.METRICS_FILE, int(state.step))
+        writers.go_back(run.workdir, int(state.step), metadata["evaluation_due"])
     return state, Session(
         run=run,
+        notice=notice,
         store=store,
         writer=writers.make_writer(run.workdir, writes=jax.process_index() == 0),
         meter=Meter(run.experiment.batch_size),
@@ -127,7 +149,7 @@ def _start(run: TrainingRun, started: float) -> tuple[TrainState, Session]:
         started=started,
         seconds_before=metadata["seconds"],
         best_accuracy=metadata["best_accuracy"],
-        saved_step=None if restored is None else int(state.step),
+        evaluation_due=metadata["evaluation_due"],
     )
 
 
@@ -151,10 +173,11 @@ def _train(session: Session, state: TrainState, start: int) -> TrainState:
         if waiting is not None:
             _report(session, *waiting)
         waiting = step, results, batch["index"]
-        if run.plan.evaluates(step) or run.plan.checkpoints(step):
+        stopping = session.notice.reached(step)
+        if stopping or run.plan.evaluates(step) or run.plan.checkpoints(step):
             _report(session, *waiting)  # nothing that is not finite is evaluated or saved
             waiting = None
-            _evaluate_and_save(session, state, step)
+            _evaluate_and_save(session, state, step, stopping)
             session.meter.resume()
     return state
 
@@ -182,8 +205,7 @@ def _report(session: Session, step: int, results: dict[str, Any], index: Any) ->
     interval = session.meter.take()
     values |= report.speed_metrics(run, session.meter.speed(interval), interval.input_wait_share)
     values |= watch.memory_metrics()
-    session.writer.write_scalars(step, {f"train/{name}": value for name, value in values.items()})
-    session.writer.flush()
+    _write(session, step, {f"train/{name}": value for name, value in values.items()})
     left = session.meter.seconds_left(run.plan.total_steps - step)
     report.say(report.progress_line(run, step, values, left))
 
@@ -198,29 +220,29 @@ def _stop_or_skip(session: Session, step: int, results: dict[str, Any], index: A
             return
         description += f" It is the last of {in_a_row} in a row (config.nonfinite_limit)."
     session.store.wait()
-    saved = session.saved_step
-    folder = session.run.workdir / workdirs.FOLDER
+    saved = session.store.last_good()
     if saved is None:
         last = "There is no checkpoint yet: start anew, with changed settings, in the same --workdir."
     else:
         last = (
-            f"The last good checkpoint is {folder / str(saved)}; to go on from its weights with changed settings: "
-            f"--config.pretrained={folder / str(saved)} --workdir=ANOTHER."
+            f"The last good checkpoint is {saved}; to go on from its weights with changed settings: "
+            f"--config.pretrained={saved} --workdir=ANOTHER."
         )
     raise RunError(f"{description} Nothing of this step was saved. {last} {nonfinite.MEND}")
 
 
-def _evaluate_and_save(session: Session, state: TrainState, step: int) -> None:
-    """What is due after a step: an evaluation, a checkpoint; a checkpoint too where the evaluation is the best yet."""
-    plan, accuracy = session.run.plan, None
-    improved = False
-    if plan.evaluates(step):
-        session.results = _evaluate(session, state)
-        _write_results(session, step)
-        accuracy = session.results[better(session.results)]["accuracy"]
-        improved = session.best_accuracy is None or accuracy > session.best_accuracy
-        session.best_accuracy = accuracy if improved else session.best_accuracy
-    if improved or plan.checkpoints(step):
+def _evaluate_and_save(session: Session, state: TrainState, step: int, stopping: bool) -> None:
+    """What is due after a step: an evaluation, a checkpoint; a checkpoint too where the evaluation is the best yet.
+
+    `stopping`: the run has to end here. Then the checkpoint comes first: it says that the evaluation is due, which the
+    next session makes up for. Raises Stopped once the checkpoint is on disk.
+    """
+    plan, accuracy, improved = session.run.plan, None, False
+    session.evaluation_due = plan.evaluates(step)
+    if session.evaluation_due and not stopping:
+        accuracy, improved = _evaluate_and_write(session, state, step)
+        stopping = session.evaluation_due  # interrupted
+    if stopping or improved or plan.checkpoints(step):
         metadata = {
             "step": step,
             "seconds": session.seconds(),
@@ -228,27 +250,69 @@ def _evaluate_and_save(session: Session, state: TrainState, step: int) -> None:
             "process_count": jax.process_count(),
             "best_accuracy": session.best_accuracy,
             "skipped": dataclasses.asdict(session.skips),
+            "evaluation_due": session.evaluation_due,
         }
-        session.store.save(unreplicate(state), metadata, accuracy)
-        session.saved_step = step
+        session.store.save(unreplicate(state), metadata, accuracy, scheduled=improved or plan.checkpoints(step))
+    if stopping:
+        raise _stopped(session, step)
+
+
+def _evaluate_after_all(session: Session, state: TrainState, step: int) -> None:
+    """The evaluation that the end of the last session left out; its checkpoint is one like every other from now on."""
+    accuracy, improved = _evaluate_and_write(session, state, step)
+    if session.evaluation_due:
+        raise _stopped(session, step)
+    changes = {"best_accuracy": session.best_accuracy, "evaluation_due": False}
+    session.store.amend(step, changes, accuracy, scheduled=improved or session.run.plan.checkpoints(step))
+
+
+def _evaluate_and_write(session: Session, state: TrainState, step: int) -> tuple[float | None, bool]:
+    """-> the accuracy of the better weights, and whether it is the best yet; (None, False) if it was interrupted."""
+    session.results = _evaluate(session, state)
+    if not session.results:
+        return None, False
+    session.evaluation_due = False
+    _write_results(session, step)
+    accuracy = session.results[better(session.results)]["accuracy"]
+    improved = session.best_accuracy is None or accuracy > session.best_accuracy
+    session.best_accuracy = accuracy if improved else session.best_accuracy
+    return accuracy, improved
+
+
+def _stopped(session: Session, step: int) -> Stopped:
+    """Waits for the checkpoint -> what to raise."""
+    session.store.wait()
+    name = session.notice.signal.name
+    return Stopped(
+        f"{name}: stopped after step {step:,}, which is saved in {session.store.last_good()}. The same command goes on "
+        "from there.",
+        session.notice.signal,
+    )
 
 
 def _evaluate(session: Session, state: TrainState) -> dict[str, Result]:
-    """Raw and averaged weights on the whole evaluation split."""
+    """Raw and averaged weights on the whole evaluation split; {} if it was interrupted."""
     weights = {"eval": state.params}
     if state.ema_params is not None:
         weights["eval_ema"] = state.ema_params
     run = session.run
-    return evaluate_weights(session.eval_step, weights, readable(run.feed.evaluation), run.experiment.prefetch_batches)
+    batches, ahead = readable(run.feed.evaluation), run.experiment.prefetch_batches
+    return evaluate_weights(session.eval_step, weights, batches, ahead, session.notice.received) or {}
 
 
 def _write_results(session: Session, step: int) -> None:
     """The last evaluation, written and said."""
     results = session.results
     scalars = {f"{name}/{metric}": value for name, result in results.items() for metric, value in result.items()}
-    session.writer.write_scalars(step, scalars)
-    session.writer.flush()
+    _write(session, step, scalars)
     report.say(report.evaluation_line(step, results))
+
+
+def _write(session: Session, step: int, scalars: dict[str, Any]) -> None:
+    """To metrics.jsonl and TensorBoard's file, on the disk before anything that comes later."""
+    from tnt_jax.training import writers  # imports TensorFlow
+
+    writers.write(session.writer, step, scalars)
 
 
 def _summarize(session: Session, parameters: int, steps_done: int) -> dict[str, Any]:
@@ -291,7 +355,8 @@ def evaluate(run: Run) -> dict[str, Any]:
     results = evaluate_weights(eval_step, replicated, readable(run.feed.evaluation), run.experiment.prefetch_batches)
     report.say_faulty(run)
     report.say(report.evaluation_line(step, results))
-    run.workdir.mkdir(parents=True, exist_ok=True)
     outcome = {"eval": results["eval"], "eval_ema": results.get("eval_ema"), "step": step, "source": source}
-    report.write_json(run.workdir / EVALUATION_FILE, outcome)
+    with writable(run.workdir):
+        run.workdir.mkdir(parents=True, exist_ok=True)
+        report.write_json(run.workdir / EVALUATION_FILE, outcome)
     return outcome

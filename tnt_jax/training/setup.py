@@ -194,8 +194,8 @@ def check_workdir(workdir: str | os.PathLike[str]) -> Path:
     if not existing.is_dir():
         raise ValueError(f"--workdir={workdir}: {existing} is a file, not a folder. Choose another name.")
     try:
-        with tempfile.TemporaryFile(dir=existing):  # rights alone do not tell: of read-only mounts, of root
-            pass
+        with tempfile.TemporaryFile(dir=existing) as file:  # rights alone do not tell: of read-only mounts, of root
+            file.write(bytes(4096))  # nor does an empty file tell of a full disk
     except OSError as error:
         raise PermissionError(
             f"--workdir={workdir}: {existing} is not writable ({error.strerror}). Choose another, or change its rights."

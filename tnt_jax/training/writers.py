@@ -2,11 +2,13 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from clu import metric_writers
 
 METRICS_FILE = "metrics.jsonl"
@@ -39,8 +41,9 @@ class JsonLinesWriter(metric_writers.MetricWriter):
         self._file.flush()
 
     def flush(self) -> None:
-        """Nothing waits."""
+        """Has the lines on the disk, so that no checkpoint is ahead of them even if the machine goes down."""
         self._file.flush()
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Closes the file."""
@@ -79,19 +82,65 @@ def make_writer(workdir: Path, writes: bool) -> metric_writers.MetricWriter:
     )
 
 
-def drop_lines_after(path: Path, step: int) -> None:
-    """Removes the lines of metrics.jsonl that a resumed run will write again: those of later steps, and a torn one."""
+def write(writer: metric_writers.MetricWriter, step: int, scalars: Mapping[str, Any]) -> None:
+    """Writes the numbers of a step to the disk. Raises OSError where that fails, in TensorFlow too."""
+    try:
+        writer.write_scalars(step, scalars)
+        writer.flush()
+    except tf.errors.OpError as error:
+        raise OSError(str(error)) from error
+
+
+def go_back(workdir: Path, step: int, evaluation_due: bool) -> None:
+    """Removes from metrics.jsonl and TensorBoard's files what a run resumed at a step will write again.
+
+    That are later steps, the evaluation of this one where it is still due, and what was torn by the end of a process.
+    """
+    _go_back_in_lines(workdir / METRICS_FILE, step, evaluation_due)
+    for path in sorted(workdir.glob("events.out.tfevents.*")):
+        _go_back_in_events(path, step, evaluation_due)
+
+
+def _go_back_in_lines(path: Path, step: int, evaluation_due: bool) -> None:
     if not path.exists():
         return
-    kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(line + "\n" for line in kept))
-    temporary.replace(path)
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:  # torn
+            continue
+        if not any(_comes_again(name, values["step"], step, evaluation_due) for name in values if name != "step"):
+            kept.append(line + "\n")
+    _replace(path, "".join(kept).encode())
 
 
-def _step_of(line: str) -> float:
-    """The step of a line; infinity where the line was cut off by the end of its process."""
+def _go_back_in_events(path: Path, step: int, evaluation_due: bool) -> None:
+    """A file of events is a file of TFRecords; only one that has something to remove is written anew."""
+    kept, changed = [], False
     try:
-        return json.loads(line)["step"]
-    except ValueError:
-        return math.inf
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            values = event.summary.value if event.HasField("summary") else ()
+            if any(_comes_again(value.tag, event.step, step, evaluation_due) for value in values):
+                changed = True
+            else:
+                kept.append(record)
+    except tf.errors.DataLossError:  # torn
+        changed = True
+    if changed:
+        temporary = path.with_name(path.name.replace("tfevents", "rewritten"))  # no name that TensorBoard reads
+        with tf.io.TFRecordWriter(str(temporary)) as writer:
+            for record in kept:
+                writer.write(record)
+        temporary.replace(path)
+
+
+def _comes_again(name: str, written: int, step: int, evaluation_due: bool) -> bool:
+    return written > step or (evaluation_due and written == step and name.startswith("eval"))
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
