@@ -39,16 +39,19 @@ class InnerBlock(nn.Module):
         attention = Attention(self.num_heads, self.qkv_bias, self.attention_form, self.dtype, name="attention")
         mixed, weights = attention(layer_norm("norm1", self.epsilon, self.dtype)(words), return_weights)
         words = words + drop_path(mixed, keep_attention)
-        hidden = MLP(self.mlp_ratio, self.dtype, name="mlp")(layer_norm("norm2", self.epsilon, self.dtype)(words))
+        flat = self.attention_form == "dot"
+        hidden = MLP(self.mlp_ratio, self.dtype, flat, name="mlp")(layer_norm("norm2", self.epsilon, self.dtype)(words))
         return words + drop_path(hidden, keep_mlp), weights
 
 
-def over_sentences(return_weights: bool, with_drop_path: bool) -> type[nn.Module]:
+def over_sentences(return_weights: bool, with_drop_path: bool, flat: bool = False) -> type[nn.Module]:
     """-> InnerBlock mapped over a leading axis of S sentences, with one set of weights for all of them.
 
     The mapped block takes words [S, M, C], keep_attention [S], keep_mlp [S] (or None) and gives words [S, M, C] and
     attention [S, heads, M, M] (or None). Sentences do not see each other: that is what the map says.
     """
+    if flat:
+        return InnerBlock
     factors = 0 if with_drop_path else None
     return nn.vmap(
         InnerBlock,

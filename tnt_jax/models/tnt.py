@@ -90,7 +90,8 @@ class OuterBlock(nn.Module):
         attention = Attention(self.num_heads, self.qkv_bias, self.attention_form, self.dtype, name="attention")
         mixed, weights = attention(layer_norm("norm1", self.epsilon, self.dtype)(sentences), return_weights)
         sentences = sentences + drop_path(mixed, keep.get("outer_attention"))
-        hidden = MLP(self.mlp_ratio, self.dtype, name="mlp")(layer_norm("norm2", self.epsilon, self.dtype)(sentences))
+        mlp = MLP(self.mlp_ratio, self.dtype, self.attention_form == "dot", name="mlp")
+        hidden = mlp(layer_norm("norm2", self.epsilon, self.dtype)(sentences))
         if self.squeeze_excitation:
             hidden = SqueezeExcitation(self.epsilon, self.dtype, name="squeeze_excitation")(hidden)
         return sentences + drop_path(hidden, keep.get("outer_mlp")), weights
@@ -162,7 +163,7 @@ class TNTBlock(nn.Module):
             hidden = int(channels * self.mlp_ratio)
             sizes = Sizes(self.num_words, channels, self.inner_num_heads, hidden, self.epsilon, self.forms.interpret)
             return fused(words, self.variables["params"]["inner"], factors, sizes), None
-        inner = over_sentences(return_weights, keep is not None)(
+        inner = over_sentences(return_weights, keep is not None, self.forms.inner == "dot")(
             self.inner_num_heads,
             self.mlp_ratio,
             self.qkv_bias,
