@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,3 +52,22 @@ def test_drop_path_is_drawn_for_each_sentence():
     dropped = mapped(with_drop_path=True).apply(variables, words, keep, keep, False)[0]
     np.testing.assert_allclose(dropped[1::2], full[1::2], atol=2e-6)
     np.testing.assert_array_equal(dropped[::2], words[::2])
+
+
+def test_all_sentences_at_once_are_the_mapped_block_with_its_gradients():
+    words = jax.random.normal(jax.random.key(0), (SENTENCES, WORDS, CHANNELS))
+    keep = jnp.array([0.0, 1.0, 2.0, 1.0, 0.0])
+    weight = jax.random.normal(jax.random.key(2), words.shape)
+    variables = mapped().init(jax.random.key(1), words, None, None, False)
+    flat = over_sentences(True, True, flat=True)(num_heads=2, attention_form="dot")
+
+    def loss(block, variables, words):
+        mixed, attention = block.apply(variables, words, keep, keep, True)
+        return (mixed * weight).sum(), (mixed, attention)
+
+    def graded(block):
+        return jax.jit(jax.value_and_grad(functools.partial(loss, block), (0, 1), has_aux=True))(variables, words)
+
+    (_, found), gradients = graded(flat)
+    (_, want), expected = graded(mapped(True, True))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-6), (found, gradients), (want, expected))

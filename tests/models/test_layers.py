@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,3 +87,25 @@ def test_squeeze_excitation_gates_each_channel_for_the_whole_image():
     np.testing.assert_allclose(gate, jnp.broadcast_to(gate[:, :1], x.shape), rtol=1e-4, atol=1e-6)
     assert float(jnp.abs(gate).max()) < 1
     assert variables["params"]["dense1"]["kernel"].shape == (8, 2)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_flat_mlp_is_the_plain_one_in_products_of_two_matrices_backward_too(dtype):
+    plain, flat = layers.MLP(2.0, dtype), layers.MLP(2.0, dtype, flat=True)
+    x = jax.random.normal(jax.random.key(0), (3, 5, 8), dtype)
+    variables = plain.init(jax.random.key(1), x)
+    assert jax.tree.structure(variables) == jax.tree.structure(flat.init(jax.random.key(1), x))
+
+    def gradient(module):
+        return jax.jit(jax.grad(lambda variables, x: module.apply(variables, x).astype(jnp.float32).sum(), (0, 1)))
+
+    ours, theirs = gradient(flat), gradient(plain)
+    tolerance = 2e-6 if dtype == jnp.float32 else 2e-2
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a.astype(jnp.float32), b.astype(jnp.float32), atol=tolerance * 10),
+        ours(variables, x),
+        theirs(variables, x),
+    )
+    products = [line for line in ours.lower(variables, x).as_text().splitlines() if "dot_general" in line]
+    shapes = re.findall(r"tensor<([0-9x]+)x(?:f32|bf16)>", " ".join(products))
+    assert len(products) == 5 and all(shape.count("x") == 1 for shape in shapes), products

@@ -16,8 +16,10 @@ from tnt_jax.models.pallas.layout import Sizes
 class InnerBlock(nn.Module):
     """words [M, C] of ONE sentence -> (words [M, C], attention [heads, M, M] float32 or None).
 
+    Or of S sentences, each on its own: words [S, M, C] -> (words [S, M, C], attention [S, heads, M, M] or None).
+
     Y' = Y + MSA(LN(Y)); Y'' = Y' + MLP(LN(Y')). `keep_attention` and `keep_mlp` [] are the sentence's drop-path
-    factors (layers.keep_factors) or None.
+    factors (layers.keep_factors), or [S], or None.
     """
 
     num_heads: int
@@ -48,7 +50,9 @@ def over_sentences(return_weights: bool, with_drop_path: bool, flat: bool = Fals
     """-> InnerBlock mapped over a leading axis of S sentences, with one set of weights for all of them.
 
     The mapped block takes words [S, M, C], keep_attention [S], keep_mlp [S] (or None) and gives words [S, M, C] and
-    attention [S, heads, M, M] (or None). Sentences do not see each other: that is what the map says.
+    attention [S, heads, M, M] (or None). Sentences do not see each other: that is what the map says. `flat` says the
+    same without the map, the block's layers taking any leading axes: with the map their matrix products would keep
+    the axis of sentences (layers.FlatDense).
     """
     if flat:
         return InnerBlock
