@@ -1,0 +1,211 @@
+"""A trained or published model as a program of its own (StableHLO), or as weights for timm.
+
+    python -m tnt_jax.tools.export --source=runs/photos --output=photos_model
+    python -m tnt_jax.tools.export --source=tnt_s_patch16_224:weights.safetensors --output=tnt_s --input=float32
+    python -m tnt_jax.tools.export --source=runs/photos --format=safetensors --output=photos.safetensors
+
+stablehlo: OUTPUT is a folder: model.stablehlo, classes.json (names in the order of the logits) and README.md, which
+says in a few lines how to call it. The one file runs on CPU, GPU (CUDA) and TPU, with any number of images at a time,
+where jax is installed and this package is not. Its weights are inside: as constants they take the room of the weights
+themselves, whatever the number of platforms, and a program can then not be called with the wrong ones. Images go in as
+uint8 pixels, so that the mean and deviation cannot be mistaken either, and a batch is a quarter of the bytes; with
+--input=float32 they are normalised by the caller.
+
+safetensors: OUTPUT is a file, with timm's names (tnt_jax.save_pretrained).
+"""
+
+import argparse
+import functools
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export as jax_export
+
+from tnt_jax.tools import be_quiet
+from tnt_jax.tools.trained import Trained, open_trained
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+INPUTS = ("uint8", "float32")
+PROGRAM_FILE, CLASSES_FILE, README_FILE = "model.stablehlo", "classes.json", "README.md"
+CANNOT_WORK = 2
+
+README = """\
+# {name} as a program
+
+`{program}` is serialised StableHLO of jax.export, weights inside, for {platforms}. It needs jax alone:
+
+```python
+import json
+import jax.export
+
+program = jax.export.deserialize(open("{program}", "rb").read())
+classes = json.load(open("{classes}"))
+logits = program.call(images)              # {input} [B, {height}, {width}, 3] -> float32 [B, {count}], any B
+print(classes[int(logits[0].argmax())])    # jax.nn.softmax(logits) gives probabilities
+```
+
+The first call for a number of images compiles; `jax.jit(program.call)` keeps the compiled program like any function.
+
+Images are RGB: {resizing}
+{scaling}
+
+Made from {source} by jax {version}, calling convention {calling_convention}. jax reads programs of versions up to six
+months older than itself; see "Compatibility guarantees" in the documentation of jax.export.
+"""
+SCALING = {
+    "uint8": "The program itself divides by 255, subtracts {mean} and divides by {std}.",
+    "float32": "Then the caller divides by 255, subtracts {mean} by colour and divides by {std}.",
+}
+
+
+def program_of(trained: Trained, input_kind: str = "uint8") -> Callable[[jax.Array], jax.Array]:
+    """A model with weights -> images [B, H, W, 3] (uint8 pixels; float32: normalised) -> logits [B, K] float32.
+
+    Attention takes a TPU's form on TPUs and the other elsewhere, both plain XLA operations: a kernel for one kind of
+    device would not run on the others.
+    """
+    mean, std = (np.array(values, np.float32) for values in (trained.images.mean, trained.images.std))
+
+    def logits(device_kind: str, images: jax.Array) -> jax.Array:
+        model = trained.model.clone(inner_implementation="xla", device_kind=device_kind)
+        return model.apply(trained.variables, images)
+
+    def program(images: jax.Array) -> jax.Array:
+        if input_kind == "uint8":
+            images = (images.astype(jnp.float32) / 255 - mean) / std
+        tpu, others = functools.partial(logits, "TPU"), functools.partial(logits, "cpu")
+        return jax.lax.platform_dependent(images, tpu=tpu, default=others)
+
+    return program
+
+
+def export_program(trained: Trained, input_kind: str = "uint8") -> jax_export.Exported:
+    """-> the program for every platform of PLATFORMS, its number of images symbolic."""
+    (batch,) = jax_export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, *trained.model.input_size, 3), jnp.dtype(input_kind))
+    return jax_export.export(jax.jit(program_of(trained, input_kind)), platforms=PLATFORMS)(images)
+
+
+def write_program(trained: Trained, folder: Path, input_kind: str = "uint8") -> Path:
+    """Exports into a folder (see the module) -> the program's path. A program that is there already is replaced."""
+    exported = export_program(trained, input_kind)
+    folder.mkdir(parents=True, exist_ok=True)
+    height, width = trained.model.input_size
+    scaling = {"mean": trained.images.mean, "std": trained.images.std}
+    text = README.format(
+        name=trained.name,
+        program=PROGRAM_FILE,
+        classes=CLASSES_FILE,
+        platforms="CPU, GPU (CUDA) and TPU",
+        input=input_kind,
+        height=height,
+        width=width,
+        count=trained.model.num_classes,
+        resizing=_resizing(trained),
+        scaling=SCALING[input_kind].format(**scaling),
+        source=Path(trained.source).name,
+        version=jax.__version__,
+        calling_convention=exported.calling_convention_version,
+    )
+    _replace(folder / README_FILE, text.encode())
+    _replace(folder / CLASSES_FILE, (json.dumps(trained.class_names, indent=0, ensure_ascii=False) + "\n").encode())
+    _replace(folder / PROGRAM_FILE, exported.serialize())
+    return folder / PROGRAM_FILE
+
+
+def check_program(path: Path, trained: Trained, input_kind: str = "uint8") -> dict[str, float]:
+    """A program's path and its model -> megabytes, seconds to load, and the largest difference of their logits.
+
+    On three images of noise, on this machine's devices.
+    """
+    size = path.stat().st_size / 1e6
+    started = time.perf_counter()
+    program = jax_export.deserialize(path.read_bytes())
+    seconds = time.perf_counter() - started
+    pixels = np.random.default_rng(0).integers(0, 256, (3, *trained.model.input_size, 3)).astype(np.uint8)
+    images = (pixels.astype(np.float32) / 255 - trained.images.mean) / trained.images.std
+    expected = jax.jit(trained.model.apply)(trained.variables, images.astype(np.float32))
+    found = program.call(pixels if input_kind == "uint8" else images.astype(np.float32))
+    return {"megabytes": size, "seconds": seconds, "difference": float(jnp.abs(found - expected).max())}
+
+
+def _resizing(trained: Trained) -> str:
+    """How a photograph becomes the program's image, in words."""
+    height, width = trained.model.input_size
+    images = trained.images
+    if height == width:
+        first = f"the shorter side is resized to {int(height / images.eval_crop_fraction)} pixels"
+    else:
+        first = f"they are resized to cover {height / images.eval_crop_fraction:.0f} x "
+        first += f"{width / images.eval_crop_fraction:.0f} pixels"
+    return (
+        f"{first} ({images.eval_interpolation}, with antialiasing), then the centre of {height} x {width} is cut out."
+    )
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Writes the whole file or leaves the old one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; argparse ends the process with code 2 where it cannot be understood."""
+    parser = argparse.ArgumentParser(
+        "export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--source", required=True, help="a workdir, or NAME:WEIGHTS")
+    parser.add_argument("--output", required=True, type=Path, help="a folder; with safetensors a file")
+    parser.add_argument("--format", choices=("stablehlo", "safetensors"), default="stablehlo")
+    parser.add_argument("--input", choices=INPUTS, default="uint8", help="pixels, or normalised images")
+    parser.add_argument("--image-size", type=int, help="pixels, a side; the model's own unless given")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the arithmetic; the run's unless given")
+    options = parser.parse_args(arguments)
+    if options.format == "safetensors" and (options.input, options.dtype) != ("uint8", None):
+        parser.error("--input and --dtype concern a program; weights are float32")
+    return options
+
+
+def run(options: argparse.Namespace) -> str:
+    """Exports -> what to say about it. Raises ValueError or OSError for what cannot work, with the mend."""
+    from tnt_jax.pretrained import save_pretrained
+
+    if options.format == "stablehlo" and (options.output.is_file() or options.output.suffix == ".safetensors"):
+        raise ValueError(f"--output={options.output} is a file's name; a program and its README go into a folder")
+    trained = open_trained(options.source, options.image_size)
+    if options.format == "safetensors":
+        save_pretrained(options.output, trained.model, trained.variables)
+        return f"{options.output}: {options.output.stat().st_size / 1e6:.1f} MB, timm's names for {trained.name}"
+    if options.dtype is not None:
+        model: Any = trained.model.clone(dtype=jnp.dtype(options.dtype))
+        trained = Trained(**{**vars(trained), "model": model})
+    path = write_program(trained, options.output.expanduser(), options.input)
+    found = check_program(path, trained, options.input)
+    return (
+        f"{path}: {found['megabytes']:.1f} MB for {', '.join(PLATFORMS)}, loaded in {found['seconds']:.2f} s; its "
+        f"logits differ from the model's by at most {found['difference']:.1e} on three images. "
+        f"{options.output / README_FILE} says how to call it."
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Exports, loads what was written, compares it with the model, and says so."""
+    options = parse(arguments)
+    be_quiet()
+    try:
+        print(run(options))
+    except (ValueError, OSError) as error:
+        print(f"export: {error}", file=sys.stderr)
+        sys.exit(CANNOT_WORK)
+
+
+if __name__ == "__main__":
+    main()
