@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test install lint format clean
+.PHONY: train test soak install lint format clean
 
 train: install
 	$(BIN)/python main.py --config=configs/digits.py --workdir=runs/digits
@@ -11,6 +11,10 @@ train: install
 
 test: install lint
 	$(BIN)/python -m pytest
+
+# Kills one run at twenty random moments and compares its end with that of an undisturbed one.
+soak: install
+	$(BIN)/python -m tests.soak --kills=20 --seed=0
 
 lint: install
 	$(BIN)/ruff format --check .

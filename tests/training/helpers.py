@@ -3,6 +3,7 @@
 import collections
 import functools
 import itertools
+import json
 
 import flax.linen as nn
 import jax
@@ -14,7 +15,7 @@ from tensorboard.backend.event_processing import event_accumulator
 from configs import default
 from tnt_jax import workdir as workdirs
 from tnt_jax.data.faulty import FaultyImages
-from tnt_jax.training import steps
+from tnt_jax.training import steps, writers
 from tnt_jax.training.config import check_config
 from tnt_jax.training.optimizer import make_optimizer, make_schedule
 from tnt_jax.training.state import initial_state, replicate
@@ -102,6 +103,41 @@ def points(workdir):
     """{(tag, step): how often} of TensorBoard's files, read as TensorBoard reads them."""
     found = event_accumulator.EventAccumulator(str(workdir), size_guidance={event_accumulator.TENSORS: 0}).Reload()
     return collections.Counter((tag, event.step) for tag in found.Tags()["tensors"] for event in found.Tensors(tag))
+
+
+def lines(workdir):
+    """metrics.jsonl."""
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def untimed(found):
+    return [{name: value for name, value in line.items() if name not in writers.TIME_LIKE} for line in found]
+
+
+def assert_same_end(workdir, other):
+    """Weights, optimizer, average, key, sums, what the metadata counts, the checkpoints kept, lines and points."""
+    (state, metadata), (other_state, other_metadata) = read_state(workdir), read_state(other)
+    jax.tree.map(np.testing.assert_array_equal, state, other_state)
+    for found in (metadata, other_metadata):
+        for name in ("seconds", "metadata_checksum"):
+            del found[name]
+    assert metadata == other_metadata
+    assert workdirs.checkpoint_steps(workdir) == workdirs.checkpoint_steps(other)
+    assert untimed(lines(workdir)) == untimed(lines(other))
+    drawn, other_drawn = (
+        {place: count for place, count in points(folder).items() if place[0] not in writers.TIME_LIKE}
+        for folder in (workdir, other)
+    )
+    assert drawn == other_drawn and set(drawn.values()) == {1}
+
+
+def assert_same_summary(workdir, other):
+    """summary.json but for times and speed."""
+    timed = ("seconds", "images_per_second")
+    one, two = (json.loads((folder / "summary.json").read_text()) for folder in (workdir, other))
+    assert {name: one[name] for name in one if name not in timed} == {
+        name: two[name] for name in two if name not in timed
+    }
 
 
 class TinyFeed:

@@ -11,9 +11,18 @@ import jax
 import numpy as np
 import pytest
 
-from tests.training.helpers import NUM_CLASSES, TinyFeed, TinyModel, batch, points, read_state, tiny_config
+from tests.training.helpers import (
+    NUM_CLASSES,
+    TinyFeed,
+    TinyModel,
+    assert_same_end,
+    batch,
+    lines,
+    read_state,
+    tiny_config,
+)
 from tnt_jax import workdir as workdirs
-from tnt_jax.training import loop, preemption, setup, writers
+from tnt_jax.training import loop, preemption, setup
 from tnt_jax.training.errors import RunError
 
 INTERVALS = {"log_every_steps": 3, "checkpoint_every_steps": 4, "eval_every_steps": 10, "keep_checkpoints": 2}
@@ -47,14 +56,6 @@ class DyingFeed(TinyFeed):
             if count == self.batches:
                 raise Killed
             yield made
-
-
-def lines(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
-def untimed(found):
-    return [{name: value for name, value in line.items() if name not in writers.TIME_LIKE} for line in found]
 
 
 @pytest.fixture(scope="module")
@@ -137,23 +138,6 @@ class SignalledFeed(TinyFeed):
             if self.evaluations == self.at_evaluation and batch_number == 2:
                 signal.raise_signal(self.number)
             yield made
-
-
-def assert_same_end(workdir, other):
-    """Weights, optimizer, average, key, sums, what the metadata counts, the checkpoints kept, lines and points."""
-    (state, metadata), (other_state, other_metadata) = read_state(workdir), read_state(other)
-    jax.tree.map(np.testing.assert_array_equal, state, other_state)
-    for found in (metadata, other_metadata):
-        for name in ("seconds", "metadata_checksum"):
-            del found[name]
-    assert metadata == other_metadata
-    assert workdirs.checkpoint_steps(workdir) == workdirs.checkpoint_steps(other)
-    assert untimed(lines(workdir)) == untimed(lines(other))
-    drawn, other_drawn = (
-        {place: count for place, count in points(folder).items() if place[0] not in writers.TIME_LIKE}
-        for folder in (workdir, other)
-    )
-    assert drawn == other_drawn and set(drawn.values()) == {1}
 
 
 @pytest.mark.parametrize(

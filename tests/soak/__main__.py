@@ -1,0 +1,71 @@
+"""The long soak: python -m tests.soak --kills=20 --seed=0 (or make soak). Minutes on an idle machine.
+
+One run of a tiny TNT is killed (kill -9) at random moments of its start-up, steps, evaluations and checkpoint writes and
+started again by the same command, until it ends; then everything is compared with a run that nothing disturbed: every
+array of the state, the metadata, the checkpoints kept, metrics.jsonl, TensorBoard's points, summary.json.
+"""
+
+import argparse
+import collections
+import pathlib
+import random
+import shutil
+import tempfile
+import time
+
+from tests.soak import harness
+
+
+def main() -> None:
+    """Prints each kill, and at the end what was hit and whether the ends are the same."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    arguments = parser.parse_args()
+    started = time.monotonic()
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="tnt_jax_soak_"))
+    draw = random.Random(arguments.seed)
+    plan = harness.Plan(steps=40 * arguments.kills)
+    whole = run_undisturbed(plan, folder)
+    found = run_killed(plan, folder, arguments.kills, draw)
+    from tests.training.helpers import assert_same_end, assert_same_summary  # seconds, and jax
+
+    assert_same_end(folder / "killed", whole)
+    assert_same_summary(folder / "killed", whole)
+    hits = ", ".join(f"{count} in {phase}" for phase, count in sorted(found.items()))
+    print(f"{found.total()} kills ({hits}); the end is the same, bit for bit. {time.monotonic() - started:.0f} s")
+    shutil.rmtree(folder)
+
+
+def run_undisturbed(plan: harness.Plan, folder: pathlib.Path) -> pathlib.Path:
+    """-> the workdir of a run from start to end, compiled without the cache that the killed one uses."""
+    session = harness.Session(plan, folder / "whole", cache=None)
+    code = session.end()
+    if code:
+        raise SystemExit("\n".join(session.lines))
+    print(f"undisturbed: {plan.steps} steps in {time.monotonic() - session.started:.0f} s", flush=True)
+    return folder / "whole"
+
+
+def run_killed(plan: harness.Plan, folder: pathlib.Path, kills: int, draw: random.Random) -> collections.Counter[str]:
+    """-> how often each phase was hit."""
+    phases = [draw.choice(harness.PHASES) for _ in range(kills)]
+    targets = sorted(draw.sample(range(1, plan.steps - plan.eval_every), kills))
+    found: collections.Counter[str] = collections.Counter()
+    for phase, target in zip(phases, targets, strict=True):
+        session = harness.Session(plan, folder / "killed", cache=folder / "cache")
+        session.reach(phase, target, draw)
+        code = session.kill()
+        if code != -9:
+            raise SystemExit("\n".join(session.lines))
+        found[session.hit()] += 1
+        last = next((line for line in reversed(session.lines) if line.startswith(("step ", "evaluation"))), "none")
+        print(f"killed in {session.hit()} (wanted {phase}, step {target}); last line: {last[:40]}", flush=True)
+    session = harness.Session(plan, folder / "killed", cache=folder / "cache")
+    if session.end():
+        raise SystemExit("\n".join(session.lines))
+    return found
+
+
+if __name__ == "__main__":
+    main()
