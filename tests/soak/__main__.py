@@ -1,8 +1,8 @@
 """The long soak: python -m tests.soak --kills=20 --seed=0 (or make soak). Minutes on an idle machine.
 
-One run of a tiny TNT is killed (kill -9) at random moments of its start-up, steps, evaluations and checkpoint writes and
-started again by the same command, until it ends; then everything is compared with a run that nothing disturbed: every
-array of the state, the metadata, the checkpoints kept, metrics.jsonl, TensorBoard's points, summary.json.
+One run of a tiny TNT is killed (kill -9) at random moments of its start-up, steps, evaluations and checkpoint writes
+and started again by the same command, until it ends; then everything is compared with a run that nothing disturbed:
+every array of the state, the metadata, the checkpoints kept, metrics.jsonl, TensorBoard's points, summary.json.
 """
 
 import argparse

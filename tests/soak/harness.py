@@ -1,4 +1,4 @@
-"""Runs of main.py that are killed at chosen moments, started again by the same command, and compared with one that was not."""
+"""Runs of main.py that are killed at chosen moments and started again by the same command."""
 
 import dataclasses
 import os
@@ -25,15 +25,15 @@ class Plan:
     log_every: int = 5
     checkpoint_every: int = 10
     eval_every: int = 20
-    eval_examples: int = 4096  # long enough to be hit
+    examples: int = 2048  # of each split; enough for an evaluation that can be hit
 
     def flags(self, workdir: pathlib.Path) -> list[str]:
         keys = {
             "model.name": "tnt_ti_patch16_224", "model.image_size": 32, "model.patch_size": 8, "model.word_size": 4,
             "model.inner_dim": 4, "model.outer_dim": 16, "model.inner_num_heads": 1, "model.outer_num_heads": 1,
             "model.depth": 1, "model.num_classes": 1000, "model.dtype": "float32", "model.drop_path_rate": 0.2,
-            "data.name": "synthetic", "data.synthetic_examples": self.eval_examples, "data.eval_split": "test",
-            "batch_size": 32, "eval_batch_size": 128, "epochs": self.steps * 32 / self.eval_examples,
+            "data.name": "synthetic", "data.synthetic_examples": self.examples, "data.eval_split": "test",
+            "batch_size": 32, "eval_batch_size": 64, "learning_rate": 0.02, "epochs": self.steps * 32 / self.examples,
             "warmup_epochs": 0.01, "cooldown_epochs": 0.0, "schedule_unit": "step", "ema_decay": 0.9,
             "steps": self.steps, "log_every_steps": self.log_every, "cpu_devices": 2,
             "checkpoint_every_steps": self.checkpoint_every, "eval_every_steps": self.eval_every,
@@ -97,16 +97,12 @@ class Session:
         if phase == "start-up":
             self.wait_for_seconds(draw.uniform(0.2, 12.0))
             return
-        every = {"step": self.plan.log_every, "evaluation": self.plan.eval_every, "checkpoint": self.plan.log_every}[
-            phase
-        ]
+        every = self.plan.eval_every if phase == "evaluation" else self.plan.log_every
         target = -(-target // every) * every
         if not self.wait_for(rf"^step {target:,}/"):
             raise RuntimeError("\n".join(self.lines))
         if phase == "checkpoint":
-            while self.process.poll() is None and not list(
-                (self.workdir / "checkpoints").glob("*orbax-checkpoint-tmp")
-            ):
+            while self.process.poll() is None and not self.writing():
                 time.sleep(0.001)
         time.sleep(draw.uniform(0.0, {"step": 0.1, "evaluation": 0.2, "checkpoint": 0.05}[phase]))
 
@@ -115,13 +111,17 @@ class Session:
         while time.monotonic() < self.started + seconds and self.process.poll() is None:
             time.sleep(0.01)
 
+    def writing(self) -> bool:
+        """Whether a checkpoint is half written."""
+        return any((self.workdir / "checkpoints").glob("*orbax-checkpoint-tmp"))
+
     def hit(self) -> str:
         """Where a killed process was, by what it left."""
         trained = [line for line in self.lines if line.startswith(("step ", "evaluation at"))]
-        if list((self.workdir / "checkpoints").glob("*orbax-checkpoint-tmp")):
-            return "checkpoint"
         if not trained:
             return "start-up"
+        if self.writing():
+            return "checkpoint"
         step = re.match(r"step ([\d,]+)/", trained[-1])
         due = step and int(step[1].replace(",", "")) % self.plan.eval_every == 0
         return "evaluation" if due else "step"

@@ -8,7 +8,7 @@ import pytest
 from tests.soak import harness
 from tests.training.helpers import assert_same_end, assert_same_summary
 
-PLAN = harness.Plan(steps=60)
+PLAN = harness.Plan(steps=100)
 FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
@@ -31,7 +31,7 @@ def test_killed_in_every_phase_and_stopped_by_both_signals_it_ends_with_the_same
             target += PLAN.eval_every
         else:
             pytest.fail(f"no kill hit {phase}; the last one hit {session.hit()}")
-    for number, code, step in ((signal.SIGTERM, 4, 45), (signal.SIGINT, 130, 55)):
+    for number, code, step in ((signal.SIGTERM, 4, 65), (signal.SIGINT, 130, 75)):
         session, found = killed(tmp_path, "step", step, number)
         assert found == code, "\n".join(session.lines)
         said = "\n".join(session.lines)
