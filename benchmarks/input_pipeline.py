@@ -16,6 +16,7 @@ is measured.
 """
 
 import argparse
+import importlib.metadata
 import json
 import os
 import platform
@@ -105,8 +106,6 @@ class Ours:
 
     def __init__(self, folder: str, copies: int) -> None:
         sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-        import tensorflow as tf
-
         from configs import default
         from tnt_jax.data import pipeline, settings
 
@@ -119,7 +118,7 @@ class Ours:
         }
         self.settings = settings.DataSettings(**values)
         self.pipeline = pipeline
-        self.versions = {"tensorflow": tf.__version__}
+        self.versions = {"tensorflow": importlib.metadata.version("tensorflow")}
 
     def run(self, batches: int) -> Turn:
         """Opens the pipeline and takes this many batches."""

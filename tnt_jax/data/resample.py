@@ -51,7 +51,7 @@ def _resize_columns(pixels: tf.Tensor, windows: tuple[tf.Tensor, tf.Tensor], wid
     seen = tf.stack([tf.shape(pixels)[0], 3 * reach])
     corners = tf.unstack(tf.stack([tf.zeros_like(starts), 3 * starts], axis=1))
     parts = [
-        _whole(tf.matmul(tf.cast(tf.slice(pixels, corner, seen), tf.float32), matrix))
+        to_levels(tf.matmul(tf.cast(tf.slice(pixels, corner, seen), tf.float32), matrix))
         for corner, matrix in zip(corners, matrices, strict=True)
     ]
     return tf.ensure_shape(tf.concat(parts, axis=1)[:, : 3 * width], [None, 3 * width])
@@ -60,22 +60,16 @@ def _resize_columns(pixels: tf.Tensor, windows: tuple[tf.Tensor, tf.Tensor], wid
 def _resize_rows(pixels: tf.Tensor, windows: tuple[tf.Tensor, tf.Tensor], height: int) -> tf.Tensor:
     """pixels uint8 [h, W * 3], windows of the height H -> uint8 [H, W * 3]."""
     starts, weights = windows
-    seen = tf.stack([tf.shape(weights)[2], pixels.shape[1]])
-    corners = tf.unstack(tf.stack([starts, tf.zeros_like(starts)], axis=1))
-    parts = [
-        _whole(tf.matmul(matrix, tf.cast(tf.slice(pixels, corner, seen), tf.float32)))
-        for corner, matrix in zip(corners, tf.unstack(weights), strict=True)
-    ]
-    return tf.concat(parts, axis=0)[:height]
+    blocks, block, width = weights.shape[0], weights.shape[1], pixels.shape[1]
+    seen = tf.gather(pixels, starts[:, None] + tf.range(tf.shape(weights)[2]))  # whole rows: quick to copy
+    levels = tf.matmul(weights, tf.cast(seen, tf.float32))
+    return tf.reshape(to_levels(levels), [blocks * block, width])[:height]
 
 
-def _whole(levels: tf.Tensor) -> tf.Tensor:
-    """Grey levels float32 [rows, columns] -> uint8, rounded half up and kept in 0..255.
-
-    As bias and rectifier, which TensorFlow joins to the product before them.
-    """
-    half = np.full([levels.shape[1]], 0.5, np.float32)
-    return tf.cast(tf.minimum(tf.nn.relu(tf.nn.bias_add(levels, half)), 255.5), tf.uint8)
+def to_levels(levels: tf.Tensor) -> tf.Tensor:
+    """Grey levels float32 -> uint8, rounded half up and kept in 0..255: what Pillow does, in one operation."""
+    levels = tf.raw_ops.QuantizeV2(input=levels, min_range=0.0, max_range=255.0, T=tf.quint8).output
+    return tf.bitcast(levels, tf.uint8)
 
 
 def _windows(
@@ -108,14 +102,16 @@ def _windows(
     reach = tf.minimum(reach, lengths)
     starts = tf.cast(tf.math.floor(tf.reduce_min(centers, axis=2) - support[:, None]), tf.int32)
     starts = tf.clip_by_value(starts, 0, (lengths - reach)[:, None])
+    nearest = (tf.cast(starts, tf.float64) + 0.5)[..., None] - centers  # from each output pixel to its window's first
+    nearest = tf.cast(nearest / widening[:, None, None], tf.float32)  # small numbers: 32 bits will do from here
+    step = tf.cast(1.0 / widening, tf.float32)
     seen = []
     for axis in range(2):
-        start, center = starts[axis, : blocks[axis]], centers[axis, : blocks[axis]]
-        position = tf.cast(start[:, None] + tf.range(reach[axis]), tf.float64) + 0.5
         along = 2 - axis  # the input pixels' axis of the weights
-        distances = (tf.expand_dims(position, axis + 1) - tf.expand_dims(center, along)) / widening[axis]
-        weights = _kernel(tf.cast(tf.abs(distances), tf.float32), bicubic)
-        seen.append((start, weights / tf.reduce_sum(weights, axis=along, keepdims=True)))
+        steps = step[axis] * tf.range(tf.cast(reach[axis], tf.float32))
+        steps = steps if axis == 0 else steps[:, None]
+        weights = _kernel(tf.abs(tf.expand_dims(nearest[axis, : blocks[axis]], along) + steps), bicubic)
+        seen.append((starts[axis, : blocks[axis]], weights / tf.reduce_sum(weights, axis=along, keepdims=True)))
     return seen
 
 
