@@ -20,10 +20,12 @@ from tests.training.helpers import (
     lines,
     read_state,
     tiny_config,
+    train_some,
 )
 from tnt_jax import workdir as workdirs
-from tnt_jax.training import loop, preemption, setup
+from tnt_jax.training import checkpoints, loop, preemption, setup
 from tnt_jax.training.errors import RunError
+from tnt_jax.training.state import unreplicate
 
 INTERVALS = {"log_every_steps": 3, "checkpoint_every_steps": 4, "eval_every_steps": 10, "keep_checkpoints": 2}
 
@@ -177,6 +179,29 @@ def test_an_evaluation_that_was_due_is_made_up_for_however_often_it_is_stopped(f
         loop.train(make_run(tmp_path, DyingFeed(config, 4)))
     loop.train(make_run(tmp_path))
     assert_same_end(tmp_path, finished[0])
+
+
+@pytest.mark.parametrize(
+    ("there", "words"),
+    [
+        ({}, None),
+        ({"device_count": 4}, "Note: 4 x cpu in 1 process then, 8 x cpu in 1 process now. "),
+        ({"process_count": 2}, "Note: 8 x cpu in 2 processes then, 8 x cpu in 1 process now. "),
+        ({"device_kind": "TPU v4"}, "Note: 8 x TPU v4 in 1 process then, 8 x cpu in 1 process now. "),
+    ],
+)
+def test_going_on_elsewhere_is_allowed_and_said(tmp_path, capsys, there, words):
+    config = tiny_config(**INTERVALS)
+    with pytest.raises(Killed):
+        loop.train(make_run(tmp_path, DyingFeed(config, 6)))
+    store = checkpoints.Checkpoints(tmp_path, keep=2)
+    store.restore_newest(unreplicate(train_some(make_run(tmp_path).experiment, [])[0]))
+    store.amend(4, there, None, scheduled=True)
+    store.close()
+    assert loop.train(make_run(tmp_path))["steps"] == 20
+    said = capsys.readouterr().out
+    assert "Going on from step 4" in said
+    assert (words in said and "not bit for bit" in said) if words else "Note" not in said
 
 
 def test_a_finished_run_is_not_trained_again(finished, capsys):

@@ -128,10 +128,12 @@ def _start(run: TrainingRun, notice: preemption.Notice, started: float) -> tuple
     else:
         state, metadata = restored[0], NEW_RUN | restored[1]
         report.say(f"Going on from step {int(state.step):,}, {run.workdir / workdirs.FOLDER / str(int(state.step))}")
-        if metadata["device_count"] != jax.device_count():
+        place = _place()  # checkpoints of earlier versions lack the kind
+        before = {name: metadata.get(name, value) for name, value in place.items()}
+        if before != place:
             report.say(
-                f"Note: {metadata['device_count']} devices then, {jax.device_count()} now. Sums are rounded in another "
-                "order and drop path is drawn anew, so the run continues equivalently, but not bit for bit."
+                f"Note: {_in_words(**before)} then, {_in_words(**place)} now. Sums are rounded in another order and "
+                "drop path is drawn anew, so the run continues equivalently, but not bit for bit."
             )
     if jax.process_index() == 0:
         writers.go_back(run.workdir, int(state.step), metadata["evaluation_due"])
@@ -151,6 +153,16 @@ def _start(run: TrainingRun, notice: preemption.Notice, started: float) -> tuple
         best_accuracy=metadata["best_accuracy"],
         evaluation_due=metadata["evaluation_due"],
     )
+
+
+def _place() -> dict[str, Any]:
+    """What the last bits of a run depend on beside its config."""
+    kind = jax.devices()[0].device_kind
+    return {"device_count": jax.device_count(), "process_count": jax.process_count(), "device_kind": kind}
+
+
+def _in_words(device_count: int, process_count: int, device_kind: str) -> str:
+    return f"{device_count} x {device_kind} in {process_count} process{'es' * (process_count > 1)}"
 
 
 def _train(session: Session, state: TrainState, start: int) -> TrainState:
@@ -246,11 +258,10 @@ def _evaluate_and_save(session: Session, state: TrainState, step: int, stopping:
         metadata = {
             "step": step,
             "seconds": session.seconds(),
-            "device_count": jax.device_count(),
-            "process_count": jax.process_count(),
             "best_accuracy": session.best_accuracy,
             "skipped": dataclasses.asdict(session.skips),
             "evaluation_due": session.evaluation_due,
+            **_place(),
         }
         session.store.save(unreplicate(state), metadata, accuracy, scheduled=improved or plan.checkpoints(step))
     if stopping:
