@@ -25,6 +25,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
+import huge_pages
 from tnt_jax.tools import arguments as command_line
 from tnt_jax.tools import be_quiet
 from tnt_jax.tools.benchmarking.turns import Worker, WorkerError
@@ -49,8 +50,8 @@ OURS, PEER = "tnt_jax", "timm"
 MODES = ("forward", "train")
 OURS_COMMAND = [sys.executable, "-m", "tnt_jax.tools.benchmarking.ours"]
 PEER_FILE = Path(__file__).parent / "benchmarking" / "peer.py"
-# Several processes share a GPU: each must leave the others room.
-OURS_ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "2"}
+# Several processes share a GPU: each must leave the others room. Huge pages as main.py has them.
+OURS_ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "2"} | huge_pages.environment()
 # Settings that change what is computed; the peer takes image_size, num_classes, depth and drop_path_rate over.
 ARCHITECTURE = (
     *("patch_size", "word_size", "inner_dim", "outer_dim", "inner_num_heads", "outer_num_heads", "mlp_ratio"),
