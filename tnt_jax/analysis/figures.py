@@ -1,0 +1,240 @@
+"""The paper's six figures (section 3.4, appendix A.1): each function takes models and a picture, and draws one.
+
+Every function gives (matplotlib Figure, arrays by name): the numbers that it shows. Names of arrays begin with the
+model's title. `panels.save_figure` writes them. The same models, picture and seed give the same bytes.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import LogNorm
+
+from tnt_jax.analysis import maps
+from tnt_jax.analysis.inner_figure import inner_attention
+from tnt_jax.analysis.panels import Drawn, check_inner, chosen_blocks, draw_over, named, show_picture
+from tnt_jax.analysis.picture import Subject, fit, map_size
+from tnt_jax.analysis.style import BLUE, ORANGE, hide_axes, style
+
+CHANNELS = 12
+LARGEST = 400  # pixels a side of a drawn attention matrix; larger ones are averaged down
+
+
+def feature_maps(
+    subjects: Sequence[Subject],
+    pixels: np.ndarray,
+    *,
+    seed: int = 0,
+    image_size: tuple[int, int] | None = None,
+    channels: int = CHANNELS,
+) -> Drawn:
+    """Figure 3a: pixels [H, W, 3] uint8 -> sentences by position, after the first, the middle and the last block.
+
+    image_size: (height, width) of the input, which interpolates the positions; None: map_size, the paper's 1024 for a
+    model of 224. `channels` of the D are drawn at random by `seed`, for each model.
+    Arrays: maps [blocks, channels, rows, columns], channels, blocks.
+    """
+    rows = [(subject, block) for subject in subjects for block in chosen_blocks(subject.model.depth)]
+    arrays: dict[str, np.ndarray] = {}
+    with style():
+        figure = plt.figure(figsize=(channels * 0.8 + 1.6, len(rows) * 0.86 + 0.75 + 0.2 * len(subjects)))
+        parts = np.atleast_1d(figure.subfigures(len(subjects), 1, hspace=0.02))
+        for subject, part in zip(subjects, parts, strict=True):
+            size = image_size or map_size(subject.model)
+            image, blocks = fit(pixels, size), chosen_blocks(subject.model.depth)
+            found = maps.sentence_maps(subject.model, subject.variables, subject.inputs(image), blocks)
+            picks = pick_channels(subject.model.outer_dim, channels, seed)
+            arrays |= named(subject, maps=found[:, picks], channels=picks, blocks=np.asarray(blocks))
+            grid = part.subplots(len(blocks), 1 + len(picks), squeeze=False)
+            for i, block in enumerate(blocks):
+                show_picture(grid[i, 0], image if i == 0 else None, "input" if i == 0 else "")
+                grid[i, 1].set_ylabel(f"block {block}")
+                for j, pick in enumerate(picks):
+                    grid[i, 1 + j].imshow(found[i, pick], cmap="viridis")
+                    hide_axes(grid[i, 1 + j])
+                    if i == 0:
+                        grid[i, 1 + j].set_title(f"ch. {pick}", fontsize=8)
+            cells = "{} x {}".format(*found.shape[-2:])
+            part.suptitle(
+                f"{subject.title}: {len(picks)} of {subject.model.outer_dim} channels of the sentence embeddings, "
+                f"{cells} sentences; each map from its least to its greatest value",
+                fontsize=9,
+            )
+        return figure, arrays
+
+
+def pick_channels(width: int, count: int, seed: int) -> np.ndarray:
+    """-> `count` different channels of `width`, at random, ascending."""
+    return np.sort(np.random.default_rng(seed).choice(width, size=min(count, width), replace=False))
+
+
+def channel_tsne(
+    subjects: Sequence[Subject], pixels: np.ndarray, *, seed: int = 0, image_size: tuple[int, int] | None = None
+) -> Drawn:
+    """Figure 3b: pixels [H, W, 3] uint8 -> t-SNE of all D feature maps of the last block, one point a channel.
+
+    A channel's map is its vector of rows x columns numbers; input size as in feature_maps. scikit-learn's t-SNE, from
+    the first two principal components. Arrays: points [D, 2], correlation: mean |r| over pairs of channels' maps.
+    """
+    from sklearn.manifold import TSNE
+
+    arrays: dict[str, np.ndarray] = {}
+    with style():
+        figure, grid = plt.subplots(1, len(subjects), figsize=(3.6 * len(subjects), 3.9), squeeze=False)
+        for i, (subject, axes) in enumerate(zip(subjects, grid[0], strict=True)):
+            model = subject.model
+            inputs = subject.inputs(fit(pixels, image_size or map_size(model)))
+            found = maps.sentence_maps(model, subject.variables, inputs, (model.depth,))[0].reshape(model.outer_dim, -1)
+            # "exact": for some hundred points it takes seconds, and sums in one order whatever the threads.
+            tsne = TSNE(
+                init="pca",
+                method="exact",
+                random_state=seed,
+                perplexity=min(30.0, (len(found) - 1) / 3),
+            )
+            points, alike = tsne.fit_transform(found), mean_correlation(found)
+            arrays |= named(subject, points=points, correlation=np.asarray(alike, np.float32))
+            axes.scatter(*points.T, s=10, color=(BLUE, ORANGE)[i % 2], alpha=0.75, linewidths=0)
+            axes.set_title(f"{subject.title}, block {model.depth}\nmean |correlation| of two maps: {alike:.2f}")
+            axes.set_box_aspect(1)
+            axes.set(xticks=[], yticks=[], xlabel="t-SNE 1", ylabel="t-SNE 2")
+        figure.suptitle("One point for each channel's feature map: far apart where maps differ", fontsize=9)
+        return figure, arrays
+
+
+def mean_correlation(vectors: np.ndarray) -> float:
+    """vectors [n, k] -> the mean of |r| over all pairs of different vectors; 0: nothing alike, 1: all the same map."""
+    centred = vectors - vectors.mean(1, keepdims=True)
+    unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+    correlation = np.abs(unit @ unit.T)
+    count = len(vectors)
+    return float((correlation.sum() - np.trace(correlation)) / max(count * (count - 1), 1))
+
+
+def word_maps(subjects: Sequence[Subject], pixels: np.ndarray) -> Drawn:
+    """Figure 4: pixels [H, W, 3] uint8 -> word embeddings by position after each TNT block, averaged over channels.
+
+    At the model's own input size: 14 x 14 sentences of 4 x 4 words make a map of 56 x 56. Arrays: maps [blocks, rows,
+    columns], blocks. Raises ValueError where a model has no inner path.
+    """
+    check_inner(subjects, "the word embeddings")
+    arrays: dict[str, np.ndarray] = {}
+    columns = min(6, max(len(subject.model.inner_blocks) for subject in subjects))
+    lines = [-(-len(subject.model.inner_blocks) // columns) for subject in subjects]
+    with style():
+        figure = plt.figure(figsize=(1.35 * (columns + 1) + 0.3, 1.65 * sum(lines) + 0.5 * len(subjects)))
+        parts = np.atleast_1d(figure.subfigures(len(subjects), 1, height_ratios=lines))
+        for subject, part, count in zip(subjects, parts, lines, strict=True):
+            model, image = subject.model, fit(pixels, subject.model.input_size)
+            found = maps.word_maps(model, subject.variables, subject.inputs(image))
+            arrays |= named(subject, maps=found, blocks=np.asarray(model.inner_blocks))
+            grid = part.subplots(count, 1 + columns, squeeze=False)
+            for axes in grid.flat:
+                hide_axes(axes)
+            show_picture(grid[0, 0], image, "input")
+            for i, (block, each) in enumerate(zip(model.inner_blocks, found, strict=True)):
+                axes = grid[i // columns, 1 + i % columns]
+                axes.imshow(each, cmap="viridis")
+                axes.set_title(f"block {block}\n{each.min():.2f} to {each.max():.2f}", fontsize=8)
+            part.suptitle(
+                f"{subject.title}: word embeddings, averaged over their {model.inner_dim} channels", fontsize=9
+            )
+        return figure, arrays
+
+
+def outer_attention(
+    subjects: Sequence[Subject], pixels: np.ndarray, *, image_size: tuple[int, int] | None = None
+) -> Drawn:
+    """Figure 6: pixels [H, W, 3] uint8 -> attention from each sentence to all, every block, averaged over heads.
+
+    image_size: (height, width); None: the model's own. Colours are logarithmic and the same in all panels. Arrays:
+    attention [blocks, 1 + N, 1 + N], class token first (not drawn), rows sum to one.
+    """
+    found = []
+    for subject in subjects:
+        inputs = subject.inputs(fit(pixels, image_size or subject.model.input_size))
+        found.append(np.stack(maps.outer_attention(subject.model, subject.variables, inputs)))
+    strongest = max(float(each[:, 1:, 1:].max()) * each.shape[-1] for each in found)
+    norm = LogNorm(0.1, 10.0 ** max(np.ceil(np.log10(strongest)), 1), clip=True)
+    columns = min(6, max(len(each) for each in found))
+    lines = [-(-len(each) // columns) for each in found]
+    arrays: dict[str, np.ndarray] = {}
+    with style():
+        figure = plt.figure(figsize=(1.45 * columns + 0.9, 1.6 * sum(lines) + 0.5 * len(subjects)))
+        parts = np.atleast_1d(figure.subfigures(len(subjects), 1, height_ratios=lines))
+        for subject, part, count, each in zip(subjects, parts, lines, found, strict=True):
+            arrays |= named(subject, attention=each)
+            grid = part.subplots(count, columns, squeeze=False)
+            for axes in grid.flat:
+                hide_axes(axes)
+            for i, block in enumerate(each):
+                share = averaged_down(block[1:, 1:]) * len(block)
+                shown = grid.flat[i].imshow(share, cmap="magma", norm=norm)
+                grid.flat[i].set_title(f"block {i + 1}", fontsize=8)
+            bar = part.colorbar(shown, ax=grid, shrink=0.85, extend="min", format="{x:g}")
+            bar.set_label(f"times an even share (1/{each.shape[-1]})")
+            part.suptitle(
+                f"{subject.title}: from each of {each.shape[-1] - 1} sentences (row) to all (column), "
+                "numbered row by row; mean of the heads",
+                fontsize=9,
+            )
+        return figure, arrays
+
+
+def averaged_down(matrix: np.ndarray, largest: int = LARGEST) -> np.ndarray:
+    """matrix [n, n] -> [m, m], m at most `largest`: means of blocks of whole rows and columns."""
+    edges = np.linspace(0, len(matrix), min(len(matrix), largest) + 1).astype(int)
+    starts, widths = edges[:-1], np.diff(edges)
+    summed = np.add.reduceat(np.add.reduceat(matrix, starts, axis=0), starts, axis=1)
+    return summed / (widths[:, None] * widths)
+
+
+def class_attention(
+    subjects: Sequence[Subject], pixels: np.ndarray, *, image_size: tuple[int, int] | None = None
+) -> Drawn:
+    """Figure 7: pixels [H, W, 3] uint8 -> the last block's class token over the sentences, drawn over the image.
+
+    image_size: (height, width); None: the model's own. The mean of the heads, then every head. Arrays: attention
+    [heads, 1 + N], the class token's own share first, a row sums to one; maps [heads, rows, columns].
+    """
+    arrays: dict[str, np.ndarray] = {}
+    heads = max(subject.model.outer_num_heads for subject in subjects)
+    shown = min(heads, 6)
+    with style():
+        figure = plt.figure(figsize=(1.35 * (2 + shown) + 0.2, 1.95 * len(subjects)))
+        parts = np.atleast_1d(figure.subfigures(len(subjects), 1))
+        for subject, part in zip(subjects, parts, strict=True):
+            model = subject.model
+            image = fit(pixels, image_size or model.input_size)
+            found = maps.class_attention(model, subject.variables, subject.inputs(image))
+            rows, columns = (side // model.patch_size for side in image.shape[:2])
+            over = found[:, 1:].reshape(-1, rows, columns)
+            arrays |= named(subject, attention=found, maps=over)
+            grid = part.subplots(1, 2 + shown, squeeze=False)[0]
+            for axes in grid:
+                hide_axes(axes)
+            show_picture(grid[0], image, "input")
+            drawn = [("mean of heads", over.mean(0)), *((f"head {i + 1}", each) for i, each in enumerate(over))]
+            for axes, (title, each) in zip(grid[1:], drawn, strict=False):
+                draw_over(axes, image, each)
+                axes.set_title(f"{title}\n{each.min():.1%} to {each.max():.1%}", fontsize=8)
+            itself = found[:, 0].mean()
+            part.suptitle(
+                f"{subject.title}: what the class token attends to in block {model.depth} "
+                f"(bright: more; {itself:.1%} goes to itself)",
+                fontsize=9,
+            )
+        return figure, arrays
+
+
+# In the paper's order; those that only a model with an inner path has.
+FIGURES: dict[str, Callable[..., Any]] = {
+    "feature_maps": feature_maps,
+    "tsne": channel_tsne,
+    "words": word_maps,
+    "inner_attention": inner_attention,
+    "outer_attention": outer_attention,
+    "class_attention": class_attention,
+}
+INNER_FIGURES = ("words", "inner_attention")

@@ -1,0 +1,142 @@
+"""The numbers behind the paper's figures (section 3.4, appendix A.1): feature maps and attention of one image.
+
+Attention over n sentences is n x n numbers for every head and block, too many at 1024 pixels (n = 4,097). Only the
+blocks and the rows that are asked for are computed here, some rows at a time.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tnt_jax.models.layers import attention_weights
+from tnt_jax.models.tnt import TNT
+
+ROWS = 256  # queries whose attention is held at a time
+
+
+def sentence_maps(model: TNT, variables: dict, images: np.ndarray, blocks: Sequence[int]) -> np.ndarray:
+    """images [1, H, W, 3], 1-based blocks -> [blocks, D, rows, columns] float32: sentences after a block, by position.
+
+    The class token is left out.
+    """
+    sentences = np.asarray(_sentences(_plain(model), variables, images, tuple(blocks)))
+    return np.moveaxis(sentences, -1, 1).reshape(len(blocks), model.outer_dim, *_grid(model, images))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _sentences(model: TNT, variables: dict, images: jax.Array, blocks: tuple[int, ...]) -> jax.Array:
+    """-> [blocks, N, D]; later blocks are not computed."""
+    _, features = model.apply(variables, images, return_features=("sentences",))
+    return jnp.stack([features["sentences"][block - 1][0, 1:].astype(jnp.float32) for block in blocks])
+
+
+def word_maps(model: TNT, variables: dict, images: np.ndarray, blocks: Sequence[int] | None = None) -> np.ndarray:
+    """images [1, H, W, 3], 1-based TNT blocks (None: all) -> [blocks, H / s, W / s] float32, s the side of a word.
+
+    Words after a block, averaged over their channels, each at its place in its sentence, and that in the image.
+    """
+    blocks = model.inner_blocks if blocks is None else tuple(blocks)
+    words = np.asarray(_words(_plain(model), variables, images, blocks))
+    rows, columns = _grid(model, images)
+    side = model.patch_size // model.word_size
+    cells = words.reshape(len(blocks), rows, columns, side, side)
+    return cells.transpose(0, 1, 3, 2, 4).reshape(len(blocks), rows * side, columns * side)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _words(model: TNT, variables: dict, images: jax.Array, blocks: tuple[int, ...]) -> jax.Array:
+    """-> [blocks, N, M]: means over the channels."""
+    _, features = model.apply(variables, images, return_features=("words",))
+    at = [model.inner_blocks.index(block) for block in blocks]
+    return jnp.stack([features["words"][i][0].astype(jnp.float32).mean(-1) for i in at])
+
+
+def inner_attention(
+    model: TNT, variables: dict, images: np.ndarray, queries: Sequence[tuple[int, int]], blocks: Sequence[int]
+) -> np.ndarray:
+    """images [1, H, W, 3], queries (sentence, word) from 0, 1-based TNT blocks -> [queries, blocks, heads, M] float32.
+
+    What a query word attends to among the words of its sentence; sums to one over them.
+    """
+    sentences, words = (np.asarray([query[i] for query in queries]) for i in (0, 1))
+    return np.asarray(_inner(_plain(model), variables, images, sentences, words, tuple(blocks)))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5))
+def _inner(model: TNT, variables: dict, images, sentences, words, blocks: tuple[int, ...]) -> jax.Array:
+    """-> [queries, blocks, heads, M]."""
+    _, features = model.apply(variables, images, return_features=("inner_attention",))
+    at = [model.inner_blocks.index(block) for block in blocks]
+    return jnp.stack([features["inner_attention"][i][0][sentences, :, words] for i in at], axis=1)
+
+
+def outer_attention(
+    model: TNT, variables: dict, images: np.ndarray, blocks: Sequence[int] | None = None
+) -> list[np.ndarray]:
+    """images [1, H, W, 3], 1-based blocks (None: all) -> for each block [1 + N, 1 + N] float32, averaged over heads.
+
+    From each sentence (row) to all, the class token first; a row sums to one.
+    """
+    blocks = range(1, model.depth + 1) if blocks is None else blocks
+    normed = _attention_inputs(_plain(model), variables, images, tuple(blocks))
+    found = []
+    for block, x in zip(blocks, normed, strict=True):
+        params = variables["params"][f"block_{block}"]["outer"]["attention"]["query_key"]
+        pieces = [
+            np.asarray(_rows(params, x, x[first : first + ROWS], model.outer_num_heads).mean(0))
+            for first in range(0, len(x), ROWS)
+        ]
+        found.append(np.concatenate(pieces))
+    return found
+
+
+def class_attention(model: TNT, variables: dict, images: np.ndarray, block: int | None = None) -> np.ndarray:
+    """images [1, H, W, 3], 1-based block (None: the last) -> [heads, 1 + N] float32: what the class token attends to.
+
+    The first number is what it gives to itself; a row sums to one.
+    """
+    block = model.depth if block is None else block
+    (x,) = _attention_inputs(_plain(model), variables, images, (block,))
+    params = variables["params"][f"block_{block}"]["outer"]["attention"]["query_key"]
+    return np.asarray(_rows(params, x, x[:1], model.outer_num_heads)[:, 0])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _attention_inputs(model: TNT, variables: dict, images: jax.Array, blocks: tuple[int, ...]) -> list[jax.Array]:
+    """-> for each block [1 + N, D]: the normed sentences that its outer attention is given."""
+    wanted = {(f"block_{block}", "outer", "norm1"): block for block in blocks}
+    _, state = model.apply(
+        variables,
+        images,
+        capture_intermediates=lambda module, method: module.path in wanted,
+        mutable=["intermediates"],
+    )
+    kept = state["intermediates"]
+    return [kept[f"block_{block}"]["outer"]["norm1"]["__call__"][0][0] for block in blocks]
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _rows(params: dict, x: jax.Array, queries: jax.Array, heads: int) -> jax.Array:
+    """The query_key projection, x [n, D], queries [q, D] of them -> [heads, q, n] float32: softmax(q k^T / sqrt(d))."""
+    width = x.shape[-1]
+    dense = nn.Dense(2 * width, use_bias="bias" in params, dtype=x.dtype)
+
+    def projected(tokens, which):
+        both = dense.apply({"params": params}, tokens)
+        return both.reshape(-1, 2, heads, width // heads)[:, which]
+
+    return attention_weights(projected(queries, 0), projected(x, 1))
+
+
+def _plain(model: TNT) -> TNT:
+    """The same model without a scan, which would compute all blocks and hide their names."""
+    return model.clone(scan=False, remat=False)
+
+
+def _grid(model: TNT, images: np.ndarray) -> tuple[int, int]:
+    """-> (rows, columns) of sentences in the images."""
+    return images.shape[1] // model.patch_size, images.shape[2] // model.patch_size

@@ -1,0 +1,59 @@
+"""What the paper's figures share: panels, names of arrays, and the files of a figure."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from tnt_jax.analysis.attention import enlarge
+from tnt_jax.analysis.picture import Subject
+from tnt_jax.analysis.style import hide_axes, save, style
+
+Drawn = tuple[Figure, dict[str, np.ndarray]]
+
+
+def save_figure(drawn: Drawn, folder: Path, name: str, dpi: int = 150) -> list[Path]:
+    """A figure with its arrays -> folder/name.png, .pdf (vector; maps in it are images) and .npz; their paths."""
+    figure, arrays = drawn
+    with style():
+        paths = [save(figure, Path(folder) / f"{name}{ending}", dpi) for ending in (".png", ".pdf")]
+    paths.append(Path(folder) / f"{name}.npz")
+    np.savez_compressed(paths[-1], **arrays)
+    return paths
+
+
+def chosen_blocks(depth: int) -> tuple[int, ...]:
+    """-> the first, the middle and the last of `depth` blocks, 1-based: 1, 6 and 12 of twelve, as in the paper."""
+    return tuple(sorted({1, max(depth // 2, 1), depth}))
+
+
+def draw_over(axes, image: np.ndarray, attention: np.ndarray) -> None:
+    """image [H, W, 3] uint8, attention [rows, columns] -> the attention over the grey image, its least to its most."""
+    axes.imshow(image.mean(-1), cmap="gray", vmin=0, vmax=255)
+    axes.imshow(enlarge(attention[None], *image.shape[:2])[0], cmap="inferno", alpha=0.65, vmin=0, vmax=1)
+    hide_axes(axes)
+
+
+def show_picture(axes, image: np.ndarray | None, title: str) -> None:
+    """The image under its title; None: an empty place."""
+    if image is not None:
+        axes.imshow(image)
+    axes.set_title(title, fontsize=8)
+    hide_axes(axes)
+
+
+def check_inner(subjects: Sequence[Subject], what: str) -> None:
+    """Raises ValueError where a model has no words."""
+    without = [subject.title for subject in subjects if not subject.model.inner_blocks]
+    if without or not subjects:
+        raise ValueError(
+            f"{', '.join(without) or 'no model'} has no inner path, so there is no figure of {what}; give a TNT"
+        )
+
+
+def named(subject: Subject, **arrays: np.ndarray) -> dict[str, np.ndarray]:
+    """Arrays by name -> the same, the model's title in front: "TNT-S" -> tnt_s_maps."""
+    slug = re.sub(r"\W+", "_", subject.title.lower()).strip("_")
+    return {f"{slug}_{name}": array for name, array in arrays.items()}

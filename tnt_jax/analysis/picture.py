@@ -1,0 +1,76 @@
+"""A picture on its way into a model and back under a figure: read, cut to the model's shape, normalised."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from tnt_jax.models.tnt import TNT
+
+PAPERS_SIZE, PAPERS_INPUT = 1024, 224  # pixels: the input of Figure 3, and the size trained at
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A model with weights, as figures show it."""
+
+    title: str  # in the figures, such as "TNT-S"
+    model: TNT
+    variables: dict[str, Any]  # {"params": ...}
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of pixels in 0..1, as in its training
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def inputs(self, pixels: np.ndarray) -> np.ndarray:
+        """pixels [H, W, 3] uint8 -> [1, H, W, 3] float32, normalised."""
+        values = pixels[None].astype(np.float32) / 255
+        return (values - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+
+
+def read_picture(path: str | Path) -> np.ndarray:
+    """An image file (whatever Pillow reads) -> [H, W, 3] uint8, upright.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is no image.
+    """
+    from PIL import ImageOps
+
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file; give an image, such as a .jpg or .png")
+    try:
+        with Image.open(path) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+
+
+def fit(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """pixels [H, W, 3] uint8, (height, width) -> [height, width, 3]: the largest centred part of that shape, bicubic.
+
+    Unlike an evaluation's crop it keeps all of the shorter side: one looks at the whole picture.
+    """
+    rows, columns = pixels.shape[:2]
+    scale = min(rows / size[0], columns / size[1])
+    height, width = min(scale * size[0], rows), min(scale * size[1], columns)  # rounding may not leave the image
+    top, left = (rows - height) / 2, (columns - width) / 2
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    box = (left, top, left + width, top + height)
+    return np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC, box=box))
+
+
+def map_size(model: TNT) -> tuple[int, int]:
+    """model -> (height, width) in pixels for feature maps: as much larger than its own input as in the paper.
+
+    1024 for a model of 224 (section 3.4 of the paper), 72 for one of 16 with patches of 4: more would show what the
+    interpolation makes of so few positions. Never above 1024, unless the model's own input is.
+    """
+
+    def larger(side: int) -> int:
+        wanted = max(min(side * PAPERS_SIZE / PAPERS_INPUT, PAPERS_SIZE), side)
+        return round(wanted / model.patch_size) * model.patch_size
+
+    height, width = model.input_size
+    return larger(height), larger(width)
