@@ -228,7 +228,7 @@ def class_attention(
         return figure, arrays
 
 
-# In the paper's order; those that only a model with an inner path has.
+# In the paper's order.
 FIGURES: dict[str, Callable[..., Any]] = {
     "feature_maps": feature_maps,
     "tsne": channel_tsne,
@@ -237,4 +237,5 @@ FIGURES: dict[str, Callable[..., Any]] = {
     "outer_attention": outer_attention,
     "class_attention": class_attention,
 }
-INNER_FIGURES = ("words", "inner_attention")
+SIZED_FIGURES = ("feature_maps", "tsne")  # drawn at a larger input, and by a seed
+INNER_FIGURES = ("words", "inner_attention")  # of models with an inner path

@@ -1,0 +1,171 @@
+"""The six figures of two small models: the same bytes each time, arrays that are what is drawn, clear refusals."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.models.helpers import random_variables, small_model
+from tnt_jax.analysis import figures, maps
+from tnt_jax.analysis.panels import chosen_blocks, save_figure
+from tnt_jax.analysis.picture import Subject, fit, map_size, read_picture
+from tnt_jax.models.variants import create_model
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+
+
+def subjects():
+    """A DeiT and a TNT of one block each, to be quick."""
+    deit, tnt = small_model(depth=1, tnt_blocks=(), qkv_bias=True), small_model(depth=1)
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+    return [Subject("DeiT-X", deit, random_variables(deit), mean, std), Subject("TNT-X", tnt, random_variables(tnt))]
+
+
+def drawn(name, **options):
+    found = subjects()
+    return figures.FIGURES[name](found[1:] if name in figures.INNER_FIGURES else found, PIXELS, **options)
+
+
+def digests(folder):
+    """All six figures written into the folder -> a digest of each file."""
+    for name in figures.FIGURES:
+        options = {"image_size": (24, 24)} if name in figures.SIZED_FIGURES else {}
+        save_figure(drawn(name, **options), folder, name, dpi=60)
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("figures")
+    return folder, digests(folder)
+
+
+def test_every_figure_is_a_png_a_pdf_and_its_arrays(written):
+    folder, found = written
+    assert set(found) == {f"{name}.{ending}" for name in figures.FIGURES for ending in ("png", "pdf", "npz")}
+    for name in figures.FIGURES:
+        assert matplotlib.image.imread(folder / f"{name}.png")[..., :3].std() > 0.05  # not an empty sheet
+        assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        owners = {key.split("_x_")[0] for key in np.load(folder / f"{name}.npz")}
+        assert owners == ({"tnt"} if name in figures.INNER_FIGURES else {"deit", "tnt"})
+
+
+def test_another_process_writes_the_same_bytes(written, tmp_path):
+    """With other hashes of strings; what a date or the order of a set would change, changes here."""
+    program = f"""
+import json, pathlib
+import tests.conftest
+from tests.analysis.test_figures import digests
+print(json.dumps(digests(pathlib.Path({str(tmp_path)!r}))))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"PYTHONHASHSEED": "77"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == written[1]
+
+
+def test_feature_maps_are_channels_drawn_by_the_seed(written):
+    deit, tnt = subjects()
+    arrays = np.load(written[0] / "feature_maps.npz")
+    picks = arrays["tnt_x_channels"]
+    assert len(set(picks.tolist())) == 12 and picks.max() < 24 and arrays["tnt_x_blocks"].tolist() == [1]
+    expected = maps.sentence_maps(deit.model, deit.variables, deit.inputs(fit(PIXELS, (24, 24))), (1,))
+    np.testing.assert_array_equal(arrays["deit_x_maps"], expected[:, arrays["deit_x_channels"]])
+    assert figures.pick_channels(384, 12, 0).tolist() == figures.pick_channels(384, 12, 0).tolist()
+    assert figures.pick_channels(384, 12, 0).tolist() != figures.pick_channels(384, 12, 1).tolist()
+
+
+def test_points_of_the_tsne_are_one_a_channel(written):
+    arrays = np.load(written[0] / "tsne.npz")
+    assert arrays["tnt_x_points"].shape == (24, 2) and 0 < arrays["tnt_x_correlation"] < 1
+
+
+def test_attention_that_is_saved_sums_to_one(written):
+    for name, shape in (
+        ("inner_attention", (4, 1, 2, 4)),
+        ("outer_attention", (1, 17, 17)),
+        ("class_attention", (3, 17)),
+    ):
+        attention = np.load(written[0] / f"{name}.npz")["tnt_x_attention"]
+        assert attention.shape == shape
+        np.testing.assert_allclose(attention.sum(-1), 1, rtol=1e-5)
+    arrays = np.load(written[0] / "class_attention.npz")
+    np.testing.assert_array_equal(arrays["deit_x_maps"].reshape(3, 16), arrays["deit_x_attention"][:, 1:])
+
+
+def test_correlation_of_like_and_unlike_maps():
+    same = np.outer([1.0, -2.0, 3.0], np.arange(5)) + 7
+    assert figures.mean_correlation(same) == pytest.approx(1)
+    assert figures.mean_correlation(np.array([[1.0, -1, 0, 0], [0, 0, 1, -1]])) == pytest.approx(0)
+    assert figures.mean_correlation(np.ones((2, 3))) == 0
+
+
+def test_large_matrices_are_averaged_down():
+    matrix = np.arange(25.0).reshape(5, 5)
+    assert figures.averaged_down(matrix, 5).tolist() == matrix.tolist()
+    small = figures.averaged_down(matrix, 2)
+    assert small.tolist() == [
+        [matrix[:2, :2].mean(), matrix[:2, 2:].mean()],
+        [matrix[2:, :2].mean(), matrix[2:, 2:].mean()],
+    ]
+
+
+@pytest.mark.parametrize("depth, blocks", [(12, (1, 6, 12)), (4, (1, 2, 4)), (2, (1, 2)), (1, (1,))])
+def test_blocks_are_the_first_the_middle_and_the_last(depth, blocks):
+    assert chosen_blocks(depth) == blocks
+
+
+@pytest.mark.parametrize("name", figures.INNER_FIGURES)
+def test_words_of_a_model_without_words_are_refused(name):
+    with pytest.raises(ValueError, match="DeiT-X has no inner path"):
+        figures.FIGURES[name](subjects(), PIXELS)
+    with pytest.raises(ValueError, match="no model has no inner path"):
+        figures.FIGURES[name]([], PIXELS)
+
+
+def test_queries_that_the_model_lacks_are_refused():
+    with pytest.raises(ValueError, match="16 sentences of 4 words"):
+        figures.inner_attention(subjects()[1:], PIXELS, queries=[(16, 0)])
+
+
+def test_a_picture_is_cut_to_its_centre():
+    assert fit(PIXELS, (20, 20)).tolist() == PIXELS[:, 5:25].tolist()
+    assert fit(PIXELS, (20, 30)).tolist() == PIXELS.tolist()
+    assert fit(PIXELS, (7, 31)).shape == (7, 31, 3)
+
+
+@pytest.mark.parametrize("size, larger", [(224, 1024), (384, 1024), (1280, 1280), ((112, 224), (512, 1024))])
+def test_feature_maps_of_the_papers_size(size, larger):
+    expected = (larger, larger) if isinstance(larger, int) else larger
+    assert map_size(create_model("tnt_s_patch16_224", image_size=size)) == expected
+
+
+def test_feature_maps_of_small_models_are_as_much_larger():
+    assert map_size(small_model(image_size=16)) == (72, 72)  # 16 x 1024 / 224 is 73.1
+
+
+def test_pictures_are_read_upright_and_what_is_none_is_said(tmp_path):
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    assert read_picture(tmp_path / "a.png").tolist() == PIXELS.tolist()
+    rotated = Image.Exif()
+    rotated[0x0112] = 6  # the camera was held sideways
+    Image.fromarray(PIXELS).save(tmp_path / "b.jpg", exif=rotated)
+    assert read_picture(tmp_path / "b.jpg").shape == (30, 20, 3)
+    (tmp_path / "c.png").write_text("no image")
+    with pytest.raises(ValueError, match="c.png cannot be read as an image"):
+        read_picture(tmp_path / "c.png")
+    with pytest.raises(FileNotFoundError, match="d.png: there is no such file"):
+        read_picture(tmp_path / "d.png")

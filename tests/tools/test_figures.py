@@ -1,0 +1,107 @@
+"""The program: figures from a file of weights and from a run, and one clear line for what cannot work."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.models.helpers import random_variables, small_model
+from tests.training.helpers import tiny_config
+from tnt_jax.pretrained import save_pretrained
+from tnt_jax.tools import figures
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Two small models in the place of the published ones: DeiT-S without an inner path, TNT-S with one."""
+    sizes = {"deit_small_patch16_224": {"tnt_blocks": ()}, "tnt_s_patch16_224": {}}
+    models = {name: small_model(depth=1, **changes) for name, changes in sizes.items()}
+    monkeypatch.setattr(figures, "create_model", models.__getitem__)
+    monkeypatch.setattr("tnt_jax.tools.trained.create_model", lambda name, **changes: models[name].clone(**changes))
+    return models
+
+
+BOTH = "deit_small_patch16_224:random,tnt_s_patch16_224:random"
+
+
+def test_chosen_figures_side_by_side(small, picture, tmp_path, capsys):
+    output = tmp_path / "new" / "folder"
+    arguments = [f"--models={BOTH}", f"--image={picture}", f"--output={output}", "--figure=class_attention, 4"]
+    figures.main([*arguments, "--query=5,10", "--query=63"])
+    written = sorted(path.name for path in output.iterdir())
+    assert written == [
+        f"{name}.{end}" for name in ("class_attention", "inner_attention") for end in ("npz", "pdf", "png")
+    ]
+    assert capsys.readouterr().out.split() == [
+        f"{output}/inner_attention.png,", ".pdf,", ".npz", f"{output}/class_attention.png,", ".pdf,", ".npz",
+    ]  # fmt: skip
+    arrays = np.load(output / "inner_attention.npz")
+    assert arrays["tnt_s_random_weights_queries"].tolist() == [[6, 1], [15, 3]]
+    assert set(np.load(output / "class_attention.npz")) >= {"deit_s_random_weights_maps", "tnt_s_random_weights_maps"}
+
+
+def test_weights_of_a_file_are_its_own_and_normalised_as_published(small, tmp_path):
+    model = small["deit_small_patch16_224"]
+    variables = random_variables(model)
+    save_pretrained(tmp_path / "deit.safetensors", model, variables)
+    subject = figures.open_subject(f"deit_small_patch16_224:{tmp_path}/deit.safetensors")
+    assert subject.title == "DeiT-S" and subject.mean == (0.485, 0.456, 0.406)
+    np.testing.assert_array_equal(subject.variables["params"]["norm"]["bias"], variables["params"]["norm"]["bias"])
+    twice = figures.open_subjects(",".join([f"deit_small_patch16_224:{tmp_path}/deit.safetensors"] * 2))
+    assert [each.title for each in twice] == ["DeiT-S, 1", "DeiT-S, 2"]
+
+
+def test_an_example_of_a_runs_data_is_the_image_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config = tiny_config(data__name="digits", data__directory=str(tmp_path), data__eval_split="test[:3]")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").write_text(json.dumps(config.to_dict()))
+    pixels = figures.open_picture("eval:2", f"tnt_s_patch16_224:x,{tmp_path}/run")
+    assert pixels.shape == (8, 8, 3) and pixels.dtype == np.uint8 and pixels.std() > 20
+    with pytest.raises(ValueError, match="no image 3 in 'test.:3.'; they are numbered from 0 to 2"):
+        figures.open_picture("eval:3", f"{tmp_path}/run")
+
+
+def test_all_of_a_deit_leaves_out_the_words(small, picture, tmp_path, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(figures, "draw", lambda subjects, pixels, names, **options: asked.extend(names) or [])
+    figures.main(["--models=deit_small_patch16_224:random", f"--image={picture}", f"--output={tmp_path}"])
+    assert asked == ["feature_maps", "tsne", "outer_attention", "class_attention"]
+    assert "words and inner_attention are left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"image": "none.png"}, "none.png: there is no such file"),
+        ({"image": "eval:1"}, "none of the models is a workdir"),
+        ({"image": "eval:first"}, "the image's number, from 0"),
+        ({"figure": "clas_attention"}, "no figure 'clas_attention'; did you mean 'class_attention'"),
+        ({"figure": "7"}, "no figure '7'"),
+        ({"models": ""}, "--models is empty"),
+        ({"models": "tnt_s_patch16_224"}, "does not say which model"),
+        ({"models": "tnt_s_patch16_224:gone.safetensors"}, "gone.safetensors: there is no such file"),
+        (
+            {"models": "deit_small_patch16_224:random", "figure": "3"},
+            "no inner path, so there is no figure of the word",
+        ),
+        ({"models": "deit_small_patch16_224:random", "figure": "4"}, "no inner path"),
+        ({"query": "16,0"}, "outside the model's input of 16 x 16 pixels"),
+        ({"image-size": "25"}, "image_size=25 is not a multiple of patch_size=4; use 24 or 28"),
+    ],
+)
+def test_one_line_says_what_cannot_work(small, picture, tmp_path, capsys, changes, message):
+    flags = {"models": BOTH, "image": str(picture), "output": str(tmp_path / "out"), "figure": "all"} | changes
+    with pytest.raises(SystemExit) as stop:
+        figures.main([f"--{name}={value}" for name, value in flags.items()])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and message in said and said.startswith("figures: ") and said.count("\n") == 1
+    assert not (tmp_path / "out").exists()

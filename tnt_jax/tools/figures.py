@@ -1,0 +1,189 @@
+"""The paper's six figures (section 3.4, appendix A.1) of one picture, for one model or several side by side.
+
+    python -m tnt_jax.tools.figures --models=runs/deit,runs/tnt --image=dog.jpg --output=figures
+    python -m tnt_jax.tools.figures --models=hf-hub:timm/tnt_s_patch16_224.in1k --image=dog.jpg --output=figures
+    python -m tnt_jax.tools.figures --models=runs/digits --image=eval:5 --figure=words,inner_attention --output=figures
+
+--models: workdirs, or NAME:WEIGHTS (tools/trained.py), commas between them; NAME:random is a model with untrained
+weights, and is called so in the titles. --image: a file, or eval:K, image K of the first workdir's evaluation split.
+The picture is cut to its largest centred part of the model's shape.
+
+--figure: all, or some of (number or name, commas between them)
+    1 feature_maps      sentence embeddings by position, 12 random channels, first, middle and last block   (Figure 3a)
+    2 tsne              t-SNE of all channels' maps of the last block, a point each                        (Figure 3b)
+    3 words             word embeddings by position, averaged over channels, every TNT block               (Figure 4)
+    4 inner_attention   what query words attend to in their sentence; --query                              (Figure 5)
+    5 outer_attention   from each sentence to all, every block                                             (Figure 6)
+    6 class_attention   what the last block's class token attends to                                       (Figure 7)
+1 and 2 are drawn at --image-size, by interpolated positions: the paper's 1024 for a model of 224 pixels, and as much
+larger for a smaller model (72 for 16). The others have the model's own size. 3 and 4 need an inner path, which DeiT has
+not. Each figure is written as OUTPUT/NAME.png, .pdf and .npz (its arrays); the same seed gives the same bytes.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tnt_jax.analysis.figures import FIGURES, INNER_FIGURES, SIZED_FIGURES
+from tnt_jax.analysis.panels import Drawn, save_figure
+from tnt_jax.analysis.picture import Subject, read_picture
+from tnt_jax.analysis.queries import parse_query
+from tnt_jax.models.embeddings import grid_of
+from tnt_jax.models.variants import VARIANTS, create_model, nearest
+from tnt_jax.tools import be_quiet
+from tnt_jax.tools.trained import check_run, open_trained, workdir_of
+
+CANNOT_WORK = 2
+EXAMPLE = "eval:"
+RANDOM = "random"
+TITLES = {
+    "tnt_ti_patch16_224": "TNT-Ti",
+    "tnt_s_patch16_224": "TNT-S",
+    "tnt_b_patch16_224": "TNT-B",
+    "tnt_s_legacy_patch16_224": "TNT-S (legacy)",
+    "deit_tiny_patch16_224": "DeiT-Ti",
+    "deit_small_patch16_224": "DeiT-S",
+    "deit_base_patch16_224": "DeiT-B",
+}
+
+
+def open_subject(source: str) -> Subject:
+    """A workdir, NAME:WEIGHTS or NAME:random -> the model with its weights, computing in float32.
+
+    Raises ValueError or FileNotFoundError with the mend.
+    """
+    name, _, weights = source.partition(":")
+    if weights == RANDOM and name in VARIANTS:
+        model = create_model(name)
+        images = np.zeros((1, *model.input_size, 3), np.float32)
+        variables = jax.jit(model.init)(jax.random.key(0), images)
+        return Subject(f"{TITLES[name]} (random weights)", model, variables)
+    trained = open_trained(source)
+    workdir = workdir_of(source)
+    kind = "TNT" if trained.model.inner_blocks else "DeiT"
+    title = TITLES[trained.name] if workdir is None else f"{kind} ({workdir.absolute().name})"
+    model = trained.model.clone(dtype=jnp.float32)
+    return Subject(title, model, trained.variables, tuple(trained.images.mean), tuple(trained.images.std))
+
+
+def open_subjects(sources: str) -> list[Subject]:
+    """Sources with commas between them -> their models; of equal titles, each gets its number too."""
+    names = [source.strip() for source in sources.split(",") if source.strip()]
+    if not names:
+        raise ValueError("--models is empty; give a workdir or NAME:WEIGHTS")
+    subjects = [open_subject(name) for name in names]
+    titles = [subject.title for subject in subjects]
+    return [
+        subject if titles.count(subject.title) == 1 else dataclasses.replace(subject, title=f"{subject.title}, {i}")
+        for i, subject in enumerate(subjects, 1)
+    ]
+
+
+def open_picture(image: str, sources: str) -> np.ndarray:
+    """A file, or eval:K of the first workdir among the sources -> [H, W, 3] uint8. Raises as read_picture."""
+    if not image.startswith(EXAMPLE):
+        return read_picture(image)
+    number = image.removeprefix(EXAMPLE)
+    if not number.isdecimal():
+        raise ValueError(f"--image={image}: after {EXAMPLE} stands the image's number, from 0")
+    workdir = next((found for found in map(workdir_of, sources.split(",")) if found is not None), None)
+    if workdir is None:
+        raise ValueError(f"--image={image}: none of the models is a workdir, which would know its images; give a file")
+    from tnt_jax.data.example import read_example
+
+    settings = check_run(workdir).data
+    return read_example(settings, settings.eval_split, int(number))
+
+
+def chosen_figures(text: str) -> list[str]:
+    """ "all", numbers from 1 or names, commas between them -> names, in the paper's order."""
+    names = list(FIGURES)
+    if text == "all":
+        return names
+    chosen = set()
+    for part in (part.strip() for part in text.split(",")):
+        if part.isdecimal() and 1 <= int(part) <= len(names):
+            chosen.add(names[int(part) - 1])
+        elif part in names:
+            chosen.add(part)
+        else:
+            raise ValueError(f"there is no figure {part!r}; {nearest(part, names)}, all, or 1 to {len(names)}")
+    return [name for name in names if name in chosen]
+
+
+def draw(
+    subjects: Sequence[Subject],
+    pixels: np.ndarray,
+    figures: Sequence[str],
+    *,
+    seed: int = 0,
+    image_size: tuple[int, int] | None = None,
+    queries: Sequence[str] = (),
+) -> Iterator[tuple[str, Drawn]]:
+    """Models and a picture -> (name, figure with its arrays), one at a time.
+
+    image_size: of the figures 1 and 2. queries: as in queries.parse_query; none: chosen by contrast. In the figures of
+    words, models without any are left out. Raises ValueError for sizes, queries or figures that a model has not.
+    """
+    with_words = [subject for subject in subjects if subject.model.inner_blocks]
+    if image_size is not None:
+        for subject in subjects:
+            grid_of(image_size, subject.model.patch_size)
+    asked = [parse_query(text, subject.model) for subject in with_words[:1] for text in queries] or None
+    for name in figures:
+        options = {"seed": seed, "image_size": image_size} if name in SIZED_FIGURES else {}
+        if name == "inner_attention":
+            options["queries"] = asked
+        yield name, FIGURES[name](with_words if name in INNER_FIGURES else subjects, pixels, **options)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; argparse ends the process with code 2 where it cannot be understood."""
+    parser = argparse.ArgumentParser(
+        "figures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", required=True, help="workdirs or NAME:WEIGHTS, commas between them")
+    parser.add_argument("--image", required=True, help="a file, or eval:K of the first workdir's evaluation split")
+    parser.add_argument("--output", required=True, type=Path, help="a folder")
+    parser.add_argument("--figure", default="all", help="all (default), or numbers or names, commas between them")
+    parser.add_argument("--image-size", type=int, help="pixels, a side, of figures 1 and 2 (default: see above)")
+    parser.add_argument(
+        "--query",
+        action="append",
+        default=[],
+        help="a query word of figure 4: ROW,COLUMN, a pixel of the model's input, or the word's number; repeatable "
+        "(default: four words of much contrast)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the channels and of t-SNE (default 0)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draws the figures, writes them one by one and prints their paths."""
+    options = parse(arguments)
+    be_quiet()
+    try:
+        figures = chosen_figures(options.figure)
+        pixels = open_picture(options.image, options.models)
+        subjects = open_subjects(options.models)
+        if options.figure == "all" and not any(subject.model.inner_blocks for subject in subjects):
+            figures = [name for name in figures if name not in INNER_FIGURES]
+            print(f"figures: no model has an inner path, so {' and '.join(INNER_FIGURES)} are left out")
+        size = None if options.image_size is None else (options.image_size, options.image_size)
+        drawings = draw(subjects, pixels, figures, seed=options.seed, image_size=size, queries=options.query)
+        for name, drawn in drawings:
+            png, pdf, arrays = save_figure(drawn, options.output, name)
+            print(f"{png}, {pdf.suffix}, {arrays.suffix}", flush=True)
+    except (ValueError, OSError) as error:
+        print(f"figures: {error}", file=sys.stderr)
+        sys.exit(CANNOT_WORK)
+
+
+if __name__ == "__main__":
+    main()
