@@ -1,0 +1,159 @@
+# ruff: noqa: E501 (the text of a compiled program has long lines)
+"""The text of a compiled program: operations, turns of loops, bytes; and their prices and parts."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tnt_jax.tools.tpu.chips import CHIPS
+from tnt_jax.tools.tpu.hlo import Program, array_bytes
+from tnt_jax.tools.tpu.parts import PARTS, part_of
+from tnt_jax.tools.tpu.prices import price
+
+# As libtpu writes it: a scan over 3 blocks whose stacked parameters are sliced in a fusion and whose activations are
+# written into a stack in place; a buffer, an asynchronous copy, a sum over chips.
+TEXT = """HloModule jit_step
+
+%slice_it (stack: f32[3,8,128], at: s32[]) -> f32[8,128] {
+  %stack = f32[3,8,128]{2,1,0:T(8,128)} parameter(0)
+  %at = s32[]{:T(128)} parameter(1)
+  %zero = s32[]{:T(128)} constant(0)
+  %cut = f32[1,8,128]{2,1,0:T(8,128)} dynamic-slice(%stack, %at, %zero, %zero), dynamic_slice_sizes={1,8,128}
+  ROOT %flat = f32[8,128]{1,0:T(8,128)} bitcast(%cut)
+}
+
+%keep_it (kept: f32[3,8,128], new: f32[8,128], at: s32[]) -> f32[3,8,128] {
+  %kept = f32[3,8,128]{2,1,0:T(8,128)} parameter(0)
+  %new = f32[8,128]{1,0:T(8,128)} parameter(1)
+  %at = s32[]{:T(128)} parameter(2)
+  %zero = s32[]{:T(128)} constant(0)
+  %one = f32[1,8,128]{2,1,0:T(8,128)} bitcast(%new), metadata={op_name="jit(f)/TNT/TNT._scanned/while/body/stack"}
+  ROOT %put = f32[3,8,128]{2,1,0:T(8,128)} dynamic-update-slice(%kept, %one, %at, %zero, %zero)
+}
+
+%body (carry: (s32[], f32[8,128], f32[3,8,128])) -> (s32[], f32[8,128], f32[3,8,128]) {
+  %carry = (s32[]{:T(128)}, f32[3,8,128]{2,1,0:T(8,128)}, f32[3,8,128]{2,1,0:T(8,128)}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%carry), index=0
+  %weights = f32[3,8,128]{2,1,0:T(8,128)} get-tuple-element(%carry), index=1
+  %saved = f32[3,8,128]{2,1,0:T(8,128)} get-tuple-element(%carry), index=2
+  %mine = f32[8,128]{1,0:T(8,128)} fusion(%weights, %i), kind=kLoop, calls=%slice_it, metadata={op_name="jit(f)/jvp(TNT)/TNT._scanned/while/body/TNTBlock/vmap(inner)/mul"}, backend_config={"window_config":{"estimated_cycles":"100"}}
+  %stacked = f32[3,8,128]{2,1,0:T(8,128)} fusion(%saved, %mine, %i), kind=kLoop, calls=%keep_it, backend_config={"window_config":{"estimated_cycles":"40"}}
+  ROOT %next = (s32[]{:T(128)}, f32[3,8,128]{2,1,0:T(8,128)}, f32[3,8,128]{2,1,0:T(8,128)}) tuple(%i, %weights, %stacked)
+}
+
+%condition (carry: (s32[], f32[8,128], f32[3,8,128])) -> pred[] {
+  %carry = (s32[]{:T(128)}, f32[3,8,128]{2,1,0:T(8,128)}, f32[3,8,128]{2,1,0:T(8,128)}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%carry), index=0
+  %limit = s32[]{:T(128)} constant(3)
+  ROOT %less = pred[]{:T(512)} compare(%i, %limit), direction=LT
+}
+
+ENTRY %main (weights: f32[3,8,128]) -> f32[24] {
+  %weights = f32[3,8,128]{2,1,0:T(8,128)} parameter(0)
+  %buffer = f32[3,8,128]{2,1,0:T(8,128)} custom-call(), custom_call_target="AllocateBuffer"
+  %zero = s32[]{:T(128)} constant(0)
+  %start = (s32[]{:T(128)}, f32[3,8,128]{2,1,0:T(8,128)}, f32[3,8,128]{2,1,0:T(8,128)}) tuple(%zero, %weights, %buffer)
+  %loop = (s32[]{:T(128)}, f32[3,8,128]{2,1,0:T(8,128)}, f32[3,8,128]{2,1,0:T(8,128)}) while(%start), condition=%condition, body=%body
+  %all = f32[3,8,128]{2,1,0:T(8,128)} get-tuple-element(%loop), index=2
+  %moving = (f32[3,8,128]{2,1,0:T(8,128)S(1)}, f32[3,8,128]{2,1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%all)
+  %moved = f32[3,8,128]{2,1,0:T(8,128)S(1)} copy-done(%moving)
+  ROOT %sum = f32[24]{0:T(128)} all-reduce(%moved), to_apply=%add, metadata={op_name="jit(f)/psum"}
+}
+"""
+BLOCK = 8 * 128 * 4  # bytes
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ("f32[8,128]{1,0:T(8,128)}", 4 * 1024),
+        ("bf16[3136,16,24]{2,1,0:T(8,128)(2,1)}", 2 * 3136 * 16 * 128),  # 24 channels take a row of 128
+        ("bf16[3136,16,24]{0,2,1:T(8,128)(2,1)}", 2 * 16 * 24 * 3200),  # sentences on the lanes
+        ("f32[5]{0:T(128)}", 20),
+        ("(f32[8,128]{1,0:T(8,128)}, bf16[8,128]{1,0:T(8,128)(2,1)S(1)}, pred[])", 4 * 1024 + 1),  # S(1): on the chip
+        ("token[]", 0),
+    ],
+)
+def test_bytes_are_padded_to_tiles(shape, size):
+    assert array_bytes(shape) == size
+
+
+def test_loops_bodies_count_as_often_as_they_run():
+    operations = {each.instruction.name: each for each in Program(TEXT).operations()}
+    assert {name: each.trips for name, each in operations.items()} == {"mine": 3, "stacked": 3, "moving": 1, "sum": 1}
+
+
+def test_slices_and_updates_in_place_touch_one_block_of_the_stack():
+    touched = {each.instruction.name: each.hbm_bytes for each in Program(TEXT).operations()}
+    assert touched["mine"] == 2 * BLOCK + 4  # one block read, one written, and the number of the turn
+    assert touched["stacked"] == 2 * BLOCK + 4
+
+
+def test_prices_by_part_and_in_the_background():
+    chip = CHIPS["v5e"]
+    found = price(TEXT, chip, device_count=4)
+    prices = {each.name: each for each in found.prices}
+    assert prices["mine"].part == "inner" and prices["mine"].cycles == 300
+    assert prices["stacked"].part == "scan"  # it has no scope of its own, what was fused into it has one
+    assert prices["moving"].in_background
+    assert prices["moving"].cycles == pytest.approx(3 * BLOCK / chip.bytes_per_cycle)
+    exchanged = 2 * 3 / 4 * 24 * 4 / chip.interconnect_bandwidth * chip.clock
+    assert prices["sum"].part == "all-reduce" and prices["sum"].cycles >= exchanged
+    assert found.cycles == pytest.approx(300 + 120 + prices["sum"].cycles)
+    assert found.cycles_serial == pytest.approx(found.cycles + prices["moving"].cycles)
+    assert found.xla_cycles == 420 and not found.uncounted_loops
+    assert set(found.by_part()) == {"inner", "scan", "all-reduce"}
+
+
+def test_a_loop_that_decides_its_end_itself_is_named():
+    text = TEXT.replace("direction=LT", "direction=NE")
+    found = price(text, CHIPS["v5e"])
+    assert found.uncounted_loops == ["loop"]
+    assert next(each for each in found.prices if each.name == "mine").trips == 1
+
+
+def test_a_faster_memory_and_clock_change_the_price():
+    slow, fast = (CHIPS[name].bytes_per_cycle for name in ("v5e", "v5p"))
+    assert slow == pytest.approx(546, rel=3e-3) and fast == pytest.approx(1580, rel=1e-2)
+    assert CHIPS["v4"].clock == pytest.approx(1.05e9, rel=2e-3) and CHIPS["v5e"].clock == pytest.approx(1.5e9, rel=3e-3)
+
+
+def test_real_text_of_this_jax_is_understood():
+    """On the CPU: a loop of 5 turns, with what runs in it."""
+
+    def step(x):
+        return jax.lax.scan(lambda c, w: (jnp.tanh(c @ w), c.sum()), x, jnp.ones((5, 16, 16)))
+
+    text = jax.jit(step).lower(jnp.ones((4, 16))).compile().as_text()
+    operations = Program(text).operations()
+    assert 5 in {each.trips for each in operations}
+    assert any("dot" in each.instruction.line and each.trips == 5 for each in operations)
+
+
+def test_a_text_that_is_none():
+    with pytest.raises(ValueError, match="no ENTRY"):
+        Program("")
+
+
+@pytest.mark.parametrize(
+    ("source", "part"),
+    [
+        ("jit(f)/transpose(jvp(TNT))/TNT._embed/word_embedding/transpose", "stem"),
+        ("jit(f)/jvp(TNT)/TNT._scanned/while/body/closed_call/TNTBlock/vmap(inner)/attention/mul", "inner"),
+        ("jit(f)/jvp(TNT)/block_3/projection/norm1/mul", "projection"),
+        ("jit(f)/jvp(TNT)/block_3/add", "projection"),
+        ("jit(f)/transpose(jvp(TNT))/block_12/outer/mlp/dense1/dot_general", "outer"),
+        ("jit(f)/jvp(TNT)/norm/mul", "head"),
+        ("jit(f)/jvp(TNT)/head/add", "head"),
+        ("jit(f)/jvp(loss)/log", "head"),
+        ("jit(f)/optimizer/mul", "optimizer"),
+        ("jit(f)/input/jit(_normal)/mul", "input"),
+        ("jit(f)/psum", "all-reduce"),
+        ("jit(f)/jvp(TNT)/TNT._keep/jit(_bernoulli)/lt", "drop path"),
+        ("jit(f)/jvp(TNT)/TNT._scanned/stack", "scan"),
+        ("jit(f)/jit(_threefry_fold_in)/add", "other"),
+        ("", "other"),
+    ],
+)
+def test_parts_by_scope(source, part):
+    assert part_of([source]) == part and part in PARTS

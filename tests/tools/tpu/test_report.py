@@ -1,0 +1,140 @@
+"""From a config to the report's tables, with the CPU in place of the slice, whose compiler needs libtpu."""
+
+import dataclasses
+import importlib.util
+import json
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from tests.training.helpers import experiment
+from tnt_jax.tools.tpu import chips
+from tnt_jax.tools.tpu.prices import price
+from tnt_jax.tools.tpu.report import STATIC, as_text, describe
+from tnt_jax.tools.tpu.search import largest_batch
+from tnt_jax.tools.tpu.step import CompiledStep, Memory, compile_step
+
+SETTINGS = {"model__scan": True, "model__depth": 3}
+
+
+@pytest.fixture(scope="module")
+def found():
+    """The description of a whole step of a small TNT on four devices."""
+    settings = experiment(**SETTINGS)
+    step = compile_step(settings, 4, jax.devices()[:4])
+    chip = chips.CHIPS["v5e"]
+    return step, describe(settings, "v5e:2x2", chip, 4, step, price(step.text, chip, 4))
+
+
+def test_the_step_is_the_loops_own(found):
+    step, description = found
+    assert step.batch_per_chip == 4 and description["batch_size"] == 16
+    memory = step.memory
+    assert memory.aliased > 0  # the state is donated
+    assert memory.total == (
+        memory.arguments + memory.outputs + memory.temporary + memory.generated_code - memory.aliased
+    )
+    # Parameters, two moments and the average, and the batch of 4 images of 8 x 8.
+    assert memory.arguments > 4 * 4 * 452 + 4 * 8 * 8 * 3
+
+
+def test_the_parts_share_the_whole_step(found):
+    parts = found[1]["parts"]
+    assert set(parts) >= {"stem", "inner", "projection", "outer", "head", "optimizer", "input", "all-reduce", "other"}
+    assert sum(part["share"] for part in parts.values()) == pytest.approx(1)
+    assert all(part["share"] > 0 for part in parts.values())
+
+
+def test_json_and_text_say_that_nothing_ran(found):
+    description = found[1]
+    assert json.loads(json.dumps(description))["figures"] == STATIC
+    text = as_text(description)
+    assert "never run" in text and "fits" in text
+    assert description["time"]["utilization"] <= description["time"]["utilization_bound"] <= 1
+    lines = text.splitlines()
+    start = next(i for i, line in enumerate(lines) if "M cycles turns" in line)
+    assert len(lines[start + 1 :]) == len(description["dearest"]) == 10
+    cycles = [each["cycles"] for each in description["dearest"]]
+    assert cycles == sorted(cycles, reverse=True)
+    assert 3 in {each["trips"] for each in description["dearest"]}  # blocks
+
+
+def test_a_step_that_the_compiler_refuses(found):
+    step = dataclasses.replace(found[0], memory=None, text=None, refusal="Used 20.1G of 15.75G hbm.")
+    text = as_text(describe(experiment(), "v5e:2x2", chips.CHIPS["v5e"], 4, step, None))
+    assert "DOES NOT FIT into 16 GiB. The compiler: Used 20.1G of 15.75G hbm." in text and "Step:" not in text
+
+
+def test_devices_that_do_not_divide_the_batch():
+    with pytest.raises(ValueError, match="batch_size=16 is not a multiple of the 3 devices; use 15 or 18"):
+        compile_step(experiment(), 4, jax.devices()[:3])
+
+
+def pretend(batch, per_image=10, fixed=100, refuses_from=10**9):
+    memory = Memory(arguments=fixed, outputs=0, temporary=per_image * batch, aliased=0, generated_code=0)
+    return CompiledStep(batch, 1, 0.0, 0.0, None if batch >= refuses_from else memory, "")
+
+
+@pytest.mark.parametrize(
+    ("first", "hbm", "options", "expected"),
+    [
+        (32, 100 + 10 * 77, {}, 72),  # 77 fit, in eights
+        (200, 100 + 10 * 77, {}, 72),  # from above
+        (72, 100 + 10 * 77, {}, 72),
+        (30, 100 + 10 * 77, {}, 72),  # a first batch that eight does not divide
+        (32, 100 + 10 * 77, {"refuses_from": 50}, 48),  # the compiler needs more than it says
+        (32, 150, {}, 0),  # not even eight
+        (4, 100 + 10 * 9, {}, 8),
+    ],
+)
+def test_the_largest_batch_is_found_in_a_few_compilations(first, hbm, options, expected):
+    batch, tried = largest_batch(
+        pretend(first, **options), lambda batch: pretend(batch, **options), hbm_bytes=hbm, unit=8
+    )
+    assert batch == expected and len(tried) <= 6
+    assert all(each["fits"] == (each["bytes"] is not None and each["bytes"] <= hbm) for each in tried)
+
+
+def test_memory_that_grows_faster_than_the_batch():
+    def crooked(batch):
+        return pretend(batch, per_image=10 if batch < 60 else 14)
+
+    batch, _ = largest_batch(crooked(16), crooked, hbm_bytes=1000, unit=4)
+    assert batch == 64  # 100 + 14 * 64 = 996
+
+
+@pytest.mark.parametrize(
+    ("topology", "message"),
+    [
+        ("v7:2x2", "'v7' is not one of v4, v5e, v5p, v6e"),
+        ("v4:2x2", "v4 have 3 dimensions, such as v4:2x2x1"),
+        ("v5e", "2 dimensions, such as v5e:2x2"),
+    ],
+)
+def test_names_of_slices(topology, message):
+    with pytest.raises(ValueError, match=message):
+        chips.chip_of(topology)
+
+
+def test_without_libtpu_the_message_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="pip install -r requirements-tpu-report.txt"):
+        chips.devices_of("v5e:2x2")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_the_price_of_a_product_on_a_v5e():
+    """In a process of its own, because libtpu reads its flags once. At the peak: 2 x 2048 ^ 3 / 197e12 seconds."""
+    program = (
+        "import jax, jax.numpy as jnp\n"
+        "jax.config.update('jax_platforms', 'cpu')\n"
+        "from tnt_jax.tools.tpu_cost import cost\n"
+        "x = jax.ShapeDtypeStruct((2048, 2048), jnp.bfloat16)\n"
+        "found = cost(lambda a, b: a @ b, x, x)\n"
+        "print(found.seconds, found.prices.basis)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    seconds, basis = done.stdout.split()[-2:]
+    assert basis == "bundles" and 1 <= float(seconds) / (2 * 2048**3 / 197e12) < 3

@@ -1,0 +1,121 @@
+"""TPU generations as their data sheets have them, and topologies to compile for on a machine without a TPU.
+
+Figures: cloud.google.com/tpu/docs (v4, v5e, v5p, v6e), a chip, which is one jax device. The clock follows from the
+peak: multiply-adds a cycle are 128 x 128 for each matrix unit (256 x 256 on v6e), two FLOPs each; the 1.05 GHz of v4
+are also in arXiv 2304.01433.
+"""
+
+import dataclasses
+import importlib.util
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from tnt_jax.training.throughput import peak_flops
+
+EXAMPLES = "v4:2x2x1, v4:4x4x4, v5e:2x2, v5e:4x8, v5p:2x2x2, v6e:2x2, v6e:4x8"
+MISSING_LIBTPU = (
+    "libtpu, the compiler for TPUs, is missing. Install it beside jax: pip install -r requirements-tpu-report.txt "
+    "(700 MB; it needs no TPU and takes none)."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One generation, a chip."""
+
+    device_kind: str  # as jax names it
+    hbm_gib: float  # GiB
+    hbm_bandwidth: float  # bytes/s
+    interconnect_bandwidth: float  # bytes/s, all links of a chip, as the data sheets add them up
+    multiply_adds_per_cycle: int  # of all matrix units
+
+    @property
+    def peak(self) -> float:
+        """Dense bfloat16 peak in FLOP/s."""
+        return peak_flops(self.device_kind)
+
+    @property
+    def clock(self) -> float:
+        """Cycles a second."""
+        return self.peak / (2 * self.multiply_adds_per_cycle)
+
+    @property
+    def hbm_bytes(self) -> int:
+        """The whole high-bandwidth memory; compiler and runtime keep a little of it for themselves."""
+        return int(self.hbm_gib * 2**30)
+
+    @property
+    def bytes_per_cycle(self) -> float:
+        """From or to the high-bandwidth memory."""
+        return self.hbm_bandwidth / self.clock
+
+
+CHIPS = {
+    "v4": Chip("TPU v4", 32, 1228e9, 300e9, 8 * 128 * 128),
+    "v5e": Chip("TPU v5 lite", 16, 819e9, 200e9, 4 * 128 * 128),
+    "v5p": Chip("TPU v5", 95, 2765e9, 600e9, 8 * 128 * 128),
+    "v6e": Chip("TPU v6 lite", 32, 1640e9, 448e9, 4 * 256 * 256),
+}
+
+
+def chip_of(topology: str) -> Chip:
+    """ "v5e:4x8" -> its generation's figures. Raises ValueError for a name of another form."""
+    name, _, shape = topology.partition(":")
+    if name not in CHIPS:
+        raise ValueError(f"--topology={topology}: {name!r} is not one of {', '.join(CHIPS)}. Examples: {EXAMPLES}.")
+    dimensions = 3 if name in ("v4", "v5p") else 2
+    if not re.fullmatch(r"\d+" + r"x\d+" * (dimensions - 1), shape):
+        raise ValueError(
+            f"--topology={topology}: the slices of {name} have {dimensions} dimensions, such as "
+            f"{name}:{'2x2' if dimensions == 2 else '2x2x1'}. Examples: {EXAMPLES}."
+        )
+    return CHIPS[name]
+
+
+def devices_of(topology: str, dump: Path | None = None) -> list[Any]:
+    """ "v5e:4x8" -> its devices, to compile for and nothing else. Loads libtpu, which takes no TPU.
+
+    dump: the compiler writes each operation's final bundles there. It reads this when it is loaded, so the folder is
+    that of the first call in a process. Raises ValueError for a slice that does not exist, ImportError without libtpu,
+    RuntimeError where libtpu was loaded already and `dump` comes too late.
+    """
+    chip_of(topology)
+    if importlib.util.find_spec("libtpu") is None:
+        raise ImportError(MISSING_LIBTPU)
+    _prepare_libtpu(dump)
+    from jax.experimental import topologies
+
+    try:
+        return topologies.get_topology_desc(topology_name=topology, platform="tpu").devices
+    except jax.errors.JaxRuntimeError as error:
+        cause = str(error).splitlines()[0]
+        raise ValueError(
+            f"--topology={topology}: libtpu knows no such slice ({cause}). Examples: {EXAMPLES}."
+        ) from error
+
+
+def _prepare_libtpu(dump: Path | None) -> None:
+    """Sets what libtpu reads when it is loaded; afterwards only checks that it was."""
+    flags = f"--xla_jf_dump_to={dump} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final_bundles"
+    if _loaded():
+        if dump is not None and str(dump) not in os.environ.get("LIBTPU_INIT_ARGS", ""):
+            raise RuntimeError("libtpu is loaded already, without the dump of its bundles: start a new process.")
+        return
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no metadata server to ask for the machine's own TPU
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # compiling beside another process takes no chip from it
+    os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
+    if dump is not None:
+        # Without the filter by pass a small program dumps hundreds of megabytes.
+        os.environ["LIBTPU_INIT_ARGS"] = f"{flags} {os.environ.get('LIBTPU_INIT_ARGS', '')}".strip()
+
+
+def _loaded() -> bool:
+    """Whether libtpu is in this process (Linux, the only system it exists for)."""
+    maps = Path("/proc/self/maps")
+    return maps.exists() and "libtpu" in maps.read_text()

@@ -1,0 +1,260 @@
+"""The text of a compiled program (optimised HLO) -> its operations, each with how often it runs.
+
+What a device runs one after the other: the entry computation, with the bodies of its loops in place. A fusion is one
+operation.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
+ITEM_BYTES |= {"s64": 8, "u64": 8, "f64": 8}
+# Names for the results of other operations, or the second half of an asynchronous one.
+FREE = {"parameter", "constant", "bitcast", "tuple", "get-tuple-element", "after-all", "partition-id", "replica-id"}
+_DONE = "-done"
+_NO_WORK = (
+    "AllocateBuffer",
+    "ConcatBitcast",
+    "AssumeGatherIndicesInBound",
+    "Sharding",
+)  # custom calls that only tell the compiler
+_HEADER = re.compile(r"(ENTRY )?%?([\w.\-]+) .*\{\s*$")
+_INSTRUCTION = re.compile(r"\s*(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
+ARRAY = re.compile(rf"\b({'|'.join(ITEM_BYTES)})\[([\d,]*)\](\{{[^}}]*\}})?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of the text."""
+
+    name: str
+    opcode: str
+    shape: str
+    operands: tuple[str, ...]
+    line: str
+    is_root: bool
+
+    def attribute(self, name: str) -> str | None:
+        """The computation that the line calls under this name."""
+        found = re.search(rf"\b{name}=%?([\w.\-]+)", self.line)
+        return found.group(1) if found else None
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the device does nothing for it."""
+        target = re.search(r'custom_call_target="([^"]*)"', self.line)
+        known = target is not None and target.group(1) in _NO_WORK
+        return known or self.opcode in FREE or self.opcode.endswith(_DONE)
+
+    @property
+    def source(self) -> str:
+        """The path of scopes that it comes from, empty where the compiler did not keep it."""
+        found = re.search(r'op_name="([^"]*)"', self.line)
+        return found.group(1) if found else ""
+
+    @property
+    def estimated_cycles(self) -> int | None:
+        """XLA's own estimate for a TPU, where there is one."""
+        found = re.search(r'"estimated_cycles":"(\d+)"', self.line)
+        return int(found.group(1)) if found else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """An instruction that the device runs, `trips` times a step."""
+
+    instruction: Instruction
+    trips: int
+    hbm_bytes: int  # read and written in one trip, as padded in memory
+    sources: tuple[str, ...]  # its own path of scopes, or else those of what was fused into it, the commonest first
+
+
+class Program:
+    """The parsed text. Raises ValueError for a text without an entry computation."""
+
+    def __init__(self, text: str) -> None:
+        self.computations: dict[str, dict[str, Instruction]] = {}
+        self.entry = ""
+        current: dict[str, Instruction] | None = None
+        for line in text.splitlines():
+            header = None if line.startswith((" ", "}")) else _HEADER.match(line)
+            if header and " = " not in line.split(" (")[0]:
+                current = self.computations.setdefault(header.group(2), {})
+                self.entry = header.group(2) if header.group(1) else self.entry
+            elif line.startswith("}"):
+                current = None
+            elif current is not None and (found := _INSTRUCTION.match(line)):
+                root, name, shape, opcode, rest = found.groups()
+                operands = tuple(re.findall(r"%([\w.\-]+)", _arguments(rest)))
+                current[name] = Instruction(name, opcode, shape, operands, line, bool(root))
+        if not self.entry:
+            raise ValueError("the text of the compiled program has no ENTRY computation")
+        # Loops whose number of turns the text does not say; their bodies count once.
+        self.uncounted_loops: list[str] = []
+
+    def operations(self) -> list[Operation]:
+        """What the device runs, in the order of the text."""
+        self.uncounted_loops = []
+        return list(self._walk(self.entry, 1))
+
+    def _walk(self, computation: str, trips: int) -> Iterator[Operation]:
+        for instruction in self.computations[computation].values():
+            if instruction.is_free:
+                continue
+            if instruction.opcode == "while":
+                turns = self.turns(instruction)
+                if turns is None:
+                    self.uncounted_loops.append(instruction.source or instruction.name)
+                yield from self._walk(instruction.attribute("body"), trips * (turns or 1))
+            elif instruction.opcode == "call":
+                yield from self._walk(instruction.attribute("to_apply"), trips)
+            elif instruction.opcode == "conditional":
+                for branch in re.findall(r"%([\w.\-]+)", instruction.line.split("branch_computations=")[-1]):
+                    if branch in self.computations:
+                        yield from self._walk(branch, trips)
+            else:
+                yield Operation(
+                    instruction,
+                    trips,
+                    self.hbm_bytes(computation, instruction),
+                    self._sources(computation, instruction),
+                )
+
+    def turns(self, loop: Instruction) -> int | None:
+        """How often a loop's body runs; None where that is decided while it runs."""
+        known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.line)
+        if known:
+            return int(known.group(1))
+        condition = self.computations[loop.attribute("condition")]
+        root = next(each for each in condition.values() if each.is_root)
+        if root.opcode != "compare" or "direction=LT" not in root.line:
+            return None
+        # jax.lax.scan counts from 0, and ends at a constant.
+        limits = [re.search(r"constant\((\d+)\)", condition[name].line) for name in root.operands if name in condition]
+        counted = [int(limit.group(1)) for limit in limits if limit]
+        return counted[0] if len(counted) == 1 else None
+
+    def _sources(self, computation: str, instruction: Instruction) -> tuple[str, ...]:
+        own = (instruction.source,) if instruction.source else ()
+        fused = self.computations.get(instruction.attribute("calls") or "", {})
+        counts = Counter(each.source for each in fused.values() if "/" in each.source)
+        given = tuple(
+            self.computations[computation][name].source
+            for name in instruction.operands
+            if name in self.computations[computation]
+        )
+        return own + tuple(source for source, _ in counts.most_common()) + tuple(filter(None, given))
+
+    def hbm_bytes(self, computation: str, instruction: Instruction) -> int:
+        """Bytes that the instruction reads from and writes to high-bandwidth memory, padding of tiles included.
+
+        A slice of a large array, read or updated in place (a scan's stacked parameters and activations), counts as
+        what it touches.
+        """
+        shapes = self.computations[computation]
+        reads = [shapes[name].shape if name in shapes else "" for name in instruction.operands]
+        fused = self.computations.get(instruction.attribute("calls") or "")
+        if fused is None:
+            if instruction.opcode == "dynamic-slice":
+                return 2 * array_bytes(instruction.shape)
+            if instruction.opcode == "dynamic-update-slice":
+                return 2 * array_bytes(reads[1])
+            return array_bytes(instruction.shape) + sum(map(array_bytes, reads))
+        fusion = _Fusion(fused)
+        written = fusion.written(instruction.shape)
+        return written + sum(fusion.read(number, shape) for number, shape in enumerate(reads))
+
+
+class _Fusion:
+    """What a fused computation touches of its operands and of its result."""
+
+    def __init__(self, instructions: dict[str, Instruction]) -> None:
+        self._instructions = instructions
+        self._users: dict[str, list[Instruction]] = {name: [] for name in instructions}
+        for each in instructions.values():
+            for operand in each.operands:
+                self._users.setdefault(operand, []).append(each)
+
+    @functools.cached_property
+    def _parameters(self) -> dict[int, str]:
+        found = {}
+        for each in self._instructions.values():
+            if each.opcode == "parameter":
+                found[int(re.search(r"parameter\((\d+)\)", each.line).group(1))] = each.name
+        return found
+
+    def read(self, number: int, shape: str) -> int:
+        """Bytes read of an operand of this shape; those of slices where nothing else looks at it."""
+        whole = array_bytes(shape)
+        if not whole or number not in self._parameters:
+            return whole
+        touched = 0
+        waiting = [self._parameters[number]]
+        while waiting:
+            name = waiting.pop()
+            for user in self._users[name]:
+                if user.opcode == "bitcast":
+                    waiting.append(user.name)
+                elif user.opcode == "dynamic-slice" and user.operands[0] == name:
+                    touched += array_bytes(user.shape, everywhere=True)
+                elif user.opcode != "dynamic-update-slice" or user.operands[0] != name:
+                    return whole
+        return min(touched, whole)
+
+    def written(self, shape: str) -> int:
+        """Bytes written of a result of this shape; those of the update where an operand is updated in place."""
+        root = next(each for each in self._instructions.values() if each.is_root)
+        if root.opcode != "tuple":
+            return self._written(root, shape)
+        parts = [match.group(0) for match in ARRAY.finditer(shape)]
+        if len(parts) != len(root.operands):
+            return array_bytes(shape)
+        return sum(
+            self._written(self._instructions[name], part) for name, part in zip(root.operands, parts, strict=True)
+        )
+
+    def _written(self, result: Instruction, shape: str) -> int:
+        while result.opcode == "bitcast":
+            result = self._instructions[result.operands[0]]
+        whole = array_bytes(shape)
+        if result.opcode != "dynamic-update-slice" or not whole:
+            return whole
+        return min(array_bytes(self._instructions[result.operands[1]].shape, everywhere=True), whole)
+
+
+def array_bytes(shape: str, everywhere: bool = False) -> int:
+    """An HLO shape, tuples too -> bytes of its arrays, padded to their tiles.
+
+    Arrays in the chip's own memories ("S(1)" in the layout) count as none, unless `everywhere`.
+    """
+    return sum(
+        _padded_items(dims, layout or "") * ITEM_BYTES[dtype]
+        for dtype, dims, layout in ARRAY.findall(shape)
+        if everywhere or "S(" not in (layout or "")
+    )
+
+
+def _padded_items(dims: str, layout: str) -> int:
+    """ "2,3136,24", "{1,2,0:T(8,128)}" -> items, the two innermost dimensions rounded up to the tile."""
+    sizes = [int(size) for size in dims.split(",") if size]
+    order = [int(axis) for axis in re.match(r"\{([\d,]*)", layout).group(1).split(",") if axis] if layout else []
+    inner_first = [sizes[axis] for axis in (order or reversed(range(len(sizes))))]
+    tile = re.search(r"T\((\d+),(\d+)\)", layout)
+    if tile and len(inner_first) >= 2:
+        for place, side in ((0, int(tile.group(2))), (1, int(tile.group(1)))):
+            inner_first[place] = math.ceil(inner_first[place] / side) * side
+    return math.prod(inner_first)
+
+
+def _arguments(rest: str) -> str:
+    """The text behind an opening parenthesis -> what stands in it."""
+    depth = 1
+    for place, letter in enumerate(rest):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return rest[:place]
+    return rest

@@ -1,0 +1,137 @@
+"""What a compiled program costs on a chip: a static model, from the program's text. Nothing runs.
+
+An operation costs, with the basis "xla", XLA's own estimated_cycles (5 to 10 times too high for element-wise fusions,
+so compare like with like) or, where XLA gives none, its padded traffic to and from the high-bandwidth memory; with the
+basis "bundles", the greater of its instruction bundles and its padded traffic. Unseen: stalls, how far asynchronous
+copies overlap (hence a range), other chips' waiting. A sum over chips also costs its traffic between them.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from tnt_jax.tools.tpu import bundles
+from tnt_jax.tools.tpu.chips import Chip
+from tnt_jax.tools.tpu.hlo import ARRAY, Operation, Program, array_bytes
+from tnt_jax.tools.tpu.parts import part_of
+
+XLA, BUNDLES = "xla", "bundles"
+BASES = {
+    XLA: "XLA's estimated_cycles, too high for element-wise fusions; padded memory traffic where XLA has none",
+    BUNDLES: "the greater of instruction bundles and padded memory traffic; stalls are not in it",
+}
+_ASYNCHRONOUS = {"copy-start", "slice-start", "async-start", "collective-permute-start"}
+_REDUCTIONS = {"all-reduce", "all-reduce-start", "reduce-scatter", "all-gather"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Price:
+    """One operation of the program, all its trips together; cycles of one chip."""
+
+    name: str
+    opcode: str
+    shape: str
+    source: str
+    part: str
+    trips: int
+    cycles: float
+    hbm_cycles: float  # the padded traffic alone
+    xla_cycles: float  # XLA's estimate alone; 0 where it has none
+    in_background: bool  # an asynchronous copy: it delays nothing, unless the memory has no more to give
+
+
+@dataclasses.dataclass(frozen=True)
+class PriceList:
+    """A whole program."""
+
+    prices: list[Price]
+    basis: str
+    uncounted_loops: list[str]
+
+    @property
+    def cycles(self) -> float:
+        """Of all operations one after the other, asynchronous copies behind them; or all traffic if that is more."""
+        return max(sum(price.cycles for price in self.prices if not price.in_background), self.hbm_cycles)
+
+    @property
+    def cycles_serial(self) -> float:
+        """The same if no asynchronous copy overlaps."""
+        return sum(price.cycles for price in self.prices)
+
+    @property
+    def hbm_cycles(self) -> float:
+        """All traffic at the memory's full speed: nothing runs faster than this."""
+        return sum(price.hbm_cycles for price in self.prices)
+
+    @property
+    def xla_cycles(self) -> float:
+        """The sum of XLA's estimates, whatever the basis."""
+        return sum(price.xla_cycles for price in self.prices)
+
+    def dearest(self, count: int) -> list[Price]:
+        """The operations that cost most."""
+        return sorted(self.prices, key=lambda price: -price.cycles)[:count]
+
+    def by_part(self) -> dict[str, float]:
+        """Part of the step -> cycles of its operations, asynchronous copies left out."""
+        found: dict[str, float] = {}
+        for price in self.prices:
+            if not price.in_background:
+                found[price.part] = found.get(price.part, 0.0) + price.cycles
+        return found
+
+
+def price(text: str, chip: Chip, device_count: int = 1, dump: Path | None = None) -> PriceList:
+    """A compiled program's text -> its prices; on the basis "bundles" where there is a folder of their dump."""
+    program = Program(text)
+    files = None if dump is None else bundles.dumped(dump)
+    counted: dict[str, int] = {}
+
+    def bundle_cycles(name: str) -> int | None:
+        if files is None or name not in files:
+            return None
+        if name not in counted:
+            counted[name] = bundles.cycles(files[name])
+        return counted[name]
+
+    operations = program.operations()
+    prices = [_price(each, chip, device_count, bundle_cycles(each.instruction.name), files) for each in operations]
+    return PriceList(prices, XLA if files is None else BUNDLES, program.uncounted_loops)
+
+
+def _price(operation: Operation, chip: Chip, devices: int, bundled: int | None, files: dict[str, Path] | None) -> Price:
+    instruction = operation.instruction
+    in_background = instruction.opcode in _ASYNCHRONOUS
+    hbm_bytes = _copied_bytes(instruction.shape) if in_background else operation.hbm_bytes
+    traffic = hbm_bytes / chip.bytes_per_cycle
+    estimate = instruction.estimated_cycles
+    if files is None:
+        cycles = traffic if estimate is None else float(estimate)
+    else:
+        cycles = max(bundled or 0, traffic)
+    if instruction.opcode in _REDUCTIONS:
+        cycles = max(cycles, _exchanged_bytes(instruction.shape, devices) / chip.interconnect_bandwidth * chip.clock)
+    is_reduction = instruction.opcode in _REDUCTIONS
+    return Price(
+        name=instruction.name,
+        opcode=instruction.opcode,
+        shape=instruction.shape,
+        source=operation.sources[0] if operation.sources else "",
+        part="all-reduce" if is_reduction else part_of(operation.sources),
+        trips=operation.trips,
+        cycles=cycles * operation.trips,
+        hbm_cycles=traffic * operation.trips,
+        xla_cycles=float(estimate or 0) * operation.trips,
+        in_background=in_background,
+    )
+
+
+def _copied_bytes(shape: str) -> int:
+    """The shape of an asynchronous copy's start, (destination, source, ...) -> bytes to and from the memory."""
+    arrays = [match.group(0) for match in ARRAY.finditer(shape)]
+    copied = min((array_bytes(array, everywhere=True) for array in arrays[:2]), default=0)
+    return copied * sum("S(" not in array for array in arrays[:2])
+
+
+def _exchanged_bytes(shape: str, devices: int) -> float:
+    """A ring's traffic for a sum over so many chips: each sends (and receives) all but its share, twice."""
+    return 2 * (devices - 1) / devices * array_bytes(shape, everywhere=True)

@@ -1,0 +1,138 @@
+"""What tpu_report says: a dict for JSON, and the same as text."""
+
+import dataclasses
+from typing import Any
+
+from tnt_jax.tools.tpu.chips import Chip
+from tnt_jax.tools.tpu.parts import PARTS
+from tnt_jax.tools.tpu.prices import BASES, PriceList
+from tnt_jax.tools.tpu.step import CompiledStep
+from tnt_jax.training.config import Experiment
+from tnt_jax.training.throughput import FLOPS_PER_MULTIPLY_ADD, PASSES
+
+STATIC = "static: compiled for the slice, never run on it"
+DEAREST = 10
+
+
+def describe(
+    experiment: Experiment, topology: str, chip: Chip, chips: int, step: CompiledStep, prices: PriceList | None
+) -> dict[str, Any]:
+    """Everything about one compiled step; time, parts and dearest are None where it did not compile. Bytes, seconds."""
+    flops = step.multiply_adds_per_image * step.batch_per_chip * FLOPS_PER_MULTIPLY_ADD * PASSES
+    model = experiment.model
+    found: dict[str, Any] = {
+        "figures": STATIC,
+        "topology": topology,
+        "chips": chips,
+        "chip": {"name": chip.device_kind, "hbm_bytes": chip.hbm_bytes, "peak_flops": chip.peak, "clock_hz": chip.clock}
+        | {"hbm_bytes_per_second": chip.hbm_bandwidth},
+        "model": {key: getattr(model, key) for key in ("name", "image_size", "dtype", "scan", "remat")}
+        | {"inner_implementation": model.inner_implementation},
+        "batch_size": experiment.batch_size,
+        "batch_per_chip": step.batch_per_chip,
+        "accumulation_steps": experiment.accumulation_steps,
+        "lower_seconds": step.lower_seconds,
+        "compile_seconds": step.compile_seconds,
+        "memory": None if step.memory is None else dataclasses.asdict(step.memory) | {"total": step.memory.total},
+        "fits": step.fits(chip.hbm_bytes),
+        "compiler_refusal": step.refusal or None,
+        "arithmetic": {"model_flops_per_chip": flops, "seconds_at_peak": flops / chip.peak},
+        "time": None,
+        "parts": None,
+        "dearest": None,
+    }
+    if prices is None:
+        return found
+    seconds = prices.cycles / chip.clock
+    floor = max(prices.hbm_cycles / chip.clock, flops / chip.peak)
+    parts = prices.by_part()
+    total = sum(parts.values())
+    found["time"] = {
+        "basis": prices.basis,
+        "basis_means": BASES[prices.basis],
+        "cycles": prices.cycles,
+        "cycles_if_no_copy_overlaps": prices.cycles_serial,
+        "seconds": seconds,
+        "seconds_if_no_copy_overlaps": prices.cycles_serial / chip.clock,
+        "floor_seconds": floor,
+        "xla_estimated_cycles": prices.xla_cycles,
+        "images_per_second": experiment.batch_size / seconds,
+        "utilization": flops / (chip.peak * seconds),
+        "utilization_bound": flops / (chip.peak * floor),
+        "loops_counted_once": prices.uncounted_loops,
+    }
+    found["parts"] = {part: {"cycles": parts[part], "share": parts[part] / total} for part in PARTS if part in parts}
+    found["dearest"] = [dataclasses.asdict(each) for each in prices.dearest(DEAREST)]
+    return found
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """`describe`'s dict -> lines for a terminal."""
+    model, chip = found["model"], found["chip"]
+    forms = [word for word in ("scan", "remat") if model[word]]
+    lines = [
+        f"{model['name']}, {model['image_size']} pixels, {', '.join([model['dtype'], *forms])}, inner_implementation "
+        f"{model['inner_implementation']}: the training step on {found['topology']}",
+        f"{found['chips']} x {chip['name']}, batch {found['batch_size']:,}: {found['batch_per_chip']} images a chip; "
+        f"compiled in {found['compile_seconds']:.0f} s. {found['figures'].capitalize()}.",
+        "",
+        *_memory_lines(found),
+    ]
+    if found["time"]:
+        lines += ["", *_time_lines(found), "", *_part_lines(found), "", *_dearest_lines(found)]
+    return "\n".join(lines)
+
+
+def _memory_lines(found: dict[str, Any]) -> list[str]:
+    hbm = found["chip"]["hbm_bytes"]
+    verdict = "fits" if found["fits"] else "DOES NOT FIT"
+    if found["memory"] is None:
+        lines = [f"Memory a chip: {verdict} into {hbm / 2**30:.0f} GiB. The compiler: {found['compiler_refusal']}"]
+    else:
+        memory = found["memory"]
+        rows = {"arguments": 1, "outputs": 1, "temporary": 1, "generated_code": 1, "aliased": -1}
+        lines = ["Memory a chip (GB)"]
+        lines += [f"  {name.replace('_', ' '):16s} {sign * memory[name] / 1e9:8.3f}" for name, sign in rows.items()]
+        share = memory["total"] / hbm
+        lines.append(f"  {'total':16s} {memory['total'] / 1e9:8.3f}  {share:.0%} of {hbm / 1e9:.1f}: {verdict}")
+    largest = found.get("largest_batch")
+    if largest:
+        tried = ", ".join(f"{each['batch_per_chip']} {'yes' if each['fits'] else 'no'}" for each in largest["tried"])
+        lines.append(f"  largest batch a chip, in steps of {largest['unit']}: {largest['batch_per_chip']} ({tried})")
+    return lines
+
+
+def _time_lines(found: dict[str, Any]) -> list[str]:
+    time, arithmetic = found["time"], found["arithmetic"]
+    lines = [
+        f"Step: {1e3 * time['seconds']:.1f} ms ({time['cycles'] / 1e6:.1f}M cycles; "
+        f"{1e3 * time['seconds_if_no_copy_overlaps']:.1f} ms if no copy overlaps), "
+        f"{time['images_per_second']:,.0f} images/s on the slice",
+        f"  by {time['basis_means']}",
+        f"Floor: {1e3 * time['floor_seconds']:.1f} ms, the greater of the memory traffic at full speed and the model's "
+        f"arithmetic at the peak ({arithmetic['model_flops_per_chip'] / 1e12:.2f} TFLOP, "
+        f"{1e3 * arithmetic['seconds_at_peak']:.1f} ms)",
+        f"Model FLOPs utilisation: {time['utilization']:.1%} by that time, {time['utilization_bound']:.1%} at most",
+    ]
+    if time["loops_counted_once"]:
+        lines.append(f"  {len(time['loops_counted_once'])} loops without a constant number of turns are counted once")
+    return lines
+
+
+def _part_lines(found: dict[str, Any]) -> list[str]:
+    lines = [f"{'part':12s} {'M cycles':>9s} {'share':>6s}"]
+    return lines + [
+        f"{part:12s} {each['cycles'] / 1e6:9.2f} {each['share']:6.1%}" for part, each in found["parts"].items()
+    ]
+
+
+def _dearest_lines(found: dict[str, Any]) -> list[str]:
+    lines = [f"{'M cycles':>9s} {'turns':>5s}  {'part':11s} {'operation':34s} {'shape':34s} where"]
+    for each in found["dearest"]:
+        name = each["name"][:34]
+        shape = each["shape"][:34]
+        lines.append(
+            f"{each['cycles'] / 1e6:9.2f} {each['trips']:5d}  {each['part']:11s} {name:34s} {shape:34s} "
+            f"{each['source'][-60:]}"
+        )
+    return lines

@@ -1,0 +1,48 @@
+"""The largest batch that fits a chip."""
+
+from collections.abc import Callable
+
+from tnt_jax.tools.tpu.step import CompiledStep
+
+
+def largest_batch(
+    first: CompiledStep, compile_with: Callable[[int], CompiledStep], hbm_bytes: int, unit: int
+) -> tuple[int, list[dict[str, int | bool | None]]]:
+    """-> (images a chip, a multiple of `unit`, or 0 where not even one unit fits; what was tried, in order).
+
+    Bisection. Each compilation takes minutes, so the first bounds are guessed: what a step needs grows almost in
+    proportion to its batch. A compilation that runs out of memory does not fit.
+    """
+    tried: dict[int, CompiledStep] = {first.batch_per_chip: first}
+    fits, fails = 0, None
+    latest = first
+    while True:
+        if latest.fits(hbm_bytes):
+            fits = max(fits, latest.batch_per_chip // unit * unit)
+        else:
+            above = -(-latest.batch_per_chip // unit) * unit
+            fails = above if fails is None else min(fails, above)
+        if fails is not None and fails - fits <= unit:
+            break
+        batch = _next(latest, fits, fails, hbm_bytes, unit)
+        latest = tried[batch] = tried[batch] if batch in tried else compile_with(batch)
+    return fits, [
+        {
+            "batch_per_chip": batch,
+            "fits": step.fits(hbm_bytes),
+            "bytes": None if step.memory is None else step.memory.total,
+        }
+        for batch, step in tried.items()
+    ]
+
+
+def _next(latest: CompiledStep, fits: int, fails: int | None, hbm_bytes: int, unit: int) -> int:
+    """The batch to try: where a straight line from the last one says that the memory ends, kept between the bounds."""
+    low, high = fits + unit, None if fails is None else fails - unit
+    if latest.memory is None or high is not None and fits:
+        guess = (low + (fails if fails is not None else 2 * low)) // 2
+    else:
+        fixed = latest.memory.total - latest.memory.temporary
+        guess = int((hbm_bytes - fixed) / max(latest.memory.temporary / latest.batch_per_chip, 1))
+    guess = max(guess // unit * unit, low)
+    return guess if high is None else min(guess, high)

@@ -1,0 +1,124 @@
+"""The training step of a config, compiled for a slice of TPUs that is not there."""
+
+import dataclasses
+import re
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tnt_jax.models.complexity import multiply_adds
+from tnt_jax.training import steps
+from tnt_jax.training.config import Experiment
+from tnt_jax.training.optimizer import make_optimizer, make_schedule
+from tnt_jax.training.plan import check_training_devices
+from tnt_jax.training.setup import make_model
+from tnt_jax.training.state import initial_state
+
+STEPS_PER_EPOCH = 1000  # of the schedule; the compiled step is the same with any other
+_OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|[Rr]an out of memory")
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes a chip, as the compiler lays them out; `aliased` outputs lie where donated arguments were."""
+
+    arguments: int
+    outputs: int
+    temporary: int
+    aliased: int
+    generated_code: int
+
+    @property
+    def total(self) -> int:
+        """What the step needs at once."""
+        return self.arguments + self.outputs + self.temporary + self.generated_code - self.aliased
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledStep:
+    """What came of compiling; `memory` and `text` are None where the compiler ran out of the chip's memory."""
+
+    batch_per_chip: int
+    multiply_adds_per_image: int  # of the forward pass
+    lower_seconds: float
+    compile_seconds: float
+    memory: Memory | None
+    text: str | None
+    refusal: str = ""  # the compiler's words
+
+    def fits(self, hbm_bytes: int) -> bool:
+        """Whether it compiled, into no more than this memory."""
+        return self.memory is not None and self.memory.total <= hbm_bytes
+
+
+def compile_step(experiment: Experiment, num_classes: int, devices: list[Any]) -> CompiledStep:
+    """An experiment over devices (real or of a topology) -> its pmapped training step, compiled, as the loop runs it.
+
+    Nothing is computed. Raises ValueError where the devices do not divide the batch, and for impossible sizes.
+    """
+    check_training_devices(experiment, len(devices))
+    if experiment.data.on_device:
+        raise ValueError(
+            "config.data.on_device=True: only steps that are fed with images are compiled. Set it to False."
+        )
+    start = time.perf_counter()
+    model = make_model(experiment, num_classes)
+    schedule = make_schedule(experiment, STEPS_PER_EPOCH)
+    optimizer = make_optimizer(experiment, schedule)
+    step = steps.make_train_step(
+        experiment,
+        model,
+        optimizer,
+        schedule,
+        log_every_steps=experiment.log_every_steps or STEPS_PER_EPOCH,
+        devices=devices,
+    )
+    state = jax.eval_shape(lambda: initial_state(experiment, model, optimizer))
+    share = experiment.batch_size // len(devices)
+    arguments = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((len(devices), *leaf.shape), leaf.dtype),
+        (state, batch_shapes(experiment, share)),
+    )
+    lowered = step.lower(*arguments)
+    lowered_at = time.perf_counter()
+    facts = {
+        "batch_per_chip": share,
+        "multiply_adds_per_image": multiply_adds(model),
+        "lower_seconds": lowered_at - start,
+    }
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if not _OUT_OF_MEMORY.search(str(error)):
+            raise
+        seconds = time.perf_counter() - lowered_at
+        return CompiledStep(**facts, compile_seconds=seconds, memory=None, text=None, refusal=_refusal(str(error)))
+    found = compiled.memory_analysis()
+    memory = Memory(
+        arguments=found.argument_size_in_bytes,
+        outputs=found.output_size_in_bytes,
+        temporary=found.temp_size_in_bytes,
+        aliased=found.alias_size_in_bytes,
+        generated_code=found.generated_code_size_in_bytes,
+    )
+    seconds = time.perf_counter() - lowered_at
+    return CompiledStep(**facts, compile_seconds=seconds, memory=memory, text=compiled.as_text())
+
+
+def batch_shapes(experiment: Experiment, share: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """-> a device's share of a batch as the feed gives it."""
+    side = experiment.model.image_size
+    return {
+        "image": jax.ShapeDtypeStruct((share, side, side, 3), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((share,), jnp.int32),
+        "mask": jax.ShapeDtypeStruct((share,), jnp.float32),
+        "index": jax.ShapeDtypeStruct((share,), jnp.int32),
+    }
+
+
+def _refusal(message: str) -> str:
+    """The compiler's error -> the line that says how much is too much."""
+    found = re.search(r"[^\n]*Used [^\n]* of [^\n.]*[^\n]*", message)
+    return (found.group(0) if found else message.splitlines()[0]).strip()[:300]
