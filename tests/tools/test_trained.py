@@ -54,7 +54,9 @@ def workdir(tmp_path, monkeypatch):
     (tmp_path / "run/checkpoints/7").mkdir(parents=True)
     (tmp_path / "run/config.json").write_text(json.dumps(config.to_dict()))
     monkeypatch.setattr("tnt_jax.pretrained.load_model", lambda source: (model, None))
-    monkeypatch.setattr("tnt_jax.pretrained.load_pretrained", lambda source, model, image_size: random_variables(model))
+    monkeypatch.setattr(
+        "tnt_jax.pretrained.load_pretrained", lambda source, model, image_size, ema: random_variables(model)
+    )
     return tmp_path / "run"
 
 

@@ -1,9 +1,11 @@
 """Training curves of a run, from its metrics.jsonl."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 
 from tnt_jax.analysis.style import hide_axes, save, style
 
@@ -57,16 +59,21 @@ def draw_curves(workdir: Path, path: Path) -> Path:
     series = read_metrics(workdir)
     with style():
         figure, grid = plt.subplots(2, 2, figsize=(9, 5.5))
-        for axes, (title, names, scale) in zip(grid.flat, PANELS, strict=True):
-            found = {name: label for name, label in names.items() if name in series}
-            if not found:
-                hide_axes(axes)
-                axes.set_title(f"{title}: not logged")
-                continue
-            for name, label in found.items():
-                steps, values = series[name]
-                axes.plot(steps, values, label=label, marker="" if len(steps) > 1 else "o", linewidth=1.4)
-            axes.set(title=title, xlabel="step", yscale=scale)
-            if len(found) > 1:
-                axes.legend(frameon=False)
+        for axes, panel in zip(grid.flat, PANELS, strict=True):
+            draw_panel(axes, series, *panel)
         return save(figure, Path(path))
+
+
+def draw_panel(axes: Axes, series: Series, title: str, names: Mapping[str, str], scale: str) -> None:
+    """One of PANELS, on its axes; says so where nothing of it was logged."""
+    found = {name: label for name, label in names.items() if name in series}
+    if not found:
+        hide_axes(axes)
+        axes.set_title(f"{title}: not logged")
+        return
+    for name, label in found.items():
+        steps, values = series[name]
+        axes.plot(steps, values, label=label, marker="" if len(steps) > 1 else "o", linewidth=1.4)
+    axes.set(title=title, xlabel="step", yscale=scale)
+    if len(found) > 1:
+        axes.legend(frameon=False)

@@ -4,7 +4,7 @@ import concurrent.futures
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,20 +55,14 @@ def classify(
     images: how files become the model's input (data.augment.eval_image at model.input_size, then mean and std).
     class_names: [K], one a logit. A batch goes over all local devices; the next one is read meanwhile.
     """
-    devices = jax.local_devices()
-    batch_size = math.ceil(batch_size / len(devices)) * len(devices)
-    scaling = jnp.asarray(images.mean), jnp.asarray(images.std)
-    mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
-    everywhere, split = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in ((), ("batch",)))
-    variables = jax.device_put(variables, everywhere)
+    batch_size = whole_batch(batch_size)
+    probabilities_of = predictor(model, variables, images)
     top = min(top, model.num_classes)
     for batch in _batches(paths, batch_size, images, model.input_size):
         pixels = [item for _, item in batch if not isinstance(item, str)]
         if pixels:
             filled = np.stack(pixels + [pixels[0]] * (batch_size - len(pixels)))  # one shape, compiled once
-            probabilities = iter(
-                np.asarray(_probabilities(model, variables, jax.device_put(filled, split), *scaling))[: len(pixels)]
-            )
+            probabilities = iter(probabilities_of(filled)[: len(pixels)])
         for path, item in batch:
             if isinstance(item, str):
                 yield Failure(path, item)
@@ -76,6 +70,26 @@ def classify(
             row = next(probabilities)
             best = np.argsort(-row, kind="stable")[:top]
             yield Prediction(path, tuple(Guess(int(i), class_names[i], float(row[i])) for i in best))
+
+
+def whole_batch(batch_size: int) -> int:
+    """-> the next size that the local devices share equally."""
+    devices = jax.local_device_count()
+    return math.ceil(batch_size / devices) * devices
+
+
+def predictor(
+    model: TNT, variables: Mapping[str, Any], images: DataSettings | EvalImages
+) -> Callable[[np.ndarray], np.ndarray]:
+    """-> a function from pixels uint8 [b, H, W, 3] to probabilities float32 [b, K], over all local devices.
+
+    b is a size of `whole_batch`; each new one is compiled.
+    """
+    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("batch",))
+    everywhere, split = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in ((), ("batch",)))
+    variables = jax.device_put(variables, everywhere)
+    scaling = jnp.asarray(images.mean), jnp.asarray(images.std)
+    return lambda pixels: np.asarray(_probabilities(model, variables, jax.device_put(pixels, split), *scaling))
 
 
 def read_image(path: Path, images: DataSettings | EvalImages, image_size: tuple[int, int]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """One look for every figure, and files whose bytes depend on the numbers alone."""
 
 import contextlib
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +44,14 @@ def save(figure: Figure, path: Path, dpi: int = 130) -> Path:
     figure.savefig(path, dpi=dpi, metadata=dates)
     plt.close(figure)
     return path
+
+
+def as_png(figure: Figure, dpi: int = 130) -> bytes:
+    """-> the figure as the content of a PNG file, without a date; closes it."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
+    plt.close(figure)
+    return content.getvalue()
 
 
 def hide_axes(axes) -> None:

@@ -38,10 +38,11 @@ class Trained:
     experiment: Experiment | None  # of a workdir
 
 
-def open_trained(source: str, image_size: int | tuple[int, int] | None = None) -> Trained:
+def open_trained(source: str, image_size: int | tuple[int, int] | None = None, *, ema: bool = True) -> Trained:
     """A source, image_size in pixels (None: the model's own; another interpolates the sentence positions) -> Trained.
 
-    Where a run kept averaged weights, these are taken. Raises ValueError or FileNotFoundError with the mend.
+    Where a run kept averaged weights, these are taken, unless `ema` is False. Raises ValueError or FileNotFoundError
+    with the mend.
     """
     from tnt_jax.pretrained import load_model, load_pretrained
 
@@ -61,7 +62,7 @@ def open_trained(source: str, image_size: int | tuple[int, int] | None = None) -
     if image_size is not None:
         model = model.clone(image_size=image_size)
     # The size trained at, not the model's, is what a file's positions are for: load_pretrained resizes them.
-    variables = load_pretrained(weights, model, image_size=model.image_size)
+    variables = load_pretrained(weights, model, image_size=model.image_size, ema=ema)
     return Trained(str(source), name, model, variables, images, names, experiment)
 
 

@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+
+from tnt_jax.analysis import mistakes
+
+
+def batches(labels, size):
+    """Images whose red value is the example's number; the last batch padded."""
+    for first in range(0, len(labels), size):
+        real = labels[first : first + size]
+        index = np.full(size, -1)
+        index[: len(real)] = np.arange(first, first + len(real))
+        image = np.zeros((size, 2, 2, 3), np.uint8)
+        image[..., 0] = np.maximum(index, 0)[:, None, None]
+        label = np.zeros(size, np.int32)
+        label[: len(real)] = real
+        fields = {"image": image, "label": label, "index": index, "mask": (index >= 0).astype(np.float32)}
+        yield {name: field.reshape(2, size // 2, *field.shape[1:]) for name, field in fields.items()}
+
+
+def found(rows, labels, keep=24):
+    return mistakes.evaluate(lambda pixels: rows[pixels[:, 0, 0, 0]], batches(labels, 4), rows.shape[1], keep)
+
+
+def test_every_example_counts_once_and_the_worst_come_first():
+    rng = np.random.default_rng(0)
+    rows = rng.dirichlet(np.ones(3), 13).astype(np.float32)
+    labels = rng.integers(0, 3, 13)
+    result = found(rows, labels)
+    expected = np.zeros((3, 3), int)
+    for label, row in zip(labels, rows, strict=True):
+        expected[label, row.argmax()] += 1
+    np.testing.assert_array_equal(result.confusion, expected)
+    assert result.count == 13 and result.accuracy == np.trace(expected) / 13
+    wrong = [i for i in range(13) if rows[i].argmax() != labels[i]]
+    wrong.sort(key=lambda i: rows[i, labels[i]])
+    assert [mistake.index for mistake in result.worst] == wrong
+    first = result.worst[0]
+    assert (first.label, first.predicted) == (labels[wrong[0]], rows[wrong[0]].argmax())
+    assert first.label_probability == pytest.approx(rows[wrong[0], labels[wrong[0]]])
+    assert first.pixels[0, 0, 0] == wrong[0]
+    assert [mistake.index for mistake in found(rows, labels, keep=2).worst] == wrong[:2]
+
+
+def test_equally_bad_mistakes_keep_the_splits_order():
+    rows = np.tile(np.float32([1, 0]), (9, 1))
+    assert [mistake.index for mistake in found(rows, np.ones(9, int), keep=5).worst] == [0, 1, 2, 3, 4]
+
+
+def test_pairs_and_classes():
+    confusion = np.array([[5, 3, 0], [0, 8, 2], [0, 0, 0]])
+    pairs = mistakes.most_confused(confusion, 5)
+    assert pairs == [mistakes.Confusion(0, 1, 3, 3 / 8), mistakes.Confusion(1, 2, 2, 0.2)]
+    np.testing.assert_allclose(mistakes.class_accuracies(confusion), [5 / 8, 0.8, np.nan])
+
+
+def test_several_labels_an_image_are_refused():
+    batch = next(batches(np.zeros(4, int), 4)) | {"labels": np.zeros((2, 2, 3))}
+    with pytest.raises(ValueError, match="several labels an image"):
+        mistakes.evaluate(lambda pixels: None, [batch], 3)

@@ -1,0 +1,136 @@
+"""The page: what it says is what the run left; one file, nothing asked of a server, everything escaped."""
+
+import base64
+import html.parser
+import json
+
+import numpy as np
+import pytest
+
+from tests.training.helpers import random_variables, tiny_config
+from tnt_jax.analysis import page
+from tnt_jax.analysis.mistakes import Evaluated, Mistake
+from tnt_jax.data.settings import EvalImages
+from tnt_jax.models.variants import create_model
+from tnt_jax.tools import report
+from tnt_jax.tools.trained import Trained, check_run
+from tnt_jax.training.config import as_dict, check_config
+
+HOSTILE = '<script>alert("1")</script>'
+VOID = {"meta", "img", "br"}
+
+
+class Page(html.parser.HTMLParser):
+    """Tags, addresses and text; open tags are closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.addresses, self.text, self._open = [], [], "", []
+        self.feed(text)
+        assert not self._open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attributes if name in ("src", "href", "srcset", "action")]
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data if self._open[-1:] != ["style"] else ""
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """What a run of digits leaves, but its checkpoint."""
+    settings = check_config(
+        tiny_config(
+            data__name="digits",
+            data__directory=str(tmp_path / "sets"),
+            data__eval_split="test[:90]",
+            model__num_classes=10,
+        )
+    )
+    place = tmp_path / "my <b>run"
+    place.mkdir()
+    (place / "config.json").write_text(json.dumps(as_dict(settings)))
+    lines = [{"step": s, "train/loss": 2.0 / s, "train/images_per_second": 100.0 * s} for s in (1, 2, 3)]
+    (place / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = {"accuracy": 0.625, "accuracy_top5": 0.875, "loss": 1.25, "count": 90}
+    summary = {"parameters": 1234567, "steps": 3, "seconds": 62.0, "images_per_second": 300.0, "best": "eval_ema"}
+    summary |= {"eval": result | {"accuracy": 0.5}, "eval_ema": result, "versions": {"device": "cpu", "jax": "0"}}
+    (place / "summary.json").write_text(json.dumps(summary))
+    return place
+
+
+def render(workdir, confusion, names, **changes):
+    mistakes = [Mistake(7, np.full((4, 4, 3), 9, np.uint8), 1, 0, 0.001, 0.9)]
+    arguments = {"figures": {}, "image": "eval:0", "averaged": True, "summary": page.read_summary(workdir)}
+    return page.render(
+        workdir=workdir,
+        experiment=check_run(workdir),
+        class_names=names,
+        evaluated=Evaluated(confusion, mistakes),
+        **arguments | changes,
+    )
+
+
+def test_what_the_run_left_is_on_the_page_and_nothing_is_fetched(workdir):
+    card = {"source": HOSTILE, "step": None, "calibration_bins": 15, "results": []}
+    row = {"set": "imagenet_a", "split": "test", "weights": "raw", "accuracy": 0.1234, "accuracy_top5": 0.5}
+    card["results"] = [row | {"negative_log_likelihood": None, "expected_calibration_error": 0.25, "count": 7500}]
+    (workdir / "report_card.json").write_text(json.dumps(card))
+    text = render(workdir, np.array([[4, 0], [1, 3]]), [HOSTILE, "ant"], figures={"tsne": b"picture"}, image=HOSTILE)
+    shown = Page(text)
+    assert "script" not in shown.tags and "b" in shown.tags  # the numbers' own
+    assert shown.text.count(HOSTILE) >= 5 and "my <b>run" in shown.text  # as text
+    for words in ("62.5%", "averaged weights, 90 images; raw: 50.0%", "1,234,567", "1 min 2 s", "12.34%", "7,500"):
+        assert words in shown.text, words
+    assert "is right on 87.50% of the 8 images" in shown.text and "200" in shown.text  # the median speed
+    inside = [address for address in shown.addresses if address.startswith("data:image/png;base64,")]
+    assert all(address in inside or address.startswith("#") for address in shown.addresses)
+    assert "url(" not in text and "@import" not in text and "http" not in text.replace("http-equiv", "")
+    assert base64.b64encode(b"picture").decode() in text and len(inside) == 4 + 1 + 1  # curves, figure, mistake
+
+
+@pytest.mark.parametrize("count", [25, 26, 300])
+def test_many_classes_are_a_picture_and_few_are_numbers(workdir, count):
+    confusion = np.full((count, count), 1) + 7 * np.eye(count, dtype=int)
+    shown = Page(render(workdir, confusion, [f"class number {i}" for i in range(count)]))
+    assert ("Numbers are images" in shown.text) == (count <= 25)
+    assert len(shown.text) < 60_000
+
+
+def test_a_perfect_or_unfinished_run_says_so(workdir):
+    text = render(workdir, np.diag([3, 4]), ["a", "b"], summary=None, averaged=False)
+    assert "has not ended" in text and "No image was mistaken" in text and "Every class is always right" in text
+
+
+def test_the_program_evaluates_and_writes(workdir, monkeypatch, capsys):
+    """From digits to the page; the confusion matrix has all 90 images."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(workdir.parent / "cache"))
+    experiment = check_run(workdir)
+    model = create_model(**experiment.model.arguments())
+    asked = []
+
+    def open_trained(source, ema):
+        asked.append((source, ema))
+        images, names = EvalImages(), tuple("0123456789")
+        return Trained(source, "tnt", model, random_variables(model), images, names, experiment)
+
+    monkeypatch.setattr(report, "open_trained", open_trained)
+    report.main([f"--workdir={workdir}", "--figures=none", "--mistakes=3"])
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"{workdir / 'report.html'}: ")
+    assert asked == [(str(workdir), True)]
+    text = (workdir / "report.html").read_text()
+    assert " of the 90 images of" in text and text.count('alt="Example ') == 3
+    assert not list(workdir.glob("*.tmp"))
+
+
+def test_what_cannot_work_ends_with_one_message(tmp_path, workdir, capsys):
+    for folder, message in ((tmp_path / "none", "is not a workdir"), (workdir, "checkpoints")):
+        with pytest.raises(SystemExit) as stop:
+            report.main([f"--workdir={folder}"])
+        assert stop.value.code == 2 and message in capsys.readouterr().err

@@ -1,0 +1,205 @@
+"""The page of tools.report: from a run's files and what was found in it to one HTML file. Everything is escaped."""
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
+
+from tnt_jax.analysis.curves import PANELS, Series, draw_panel, read_metrics
+from tnt_jax.analysis.mistakes import Evaluated, class_accuracies, most_confused
+from tnt_jax.analysis.style import ORANGE, RED, as_png, style
+from tnt_jax.training.config import Experiment, as_dict
+from tnt_jax.training.throughput import in_words
+
+TEMPLATE = Path(__file__).with_name("page.html")
+MOST_NUMBERS = 25  # classes up to which the confusion matrix shows numbers
+MOST_LISTED = 15  # confusions, and classes with the lowest accuracy
+
+CAPTIONS = {
+    "feature_maps": "Sentence embeddings by position: some channels, first, middle and last block (Figure 3a).",
+    "tsne": "t-SNE of all channels' maps of the last block, one point a channel (Figure 3b).",
+    "words": "Word embeddings by position, averaged over the channels, after every TNT block (Figure 4).",
+    "inner_attention": "What query words attend to inside their sentence (Figure 5).",
+    "outer_attention": "What each sentence attends to, block by block (Figure 6).",
+    "class_attention": "What the class token of the last block attends to (Figure 7).",
+}
+# Series of metrics.jsonl: its label, how to write a value.
+SPEEDS = (
+    ("train/images_per_second", "Images a second", "{:,.0f}"),
+    ("train/images_per_second_per_device", "Images a second a device", "{:,.0f}"),
+    ("train/model_flops_utilization", "Share of the device's peak", "{:.1%}"),
+    ("train/input_wait_share", "Time spent waiting for data", "{:.1%}"),
+    ("train/host_memory_gb", "Memory of the host, GB", "{:.2f}"),
+    ("train/device_memory_gb", "Memory of the device, GB", "{:.2f}"),
+)
+
+
+def read_summary(workdir: Path) -> dict[str, Any] | None:
+    """What a run came to; None before its end."""
+    return _read_json(workdir / "summary.json")
+
+
+def render(
+    *,
+    workdir: Path,
+    experiment: Experiment,
+    class_names: Sequence[str],
+    summary: Mapping[str, Any] | None,
+    averaged: bool,
+    evaluated: Evaluated,
+    figures: Mapping[str, bytes],
+    image: str,
+) -> str:
+    """A run -> HTML. figures: PNG files by name. Raises FileNotFoundError or ValueError for missing metrics."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters["percent"] = lambda share, digits=1: "–" if share is None else f"{100 * share:.{digits}f}%"
+    series = read_metrics(workdir)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        title=workdir.name,
+        model=experiment.model,
+        data=experiment.data,
+        numbers=key_numbers(experiment, summary, series),
+        finished=summary is not None,
+        curves=_curves(series),
+        card=_read_json(workdir / "report_card.json"),
+        weights="averaged weights" if averaged else "raw weights",
+        evaluated=evaluated,
+        matrix=confusion_table(evaluated.confusion) if len(class_names) <= MOST_NUMBERS else None,
+        heat_map=None
+        if len(class_names) <= MOST_NUMBERS
+        else _data_uri(as_png(draw_confusion(evaluated.confusion, class_names))),
+        confused=most_confused(evaluated.confusion, MOST_LISTED),
+        weakest=weakest_classes(evaluated.confusion),
+        mistakes=[(mistake, _picture(mistake.pixels)) for mistake in evaluated.worst],
+        names=class_names,
+        figures=[(name, CAPTIONS[name], _data_uri(content)) for name, content in figures.items()],
+        image=image,
+        speeds=speeds(series),
+        config=config_groups(as_dict(experiment)),
+        versions=(summary or {}).get("versions", {}),
+    )
+
+
+def key_numbers(
+    experiment: Experiment, summary: Mapping[str, Any] | None, series: Series
+) -> list[tuple[str, str, str]]:
+    """-> what a reader looks for first: (value, what it is, a remark)."""
+    if summary is None:
+        step = max((steps[-1] for steps, _ in series.values()), default=0)
+        return [(f"{step:,}", "steps so far", "the run has not ended")]
+    best = summary[summary["best"]]
+    other = summary["eval" if summary["best"] == "eval_ema" else "eval_ema"]
+    words = {"eval": "raw", "eval_ema": "averaged"}
+    remark = f"{words[summary['best']]} weights, {best['count']:,} images"
+    if other is not None:
+        remark += f"; {words['eval' if summary['best'] == 'eval_ema' else 'eval_ema']}: {other['accuracy']:.1%}"
+    speed = summary["images_per_second"]
+    return [
+        (f"{best['accuracy']:.1%}", "accuracy", remark),
+        (f"{best['accuracy_top5']:.1%}", "top-5 accuracy", ""),
+        (f"{best['loss']:.3f}", "loss", "nats an image"),
+        (f"{summary['parameters']:,}", "parameters", ""),
+        (f"{summary['steps']:,}", "steps", f"of {experiment.batch_size:,} images"),
+        (in_words(summary["seconds"]), "training", summary["versions"]["device"]),
+        ("–" if speed is None else f"{speed:,.0f}", "images a second", "when it ended"),
+    ]
+
+
+def speeds(series: Series) -> list[tuple[str, str, str, str]]:
+    """Metrics -> (label, median, least, most) of what was logged of speed and memory."""
+    rows = []
+    for name, label, form in SPEEDS:
+        if name in series:
+            values = series[name][1]
+            rows.append((label, *(form.format(f(values)) for f in (np.median, np.min, np.max))))
+    return rows
+
+
+def confusion_table(confusion: np.ndarray) -> list[list[tuple[int, float]]]:
+    """confusion [K, K] -> rows of (examples, their share of the class)."""
+    totals = np.maximum(confusion.sum(1, keepdims=True), 1)
+    shares = confusion / totals
+    return [
+        [(int(n), float(share)) for n, share in zip(*rows, strict=True)] for rows in zip(confusion, shares, strict=True)
+    ]
+
+
+def weakest_classes(confusion: np.ndarray) -> list[tuple[int, float, int]]:
+    """confusion [K, K] -> (class, accuracy, examples) of the classes with the lowest accuracy, if not all are right."""
+    accuracies = class_accuracies(confusion)
+    order = [int(i) for i in np.argsort(accuracies, kind="stable") if accuracies[i] < 1]  # nan is last, and not < 1
+    return [(i, float(accuracies[i]), int(confusion[i].sum())) for i in order[:MOST_LISTED]]
+
+
+def draw_confusion(confusion: np.ndarray, names: Sequence[str]) -> Any:
+    """confusion [K, K] of many classes -> a figure: each row's shares as colours, on a square-root scale.
+
+    The scale shows a confusion of one in a hundred beside classes that are nearly always right.
+    """
+    count = len(names)
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    side = min(max(6.5, 0.045 * count + 2.5), 12.0)
+    every = max(1, -(-count // 60))
+    colors = LinearSegmentedColormap.from_list("shares", ["white", ORANGE, RED, "#3b0a00"])
+    with style():
+        figure, axes = plt.subplots(figsize=(side, 0.93 * side))
+        drawn = axes.imshow(np.sqrt(shares), cmap=colors, vmin=0, vmax=1)
+        ticks = range(0, count, every)
+        labels = [names[i] if len(names[i]) <= 18 else f"{names[i][:17]}…" for i in ticks]
+        axes.set_xticks(ticks, labels, rotation=90, fontsize=5.5)
+        axes.set_yticks(ticks, labels, fontsize=5.5)
+        axes.set(xlabel="taken for", ylabel="class")
+        axes.grid(False)
+        bar = figure.colorbar(drawn, shrink=0.4, fraction=0.04, pad=0.01, label="share of the class's images")
+        bar.set_ticks(np.sqrt([0, 0.01, 0.05, 0.2, 0.5, 1]), labels=["0", "1%", "5%", "20%", "50%", "100%"])
+    return figure
+
+
+def config_groups(config: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Nested keys -> (group, [(key, value)]), the ungrouped ones first."""
+    groups: dict[str, list[tuple[str, str]]] = {"": []}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            groups[key] = [(name, json.dumps(each)) for name, each in value.items()]
+        else:
+            groups[""].append((key, json.dumps(value)))
+    return list(groups.items())
+
+
+def _curves(series: Series) -> list[tuple[str, str]]:
+    """-> (title, data URI) of each panel: one beside the other on a wide screen, one above the other on a phone."""
+    found = []
+    for panel in PANELS:
+        with style():
+            figure, axes = plt.subplots(figsize=(4.6, 2.9))
+            draw_panel(axes, series, *panel)
+            found.append((panel[0], _data_uri(as_png(figure))))
+    return found
+
+
+def _picture(pixels: np.ndarray) -> str:
+    """uint8 [H, W, 3] -> a data URI; small images stay small, and the browser enlarges them without blur."""
+    content = io.BytesIO()
+    plt.imsave(content, pixels, format="png")
+    return _data_uri(content.getvalue())
+
+
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """A file that a run may have left, or None. Raises ValueError that names a damaged one."""
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}). Mend or remove the file.") from error
