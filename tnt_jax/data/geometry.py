@@ -14,6 +14,8 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from tnt_jax.data import resample
+
 Fill = tuple[int, int, int]
 
 # Weights of neighbouring pixels as polynomials of the distance from the pixel left of the point: [powers, pixels]
@@ -150,8 +152,9 @@ def _windows(image: tf.Tensor, taps: int) -> tuple[tf.Tensor, int]:
 
 def _finish(levels: tf.Tensor, inside: tf.Tensor, fill: Fill, shape: tf.TensorShape) -> tf.Tensor:
     """levels float32 [H, W * 3], inside (true or 1) of that shape or broadcast to it -> uint8 [H, W, 3]."""
-    # Pillow's float64 leaves even surfaces exact; a rounding error below a whole level must not cost one here.
-    levels = tf.clip_by_value(levels + 1e-3, 0.0, 255.0)
     inside = tf.cast(inside, tf.float32)  # TensorFlow is several times faster with these than with uint8
     filled = np.tile(np.array(fill, np.float32), shape[1])
-    return tf.reshape(tf.cast(levels * inside + filled * (1.0 - inside), tf.uint8), shape)
+    # Pillow cuts to whole levels; its float64 leaves even surfaces exact, so that a rounding error far below a level
+    # must not cost one here: cut after adding 0.001, which is rounding after taking away 0.499.
+    levels = (levels - filled) * inside + (filled - 0.499)
+    return tf.reshape(resample.to_levels(levels), shape)
