@@ -70,6 +70,13 @@ def test_any_size_is_resized_as_pillow_does(height, width, bicubic):
     assert largest <= 1 and mean < 0.02
 
 
+def test_levels_are_rounded_half_up_and_kept_in_range():
+    levels = np.arange(-3000, 2600000, 7, np.float32) / 10000  # -0.3 to 260
+    levels = np.concatenate([levels, np.arange(256, dtype=np.float32) + 0.5, [-1e9, -0.5, 1e9]]).astype(np.float32)
+    expected = np.clip(np.floor(levels.astype(np.float64) + 0.5), 0, 255)
+    np.testing.assert_array_equal(resample.to_levels(tf.constant(levels)), expected)
+
+
 def test_a_part_of_the_resized_image_is_that_part():
     image = tf.cast(tf.random.stateless_uniform([50, 70, 3], [1, 2], maxval=256, dtype=tf.int32), tf.uint8)
     whole = resample.resize(image, (40, 61), True)
