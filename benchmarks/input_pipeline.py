@@ -16,7 +16,6 @@ is measured.
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
 import platform
@@ -118,7 +117,7 @@ class Ours:
         }
         self.settings = settings.DataSettings(**values)
         self.pipeline = pipeline
-        self.versions = {"tensorflow": importlib.metadata.version("tensorflow")}
+        self.versions = {"tensorflow": pipeline.tf.__version__}
 
     def run(self, batches: int) -> Turn:
         """Opens the pipeline and takes this many batches."""
