@@ -1,0 +1,152 @@
+"""Turns of worker processes, and the report of what they measured."""
+
+import importlib.util
+import json
+import pathlib
+import sys
+import types
+
+import pytest
+
+from configs import default
+from tests.training.helpers import tiny_config
+from tnt_jax.tools import benchmark
+from tnt_jax.tools.benchmarking import ours, turns
+from tnt_jax.training.config import as_dict, check_config
+
+ABSL = benchmark.FLAGS
+# A side that needs nothing but time. Its step lasts as long as the case says; some fail, in the ways that sides do.
+WORKER = """
+import sys, time
+sys.path.insert(0, {folder!r})
+import turns
+
+class Sleeper(turns.Side):
+    def open(self, case):
+        print("libraries print what they like")
+        if case["model"] == "deit_base_patch16_224":
+            raise MemoryError("no room for it")
+        if case["model"] == "deit_tiny_patch16_224":
+            sys.exit(7)
+        self.seconds = {{"tnt_jax": 0.02, "timm": 0.04}}[case["side"]]
+        return dict(platform="cpu", device_kind="cpu", device_count=1, versions={{"sleep": "1"}})
+
+    def run(self, steps):
+        time.sleep(self.seconds * steps)
+
+turns.serve(Sleeper)
+"""
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """-> a function that runs the benchmark with sleeping workers and these flags -> its JSON."""
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER.format(folder=str(pathlib.Path(turns.__file__).parent)))
+    monkeypatch.setattr(benchmark, "PAUSE", 0)
+    monkeypatch.setattr(benchmark, "start", lambda case: turns.Worker([sys.executable, str(script)], case))
+    monkeypatch.setattr(benchmark, "has_peer", lambda: True)
+    monkeypatch.setattr(benchmark, "CONFIG", types.SimpleNamespace(value=default.get_config()))
+    output = tmp_path / "figures.json"
+
+    def run(**flags):
+        flags = {"rounds": 3, "turn_seconds": 0.02, "warmup_steps": 1, "output": str(output)} | flags
+        set_flags(monkeypatch, **flags)
+        benchmark.main([])
+        return json.loads(output.read_text())
+
+    return run
+
+
+def set_flags(monkeypatch, **values):
+    parsed = {name: ABSL[name].default for name in ABSL}
+    monkeypatch.setattr(benchmark, "FLAGS", types.SimpleNamespace(**parsed | values))
+    monkeypatch.setattr(benchmark, "be_quiet", lambda: None)
+
+
+def test_sides_take_turns_and_the_ratio_is_theirs(program, capsys):
+    found = program(models=["tnt_s_patch16_224", "deit_small_patch16_224"], modes=["train"], batch_sizes=["4"])
+    assert [(each["model"], each["side"]) for each in found["results"]] == [
+        ("tnt_s_patch16_224", "tnt_jax"),
+        ("tnt_s_patch16_224", "timm"),
+        ("deit_small_patch16_224", "tnt_jax"),
+        ("deit_small_patch16_224", "timm"),
+    ]
+    for each in found["results"]:
+        speed = each["images_per_second"]
+        assert len(speed["turns"]) == 3 and speed["min"] <= speed["median"] <= speed["max"]
+        assert speed["max"] <= 4 / {"tnt_jax": 0.02, "timm": 0.04}[each["side"]]  # never faster than its step
+        assert each["memory_bytes"] > 1e6 and "process" in each["memory_basis"]
+        assert each["interleaved"] and each["error"] is None
+    ratios = {(each["of"], each["to"]): each["ratio"] for each in found["ratios"]}
+    assert len(ratios) == 4
+    assert 1.2 < ratios["tnt_s_patch16_224 tnt_jax", "tnt_s_patch16_224 timm"] < 3  # 2, on a busy machine
+    text = capsys.readouterr().out
+    assert "images/s" in text and "tnt_s_patch16_224 tnt_jax / tnt_s_patch16_224 timm = " in text
+    assert found["threads"] >= 1 and found["versions"]["sleep"] == "1"
+
+
+def test_a_side_that_fails_is_named_and_the_others_go_on(program, capsys):
+    names = ["tnt_s_patch16_224", "deit_base_patch16_224", "deit_tiny_patch16_224"]
+    found = program(models=names, modes=["forward"], batch_sizes=["2"], rounds=1)
+    errors = {(each["model"], each["side"]): each["error"] for each in found["results"]}
+    assert errors["tnt_s_patch16_224", "timm"] is None
+    assert errors["deit_base_patch16_224", "tnt_jax"] == "out of memory: no room for it"
+    assert errors["deit_tiny_patch16_224", "timm"] == "the process ended with status 7 (its message is above)"
+    assert all(each["images_per_second"] is None for each in found["results"] if each["error"])
+    assert "failed" in capsys.readouterr().out
+    assert [(each["of"], each["to"]) for each in found["ratios"]] == [
+        ("tnt_s_patch16_224 tnt_jax", "tnt_s_patch16_224 timm")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"models": ["tnt_s_patch16_225"]}, "did you mean 'tnt_s_patch16_224'"),
+        ({"modes": ["backward"]}, "--modes=backward: must be forward, train or both"),
+        ({"batch_sizes": ["8", "many"]}, "--batch-sizes=many: must be whole numbers"),
+        ({"batch_sizes": ["0"]}, "--batch-sizes=0: must be whole numbers"),
+    ],
+)
+def test_flags_that_cannot_work(program, flags, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        program(**flags)
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_settings_that_would_change_ours_alone(program, monkeypatch, capsys):
+    config = default.get_config()
+    config.model.mlp_ratio = 2.0
+    monkeypatch.setattr(benchmark, "CONFIG", types.SimpleNamespace(value=config))
+    with pytest.raises(SystemExit):
+        program()
+    assert "config.model.mlp_ratio: timm's models keep their own" in capsys.readouterr().err
+
+
+def test_a_peer_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    set_flags(monkeypatch, peer="timm")
+    with pytest.raises(ValueError, match="Name one that has: --peer-python=PYTHON"):
+        benchmark.has_peer()
+    set_flags(monkeypatch, peer="auto")
+    assert not benchmark.has_peer()
+    set_flags(monkeypatch, peer="auto", peer_python="python")
+    assert benchmark.has_peer()
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_our_side_runs_the_loops_step(training):
+    side = ours.Ours()
+    config = as_dict(check_config(tiny_config(model__num_classes=4)))
+    facts = side.open({"config": config, "training": training})
+    side.run(2)
+    assert facts["device_count"] == 8 and facts["platform"] == "cpu"
+    if training:
+        assert int(side._state.step[0]) == 2
+    with pytest.raises(ValueError, match="a batch of 12 is not a multiple of the 8 devices"):
+        side.open({"config": config | {"batch_size": 12, "eval_batch_size": 12}, "training": False})
+
+
+def test_the_peers_file_is_where_it_is_looked_for():
+    assert benchmark.PEER_FILE.is_file()
