@@ -2,12 +2,14 @@
 
 import contextlib
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
 
-matplotlib.use("Agg")  # files only: no window system is needed
+if "MPLBACKEND" not in os.environ:  # a notebook sets it, and shows figures
+    matplotlib.use("Agg")  # files only: no window system is needed
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
