@@ -16,6 +16,18 @@ def test_gelu_is_the_exact_one():
     assert layers.gelu(jnp.ones(3, jnp.bfloat16)).dtype == jnp.bfloat16
 
 
+def test_gelu_in_bfloat16_is_the_exact_one_rounded_and_so_is_its_slope():
+    x = jnp.linspace(-8, 8, 4001).astype(jnp.bfloat16)
+    wide = np.asarray(x, np.float64)
+    phi = 0.5 * (1 + erf(wide / np.sqrt(2)))
+    slope = phi + wide * np.exp(-0.5 * wide**2) / np.sqrt(2 * np.pi)
+    values, slopes = jax.vmap(jax.value_and_grad(layers.gelu))(x)
+    assert values.dtype == slopes.dtype == jnp.bfloat16
+    for found, exact in ((values, wide * phi), (slopes, slope)):
+        rounding = np.abs(exact) * 2.0**-8 + 4e-6
+        assert (np.abs(np.asarray(found, np.float64) - exact) <= rounding).all()
+
+
 @pytest.mark.parametrize("shape", [(3, 16, 2, 6), (2, 5, 1, 8), (1, 4, 4, 24), (2, 64, 3, 2)])
 def test_the_attention_forms_give_the_same_numbers_and_gradients(shape):
     query, key, value, weight = (jax.random.normal(k, shape) for k in jax.random.split(jax.random.key(0), 4))

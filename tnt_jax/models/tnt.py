@@ -267,7 +267,7 @@ class TNT(nn.Module):
         """
         wanted = check_features(return_features)
         words, sentences = self._embed(images, grid_of(images.shape[1:3], self.patch_size))
-        if self.inner_blocks and self._block_settings(1)["forms"].fused:
+        if self.inner_blocks and self.block_settings(1)["forms"].fused:
             words = to_lanes(words)
         num_sentences = sentences.shape[1] - 1
         keep = self._keep(images.shape[0], num_sentences) if train and self.drop_path_rate else None
@@ -321,7 +321,7 @@ class TNT(nn.Module):
             for i, rate in enumerate(self.drop_path_rates())
         ]
 
-    def _block_settings(self, index: int) -> dict[str, Any]:
+    def block_settings(self, index: int) -> dict[str, Any]:
         """1-based block index -> TNTBlock's attributes."""
         shared = {field.name for field in dataclasses.fields(TNTBlock)} & {f.name for f in dataclasses.fields(TNT)}
         shared -= {"parent", "name"}
@@ -350,7 +350,7 @@ class TNT(nn.Module):
         block_class = nn.remat(TNTBlock, static_argnums=(4,)) if self.remat else TNTBlock
         features = []
         for i in range(1, self.depth + 1):
-            block = block_class(**self._block_settings(i), name=f"block_{i}")
+            block = block_class(**self.block_settings(i), name=f"block_{i}")
             words, sentences, found = block(words, sentences, keep[i - 1] if keep else None, wanted)
             features.append(found)
         return sentences, features
@@ -363,7 +363,7 @@ class TNT(nn.Module):
         """
         features: list[dict[str, jax.Array]] = []
         for run in self._runs():
-            block = TNTBlock(**self._block_settings(run[0]), parent=None)
+            block = TNTBlock(**self.block_settings(run[0]), parent=None)
 
             def apply(carry, inputs, block=block):
                 params, factors = inputs

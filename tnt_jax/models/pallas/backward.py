@@ -13,7 +13,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from tnt_jax.models.pallas.attention import attend_backward, queries_together
-from tnt_jax.models.pallas.forward import VMEM_LIMIT, load_words, project_attended, project_qkv, rows_of
+from tnt_jax.models.pallas.forward import load_words, project_attended, project_qkv, rows_of
 from tnt_jax.models.pallas.layout import BIAS_ROWS, LANES, PITCH, SUBLANES, TILE, Sizes
 from tnt_jax.models.pallas.tiles import (
     clear_beyond,
@@ -173,6 +173,6 @@ def backward(words, upper, attended, lse, keep, matrices, sizes: Sizes):
         out_specs=[block] + [whole(shape) for shape in shapes],
         out_shape=[jax.ShapeDtypeStruct(words.shape, words.dtype)] + shapes,
         scratch_shapes=[registers] * 9 + [pltpu.VMEM((sizes.rows, TILE), jnp.float32), operand, inverse, inverse],
-        compiler_params=pltpu.CompilerParams(vmem_limit_bytes=VMEM_LIMIT),
+        compiler_params=pltpu.CompilerParams(vmem_limit_bytes=sizes.vector_memory(words.dtype.itemsize)),
         interpret=sizes.interpret,
     )(words, upper, attended, lse, keep, *matrices)

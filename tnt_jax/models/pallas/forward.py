@@ -21,7 +21,6 @@ from tnt_jax.models.pallas.tiles import (
     with_bias_rows,
 )
 
-VMEM_LIMIT = 100 << 20  # bytes
 CHUNK = 4  # groups of 128 lanes whose hidden channels are held in registers at once
 
 
@@ -133,6 +132,6 @@ def forward(words, keep, matrices, sizes: Sizes, save: bool):
             *[pltpu.VMEM((sizes.rows * PITCH, LANES), jnp.float32) for _ in range(3)],
             pltpu.VMEM((sizes.rows, TILE), jnp.float32),
         ],
-        compiler_params=pltpu.CompilerParams(vmem_limit_bytes=VMEM_LIMIT),
+        compiler_params=pltpu.CompilerParams(vmem_limit_bytes=sizes.vector_memory(words.dtype.itemsize)),
         interpret=sizes.interpret,
     )(words, keep, *matrices)

@@ -22,6 +22,7 @@ SUBLANES = 8
 TILE = LANES * SUBLANES  # sentences in a tile
 BIAS_ROWS = SUBLANES  # constant rows below the inputs of a product: the first carries the bias, a register is read
 PITCH = 9  # rows from a register to the next in scratch: with 8, a strided access meets one memory bank eight times
+SPILLS = 8 << 20  # bytes of vector memory left to the compiler, for the matrices and what registers do not hold
 LOG2_E = 1.4426950408889634
 # Bytes of vector memory of a core that a program may use, by jax's device kind: nine tenths of it.
 VECTOR_MEMORY = {
@@ -81,11 +82,12 @@ class Sizes:
             )
 
     def vector_memory(self, item: int) -> int:
-        """Bytes of vector memory that the backward kernel holds, for words of `item` bytes a number."""
+        """Bytes of vector memory for the backward kernel, the larger one, with words of `item` bytes a number."""
         row, scores = TILE * 4 * PITCH // SUBLANES, self.num_words * self.num_heads
         operand = self.num_words // self.unit * (self.unit * self.inner_dim + BIAS_ROWS) * TILE * item
         scratch = (9 * self.rows + 2 * self.num_words) * row + self.rows * TILE * 4 + operand
-        return scratch + 2 * (4 * self.rows * TILE * item + scores * TILE * 4)  # blocks come and go in pairs
+        blocks = 2 * (4 * self.rows * TILE * item + scores * TILE * 4)  # they come and go in pairs
+        return scratch + blocks + SPILLS
 
     def does_not_fit(self, device_kind: str, item: int) -> str | None:
         """-> why a device of this kind cannot run the kernels, or None."""

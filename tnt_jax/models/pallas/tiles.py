@@ -4,11 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
+from tnt_jax.models.gelu import twice_phi_less_one
 from tnt_jax.models.pallas.layout import BIAS_ROWS, LANES, PITCH, SUBLANES, TILE
-
-# 2 Phi(x) - 1 = tanh(x P(x^2)), P fitted to atanh(2 Phi - 1) / x: x Phi(x) is within 3.1e-6 of the erf form everywhere,
-# a hundredth of bfloat16's rounding near 0.1; used for bfloat16 alone, float32 takes erf itself.
-GELU_POLYNOMIAL = (7.97828136e-01, 3.64687909e-02, -1.24861592e-04, -3.05810155e-05, 1.11908274e-06)
 
 
 def dot(left, right, contract=(1, 0)):
@@ -79,25 +76,14 @@ def normalise_backward(gradient, normalised, inverses, index, sizes):
     store_registers(gradient, index * channels, lower)
 
 
-def _odd(values, dtype):
-    """2 Phi(x) - 1."""
-    if dtype == jnp.float32:
-        return jax.lax.erf(values * 0.7071067811865476)
-    square = values * values
-    total = GELU_POLYNOMIAL[-1] * square + GELU_POLYNOMIAL[-2]
-    for coefficient in GELU_POLYNOMIAL[-3::-1]:
-        total = total * square + coefficient
-    return jnp.tanh(total * values)
-
-
 def gelu_twice(values, dtype):
     """2 x Phi(x); the half is folded into the next layer's weights."""
-    return values * (1.0 + _odd(values, dtype))
+    return values * (1.0 + twice_phi_less_one(values, dtype))
 
 
 def gelu_twice_and_slope(values, dtype):
     """(2 x Phi(x), its derivative 2 Phi(x) + 2 x phi(x))."""
-    above = 1.0 + _odd(values, dtype)
+    above = 1.0 + twice_phi_less_one(values, dtype)
     bell = jnp.exp2(values * values * -0.7213475204444817) * 0.7978845608028654
     return values * above, above + values * bell
 
