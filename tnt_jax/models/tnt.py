@@ -330,7 +330,7 @@ class TNT(nn.Module):
             "num_words": self.num_words,
             "epsilon": self.norm_epsilon,
             # the kernel reads parameters that the modules of another form make
-            "forms": MAKING_PARAMETERS if self.is_initializing() else self.forms(),
+            "forms": MAKING_PARAMETERS if self.scope and self.is_initializing() else self.forms(),
             **{name: getattr(self, name) for name in shared},
         }
 
