@@ -36,7 +36,7 @@ def drawn(name, **options):
 def digests(folder):
     """All six figures written into the folder -> a digest of each file."""
     for name in figures.FIGURES:
-        options = {"image_size": (24, 24)} if name in figures.SIZED_FIGURES else {}
+        options = {"image_size": (24, 24)} if name in figures.MAP_FIGURES else {}
         save_figure(drawn(name, **options), folder, name, dpi=60)
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 

@@ -154,7 +154,7 @@ def outer_attention(
     found = []
     for subject in subjects:
         inputs = subject.inputs(fit(pixels, image_size or subject.model.input_size))
-        found.append(np.stack(maps.outer_attention(subject.model, subject.variables, inputs)))
+        found.append(maps.outer_attention(subject.model, subject.variables, inputs))
     strongest = max(float(each[:, 1:, 1:].max()) * each.shape[-1] for each in found)
     norm = LogNorm(0.1, 10.0 ** max(np.ceil(np.log10(strongest)), 1), clip=True)
     columns = min(6, max(len(each) for each in found))
@@ -237,5 +237,6 @@ FIGURES: dict[str, Callable[..., Any]] = {
     "outer_attention": outer_attention,
     "class_attention": class_attention,
 }
-SIZED_FIGURES = ("feature_maps", "tsne")  # drawn at a larger input, and by a seed
+MAP_FIGURES = ("feature_maps", "tsne")  # drawn at a larger input, and by a seed
+OUTER_FIGURES = ("outer_attention", "class_attention")  # drawn at any input size
 INNER_FIGURES = ("words", "inner_attention")  # of models with an inner path

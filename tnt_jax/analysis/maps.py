@@ -74,23 +74,20 @@ def _inner(model: TNT, variables: dict, images, sentences, words, blocks: tuple[
     return jnp.stack([features["inner_attention"][i][0][sentences, :, words] for i in at], axis=1)
 
 
-def outer_attention(
-    model: TNT, variables: dict, images: np.ndarray, blocks: Sequence[int] | None = None
-) -> list[np.ndarray]:
-    """images [1, H, W, 3], 1-based blocks (None: all) -> for each block [1 + N, 1 + N] float32, averaged over heads.
+def outer_attention(model: TNT, variables: dict, images: np.ndarray, blocks: Sequence[int] | None = None) -> np.ndarray:
+    """images [1, H, W, 3], 1-based blocks (None: all) -> [blocks, 1 + N, 1 + N] float32, averaged over the heads.
 
     From each sentence (row) to all, the class token first; a row sums to one.
     """
-    blocks = range(1, model.depth + 1) if blocks is None else blocks
-    normed = _attention_inputs(_plain(model), variables, images, tuple(blocks))
-    found = []
-    for block, x in zip(blocks, normed, strict=True):
+    blocks = tuple(range(1, model.depth + 1) if blocks is None else blocks)
+    normed = _attention_inputs(_plain(model), variables, images, blocks)
+    count = normed[0].shape[0]
+    found = np.empty((len(blocks), count, count), np.float32)
+    for i, (block, x) in enumerate(zip(blocks, normed, strict=True)):
         params = variables["params"][f"block_{block}"]["outer"]["attention"]["query_key"]
-        pieces = [
-            np.asarray(_rows(params, x, x[first : first + ROWS], model.outer_num_heads).mean(0))
-            for first in range(0, len(x), ROWS)
-        ]
-        found.append(np.concatenate(pieces))
+        for first in range(0, count, ROWS):
+            queries = x[first : first + ROWS]
+            found[i, first : first + ROWS] = _rows(params, x, queries, model.outer_num_heads).mean(0)
     return found
 
 

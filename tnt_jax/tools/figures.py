@@ -16,8 +16,9 @@ The picture is cut to its largest centred part of the model's shape.
     5 outer_attention   from each sentence to all, every block                                             (Figure 6)
     6 class_attention   what the last block's class token attends to                                       (Figure 7)
 1 and 2 are drawn at --image-size, by interpolated positions: the paper's 1024 for a model of 224 pixels, and as much
-larger for a smaller model (72 for 16). The others have the model's own size. 3 and 4 need an inner path, which DeiT has
-not. Each figure is written as OUTPUT/NAME.png, .pdf and .npz (its arrays); the same seed gives the same bytes.
+larger for a smaller model (72 for 16). 3 and 4 have the model's own size, and so do 5 and 6 without --attention-size. 3
+and 4 need an inner path, which DeiT has not. Each figure is written as OUTPUT/NAME.png, .pdf and .npz (its arrays); the
+same seed gives the same bytes.
 """
 
 import argparse
@@ -25,12 +26,13 @@ import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tnt_jax.analysis.figures import FIGURES, INNER_FIGURES, SIZED_FIGURES
+from tnt_jax.analysis.figures import FIGURES, INNER_FIGURES, MAP_FIGURES, OUTER_FIGURES
 from tnt_jax.analysis.panels import Drawn, save_figure
 from tnt_jax.analysis.picture import Subject, read_picture
 from tnt_jax.analysis.queries import parse_query
@@ -124,22 +126,28 @@ def draw(
     *,
     seed: int = 0,
     image_size: tuple[int, int] | None = None,
+    attention_size: tuple[int, int] | None = None,
     queries: Sequence[str] = (),
 ) -> Iterator[tuple[str, Drawn]]:
     """Models and a picture -> (name, figure with its arrays), one at a time.
 
-    image_size: of the figures 1 and 2. queries: as in queries.parse_query; none: chosen by contrast. In the figures of
-    words, models without any are left out. Raises ValueError for sizes, queries or figures that a model has not.
+    image_size: of figures 1 and 2; attention_size: of 5 and 6; both (height, width) in pixels. queries: as in
+    queries.parse_query; none: chosen by contrast. In the figures of words, models without any are left out. Raises
+    ValueError for sizes, queries or figures that a model has not.
     """
     with_words = [subject for subject in subjects if subject.model.inner_blocks]
-    if image_size is not None:
+    for size in filter(None, (image_size, attention_size)):
         for subject in subjects:
-            grid_of(image_size, subject.model.patch_size)
+            grid_of(size, subject.model.patch_size)
     asked = [parse_query(text, subject.model) for subject in with_words[:1] for text in queries] or None
     for name in figures:
-        options = {"seed": seed, "image_size": image_size} if name in SIZED_FIGURES else {}
-        if name == "inner_attention":
-            options["queries"] = asked
+        options: dict[str, Any] = {}
+        if name in MAP_FIGURES:
+            options = {"seed": seed, "image_size": image_size}
+        elif name in OUTER_FIGURES:
+            options = {"image_size": attention_size}
+        elif name == "inner_attention":
+            options = {"queries": asked}
         yield name, FIGURES[name](with_words if name in INNER_FIGURES else subjects, pixels, **options)
 
 
@@ -153,6 +161,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", required=True, type=Path, help="a folder")
     parser.add_argument("--figure", default="all", help="all (default), or numbers or names, commas between them")
     parser.add_argument("--image-size", type=int, help="pixels, a side, of figures 1 and 2 (default: see above)")
+    parser.add_argument("--attention-size", type=int, help="likewise, of figures 5 and 6 (default: the model's own)")
     parser.add_argument(
         "--query",
         action="append",
@@ -175,8 +184,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.figure == "all" and not any(subject.model.inner_blocks for subject in subjects):
             figures = [name for name in figures if name not in INNER_FIGURES]
             print(f"figures: no model has an inner path, so {' and '.join(INNER_FIGURES)} are left out")
-        size = None if options.image_size is None else (options.image_size, options.image_size)
-        drawings = draw(subjects, pixels, figures, seed=options.seed, image_size=size, queries=options.query)
+        squares = [side and (side, side) for side in (options.image_size, options.attention_size)]
+        drawings = draw(
+            subjects,
+            pixels,
+            figures,
+            seed=options.seed,
+            image_size=squares[0],
+            attention_size=squares[1],
+            queries=options.query,
+        )
         for name, drawn in drawings:
             png, pdf, arrays = save_figure(drawn, options.output, name)
             print(f"{png}, {pdf.suffix}, {arrays.suffix}", flush=True)
