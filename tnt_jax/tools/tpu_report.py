@@ -3,9 +3,10 @@
     python -m tnt_jax.tools.tpu_report --config=configs/imagenet_tnt_b.py --topology=v5e:4x8 [--config.KEY=VALUE ...]
 
 Compiles the step that the loop would run (pmapped, donated, AdamW, moving average, mixing) with the config's own batch
-over the slice's chips, prints tables and writes JSON (--output). Every figure is static: compiled, never run. The time
-is XLA's own estimate, too high for element-wise operations; --bundles counts the final instruction bundles instead
-(gigabytes of dumps in the temporary folder, minutes more). --largest-batch searches the largest batch a chip holds:
+over the slice's chips, prints tables and writes JSON (--output). Every figure is static: compiled, never run. Time
+rests on the final instruction bundles, which the compiler dumps into the temporary folder (hundreds of megabytes with
+scan, several times as much without; gone at the end); --basis=xla takes XLA's own estimates, which are too high for
+element-wise operations and know nothing of Pallas kernels. --largest-batch searches the largest batch a chip holds:
 several compilations of minutes each. --config.model.scan=True compiles many times faster. Needs libtpu: pip install -r
 requirements-tpu-report.txt.
 """
@@ -29,7 +30,7 @@ flags.DEFINE_string("topology", None, "The slice, as GENERATION:CHIPSxCHIPS[xCHI
 flags.DEFINE_integer("num_classes", None, "Of the head, where neither config nor data set say.", lower_bound=1)
 flags.DEFINE_bool("largest_batch", False, "Search the largest batch a chip holds.")
 flags.DEFINE_integer("batch_unit", 8, "The search is exact to so many images a chip.", lower_bound=1)
-flags.DEFINE_bool("bundles", False, "Price by instruction bundles instead of XLA's estimate.")
+flags.DEFINE_enum("basis", "bundles", ["bundles", "xla"], "What prices rest on: instruction bundles, XLA's estimate.")
 flags.DEFINE_string("hlo", None, "File for the compiled program's text, to look further.")
 flags.DEFINE_string("output", "tpu_report.json", "File for the figures as JSON.")
 
@@ -51,7 +52,7 @@ def make_report(config: Any, topology: str) -> dict[str, Any]:
 
     experiment = check_config(config)
     chip = chips.chip_of(topology)
-    folder = bundle_folder() if FLAGS.bundles else None
+    folder = bundle_folder() if FLAGS.basis == "bundles" else None
     devices = chips.devices_of(topology, dump=folder)
     num_classes = count_classes(experiment)
 

@@ -140,6 +140,8 @@ def test_a_text_that_is_none():
     [
         ("jit(f)/transpose(jvp(TNT))/TNT._embed/word_embedding/transpose", "stem"),
         ("jit(f)/jvp(TNT)/TNT._scanned/while/body/closed_call/TNTBlock/vmap(inner)/attention/mul", "inner"),
+        ("jit(f)/jvp(TNT)/TNT._scanned/while/body/closed_call/TNTBlock/TNTBlock._inner/pallas_call", "inner"),
+        ("jit(f)/jvp(TNT)/block_3/block_3._inner/pallas_call", "inner"),
         ("jit(f)/jvp(TNT)/block_3/projection/norm1/mul", "projection"),
         ("jit(f)/jvp(TNT)/block_3/add", "projection"),
         ("jit(f)/transpose(jvp(TNT))/block_12/outer/mlp/dense1/dot_general", "outer"),

@@ -89,8 +89,10 @@ def devices_of(topology: str, dump: Path | None = None) -> list[Any]:
     _prepare_libtpu(dump)
     from jax.experimental import topologies
 
+    # On a v4 jax's device is a chip, its two cores taken together; libtpu would make two devices of it.
+    options = {"chip_config_name": "megacore"} if topology.startswith("v4:") else {}
     try:
-        return topologies.get_topology_desc(topology_name=topology, platform="tpu").devices
+        return topologies.get_topology_desc(topology_name=topology, platform="tpu", **options).devices
     except jax.errors.JaxRuntimeError as error:
         cause = str(error).splitlines()[0]
         raise ValueError(

@@ -41,6 +41,8 @@ def _part(source: str) -> str:
     for part, names in _SCOPES:
         if scopes & names:
             return part
+    if any(scope.endswith("._inner") for scope in scopes):  # TNTBlock's method around the inner block, kernels included
+        return "inner"
     if "TNTBlock" in scopes or any(re.fullmatch(r"block_\d+", scope) for scope in scopes):
         return "projection"  # what is left in a block is the addition of the projected words to their sentences
     if "TNT._scanned" in scopes:

@@ -1,8 +1,9 @@
 """What a compiled program costs on a chip: a static model, from the program's text. Nothing runs.
 
-An operation costs, with the basis "xla", XLA's own estimated_cycles (5 to 10 times too high for element-wise fusions,
-so compare like with like) or, where XLA gives none, its padded traffic to and from the high-bandwidth memory; with the
-basis "bundles", the greater of its instruction bundles and its padded traffic. Unseen: stalls, how far asynchronous
+An operation costs, with the basis "bundles", the greater of its final instruction bundles and its padded traffic to and
+from the high-bandwidth memory; with the basis "xla", XLA's own estimated_cycles (5 to 10 times too high for
+element-wise fusions, so compare like with like) or, where XLA gives none, that traffic. XLA gives none for Pallas
+kernels: on that basis they are far too cheap. Unseen: stalls, how far asynchronous
 copies overlap (hence a range), other chips' waiting. A sum over chips also costs its traffic between them.
 """
 
@@ -16,8 +17,8 @@ from tnt_jax.tools.tpu.parts import part_of
 
 XLA, BUNDLES = "xla", "bundles"
 BASES = {
-    XLA: "XLA's estimated_cycles, too high for element-wise fusions; padded memory traffic where XLA has none",
     BUNDLES: "the greater of instruction bundles and padded memory traffic; stalls are not in it",
+    XLA: "XLA's estimated_cycles, too high for element-wise fusions; padded memory traffic where XLA has none",
 }
 _ASYNCHRONOUS = {"copy-start", "slice-start", "async-start", "collective-permute-start"}
 _REDUCTIONS = {"all-reduce", "all-reduce-start", "reduce-scatter", "all-gather"}
@@ -36,6 +37,8 @@ class Price:
     cycles: float
     hbm_cycles: float  # the padded traffic alone
     xla_cycles: float  # XLA's estimate alone; 0 where it has none
+    bundle_cycles: float  # instruction bundles alone; 0 where there is no dump
+    is_kernel: bool  # written in Pallas
     in_background: bool  # an asynchronous copy: it delays nothing, unless the memory has no more to give
 
 
@@ -46,6 +49,11 @@ class PriceList:
     prices: list[Price]
     basis: str
     uncounted_loops: list[str]
+
+    @property
+    def unpriced_kernels(self) -> int:
+        """Pallas kernels of which only the memory traffic is known."""
+        return sum(price.is_kernel and not price.bundle_cycles and not price.xla_cycles for price in self.prices)
 
     @property
     def cycles(self) -> float:
@@ -121,6 +129,8 @@ def _price(operation: Operation, chip: Chip, devices: int, bundled: int | None, 
         cycles=cycles * operation.trips,
         hbm_cycles=traffic * operation.trips,
         xla_cycles=float(estimate or 0) * operation.trips,
+        bundle_cycles=float(bundled or 0) * operation.trips,
+        is_kernel='custom_call_target="tpu_custom_call"' in instruction.line,
         in_background=in_background,
     )
 

@@ -55,7 +55,8 @@ def describe(
         "seconds": seconds,
         "seconds_if_no_copy_overlaps": prices.cycles_serial / chip.clock,
         "floor_seconds": floor,
-        "xla_estimated_cycles": prices.xla_cycles,
+        "xla_estimated_cycles": prices.xla_cycles,  # without operations that XLA gives none for
+        "kernels_by_traffic_alone": prices.unpriced_kernels,
         "images_per_second": experiment.batch_size / seconds,
         "utilization": flops / (chip.peak * seconds),
         "utilization_bound": flops / (chip.peak * floor),
@@ -109,11 +110,17 @@ def _time_lines(found: dict[str, Any]) -> list[str]:
         f"{1e3 * time['seconds_if_no_copy_overlaps']:.1f} ms if no copy overlaps), "
         f"{time['images_per_second']:,.0f} images/s on the slice",
         f"  by {time['basis_means']}",
+        f"  the sum of XLA's own estimates: {time['xla_estimated_cycles'] / 1e6:.1f}M cycles",
         f"Floor: {1e3 * time['floor_seconds']:.1f} ms, the greater of the memory traffic at full speed and the model's "
         f"arithmetic at the peak ({arithmetic['model_flops_per_chip'] / 1e12:.2f} TFLOP, "
         f"{1e3 * arithmetic['seconds_at_peak']:.1f} ms)",
         f"Model FLOPs utilisation: {time['utilization']:.1%} by that time, {time['utilization_bound']:.1%} at most",
     ]
+    if time["kernels_by_traffic_alone"]:
+        lines.append(
+            f"  TOO LOW: {time['kernels_by_traffic_alone']} Pallas kernels are priced by their memory traffic alone; "
+            "--basis=bundles prices them"
+        )
     if time["loops_counted_once"]:
         lines.append(f"  {len(time['loops_counted_once'])} loops without a constant number of turns are counted once")
     return lines
