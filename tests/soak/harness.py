@@ -45,7 +45,14 @@ class Plan:
 class Session:
     """One process of main.py, and what it has said so far."""
 
-    def __init__(self, plan: Plan, workdir: pathlib.Path, cache: pathlib.Path | None, xla_flags: str = ""):
+    def __init__(
+        self,
+        plan: Plan,
+        workdir: pathlib.Path,
+        cache: pathlib.Path | None,
+        xla_flags: str = "",
+        more: tuple[str, ...] = (),
+    ):
         patience = "--xla_cpu_collective_call_terminate_timeout_seconds=1200"
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{xla_flags} {patience}"}
         environment.pop("JAX_CPU_ENABLE_ASYNC_DISPATCH", None)
@@ -58,7 +65,7 @@ class Session:
         self.plan, self.workdir, self.lines = plan, workdir, []
         self.started = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, "main.py", *plan.flags(workdir)],
+            [sys.executable, "main.py", *plan.flags(workdir), *more],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -111,17 +118,19 @@ class Session:
         while time.monotonic() < self.started + seconds and self.process.poll() is None:
             time.sleep(0.01)
 
+    def last_step(self) -> int:
+        """The last step that was said; 0 before the first."""
+        found = [re.match(r"step ([\d,]+)/", line) for line in self.lines]
+        return max((int(each[1].replace(",", "")) for each in found if each), default=0)
+
     def writing(self) -> bool:
         """Whether a checkpoint is half written."""
         return any((self.workdir / "checkpoints").glob("*orbax-checkpoint-tmp"))
 
-    def hit(self) -> str:
-        """Where a killed process was, by what it left."""
+    def hit(self) -> tuple[str, ...]:
+        """Where a killed process was, by what it left; a checkpoint may be half written beside a step or an evaluation."""
         trained = [line for line in self.lines if line.startswith(("step ", "evaluation at"))]
         if not trained:
-            return "start-up"
-        if self.writing():
-            return "checkpoint"
-        step = re.match(r"step ([\d,]+)/", trained[-1])
-        due = step and int(step[1].replace(",", "")) % self.plan.eval_every == 0
-        return "evaluation" if due else "step"
+            return ("start-up",)
+        due = trained[-1].startswith("step ") and self.last_step() % self.plan.eval_every == 0
+        return ("evaluation" if due else "step", *["checkpoint"] * self.writing())
