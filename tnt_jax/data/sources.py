@@ -4,11 +4,9 @@
 project, nothing is downloaded) or "synthetic" (noise, to measure training without its input).
 """
 
-import ctypes
 import dataclasses
 import functools
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -19,10 +17,6 @@ from absl import logging
 
 from tnt_jax.data import digits, prepared, synthetic
 from tnt_jax.data.settings import DataSettings
-
-# Parameters of glibc's mallopt (malloc.h) and their values in bytes: how much free memory the process may keep, how
-# much it fetches at once, and from which size an array gets a mapping of its own (32 MiB is the largest it takes)
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = (-1, 512 << 20), (-2, 16 << 20), (-3, 32 << 20)
 
 
 class Split(Protocol):
@@ -162,20 +156,6 @@ def set_up_tensorflow() -> None:
             tf.config.threading.set_intra_op_parallelism_threads(1)
     except RuntimeError as error:  # TensorFlow is in use already, in a notebook for instance
         logging.warning("TensorFlow may hold the accelerators' memory and read slower than it could: %s", error)
-    _keep_freed_memory()
-
-
-@functools.lru_cache(maxsize=1)
-def _keep_freed_memory() -> None:
-    """Lets the C library keep what an image's arrays leave free, where it has a say (glibc): the next one takes it.
-
-    As it comes, memory of this size goes back to the system with each image; fetching it anew, page by page, is a tenth
-    of an image's processor time.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        for parameter, size in (_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD):
-            mallopt(parameter, size)
 
 
 @functools.lru_cache(maxsize=8)
