@@ -128,7 +128,7 @@ class Session:
         return any((self.workdir / "checkpoints").glob("*orbax-checkpoint-tmp"))
 
     def hit(self) -> tuple[str, ...]:
-        """Where a killed process was, by what it left; a checkpoint may be half written beside the others."""
+        """Where a killed process was, by what it left; a checkpoint may be half written beside a step or evaluation."""
         trained = [line for line in self.lines if line.startswith(("step ", "evaluation at"))]
         if not trained:
             return ("start-up",)

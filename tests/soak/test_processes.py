@@ -1,0 +1,51 @@
+"""Several processes that are asked to end agree on a step, save it, and go on."""
+
+import re
+import signal
+import socket
+
+import pytest
+
+from tests.soak import harness
+from tests.soak.test_short import FLAGS
+from tnt_jax import workdir as workdirs
+
+PLAN = harness.Plan(steps=400, log_every=1, checkpoint_every=1000, eval_every=1000)
+
+
+def start(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    group = [
+        "--config.cpu_devices=1",
+        "--config.distributed.enabled=True",
+        f"--config.distributed.coordinator_address=localhost:{port}",
+        "--config.distributed.num_processes=2",
+    ]
+    return [
+        harness.Session(
+            PLAN, tmp_path / "run", tmp_path / "cache", FLAGS, (*group, f"--config.distributed.process_id={number}")
+        )
+        for number in range(2)
+    ]
+
+
+def stopped_step(session):
+    said = "\n".join(session.lines)
+    found = re.search(r"main\.py: \w+: stopped after step (\d+)", said)
+    assert found and "Traceback" not in said, said
+    return int(found[1])
+
+
+@pytest.mark.parametrize(("number", "asked"), [(signal.SIGTERM, 1), (signal.SIGINT, 0)])
+def test_one_of_two_processes_is_asked_to_end_and_both_save_the_same_step(tmp_path, number, asked):
+    first, second = sessions = start(tmp_path)
+    print([s.process.pid for s in sessions], flush=True)
+    assert first.wait_for(r"^step 5/"), "\n".join(first.lines + second.lines)
+    sessions[asked].process.send_signal(number)
+    codes = [session.end() for session in sessions]
+    steps = [stopped_step(session) for session in sessions]
+    assert codes[1 - asked] == 4 and codes[asked] == (4 if number == signal.SIGTERM else 130)
+    assert steps[0] == steps[1] < PLAN.steps
+    assert workdirs.checkpoint_steps(tmp_path / "run") == [steps[0]]
