@@ -1,7 +1,8 @@
 """Trains or evaluates a model: python main.py --config=configs/NAME.py --workdir=DIR [--config.KEY=VALUE ...].
 
 Exit codes: 0 done; 2 the command cannot work (one message says what, where and the mend, and nothing was written);
-3 the run had to stop (not a number, a full disk, unreadable data or checkpoints); 4 SIGTERM (a machine is taken away)
+3 the run had to stop (not a number, a full disk, unreadable data or checkpoints, another process that is gone; for the
+last 134 where jax itself ends the process); 4 SIGTERM (a machine is taken away)
 and 130 SIGINT (Ctrl-C): training has saved the step under way. After 3 (and its mend), 4 and 130 the same command goes
 on. A second Ctrl-C ends the process at once. --verbosity=1 adds where in the code it was.
 """
@@ -54,10 +55,13 @@ def main(_: list[str]) -> None:
         stop(error, CANNOT_WORK)
     try:
         loop.train(run) if FLAGS.mode == "train" else loop.evaluate(run)
-    except loop.Stopped as error:
+    except loop.Stopped as error:  # all processes at the same step
         stop(error, TERMINATED if error.signal == signal.SIGTERM else INTERRUPTED)
     except loop.RunError as error:
         stop(error, STOPPED)
+    except Exception as error:
+        devices.leave_others(error)
+        raise
 
 
 def parse(arguments: list[str]) -> list[str]:
@@ -91,7 +95,7 @@ def stop(error: object, code: int) -> None:
     """Ends the process with a message instead of a traceback."""
     logging.debug("Where it happened:", exc_info=True)
     print(f"main.py: {error}", file=sys.stderr)
-    sys.exit(code)
+    sys.exit(code) if code in (TERMINATED, INTERRUPTED) else devices.leave(code)  # several end together, or at once
 
 
 if __name__ == "__main__":

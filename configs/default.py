@@ -130,5 +130,7 @@ def get_config() -> ml_collections.ConfigDict:
     distributed.coordinator_address = ""  # host:port of process 0; empty: found from the cluster's environment
     distributed.num_processes = 0  # 0: found from the cluster's environment
     distributed.process_id = -1  # -1: found from the cluster's environment
+    distributed.initialization_timeout_seconds = 300  # how long a process waits for the others at the start
+    distributed.heartbeat_timeout_seconds = 100  # after which a silent process counts as gone, and the others stop
 
     return config

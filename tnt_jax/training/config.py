@@ -71,6 +71,8 @@ class DistributedSettings:
     coordinator_address: str
     num_processes: int
     process_id: int
+    initialization_timeout_seconds: int
+    heartbeat_timeout_seconds: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +194,8 @@ LIMITS = {
     "mixing.erase_aspect": _POSITIVE,
     "distributed.num_processes": _NOT_NEGATIVE,
     "distributed.process_id": Limits(low=-1),
+    "distributed.initialization_timeout_seconds": _COUNT,
+    "distributed.heartbeat_timeout_seconds": Limits(low=10),
 }
 CHOICES = {
     "schedule": ("cosine", "constant"),

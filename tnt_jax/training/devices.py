@@ -1,8 +1,17 @@
-"""Which devices a process has, and which other processes belong to it. Before anything else touches a device."""
+"""Which devices a process has, which other processes belong to it, and what happens when one of them ends."""
+
+import faulthandler
+import os
+import sys
+import traceback
+from typing import NoReturn
 
 import jax
 
 from tnt_jax.training.config import Experiment
+from tnt_jax.training.errors import RunError, Stopped
+
+STOPPED, UNEXPECTED = 3, 1  # exit codes, see main.py
 
 
 def split_cpu(experiment: Experiment) -> None:
@@ -12,13 +21,68 @@ def split_cpu(experiment: Experiment) -> None:
 
 
 def join_processes(experiment: Experiment) -> None:
-    """Joins the other processes as the config says; before any device is touched."""
+    """Joins the other processes as the config says; before any device is touched.
+
+    From then on jax ends this process (SIGABRT, with a message of its own) once another has been silent for
+    distributed.heartbeat_timeout_seconds, or the first process, which keeps the list, is gone. Raises ValueError with
+    the keys where the processes cannot be joined.
+    """
     settings = experiment.distributed
     if not settings.enabled:
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # for processes without accelerators
-    jax.distributed.initialize(
-        coordinator_address=settings.coordinator_address or None,
-        num_processes=settings.num_processes or None,
-        process_id=settings.process_id if settings.process_id >= 0 else None,
-    )
+    try:
+        jax.distributed.initialize(
+            coordinator_address=settings.coordinator_address or None,
+            num_processes=settings.num_processes or None,
+            process_id=settings.process_id if settings.process_id >= 0 else None,
+            initialization_timeout=settings.initialization_timeout_seconds,
+            heartbeat_timeout_seconds=settings.heartbeat_timeout_seconds,
+            shutdown_timeout_seconds=settings.heartbeat_timeout_seconds,
+        )
+    except Exception as error:  # ValueError, TypeError, RuntimeError or jax's own, by what is missing
+        raise ValueError(
+            f"config.distributed: the processes could not be joined: {_first_line(error)}. Outside of TPU, Slurm, Open "
+            "MPI and Kubernetes give every process config.distributed.coordinator_address (host:port of the first "
+            "process, a free port), num_processes, and its own process_id, from 0."
+        ) from error
+    if jax.process_count() > 1 and faulthandler.is_enabled():
+        faulthandler.disable()  # absl's: a traceback of every thread would bury jax's message
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process; one of several at once, so that the others notice.
+
+    Python's usual end would wait for them in jax.distributed.shutdown, while they wait for this one in a sum.
+    """
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def leave_others(error: Exception) -> None:
+    """After an error that one of several processes meets alone: says it and ends the process. Returns for any other.
+
+    What jax raises where a sum over the processes fails means that another one is gone.
+    """
+    if not jax.distributed.is_initialized() or isinstance(error, Stopped):
+        return
+    place = f"Process {jax.process_index()} of {jax.process_count()}"
+    if isinstance(error, RunError):
+        print(f"main.py: {place}: {error}", file=sys.stderr)
+    elif isinstance(error, jax.errors.JaxRuntimeError):
+        print(
+            f"main.py: {place}: another process has ended or cannot be reached; its own last words say why. Start all "
+            f"of them again by the same command: they go on from the last checkpoint. ({_first_line(error)})",
+            file=sys.stderr,
+        )
+    else:
+        traceback.print_exception(error)
+        leave(UNEXPECTED)
+    leave(STOPPED)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")

@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 from tnt_jax import workdir as workdirs
 from tnt_jax.training import (
     checkpoints,
+    devices,
     metrics,
     nonfinite,
     preemption,
@@ -97,6 +98,9 @@ def _train_and_summarize(run: TrainingRun, notice: preemption.Notice, started: f
         if not session.results:
             raise _stopped(session, steps_done)
         return _summarize(session, count, steps_done)
+    except Exception as error:
+        devices.leave_others(error)  # at once: what follows would wait for them
+        raise
     finally:
         session.profiler.close()
         session.input_wait.close()
