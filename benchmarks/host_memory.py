@@ -3,8 +3,8 @@
 python -m benchmarks.host_memory --folder DIR [--steps 2000] [--batch-size 8] [--case folder-train]
 
 DIR holds CLASS/NAME.jpg (or .jpeg). Each case runs in a process of its own, one after the other: the folder and
-ImageNet (tfds' own builder, on miniature archives made for the purpose), training as in configs/default.py (RandAugment,
-three copies) and evaluation (over and over again, as a long run does). Prints the resident set in MB after every
+ImageNet (tfds' own builder, on miniature archives), training as in configs/default.py (RandAugment, three copies)
+and evaluation (over and over again, as a long run does). Prints the resident set in MB after every
 hundred steps, and the slope of the second half. Linux alone: it reads /proc/self/statm.
 """
 
