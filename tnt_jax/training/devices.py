@@ -1,9 +1,11 @@
 """Which devices a process has, which other processes belong to it, and what happens when one of them ends."""
 
+import contextlib
 import faulthandler
 import os
 import sys
 import traceback
+from collections.abc import Iterator
 from typing import NoReturn
 
 import jax
@@ -60,6 +62,16 @@ def leave(code: int) -> NoReturn:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Around what several processes do together: an error inside ends this one at once, see leave_others."""
+    try:
+        yield
+    except Exception as error:
+        leave_others(error)
+        raise
 
 
 def leave_others(error: Exception) -> None:

@@ -78,7 +78,7 @@ def train(run: TrainingRun) -> dict[str, Any]:
     can be written; and Stopped, when SIGTERM or SIGINT has asked for the end, once the step under way is saved.
     """
     started = time.monotonic()
-    with writable(run.workdir), preemption.Notice() as notice:
+    with devices.together(), writable(run.workdir), preemption.Notice() as notice:
         _enter_workdir(run)
         return _train_and_summarize(run, notice, started)
 
