@@ -13,7 +13,7 @@ from matplotlib.colors import LogNorm
 
 from tnt_jax.analysis import maps
 from tnt_jax.analysis.inner_figure import inner_attention
-from tnt_jax.analysis.panels import Drawn, check_inner, chosen_blocks, draw_over, named, show_picture
+from tnt_jax.analysis.panels import Drawn, check_inner, chosen_blocks, draw_over, named, put_title, show_picture
 from tnt_jax.analysis.picture import Subject, fit, map_size
 from tnt_jax.analysis.style import BLUE, ORANGE, hide_axes, style
 
@@ -56,10 +56,10 @@ def feature_maps(
                     if i == 0:
                         grid[i, 1 + j].set_title(f"ch. {pick}", fontsize=8)
             cells = "{} x {}".format(*found.shape[-2:])
-            part.suptitle(
+            put_title(
+                part,
                 f"{subject.title}: {len(picks)} of {subject.model.outer_dim} channels of the sentence embeddings, "
                 f"{cells} sentences; each map from its least to its greatest value",
-                fontsize=9,
             )
         return figure, arrays
 
@@ -99,7 +99,7 @@ def channel_tsne(
             axes.set_title(f"{subject.title}, block {model.depth}\nmean |correlation| of two maps: {alike:.2f}")
             axes.set_box_aspect(1)
             axes.set(xticks=[], yticks=[], xlabel="t-SNE 1", ylabel="t-SNE 2")
-        figure.suptitle("One point for each channel's feature map: far apart where maps differ", fontsize=9)
+        put_title(figure, "One point for each channel's feature map: far apart where maps differ")
         return figure, arrays
 
 
@@ -137,9 +137,7 @@ def word_maps(subjects: Sequence[Subject], pixels: np.ndarray) -> Drawn:
                 axes = grid[i // columns, 1 + i % columns]
                 axes.imshow(each, cmap="viridis")
                 axes.set_title(f"block {block}\n{each.min():.2f} to {each.max():.2f}", fontsize=8)
-            part.suptitle(
-                f"{subject.title}: word embeddings, averaged over their {model.inner_dim} channels", fontsize=9
-            )
+            put_title(part, f"{subject.title}: word embeddings, averaged over their {model.inner_dim} channels")
         return figure, arrays
 
 
@@ -174,10 +172,10 @@ def outer_attention(
                 grid.flat[i].set_title(f"block {i + 1}", fontsize=8)
             bar = part.colorbar(shown, ax=grid, shrink=0.85, extend="min", format="{x:g}")
             bar.set_label(f"times an even share (1/{each.shape[-1]})")
-            part.suptitle(
+            put_title(
+                part,
                 f"{subject.title}: from each of {each.shape[-1] - 1} sentences (row) to all (column), "
                 "numbered row by row; mean of the heads",
-                fontsize=9,
             )
         return figure, arrays
 
@@ -220,10 +218,10 @@ def class_attention(
                 draw_over(axes, image, each)
                 axes.set_title(f"{title}\n{each.min():.1%} to {each.max():.1%}", fontsize=8)
             itself = found[:, 0].mean()
-            part.suptitle(
+            put_title(
+                part,
                 f"{subject.title}: what the class token attends to in block {model.depth} "
                 f"(bright: more; {itself:.1%} goes to itself)",
-                fontsize=9,
             )
         return figure, arrays
 

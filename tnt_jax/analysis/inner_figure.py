@@ -9,7 +9,7 @@ from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
 from tnt_jax.analysis import maps
-from tnt_jax.analysis.panels import Drawn, check_inner, chosen_blocks, named, show_picture
+from tnt_jax.analysis.panels import Drawn, check_inner, chosen_blocks, named, put_title, show_picture
 from tnt_jax.analysis.picture import Subject, fit
 from tnt_jax.analysis.queries import Query, centre, check_queries, corner, default_queries
 from tnt_jax.analysis.style import RED, hide_axes, style
@@ -44,10 +44,10 @@ def inner_attention(
             whole, panels = part.subfigures(1, 2, width_ratios=(3.3, 1.35 * (1 + len(blocks)) + 0.6))
             _show_places(whole.subplots(), subject, image, queried)
             _show_panels(panels, subject, image, queried, found.mean(2))
-            part.suptitle(
+            put_title(
+                part,
                 f"{subject.title}: attention of query words (red crosses) over the {subject.model.num_words} words of "
                 "their sentence; mean of the heads",
-                fontsize=9,
             )
         return figure, arrays
 

@@ -1,16 +1,18 @@
 """What the paper's figures share: panels, names of arrays, and the files of a figure."""
 
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 
 from tnt_jax.analysis.attention import enlarge
 from tnt_jax.analysis.picture import Subject
 from tnt_jax.analysis.style import hide_axes, save, style
 
+LETTERS_PER_INCH = 13.5  # of a title in 9 points
 Drawn = tuple[Figure, dict[str, np.ndarray]]
 
 
@@ -27,6 +29,12 @@ def save_figure(drawn: Drawn, folder: Path, name: str, dpi: int = 150) -> list[P
 def chosen_blocks(depth: int) -> tuple[int, ...]:
     """-> the first, the middle and the last of `depth` blocks, 1-based: 1, 6 and 12 of twelve, as in the paper."""
     return tuple(sorted({1, max(depth // 2, 1), depth}))
+
+
+def put_title(part: FigureBase, text: str) -> None:
+    """A figure, or a part of one -> the text above it, in as many lines as its width asks for."""
+    inches = part.bbox.width / part.get_figure(root=True).dpi
+    part.suptitle(textwrap.fill(text, max(int(inches * LETTERS_PER_INCH), 20)), fontsize=9)
 
 
 def draw_over(axes, image: np.ndarray, attention: np.ndarray) -> None:
