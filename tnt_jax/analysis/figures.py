@@ -171,11 +171,11 @@ def outer_attention(
                 shown = grid.flat[i].imshow(share, cmap="magma", norm=norm)
                 grid.flat[i].set_title(f"block {i + 1}", fontsize=8)
             bar = part.colorbar(shown, ax=grid, shrink=0.85, extend="min", format="{x:g}")
-            bar.set_label(f"times an even share (1/{each.shape[-1]})")
+            bar.set_label(f"times 1/{each.shape[-1]}")
             put_title(
                 part,
                 f"{subject.title}: from each of {each.shape[-1] - 1} sentences (row) to all (column), "
-                "numbered row by row; mean of the heads",
+                f"numbered row by row; mean of the heads; an even share is 1/{each.shape[-1]}",
             )
         return figure, arrays
 

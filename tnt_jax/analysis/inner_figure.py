@@ -93,7 +93,8 @@ def _show_panels(part, subject: Subject, image: np.ndarray, queries: Sequence[Qu
         for j, axes in enumerate(grid[i]):
             axes.imshow(image)
             if j:
-                axes.imshow(image.mean(-1), cmap="gray", vmin=0, vmax=255)
+                # A pale picture: under a dark one the colours would not be those of the bar.
+                axes.imshow(image.mean(-1), cmap="gray", vmin=-255, vmax=255)
                 words = attention[i, j - 1].reshape(side, side)
                 axes.imshow(words, cmap=colors.cmap, norm=colors.norm, alpha=0.75, extent=extent)
             axes.plot(column, row, marker="x", color="white", markersize=10, markeredgewidth=3.5)
