@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import logging as standard_logging
+import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,8 @@ class Checkpoints:
         self._failed = False
         _quiet_orbax()
         with self._written():
+            if jax.process_index() == 0:
+                _remove_half_written(self._folder)
             self._manager = ocp.CheckpointManager(
                 self._folder,
                 # Named before anything is saved or restored, so that a checkpoint can be described unread.
@@ -229,6 +233,19 @@ class _Written:
             + (f"The last good one is {last}. " if last else "There is no earlier one. ")
             + "Make room or mend the folder's rights; the same command goes on from there."
         ) from error
+
+
+def _remove_half_written(folder: Path) -> None:
+    """What a killed run left. Of one that failed in this very process the last writes may still come, hence the turns.
+
+    orbax does the same once, in the background, and would fail at the first save where a write comes in between.
+    """
+    for _ in range(10):
+        for path in folder.glob("*.orbax-checkpoint-tmp"):
+            shutil.rmtree(path, ignore_errors=True)
+        time.sleep(0.05)
+        if not any(folder.glob("*.orbax-checkpoint-tmp")):
+            return
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
