@@ -89,6 +89,34 @@ def test_slices_and_updates_in_place_touch_one_block_of_the_stack():
     assert touched["stacked"] == 2 * BLOCK + 4
 
 
+def test_slices_inside_a_fusion_inside_a_fusion():
+    """XLA fuses the slice of a saved activation into a product: the stack is not read as a whole."""
+    nested = """%outer (a: f32[3,8,128], b: s32[]) -> f32[8,128] {
+  %a = f32[3,8,128]{2,1,0:T(8,128)} parameter(0)
+  %b = s32[]{:T(128)} parameter(1)
+  ROOT %call = f32[8,128]{1,0:T(8,128)} fusion(%a, %b), kind=kLoop, calls=%slice_it
+}
+
+%body ("""
+    text = TEXT.replace("%body (", nested, 1).replace(
+        "kind=kLoop, calls=%slice_it, metadata", "kind=kOutput, calls=%outer, metadata"
+    )
+    touched = {each.instruction.name: each.hbm_bytes for each in Program(text).operations()}
+    assert touched["mine"] == 2 * BLOCK + 4
+    nested = nested.replace("%outer", "%put_it").replace("slice_it", "keep_it").replace("%a, %b)", "%a, %c, %b)")
+    nested = nested.replace("-> f32[8,128]", "-> f32[3,8,128]").replace(
+        "ROOT %call = f32[8,128]{1,0", "ROOT %call = f32[3,8,128]{2,1,0"
+    )
+    nested = nested.replace(
+        "  %b = s32[]{:T(128)} parameter(1)",
+        "  %c = f32[8,128]{1,0:T(8,128)} parameter(1)\n  %b = s32[]{:T(128)} parameter(2)",
+    )
+    text = TEXT.replace("%body (", nested, 1).replace(
+        "kind=kLoop, calls=%keep_it, backend", "kind=kLoop, calls=%put_it, backend"
+    )
+    assert {each.instruction.name: each.hbm_bytes for each in Program(text).operations()}["stacked"] == 2 * BLOCK + 4
+
+
 def test_prices_by_part_and_in_the_background():
     chip = CHIPS["v5e"]
     found = price(TEXT, chip, device_count=4)

@@ -164,16 +164,16 @@ class Program:
             if instruction.opcode == "dynamic-update-slice":
                 return 2 * array_bytes(reads[1])
             return array_bytes(instruction.shape) + sum(map(array_bytes, reads))
-        fusion = _Fusion(fused)
+        fusion = _Fusion(fused, self.computations)
         written = fusion.written(instruction.shape)
         return written + sum(fusion.read(number, shape) for number, shape in enumerate(reads))
 
 
 class _Fusion:
-    """What a fused computation touches of its operands and of its result."""
+    """What a fused computation, with the fusions inside it, touches of its operands and of its result."""
 
-    def __init__(self, instructions: dict[str, Instruction]) -> None:
-        self._instructions = instructions
+    def __init__(self, instructions: dict[str, Instruction], computations: dict[str, dict[str, Instruction]]) -> None:
+        self._instructions, self._computations = instructions, computations
         self._users: dict[str, list[Instruction]] = {name: [] for name in instructions}
         for each in instructions.values():
             for operand in each.operands:
@@ -186,6 +186,10 @@ class _Fusion:
             if each.opcode == "parameter":
                 found[int(re.search(r"parameter\((\d+)\)", each.line).group(1))] = each.name
         return found
+
+    def _inside(self, instruction: Instruction) -> "_Fusion | None":
+        called = self._computations.get(instruction.attribute("calls") or "")
+        return None if called is None else _Fusion(called, self._computations)
 
     def read(self, number: int, shape: str) -> int:
         """Bytes read of an operand of this shape; those of slices where nothing else looks at it."""
@@ -201,6 +205,9 @@ class _Fusion:
                     waiting.append(user.name)
                 elif user.opcode == "dynamic-slice" and user.operands[0] == name:
                     touched += array_bytes(user.shape, everywhere=True)
+                elif inner := self._inside(user):
+                    places = [place for place, operand in enumerate(user.operands) if operand == name]
+                    touched += sum(inner.read(place, shape) for place in places)
                 elif user.opcode != "dynamic-update-slice" or user.operands[0] != name:
                     return whole
         return min(touched, whole)
@@ -221,6 +228,8 @@ class _Fusion:
         while result.opcode == "bitcast":
             result = self._instructions[result.operands[0]]
         whole = array_bytes(shape)
+        if whole and (inner := self._inside(result)):
+            return inner.written(shape)
         if result.opcode != "dynamic-update-slice" or not whole:
             return whole
         return min(array_bytes(self._instructions[result.operands[1]].shape, everywhere=True), whole)
