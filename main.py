@@ -6,7 +6,6 @@ Exit codes: 0 done; 2 the command cannot work (one message says what, where and 
 mend), 4 and 130 the same command goes on. A second Ctrl-C ends at once. --verbosity=1 adds where in the code it was.
 """
 
-import functools
 import os
 import signal
 import sys
@@ -20,7 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow start
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from tnt_jax.training import devices
+from tnt_jax.training import devices, preemption
 from tnt_jax.training.config import accepted_keys, check_config, unknown_key_message
 
 CANNOT_WORK, STOPPED, TERMINATED, INTERRUPTED = 2, 3, 4, 130
@@ -33,9 +32,7 @@ flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "Train (and evaluate),
 
 def main(_: list[str]) -> None:
     """Checks everything first, then calls the loop, which takes the signals over while it trains."""
-    for number, code in ((signal.SIGTERM, TERMINATED), (signal.SIGINT, INTERRUPTED)):
-        text = f"{number.name}: ended with nothing new to save. The same command starts again, or goes on."
-        signal.signal(number, functools.partial(lambda text, code, *_: stop(text, code), text, code))
+    preemption.end_at_once({signal.SIGTERM: TERMINATED, signal.SIGINT: INTERRUPTED})
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # orbax tells of every file
     try:

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -85,3 +86,23 @@ def test_training_and_evaluating_from_the_command_line(tmp_path):
     again = main("--mode=evaluate", f"--workdir={workdir}", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert json.loads((workdir / "evaluation.json").read_text())["eval"] == summary["eval"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 4), (signal.SIGINT, 130)])
+def test_a_signal_before_the_first_step_ends_with_its_code_and_a_message(tmp_path, number, code):
+    """While TensorFlow is imported, which lasts for seconds and would make another error of an exception."""
+    script = """
+import sys
+sys.addaudithook(lambda name, args: name == "import" and args[0] == "tensorflow" and print("now", flush=True))
+import main
+main.app.run(main.main, ["main.py", *sys.argv[1:]])
+"""
+    flags = ["--config=configs/default.py", "--config.data.name=synthetic", f"--workdir={tmp_path / 'run'}"]
+    command = [sys.executable, "-c", script, *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout.readline() == "now\n"
+    process.send_signal(number)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == code, said
+    assert f"main.py: {number.name}: ended with nothing new to save" in said and "Traceback" not in said
+    assert not (tmp_path / "run").exists()

@@ -4,8 +4,11 @@ One process notes the signal, and the loop asks after every step. Several proces
 preemption service, which jax.distributed starts, takes SIGTERM on any of them and agrees with the others on a step.
 """
 
+import os
 import signal
+import sys
 import threading
+from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
@@ -59,3 +62,20 @@ class Notice:
     def signal(self) -> signal.Signals:
         """What this process received; of several, those that others have told end as by SIGTERM."""
         return self._received or signal.SIGTERM
+
+
+def end_at_once(codes: Mapping[signal.Signals, int]) -> None:
+    """Has each signal end this process with a message and its exit code, wherever it is: before and after training.
+
+    Without unwinding: TensorFlow makes another error of a SystemExit that meets it while it is imported.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        del frame
+        name = signal.Signals(number).name
+        text = f"main.py: {name}: ended with nothing new to save. The same command starts again, or goes on."
+        print(text, file=sys.stderr, flush=True)
+        os._exit(codes[signal.Signals(number)])
+
+    for each in codes:
+        signal.signal(each, end)
