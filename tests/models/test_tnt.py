@@ -128,7 +128,10 @@ def test_drop_path_rises_linearly_from_zero():
     assert small_model(drop_path_rate=0.1, depth=1).drop_path_rates() == [0.0]
 
 
-@pytest.mark.parametrize(("tnt_blocks", "remat"), [(None, True), ((1, 2), False), ((), False)])
+@pytest.mark.parametrize(
+    ("tnt_blocks", "remat"),
+    [(None, {"remat": True}), ((1, 2), {"remat": True, "remat_keeps": "products"}), ((), {})],
+)
 def test_scanned_blocks_compute_what_unrolled_ones_do(tnt_blocks, remat):
     model = small_model(depth=3, tnt_blocks=tnt_blocks, drop_path_rate=0.4)
     variables = random_variables(model)
@@ -143,9 +146,38 @@ def test_scanned_blocks_compute_what_unrolled_ones_do(tnt_blocks, remat):
 
         return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables)
 
-    ours, expected = gradient(model.clone(scan=True, remat=remat)), gradient(model)
+    ours, expected = gradient(model.clone(scan=True, **remat)), gradient(model)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_what_remat_keeps_decides_what_is_computed_again(scan):
+    model = small_model(depth=3, inner_implementation="reference", scan=scan)
+    variables = random_variables(model)
+
+    def products(**changes):
+        def loss(values):
+            return model.clone(**changes).apply(values, images()).sum()
+
+        jaxpr = jax.make_jaxpr(jax.grad(loss))(variables)
+        dense = [e for e in _equations(jaxpr.jaxpr) if e.primitive.name == "dot_general"]
+        batched = [e for e in dense if e.params["dimension_numbers"][1][0]]
+        return len(dense) - len(batched), len(batched)
+
+    plain, kept, whole = products(), products(remat=True, remat_keeps="products"), products(remat=True)
+    assert kept[0] == plain[0] < whole[0]  # dense layers
+    assert plain[1] < kept[1] == whole[1]  # attention
+
+
+def _equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: hasattr(v, "jaxpr")):
+            if hasattr(value, "jaxpr"):
+                yield from _equations(value.jaxpr)
+            elif hasattr(value, "eqns"):
+                yield from _equations(value)
 
 
 def test_the_scanned_model_compiles_one_block_for_all():

@@ -48,6 +48,8 @@ def check_model(model: Any) -> None:
         raise ValueError(
             f"inner_implementation={model.inner_implementation!r} is not known; use one of {', '.join(IMPLEMENTATIONS)}"
         )
+    if model.remat_keeps not in ("inputs", "products"):
+        raise ValueError(f"remat_keeps={model.remat_keeps!r} is not known; use 'inputs' or 'products'")
     if model.device_kind is not None:
         model.forms()  # the kernel may not be for this device or for these sizes
 

@@ -61,3 +61,10 @@ def obstacle(device_kind: str, sizes: Sizes, dtype: Any) -> str | None:
     if device_kind == INTERPRETED:
         return None
     return sizes.does_not_fit(device_kind, jnp.dtype(dtype).itemsize)
+
+
+def keep_products(primitive: Any, *arguments: Any, **settings: Any) -> bool:
+    """A policy for jax.checkpoint: outputs of dense layers and of the kernel are kept, attention's scores are not."""
+    if primitive.name == "pallas_call":
+        return True
+    return jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *arguments, **settings)

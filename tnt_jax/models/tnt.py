@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from tnt_jax.models.checks import check_features, check_model
 from tnt_jax.models.embeddings import PatchEmbedding, SentenceEmbedding, WordEmbedding, grid_of
-from tnt_jax.models.implementation import Forms
+from tnt_jax.models.implementation import Forms, keep_products
 from tnt_jax.models.inner import from_lanes, fused, over_sentences, to_lanes
 from tnt_jax.models.layers import (
     MLP,
@@ -186,6 +186,9 @@ class TNT(nn.Module):
     (1-based; None: all are in) have no inner path; without any TNT block the stem is DeiT's. `num_classes` 0 gives
     the normed class token [B, D] instead of logits. Parameters are float32; `dtype` is the arithmetic's.
 
+    `remat` computes a block's activations again in the backward pass, from its inputs or (`remat_keeps` "products")
+    from the outputs of its dense layers and kernels too: norms, GELU and attention alone are then computed twice.
+
     `inner_implementation` is the program of the inner blocks, with the same parameters and, up to rounding, the same
     numbers: "reference" (the definition), "xla" (its best form for the device), "pallas" (the fused TPU kernel) or
     "auto" (the kernel where it can be had, else xla). `device_kind` is the device that the model is compiled for, as
@@ -214,6 +217,7 @@ class TNT(nn.Module):
     norm_epsilon: float = 1e-5
     drop_path_rate: float = 0.0
     remat: bool = False
+    remat_keeps: str = "inputs"
     scan: bool = False
     inner_implementation: str = "auto"
     device_kind: str | None = None
@@ -345,9 +349,13 @@ class TNT(nn.Module):
         implementation = self.inner_implementation if self.inner_blocks else "xla"
         return Forms.of(implementation, self.device_kind, sizes, self.dtype)
 
+    def _kept(self) -> dict[str, Any]:
+        """-> the arguments of remat that say what a block keeps beside its inputs."""
+        return {"policy": keep_products} if self.remat_keeps == "products" else {}
+
     def _unrolled(self, words, sentences, keep, wanted) -> tuple[jax.Array, list[dict[str, jax.Array]]]:
         """-> (sentences [B, 1 + N, D], features of each block), every block compiled on its own."""
-        block_class = nn.remat(TNTBlock, static_argnums=(4,)) if self.remat else TNTBlock
+        block_class = nn.remat(TNTBlock, static_argnums=(4,), **self._kept()) if self.remat else TNTBlock
         features = []
         for i in range(1, self.depth + 1):
             block = block_class(**self.block_settings(i), name=f"block_{i}")
@@ -374,7 +382,7 @@ class TNT(nn.Module):
             factors = [keep[i - 1] for i in run] if keep else None
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
             stacked_factors = jax.tree.map(lambda *leaves: jnp.stack(leaves), *factors) if keep else None
-            body = jax.checkpoint(apply, prevent_cse=False) if self.remat else apply
+            body = jax.checkpoint(apply, prevent_cse=False, **self._kept()) if self.remat else apply
             (words, sentences), found = jax.lax.scan(body, (words, sentences), (stacked, stacked_factors))
             features += [jax.tree.map(lambda leaf, at=at: leaf[at], found) for at in range(len(run))]
         return sentences, features

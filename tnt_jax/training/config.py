@@ -40,6 +40,7 @@ class ModelSettings:
     qkv_bias: bool | None
     drop_path_rate: float | None
     remat: bool
+    remat_keeps: str
     scan: bool
     inner_implementation: str
     dtype: str
@@ -201,6 +202,7 @@ CHOICES = {
     "schedule": ("cosine", "constant"),
     "schedule_unit": ("epoch", "step"),
     "nonfinite": ("stop", "skip"),
+    "model.remat_keeps": ("inputs", "products"),
     "model.inner_implementation": ("auto", "reference", "xla", "pallas"),
     "model.dtype": ("float32", "bfloat16"),
     "mixing.order": ("mix_erase", "erase_mix"),

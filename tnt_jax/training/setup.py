@@ -42,6 +42,7 @@ CHANGEABLE = (
     "report_card",
     "profile_steps",
     "model.remat",
+    "model.remat_keeps",
     "model.scan",
     "model.inner_implementation",
     "data.directory",
