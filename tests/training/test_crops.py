@@ -26,8 +26,10 @@ def test_pixels_are_those_of_the_host(box, flip, bicubic):
     found = np.asarray(crops.resized_crop(IMAGES[0], crop, 16))
     cut = IMAGES[0][top : top + height, left : left + width]
     expected = resample.resize(cut, (16, 16), bicubic, flip).numpy()
-    assert np.abs(found - expected).max() <= 1  # float32 against float64 positions: a rounding at one half
-    assert np.mean(found == expected) > 0.99
+    # Both are within a level of Pillow. From 10 to 16 pixels, bilinear weights are whole sixteenths, so that one level
+    # in sixteen lies on a half, where the last bit of float32 decides; the others are equal.
+    assert np.abs(found - expected).max() <= 1
+    assert np.mean(found == expected) > (0.99 if bicubic or box[2] != 10 else 15 / 16)
 
 
 def draws(settings, count=4000, height=24, width=32):

@@ -21,13 +21,18 @@ from tnt_jax.analysis.features import KINDS, extract_features
 from tnt_jax.analysis.probe import INVERSE_PENALTIES, NEIGHBOURS, TEMPERATURE, linear_probe, nearest_neighbours
 from tnt_jax.tools import be_quiet
 
+FLAGS = flags.FlagValues()  # of this program alone: other programs have a --config of their own
 SOURCE = flags.DEFINE_string(
-    "source", None, "A run's workdir, or weights (a file or hf-hub:OWNER/NAME).", required=True
+    "source", None, "A run's workdir, or weights (a file or hf-hub:OWNER/NAME).", flag_values=FLAGS, required=True
 )
-CONFIG = config_flags.DEFINE_config_file("config", None, "One of configs/*.py; needed unless --source is a workdir.")
-BLOCK = flags.DEFINE_integer("block", None, "1-based; the last unless given.")
-KIND = flags.DEFINE_enum("features", "class_token", KINDS, "The class token, or the mean of the other sentences.")
-OUTPUT = flags.DEFINE_string("output", None, "JSON file; WORKDIR/probe.json unless given.")
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "One of configs/*.py; needed unless --source is a workdir.", flag_values=FLAGS
+)
+BLOCK = flags.DEFINE_integer("block", None, "1-based; the last unless given.", flag_values=FLAGS)
+KIND = flags.DEFINE_enum(
+    "features", "class_token", KINDS, "The class token, or the mean of the other sentences.", flag_values=FLAGS
+)
+OUTPUT = flags.DEFINE_string("output", None, "JSON file; WORKDIR/probe.json unless given.", flag_values=FLAGS)
 
 
 def probe(
@@ -117,5 +122,13 @@ def main(arguments: Sequence[str]) -> None:
     print(f"Written to {output}")
 
 
+def parse(arguments: list[str]) -> list[str]:
+    """The command line -> what is no flag; absl's own flags (--help, --verbosity) are understood too."""
+    FLAGS.append_flag_values(flags.FLAGS)
+    rest = FLAGS(arguments)
+    flags.FLAGS.mark_as_parsed()
+    return rest
+
+
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse)
