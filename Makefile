@@ -12,9 +12,12 @@ train: install
 test: install lint
 	$(BIN)/python -m pytest
 
-# Kills one run at twenty random moments and compares its end with that of an undisturbed one.
+# Kills one run at twenty random moments, and processes of several hosts, and compares the ends with those of undisturbed
+# runs; then random configs.
 soak: install
 	$(BIN)/python -m tests.soak --kills=20 --seed=0
+	$(BIN)/python -m tests.soak.hosts
+	$(BIN)/python -m tests.fuzz --examples=60 --seed=0
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -32,7 +32,8 @@ flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "Train (and evaluate),
 
 def main(_: list[str]) -> None:
     """Checks everything first, then calls the loop, which takes the signals over while it trains."""
-    preemption.end_at_once({signal.SIGTERM: TERMINATED, signal.SIGINT: INTERRUPTED})
+    ends = {signal.SIGTERM: TERMINATED, signal.SIGINT: INTERRUPTED}
+    preemption.end_at_once(ends)
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # orbax tells of every file
     try:
@@ -43,6 +44,8 @@ def main(_: list[str]) -> None:
         if FLAGS.config is not None:
             devices.split_cpu(check_config(FLAGS.config))
             devices.join_processes(check_config(FLAGS.config))
+            if FLAGS.mode == "evaluate":
+                preemption.end_at_once(ends)  # again: jax's preemption service has taken SIGTERM, for training
         elif (saved := recorded.read_run_config(setup.check_workdir(FLAGS.workdir))) is not None:
             devices.split_cpu(check_config(saved))  # but one process can evaluate what several have trained
         prepare = setup.prepare if FLAGS.mode == "train" else setup.prepare_evaluation

@@ -1,9 +1,12 @@
-"""configs/cifar10.py: a fair pair, and the paper's ablations at its scale."""
+"""configs/cifar10.py: a fair pair, and the paper's ablations at its scale; benchmarks/cifar10.py: their table."""
+
+import json
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from benchmarks import cifar10 as benchmark
 from configs import cifar10
 from tnt_jax.training import setup
 from tnt_jax.training.config import as_dict, check_config
@@ -59,3 +62,33 @@ def test_ablations_change_what_they_name():
 def test_a_wrong_argument_is_named(argument, message):
     with pytest.raises(ValueError, match=message):
         cifar10.get_config(argument)
+
+
+@pytest.mark.parametrize("scale", ["full", "mini"])
+def test_every_ablation_is_another_model_than_the_default_one(scale):
+    plain = model_of(f"model=tnt,scale={scale}")
+    models = [model_of(f"{argument},scale={scale}") for argument in benchmark.ABLATIONS[scale]]
+    assert len(set(models)) == len(models) and plain not in models
+
+
+def test_the_table_has_a_line_for_an_argument_and_the_spread_of_its_seeds(tmp_path):
+    config = as_dict(check_config(cifar10.get_config("model=deit,scale=mini")))
+    for seed, accuracy in enumerate((0.5, 0.52)):
+        workdir = tmp_path / "model=deit,scale=mini" / "30_epochs" / f"seed_{seed}"
+        workdir.mkdir(parents=True)
+        ends = {"eval": {"accuracy": accuracy}, "eval_ema": {"accuracy": 0.5}}
+        summary = {"parameters": 925_218, "steps": 20, "seconds": 90.0, "config": config, **ends}
+        (workdir / "summary.json").write_text(json.dumps(summary))
+        lines = [{"step": 10, "train/images_per_second": 540.4}, {"step": 20, "eval/accuracy": accuracy}]
+        (workdir / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "model=tnt,scale=mini" / "30_epochs" / "seed_0").mkdir(parents=True)  # has not ended
+    found = benchmark.finished(tmp_path)
+    [*_, last] = lines = benchmark.table(found).splitlines()
+    assert len(lines) == 3
+    assert last == (
+        "| model=deit,scale=mini | 925,218 | 16.1 M | 30 | 2 | 1 min 30 s | 540 | 51.00 ± 1.41 | 50.00 ± 0.00 |"
+    )
+    assert [list(benchmark.points(workdir)) for workdir in found["model=deit,scale=mini", 30.0]] == [
+        [(30.0, 1.5, 50.0)],
+        [(30.0, 1.5, 52.0)],
+    ]

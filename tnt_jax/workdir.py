@@ -8,7 +8,8 @@ Format, WORKDIR/checkpoints/STEP/:
                 docs/checkpoints.md has all of it
 orbax writes into a temporary folder and renames it, so a folder named by a number is complete. WORKDIR/config.json
 holds the whole configuration, the model's with every size filled in, and WORKDIR/classes.json the names of the
-classes, a list in the order of the labels (null where the data set has none).
+classes, a list in the order of the labels (null where the data set has none). WORKDIR/metrics.jsonl is the log in
+numbers: a line for each write, {"step": 100, "train/loss": 1.5, ...}, null for what was not finite.
 """
 
 import concurrent.futures
@@ -21,6 +22,7 @@ from typing import Any
 FOLDER = "checkpoints"
 CONFIG_FILE = "config.json"
 CLASSES_FILE = "classes.json"
+METRICS_FILE = "metrics.jsonl"
 
 
 def read_config(workdir: Path) -> dict[str, Any] | None:
@@ -45,6 +47,17 @@ def _renamed(config: dict[str, Any]) -> dict[str, Any]:
         old = model.pop("inner_attention")
         model.setdefault("inner_implementation", "auto" if old == "auto" else "xla")
     return config
+
+
+def parse_metrics_line(line: bytes | str) -> dict[str, Any] | None:
+    """A line of metrics.jsonl -> its object; None for one that is torn or damaged, so that it holds no such object."""
+    try:
+        values = json.loads(line)
+    except ValueError:  # UnicodeDecodeError is one too
+        return None
+    if not isinstance(values, dict) or not isinstance(values.get("step"), int):
+        return None
+    return values if all(isinstance(value, int | float | None) for value in values.values()) else None
 
 
 def read_class_names(workdir: Path) -> tuple[str, ...] | None:

@@ -35,5 +35,8 @@ def test_a_missing_or_torn_file_is_named(workdir):
     with pytest.raises(FileNotFoundError, match="metrics.jsonl does not exist"):
         read_metrics(workdir / "elsewhere")
     (workdir / "metrics.jsonl").write_text('{"step": 1}\n{"st')
-    with pytest.raises(ValueError, match="line 2: not JSON"):
+    with pytest.raises(ValueError, match=r"metrics.jsonl, line 2: not a JSON object"):
+        read_metrics(workdir)
+    (workdir / "metrics.jsonl").write_bytes(b'{"step": 1, "\xff": 2}\n')
+    with pytest.raises(ValueError, match=r"metrics.jsonl, line 1: not a JSON object"):
         read_metrics(workdir)

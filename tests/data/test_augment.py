@@ -355,3 +355,11 @@ def test_bad_settings_are_named(photographs):
             lambda seeds: augment.train_copies(image, seeds, settings_with(), (16, 16)),
             input_signature=[tf.TensorSpec([None, 2], tf.int32)],
         ).get_concrete_function()
+
+
+@pytest.mark.parametrize("level", [-1.0, 2.0])
+def test_a_mean_outside_of_the_colours_still_fills(level):
+    """The mean is what geometric operations show beside the image, as a colour of 0 to 255."""
+    settings = DataSettings(**{**get_config().data, "mean": (level, 0.5, 0.5), "randaugment": "rand-m9-p1"})
+    image = tf.zeros([16, 16, 3], tf.uint8)
+    assert augment.train_image(image, tf.constant([1, 2]), settings, (8, 8)).shape == (8, 8, 3)

@@ -3,6 +3,7 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from configs.default import get_config
@@ -17,6 +18,19 @@ def test_the_fields_are_the_keys_of_config_data():
     ("key", "value"),
     [
         ("name", ""),
+        ("name", "a\0b"),
+        ("directory", "\ud800"),
+        ("eval_interpolation", np.arange(2)),
+        ("color_jitter", np.arange(2)),
+        ("mean", (1e300, 0.0, 0.0)),
+        ("mean", (10**400, 0, 0)),
+        ("std", (1e-300, 1.0, 1.0)),
+        ("crop_aspect", (1e-300, 1e300)),
+        ("crop_area", (10**400, 1)),
+        ("eval_crop_fraction", 1e-300),
+        ("flip_probability", 10**400),
+        ("reader_threads", 2**63),
+        ("synthetic_examples", 10**400),
         ("train_split", 3),
         ("crop_area", (0.5, 0.2)),
         ("crop_area", (0.1, 1.5)),

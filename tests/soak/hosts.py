@@ -98,22 +98,23 @@ def assert_losses_agree(workdir: pathlib.Path, other: pathlib.Path) -> None:
 def main() -> None:
     """Prints what was compared, and how long the others lived after a kill."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="tnt_jax_hosts_"))
-    finish(start(1, folder / "1", folder / "cache"))
+    finish(start(1, folder / "1", None))
     from tests.training.helpers import assert_same_end, assert_same_summary  # seconds, and jax
 
     for hosts in (2, 4):
         whole, killed = folder / f"{hosts}", folder / f"{hosts}_killed"
-        finish(start(hosts, whole, folder / "cache"))
+        finish(start(hosts, whole, None))
         assert_losses_agree(whole, folder / "1")
         print(f"{hosts} processes: the losses of one process", flush=True)
         for victim in (hosts - 1, 0):
             shutil.rmtree(killed, ignore_errors=True)
-            seconds = kill_one(start(hosts, killed, folder / "cache"), victim)
-            finish(start(hosts, killed, folder / "cache"))
+            # Without a cache, which the first process alone writes: gloo lets no process be 30 s ahead of the others.
+            seconds = kill_one(start(hosts, killed, None), victim)
+            finish(start(hosts, killed, None))
             assert_same_end(killed, whole)
             assert_same_summary(killed, whole)
             print(
-                f"process {victim} of {hosts} killed: the others ended after {seconds:.1f} s; the same end, bit for bit"
+                f"process {victim} of {hosts} killed: the others ended after {seconds:.1f} s; the same end", flush=True
             )
     shutil.rmtree(folder)
 

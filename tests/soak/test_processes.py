@@ -1,4 +1,4 @@
-"""Several processes that are asked to end agree on a step, save it, and go on."""
+"""Several processes that are asked to end agree on a step and save it; one with other devices goes on and says so."""
 
 import re
 import signal
@@ -46,3 +46,10 @@ def test_one_of_two_processes_is_asked_to_end_and_both_save_the_same_step(tmp_pa
     assert codes == [4, 130]
     assert steps[0] == steps[1] < PLAN.steps
     assert workdirs.checkpoint_steps(tmp_path / "run") == [steps[0]]
+
+    alone = harness.Session(PLAN, tmp_path / "run", tmp_path / "cache", FLAGS, ("--config.cpu_devices=4",))
+    assert alone.wait_for(rf"^step {steps[0] + 5}/"), "\n".join(alone.lines)
+    alone.kill()
+    said = "\n".join(alone.lines)
+    assert f"Going on from step {steps[0]}" in said
+    assert "Note: 2 x cpu in 2 processes then, 4 x cpu in 1 process now. " in said

@@ -132,10 +132,13 @@ def assert_same_end(workdir, other):
 
 
 def assert_same_summary(workdir, other):
-    """summary.json but for times and speed."""
-    timed = ("seconds", "images_per_second")
-    one, two = (json.loads((folder / "summary.json").read_text()) for folder in (workdir, other))
-    assert one | dict.fromkeys(timed) == two | dict.fromkeys(timed)
+    """summary.json but for times, speed, and the port at which processes met."""
+    found = [json.loads((folder / "summary.json").read_text()) for folder in (workdir, other)]
+    for summary in found:
+        for name in ("seconds", "images_per_second"):
+            del summary[name]
+        del summary["config"]["distributed"]["coordinator_address"]
+    assert found[0] == found[1]
 
 
 class TinyFeed:
@@ -144,6 +147,7 @@ class TinyFeed:
     num_classes = NUM_CLASSES
     class_names = ("red", "green", "blue", "grey")
     steps_per_epoch = 5
+    train_examples = 80
     eval_examples = 35
 
     def __init__(self, config, spoil_step=None):

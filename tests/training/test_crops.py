@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.training.helpers import experiment
-from tnt_jax.data import order, resample
+from tnt_jax.data import augment, order, resample
 from tnt_jax.training import crops
 
 SETTINGS = dataclasses.replace(experiment().data, randaugment="", color_jitter=0.0, crop_area=(0.3, 1.0))
@@ -75,3 +76,12 @@ def test_an_image_depends_on_its_example_and_seed_alone():
     np.testing.assert_array_equal(apart, together[::-1][:2])
     other = take(IMAGES, index[:1], seeds[1:2], SETTINGS, 16)
     assert not np.array_equal(other[0], together[0])
+
+
+@pytest.mark.parametrize("aspect", [0.001, 1000.0])
+def test_a_box_has_a_pixel_where_the_image_is_too_small_for_the_aspect(aspect):
+    settings = dataclasses.replace(SETTINGS, crop_area=(1.0, 1.0), crop_aspect=(aspect, aspect))
+    crop = draws(settings, count=4)
+    assert set(crop.height) == ({24} if aspect < 1 else {1}) and set(crop.width) == ({1} if aspect < 1 else {32})
+    box = augment.crop_box(tf.constant([24, 32]), augment.draw_crop(tf.constant([1, 2]), settings), settings).numpy()
+    assert tuple(box[2:]) == (crop.height[0], crop.width[0])

@@ -188,6 +188,7 @@ def test_an_evaluation_that_was_due_is_made_up_for_however_often_it_is_stopped(f
         ({"device_count": 4}, "Note: 4 x cpu in 1 process then, 8 x cpu in 1 process now. "),
         ({"process_count": 2}, "Note: 8 x cpu in 2 processes then, 8 x cpu in 1 process now. "),
         ({"device_kind": "TPU v4"}, "Note: 8 x TPU v4 in 1 process then, 8 x cpu in 1 process now. "),
+        ({"train_examples": 1000}, "had 1,000 examples then and has 80 now"),
     ],
 )
 def test_going_on_elsewhere_is_allowed_and_said(tmp_path, capsys, there, words):
@@ -201,7 +202,11 @@ def test_going_on_elsewhere_is_allowed_and_said(tmp_path, capsys, there, words):
     assert loop.train(make_run(tmp_path))["steps"] == 20
     said = capsys.readouterr().out
     assert "Going on from step 4" in said
-    assert (words in said and "not bit for bit" in said) if words else "Note" not in said
+    assert words in said if words else "Note" not in said
+    assert ("not bit for bit" in said) == (
+        not there.keys().isdisjoint(("device_count", "process_count", "device_kind"))
+    )
+    assert ("mixed with other images" in said) == ("process_count" in there)
 
 
 def test_a_finished_run_is_not_trained_again(finished, capsys):

@@ -35,7 +35,7 @@ def test_batches_that_devices_do_not_divide():
     check_evaluation_devices(experiment(eval_batch_size=24), 8)
     with pytest.raises(ValueError, match=r"batch_size=20 is not a multiple of the 8 devices; use 16 or 24"):
         check_training_devices(experiment(batch_size=20), 8)
-    with pytest.raises(ValueError, match=r"8 devices x 3 accumulation steps; use 24 or 48"):
+    with pytest.raises(ValueError, match=r"8 devices x config.accumulation_steps=3; use 24 or 48"):
         check_training_devices(experiment(batch_size=36, accumulation_steps=3), 8)
     with pytest.raises(ValueError, match=r"eval_batch_size=20 .* use 16 or 24"):
         check_evaluation_devices(experiment(eval_batch_size=20), 8)

@@ -1,6 +1,7 @@
 """What cannot work is said before anything is written."""
 
 import json
+import re
 import shutil
 import subprocess
 
@@ -31,6 +32,11 @@ def test_nothing_is_written(tmp_path):
     ("changes", "kind", "words"),
     [
         ({"model__name": "tnt_x_patch16_224"}, ValueError, ["tnt_x_patch16_224", "did you mean"]),
+        ({"model__name": "tnt"}, ValueError, ["config.model.name=tnt", "there is no model"]),
+        ({"batch_size": 24, "accumulation_steps": 2}, ValueError, ["config.accumulation_steps=2", "16 or 32"]),
+        ({"model__outer_dim": 2**16, "model__depth": 1000}, ValueError, ["outer_dim=65536", "GiB on each device"]),
+        ({"model__image_size": 2**14}, ValueError, ["image_size=16384", "GiB on each device"]),
+        ({"pretrained": "x" * 5000}, FileNotFoundError, ["config.pretrained='xxx", "no such file"]),
         ({"model__image_size": 225}, ValueError, ["225", "patch_size=4", "224"]),
         ({"model__word_size": 3}, ValueError, ["word_size=3", "patch_size=4"]),
         ({"model__inner_num_heads": 3}, ValueError, ["inner_dim=2", "inner_num_heads=3"]),
@@ -56,10 +62,18 @@ def test_a_data_set_that_is_not_there(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_split_that_is_not_there(tmp_path):
-    config = tiny_config(data__name="synthetic", data__eval_split="testt")
-    with pytest.raises(ValueError, match="testt"):
+@pytest.mark.parametrize("split", ["testt", "test[", "test[:0%]"])
+@pytest.mark.parametrize("key", ["train_split", "eval_split"])
+def test_a_split_that_is_not_there(tmp_path, key, split):
+    config = tiny_config(data__name="synthetic", **{f"data__{key}": split})
+    with pytest.raises(ValueError, match=f"config.data.{key}: .*{re.escape(split)}"):
         setup.prepare(config, tmp_path / "run")
+
+
+def test_weights_that_cannot_be_read_name_the_key(tmp_path):
+    (tmp_path / "empty.safetensors").write_text("")
+    with pytest.raises(ValueError, match="config.pretrained=.*empty.safetensors: "):
+        prepare(tmp_path / "run", pretrained=str(tmp_path / "empty.safetensors"))
 
 
 @pytest.mark.parametrize("workdir", ["", "gs://bucket/run"])

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tests.training.helpers import points
 from tnt_jax.training import writers
+from tnt_jax.workdir import METRICS_FILE
 
 
 def test_lines_are_numbers_by_name(tmp_path):
@@ -19,7 +20,7 @@ def test_lines_are_numbers_by_name(tmp_path):
     writer.write_hparams({"seed": 0})
     writer.flush()
     writer.close()
-    found = [json.loads(line) for line in (tmp_path / writers.METRICS_FILE).read_text().splitlines()]
+    found = [json.loads(line) for line in (tmp_path / METRICS_FILE).read_text().splitlines()]
     assert found == [{"step": 3, "train/loss": 0.5, "train/accuracy": 1.0}, {"step": 4, "train/loss": None}]
 
 
@@ -31,7 +32,7 @@ def test_other_processes_write_nothing(tmp_path):
 
 
 def steps_of(workdir):
-    return [json.loads(line)["step"] for line in (workdir / writers.METRICS_FILE).read_text().splitlines()]
+    return [json.loads(line)["step"] for line in (workdir / METRICS_FILE).read_text().splitlines()]
 
 
 def write(workdir, *steps):
@@ -46,12 +47,12 @@ def write(workdir, *steps):
 def test_later_points_and_torn_ends_are_dropped(tmp_path):
     writers.go_back(tmp_path, 3, evaluation_due=False)  # there is nothing yet
     write(tmp_path, 1, 2, 3, 4, 5)
-    with (tmp_path / writers.METRICS_FILE).open("a") as file:
+    with (tmp_path / METRICS_FILE).open("a") as file:
         file.write('{"step": 3, "a"')
     (events,) = tmp_path.glob("events*")
     with events.open("ab") as file:
         file.write(b"\x18\0\0\0torn")
-    writers.go_back(tmp_path, 3, evaluation_due=False)
+    assert writers.go_back(tmp_path, 3, evaluation_due=False) == []
     assert steps_of(tmp_path) == [1, 2, 2, 3]
     write(tmp_path, 4, 5)
     assert steps_of(tmp_path) == [1, 2, 2, 3, 4, 4, 5]
@@ -60,11 +61,37 @@ def test_later_points_and_torn_ends_are_dropped(tmp_path):
     assert len(list(tmp_path.iterdir())) == 3  # the lines and a file of events a session
 
 
+@pytest.mark.parametrize("damage", [b'{"step": \xff}', b"5", b"[1]", b"{}", b'{"step": "3"}', b'{"step": 1, "a": "b"}'])
+def test_damaged_lines_are_said_and_the_file_kept(tmp_path, damage):
+    write(tmp_path, 1, 3, 5)
+    file = tmp_path / METRICS_FILE
+    first, second, third = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(content := first + damage + b"\n" + second + third)
+    (note,) = writers.go_back(tmp_path, 4, evaluation_due=False)
+    assert f"1 of 4 lines of {file} are damaged" in note and "damaged.metrics.jsonl" in note
+    assert file.read_bytes() == first + second
+    assert (tmp_path / "damaged.metrics.jsonl").read_bytes() == content
+
+
+def test_a_flipped_bit_among_events_is_said_and_the_file_kept(tmp_path):
+    write(tmp_path, 1, 3, 5)
+    (events,) = tmp_path.glob("events*")
+    content = bytearray(events.read_bytes())
+    content[content.index(b"train/loss")] ^= 1
+    events.write_bytes(content)
+    (note,) = writers.go_back(tmp_path, 4, evaluation_due=False)
+    assert f"bytes of {events} are damaged" in note
+    (copy,) = tmp_path.glob("damaged.*")
+    assert copy.read_bytes() == content and "tfevents" not in copy.name
+    assert points(tmp_path) == {}
+    assert writers.go_back(tmp_path, 4, evaluation_due=False) == []
+
+
 def test_an_evaluation_that_is_still_due_is_dropped(tmp_path):
     write(tmp_path, 1, 2)
-    before = (tmp_path / writers.METRICS_FILE).read_text()
+    before = (tmp_path / METRICS_FILE).read_text()
     writers.go_back(tmp_path, 2, evaluation_due=False)
-    assert (tmp_path / writers.METRICS_FILE).read_text() == before
+    assert (tmp_path / METRICS_FILE).read_text() == before
     writers.go_back(tmp_path, 2, evaluation_due=True)
     assert steps_of(tmp_path) == [1, 2]
     assert points(tmp_path) == {("train/loss", 1): 1, ("train/loss", 2): 1}

@@ -1,6 +1,5 @@
 """Training curves of a run, from its metrics.jsonl."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,8 +7,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from tnt_jax.analysis.style import hide_axes, save, style
+from tnt_jax.workdir import METRICS_FILE, parse_metrics_line
 
-METRICS_FILE = "metrics.jsonl"
 Series = dict[str, tuple[list[int], list[float]]]
 
 # Panels: title, {series in metrics.jsonl: its label}, vertical scale.
@@ -30,17 +29,16 @@ def read_metrics(workdir: Path) -> Series:
 
     Raises:
       FileNotFoundError: the workdir has no metrics file.
-      ValueError: a line of it is not JSON.
+      ValueError: a line of it is damaged, or torn by the end of a process.
     """
     path = Path(workdir) / METRICS_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give the --workdir of a run that has trained")
     series: Series = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        try:
-            values = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error}); remove that line") from error
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        values = parse_metrics_line(line)
+        if values is None:
+            raise ValueError(f'{path}, line {number}: not a JSON object of numbers with a "step"; remove that line')
         step = values.pop("step")
         for name, value in values.items():
             if value is not None:

@@ -124,6 +124,7 @@ def crop_box(size: tf.Tensor, draws: CropDraws, settings: DataSettings) -> tf.Te
     first = tf.argmax(tf.cast(fits, tf.int32))  # the first of the largest
     low, high = settings.crop_aspect
     widest = tf.round(tf.minimum(pixels, tf.stack([pixels[1] / low, pixels[0] * high])))
+    widest = tf.maximum(widest, 1.0)  # of an aspect that the image is too small for
     found = fits[first]
     crop = tf.where(found, tries[first], tf.cast(widest, tf.int32))
     room = size - crop
@@ -169,6 +170,6 @@ def _augment_crop(
     if not settings.randaugment:
         return color_jitter(image, seeds[2], settings.color_jitter)
     policy = randaugment.parse(settings.randaugment)
-    fill = tuple(min(255, round(255 * level)) for level in settings.mean)
+    fill = tuple(max(0, min(255, round(255 * level))) for level in settings.mean)
     choices = randaugment.draw(seeds[1], policy, settings.train_interpolation)
     return randaugment.apply(image, choices, policy, fill)

@@ -41,7 +41,7 @@ def steps_per_epoch(settings: DataSettings, batch_size: int) -> int:
             f"data.name={settings.name!r} has several labels an image: it can be evaluated (config.report_card), "
             "not trained on. Set --config.data.name to a set with one."
         )
-    num_examples = source.num_examples(settings.train_split)
+    num_examples = source.num_examples(settings.train_split, "config.data.train_split")
     if not 1 <= batch_size <= num_examples:
         raise ValueError(
             f"batch_size={batch_size} does not fit the {num_examples} examples of data.train_split="

@@ -1,12 +1,24 @@
 """The typed form of `config.data`: one field a key, the same names, checked when it is made. Free of TensorFlow."""
 
 import dataclasses
-import math
+import sys
 from typing import Any
 
 from tnt_jax.data import policy
 
 INTERPOLATIONS = ("bilinear", "bicubic")
+
+_STRINGS = (
+    *("name", "directory", "train_split", "eval_split"),
+    *("train_interpolation", "eval_interpolation", "randaugment"),
+)
+_INT32 = 2**31 - 1  # the type of an example's number
+_MOST = {
+    "repeated_augmentation": _INT32,
+    "reader_threads": 1024,
+    "synthetic_examples": 10**8,
+    "max_faulty_images": _INT32,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +66,11 @@ class DataSettings:
     allow_faulty_eval: bool  # leave undecodable images out of an evaluation, instead of an error
 
     def __post_init__(self) -> None:
-        for field in ("name", "directory", "train_split", "eval_split", "train_interpolation", "randaugment"):
-            _check(isinstance(getattr(self, field), str), field, getattr(self, field), "a string")
+        for field in _STRINGS:
+            value = getattr(self, field)
+            _check(isinstance(value, str), field, value, "a string")
+            # Neither a path nor a message can hold these: what opens files would fail with words of its own.
+            _check(value.isprintable() or not value, field, value, "of characters that can be printed")
         for field in ("name", "train_split", "eval_split"):
             _check(getattr(self, field).strip() != "", field, getattr(self, field), "a non-empty string")
         if self.randaugment:
@@ -68,24 +83,26 @@ class DataSettings:
         least_of = {"repeated_augmentation": 1, "reader_threads": 0, "synthetic_examples": 1, "max_faulty_images": 0}
         for field, least in least_of.items():
             value = getattr(self, field)
-            sound = isinstance(value, int) and not isinstance(value, bool) and value >= least
-            _check(sound, field, value, f"a whole number from {least} up")
+            most = _MOST[field]
+            sound = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+            _check(sound, field, value, f"a whole number from {least} to {most:,}")
         _check(isinstance(self.on_device, bool), "on_device", self.on_device, "True or False")
+        _check(isinstance(self.allow_faulty_eval, bool), "allow_faulty_eval", self.allow_faulty_eval, "True or False")
+        _check(all(abs(value) <= 1e6 for value in self.mean), "mean", self.mean, "at most 1e6, and at least -1e6")
+        _check(all(1e-6 <= value <= 1e6 for value in self.std), "std", self.std, "greater than 0: from 1e-6 to 1e6")
+        low, high = self.crop_area
+        _check(0 < low <= high <= 1, "crop_area", self.crop_area, "two shares with 0 < smallest <= largest <= 1")
+        low, high = self.crop_aspect
+        accepted = "two ratios with 0.001 <= smallest <= largest <= 1000"
+        _check(1e-3 <= low <= high <= 1e3, "crop_aspect", self.crop_aspect, accepted)
+        _check_number("flip_probability", self.flip_probability, 0.0, 1.0)
+        _check_number("color_jitter", self.color_jitter, 0.0, 1.0)
         if self.on_device and (self.randaugment or self.color_jitter):
             raise ValueError(
                 "data.on_device=True crops and flips on the device and has no operations on colours there: set "
                 f"data.randaugment={self.randaugment!r} to '' and data.color_jitter={self.color_jitter} to 0."
             )
-        _check(isinstance(self.allow_faulty_eval, bool), "allow_faulty_eval", self.allow_faulty_eval, "True or False")
-        _check(all(value > 0 for value in self.std), "std", self.std, "greater than 0")
-        low, high = self.crop_area
-        _check(0 < low <= high <= 1, "crop_area", self.crop_area, "two shares with 0 < smallest <= largest <= 1")
-        low, high = self.crop_aspect
-        _check(0 < low <= high, "crop_aspect", self.crop_aspect, "two ratios with 0 < smallest <= largest")
-        _check_number("flip_probability", self.flip_probability, 0.0, 1.0)
-        _check_number("color_jitter", self.color_jitter, 0.0, 1.0)
-        _check_number("eval_crop_fraction", self.eval_crop_fraction, 0.0, 1.0)
-        _check(self.eval_crop_fraction > 0, "eval_crop_fraction", self.eval_crop_fraction, "greater than 0")
+        _check_number("eval_crop_fraction", self.eval_crop_fraction, 0.01, 1.0)  # it is a size that is divided
         accepted = (*INTERPOLATIONS, "random")
         _check(
             self.train_interpolation in accepted, "train_interpolation", self.train_interpolation, f"one of {accepted}"
@@ -94,8 +111,17 @@ class DataSettings:
         _check(self.eval_interpolation in accepted, "eval_interpolation", self.eval_interpolation, f"one of {accepted}")
 
 
+def shown(value: Any) -> str:
+    """A value as an error message has it, cut where it is long. Python itself refuses to write very long numbers."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"{'-' * (value < 0)}2**{value.bit_length() - 1} or more"
+    text = repr(value) if not isinstance(value, (tuple, list)) else f"({', '.join(map(shown, value))})"
+    return text if len(text) <= 200 else f"{text[:150]}... ({len(text)} characters)"
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    sound = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return sound and -sys.float_info.max <= value <= sys.float_info.max  # math.isfinite cannot take 10**400
 
 
 def _check_number(field: str, value: Any, low: float, high: float) -> None:
@@ -105,4 +131,4 @@ def _check_number(field: str, value: Any, low: float, high: float) -> None:
 def _check(sound: bool, field: str, value: Any, accepted: str) -> None:
     """Raises ValueError that names the config key, the value and what is accepted, unless `sound`."""
     if not sound:
-        raise ValueError(f"data.{field}={value!r}: must be {accepted}. Set it by --config.data.{field}=...")
+        raise ValueError(f"data.{field}={shown(value)}: must be {accepted}. Set it by --config.data.{field}=...")

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from tnt_jax.data import digits, prepared, synthetic
-from tnt_jax.data.settings import DataSettings
+from tnt_jax.data.settings import DataSettings, shown
 
 
 class Split(Protocol):
@@ -50,9 +50,15 @@ class Source:
     opener: Callable[[str, list[tuple[str, int, int]]], Split] = dataclasses.field(repr=False)
     opened: dict[str, Split] = dataclasses.field(default_factory=dict, repr=False)
 
-    def num_examples(self, spec: str) -> int:
-        """Examples in a split, in tfds notation ("train", "train[:80%]", "train+test"); reads nothing."""
-        return sum(stop - start for _, start, stop in self._ranges(spec))
+    def num_examples(self, spec: str, key: str = "") -> int:
+        """Examples in a split, in tfds notation ("train", "train[:80%]", "train+test"); reads nothing.
+
+        key: of the config, which is named where there is no such split.
+        """
+        try:
+            return sum(stop - start for _, start, stop in self._ranges(spec))
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}" if key else str(error)) from error
 
     def open_split(self, spec: str) -> Split:
         """A split, in tfds notation -> its examples. Opened once in a process (an index over the files is built)."""
@@ -70,7 +76,7 @@ class Source:
         try:
             pieces = tfds.core.ReadInstruction.from_spec(spec).to_absolute(infos)
         except Exception as error:  # tfds raises ValueError, AssertionError and NotImplementedError, by the mistake
-            raise ValueError(f"There is no split {spec!r}: {mend}") from error
+            raise ValueError(f"There is no split {shown(spec)}: {mend}") from error
         ranges = []
         for piece in pieces:
             length = self.splits[piece.splitname]
@@ -219,4 +225,5 @@ def _synthetic_source(num_examples: int) -> Source:
         return SyntheticSplit(f"synthetic, split {spec!r}", sum(stop - start for _, start, stop in ranges))
 
     splits = dict.fromkeys(("train", "validation", "test"), num_examples)
-    return Source("synthetic", synthetic.NUM_CLASSES, None, splits, False, opener)
+    name = f"synthetic (data.synthetic_examples={num_examples})"
+    return Source(name, synthetic.NUM_CLASSES, None, splits, False, opener)

@@ -31,20 +31,24 @@ def cut_into_cells(images: jax.Array, patch_size: int, word_size: int) -> jax.Ar
     return cells.transpose(0, 1, 4, 2, 5, 3, 6, 7).reshape(batch, *grid, words, words, word_size**2 * channels)
 
 
-def convolution_as_product(kernel: jax.Array, word_size: int) -> tuple[jax.Array, int, int]:
-    """kernel [7, 7, 3, C] -> (matrix [k * k * s * s * 3, C], cells before, cells after), k = before + 1 + after.
+def convolution_as_matrix(kernel: jax.Array, patch_size: int, word_size: int) -> jax.Array:
+    """kernel [7, 7, 3, C] -> matrix [p * p * 3, M * C] from the pixels of a patch to all of its words.
 
-    A 7 x 7 convolution of stride s and padding 3 sees, for the word in cell i, the rows s*i - 3 to s*i + 3: some whole
-    cells before it, its own, and some after. With zeros where the kernel does not reach, the convolution is a product
-    of the gathered k x k cells with a matrix. That is 4 times faster than the convolution on a CPU, and on a TPU it
-    saves the copy that cuts the image into patches.
+    The word in row i of a patch takes pixel row y by the kernel's row y - s * i + 3, where it has one; columns alike.
+    So the convolution inside a patch is one product with a matrix of shifted kernels, most of it zeros. It multiplies
+    five times as often as the convolution, 1% of TNT-S, in a product of a good shape, and nothing is gathered: half
+    the time of a product of gathered cells on a CPU, and on a TPU no copies into and out of small cells.
     """
-    before, after = -(-PADDING // word_size), -(-(PADDING + 1) // word_size) - 1
-    cells, channels, features = before + 1 + after, kernel.shape[2], kernel.shape[3]
-    pad = (before * word_size - PADDING, (after + 1) * word_size - PADDING - 1)
-    kernel = jnp.pad(kernel, (pad, pad, (0, 0), (0, 0)))
-    kernel = kernel.reshape(cells, word_size, cells, word_size, channels, features).transpose(0, 2, 1, 3, 4, 5)
-    return kernel.reshape(-1, features), before, after
+    count = patch_size // word_size
+    for pixel_axis in (0, 2):  # [7, ...] -> [words, pixels, ...], rows and then columns
+        padding = [(0, 0)] * kernel.ndim
+        padding[pixel_axis] = (patch_size, patch_size)
+        padded = jnp.pad(kernel, padding)
+        starts = [patch_size + PADDING - word_size * index for index in range(count)]
+        shifted = [jax.lax.slice_in_dim(padded, start, start + patch_size, axis=pixel_axis) for start in starts]
+        kernel = jnp.stack(shifted, axis=pixel_axis)
+    _, channels, features = kernel.shape[-3:]
+    return kernel.transpose(1, 3, 4, 0, 2, 5).reshape(patch_size**2 * channels, count**2 * features)
 
 
 class WordEmbedding(nn.Module):
@@ -78,17 +82,9 @@ class WordEmbedding(nn.Module):
             )
             words = cut_into_cells(words, self.patch_size // self.word_size, 1)  # a cell is now one word
         else:
-            words = self._product(cut_into_cells(images, self.patch_size, self.word_size), kernel)
+            matrix = convolution_as_matrix(kernel, self.patch_size, self.word_size)
+            words = cut_into_cells(images, self.patch_size, self.patch_size) @ matrix
         return words.reshape(-1, (self.patch_size // self.word_size) ** 2, self.features) + bias
-
-    def _product(self, cells: jax.Array, kernel: jax.Array) -> jax.Array:
-        """cells [B, gh, gw, h, w, F], kernel [7, 7, 3, C] -> words [B, gh, gw, h, w, C]."""
-        matrix, before, after = convolution_as_product(kernel, self.word_size)
-        height, width = cells.shape[3:5]
-        padded = jnp.pad(cells, ((0, 0),) * 3 + ((before, after),) * 2 + ((0, 0),))
-        size = before + 1 + after
-        gathered = [padded[:, :, :, i : i + height, j : j + width] for i in range(size) for j in range(size)]
-        return jnp.concatenate(gathered, axis=-1) @ matrix
 
 
 class SentenceEmbedding(nn.Module):

@@ -1,13 +1,17 @@
 """Layers that the inner and the outer transformer share: norms, dense layers, GELU, attention, MLP, drop path."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from tnt_jax.models.gelu import gelu
+
+KEPT = "attention_weights"  # what a backward pass keeps of an attention, beside its queries, keys and values
 
 # The published code draws from a normal of deviation 0.02 cut at -2 and 2, which is a hundred deviations away.
 normal_init = nn.initializers.truncated_normal(0.02, lower=-100.0, upper=100.0)
@@ -24,6 +28,27 @@ def keep_factors(key: jax.Array, shape: tuple[int, ...], rate: jax.Array | float
     """-> [*shape] float32: 0 with probability `rate`, else 1 / (1 - rate) (stochastic depth, Huang et al. 2016)."""
     keep = 1.0 - jnp.asarray(rate, jnp.float32)
     return jax.random.bernoulli(key, keep, shape).astype(jnp.float32) / keep
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def softmax(scores: jax.Array, axis: int, dtype: Any) -> jax.Array:
+    """scores [...] float32 -> [...] of `dtype`: a softmax in float32, rounded at the end.
+
+    The slope rests on the rounded weights, those that the product with the values sees: in bfloat16 that is all a
+    backward pass keeps, a third of the float32 weights and a rounded copy of them.
+    """
+    return jax.nn.softmax(scores, axis).astype(dtype)
+
+
+@softmax.defjvp
+def _softmax_slope(
+    axis: int, dtype: Any, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (scores,), (tangent,) = primals, tangents
+    rounded = checkpoint_name(softmax(scores, axis, dtype), KEPT)
+    weights = rounded.astype(jnp.float32)
+    slope = weights * (tangent - (weights * tangent).sum(axis, keepdims=True))
+    return rounded, slope.astype(dtype)
 
 
 def _dot_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
@@ -48,15 +73,21 @@ def _broadcast_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> 
     sentences on the lanes and the vector unit does the work (4 times faster there, slower on a CPU).
     """
     scores = (query[..., :, None, :, :] * key[..., None, :, :, :]).astype(jnp.float32).sum(-1)  # [..., q, k, H]
-    weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5, axis=-2)
-    mixed = weights.astype(value.dtype)[..., None] * value[..., None, :, :, :]
+    weights = softmax(scores * query.shape[-1] ** -0.5, -2, value.dtype)
+    mixed = weights[..., None] * value[..., None, :, :, :]
     return mixed.astype(jnp.float32).sum(-3).astype(value.dtype)
 
 
 def _einsum_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     """query, key, value [..., n, H, d] -> [..., n, H, d] as equation 2 has it: the readable form, and the TPU's."""
-    weights = attention_weights(query, key).astype(value.dtype)
+    weights = attention_weights(query, key, value.dtype)
     return jnp.einsum("...hqk,...khd->...qhd", weights, value, preferred_element_type=jnp.float32).astype(value.dtype)
+
+
+def _frugal(attention: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Keeps no more than KEPT for the backward pass; in a scan, broadcast queries and keys would be kept as well."""
+    policy = jax.checkpoint_policies.save_only_these_names(KEPT)
+    return jax.checkpoint(attention, prevent_cse=False, policy=policy)  # no barrier: XLA fuses across as it likes
 
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array, form: str = "dot") -> jax.Array:
@@ -70,25 +101,34 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, form: str = "dot"
       ValueError: an unknown form.
     """
     forms: dict[str, Callable[..., jax.Array]] = {
-        "einsum": _einsum_attention,
+        "einsum": _frugal(_einsum_attention),
         "dot": _dot_attention,
-        "broadcast": _broadcast_attention,
+        "broadcast": _frugal(_broadcast_attention),
     }
     if form not in forms:
         raise ValueError(f"there is no attention form {form!r}; use one of {', '.join(forms)}")
     return forms[form](query, key, value)
 
 
-def attention_weights(query: jax.Array, key: jax.Array) -> jax.Array:
-    """query, key [..., n, H, d] -> [..., H, n, n] float32: who looks at whom; each row sums to one."""
+def attention_weights(query: jax.Array, key: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
+    """query, key [..., n, H, d] -> [..., H, n, n] of `dtype`: who looks at whom; each row sums to one."""
     scores = jnp.einsum("...qhd,...khd->...hqk", query, key, preferred_element_type=jnp.float32)
-    return jax.nn.softmax(scores * query.shape[-1] ** -0.5, axis=-1)
+    return softmax(scores * query.shape[-1] ** -0.5, -1, dtype)
 
 
-def layer_norm(name: str, epsilon: float, dtype: Any) -> nn.LayerNorm:
-    """x [..., F] -> [..., F]: a LayerNorm over the last axis, statistics in float32, scale from 1 and bias from 0."""
+def layer_norm(name: str, epsilon: float, dtype: Any, axis: int = -1) -> nn.LayerNorm:
+    """x [..., F] -> [..., F]: a LayerNorm over the last axis, statistics in float32, scale from 1 and bias from 0.
+
+    Or over another `axis`. In bfloat16 the backward pass starts from x again instead of keeping float32 numbers.
+    """
+    layer = _RecomputedLayerNorm if dtype == jnp.bfloat16 else nn.LayerNorm
     # The one-pass variance E[x^2] - E[x]^2 loses digits where the mean is large; the two passes fuse anyway.
-    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)
+    return layer(
+        epsilon=epsilon, dtype=dtype, use_fast_variance=False, reduction_axes=axis, feature_axes=axis, name=name
+    )
+
+
+_RecomputedLayerNorm = nn.remat(nn.LayerNorm, prevent_cse=False)
 
 
 class FlatDense(nn.Dense):

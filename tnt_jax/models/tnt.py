@@ -61,9 +61,7 @@ class Projection(nn.Module):
         if self.legacy:
             words = words.reshape(self.lanes, -1, words.shape[-1])
         axis = words.ndim - 2
-        norm1 = nn.LayerNorm(
-            self.epsilon, self.dtype, use_fast_variance=False, reduction_axes=axis, feature_axes=axis, name="norm1"
-        )
+        norm1 = layer_norm("norm1", self.epsilon, self.dtype, axis)
         flat = norm1(words).reshape(-1, words.shape[-1])
         product = nn.DenseGeneral(self.features, axis=0, use_bias=self.legacy, dtype=self.dtype, name="dense")
         flat = product(flat).reshape(batch, -1, self.features)

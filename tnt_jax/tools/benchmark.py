@@ -93,7 +93,11 @@ def make_case(config: dict[str, Any], name: str, mode: str, batch_size: int) -> 
 
     num_classes = config["model"]["num_classes"] or NUM_CLASSES
     changes = {"name": name, "num_classes": num_classes} | ({"dtype": FLAGS.dtype} if FLAGS.dtype else {})
-    config = config | {"model": config["model"] | changes, "batch_size": batch_size, "eval_batch_size": batch_size}
+    data = config["data"] | {
+        "repeated_augmentation": min(config["data"]["repeated_augmentation"], batch_size)
+    }  # not read
+    config = config | {"model": config["model"] | changes, "data": data}
+    config |= {"batch_size": batch_size, "eval_batch_size": batch_size}
     experiment = check_config(config)
     model = create_model(**experiment.model.arguments())
     unlike = [f"config.model.{key}" for key in ARCHITECTURE if config["model"][key] is not None]

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from typing import Any
 
 import ml_collections
 
-from tnt_jax.data.settings import DataSettings
+from tnt_jax.data.settings import DataSettings, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,73 +131,88 @@ class Limits:
     below: float = math.inf
 
     def admit(self, value: float) -> bool:
-        """Whether the number lies within."""
-        return self.low <= value <= self.high and self.above < value < self.below and math.isfinite(value)
+        """Whether the number lies within. Every key has a `high` or a `below`: infinity is never within."""
+        return self.low <= value <= self.high and self.above < value < self.below
 
     def __str__(self) -> str:
         words = {"at least": self.low, "at most": self.high, "greater than": self.above, "less than": self.below}
-        return " and ".join(f"{word} {bound:g}" for word, bound in words.items() if math.isfinite(bound))
+        return " and ".join(
+            f"{word} {bound:g}" if bound == float(f"{bound:g}") else f"{word} {bound:,}"
+            for word, bound in words.items()
+            if math.isfinite(bound)
+        )
 
 
-_COUNT = Limits(low=1)
-_NOT_NEGATIVE = Limits(low=0)
-_POSITIVE = Limits(above=0)
+# Whole numbers are int32 on the devices, others float32, where what is larger than this turns into infinity sooner or
+# later, and what is smaller than _TINY into zero, which is then divided by.
+_MOST = 2**31 - 1
+_LARGE, _TINY = 1e30, 1e-30
+_COUNT = Limits(low=1, high=_MOST)
+_COUNT_OR_NONE = Limits(low=0, high=_MOST)
+_NOT_NEGATIVE = Limits(low=0, high=_LARGE)
+_POSITIVE = Limits(above=0, high=_LARGE)
 _SHARE = Limits(low=0, high=1)
 _SHARE_BELOW_ONE = Limits(low=0, below=1)
+_SHARE_FAR_FROM_ONE = Limits(low=0, high=0.9999999)  # the next number of float32 but one is 1
+_EPOCHS = 1e6
+_SECONDS = 1_000_000
+_PROCESSES = 2**16  # a list as long is made of them
+_PIXELS = Limits(low=1, high=2**14)
+_WIDTH = Limits(low=1, high=2**16)
 
 # Numbers by key; a pair of numbers is checked one by one. Keys of `data` check themselves (tnt_jax/data/settings.py).
 LIMITS = {
-    "seed": Limits(low=0, high=2**31 - 1),
+    "seed": _COUNT_OR_NONE,
     "batch_size": _COUNT,
-    "eval_batch_size": _COUNT,
+    "eval_batch_size": Limits(low=1, high=2**20),
     "accumulation_steps": _COUNT,
-    "epochs": _POSITIVE,
-    "cooldown_epochs": _NOT_NEGATIVE,
-    "steps": _NOT_NEGATIVE,
+    "epochs": Limits(low=1e-6, high=_EPOCHS),
+    "cooldown_epochs": Limits(low=0, high=_EPOCHS),
+    "steps": _COUNT_OR_NONE,
     "learning_rate": _POSITIVE,
-    "learning_rate_batch_size": _NOT_NEGATIVE,
-    "warmup_epochs": _NOT_NEGATIVE,
+    "learning_rate_batch_size": _COUNT_OR_NONE,
+    "warmup_epochs": Limits(low=0, high=_EPOCHS),
     "warmup_learning_rate": _NOT_NEGATIVE,
     "min_learning_rate": _NOT_NEGATIVE,
     "weight_decay": _NOT_NEGATIVE,
-    "adam_beta1": _SHARE_BELOW_ONE,
-    "adam_beta2": _SHARE_BELOW_ONE,
-    "adam_epsilon": _POSITIVE,
+    "adam_beta1": _SHARE_FAR_FROM_ONE,
+    "adam_beta2": _SHARE_FAR_FROM_ONE,
+    "adam_epsilon": Limits(low=_TINY, high=_LARGE),
     "gradient_clip_norm": _NOT_NEGATIVE,
     "ema_decay": _SHARE_BELOW_ONE,
     "label_smoothing": _SHARE_BELOW_ONE,
-    "log_every_steps": _NOT_NEGATIVE,
-    "eval_every_steps": _NOT_NEGATIVE,
-    "checkpoint_every_steps": _NOT_NEGATIVE,
+    "log_every_steps": _COUNT_OR_NONE,
+    "eval_every_steps": _COUNT_OR_NONE,
+    "checkpoint_every_steps": _COUNT_OR_NONE,
     "keep_checkpoints": _COUNT,
-    "prefetch_batches": _COUNT,
+    "prefetch_batches": Limits(low=1, high=1000),
     "nonfinite_limit": _COUNT,
     "slow_step_factor": _NOT_NEGATIVE,
-    "cpu_devices": _NOT_NEGATIVE,
+    "cpu_devices": Limits(low=0, high=1024),
     "profile_steps": _COUNT,
-    "model.num_classes": _COUNT,
-    "model.image_size": _COUNT,
-    "model.patch_size": _COUNT,
-    "model.word_size": _COUNT,
-    "model.inner_dim": _COUNT,
-    "model.outer_dim": _COUNT,
-    "model.inner_num_heads": _COUNT,
-    "model.outer_num_heads": _COUNT,
-    "model.depth": _COUNT,
-    "model.mlp_ratio": _POSITIVE,
+    "model.num_classes": Limits(low=1, high=2**24),
+    "model.image_size": _PIXELS,
+    "model.patch_size": _PIXELS,
+    "model.word_size": _PIXELS,
+    "model.inner_dim": _WIDTH,
+    "model.outer_dim": _WIDTH,
+    "model.inner_num_heads": _WIDTH,
+    "model.outer_num_heads": _WIDTH,
+    "model.depth": Limits(low=1, high=1000),
+    "model.mlp_ratio": Limits(above=0, high=1000),
     "model.tnt_blocks": _COUNT,
     "model.drop_path_rate": _SHARE_BELOW_ONE,
-    "mixing.mixup_alpha": _NOT_NEGATIVE,
-    "mixing.cutmix_alpha": _NOT_NEGATIVE,
+    "mixing.mixup_alpha": Limits(low=0, high=1e6),
+    "mixing.cutmix_alpha": Limits(low=0, high=1e6),
     "mixing.probability": _SHARE,
     "mixing.cutmix_probability": _SHARE,
     "mixing.erase_probability": _SHARE,
     "mixing.erase_area": Limits(above=0, high=1),
-    "mixing.erase_aspect": _POSITIVE,
-    "distributed.num_processes": _NOT_NEGATIVE,
-    "distributed.process_id": Limits(low=-1),
-    "distributed.initialization_timeout_seconds": _COUNT,
-    "distributed.heartbeat_timeout_seconds": Limits(low=10),
+    "mixing.erase_aspect": Limits(low=1e-3, high=1e3),
+    "distributed.num_processes": Limits(low=0, high=_PROCESSES),
+    "distributed.process_id": Limits(low=-1, high=_PROCESSES - 1),
+    "distributed.initialization_timeout_seconds": Limits(low=1, high=_SECONDS),
+    "distributed.heartbeat_timeout_seconds": Limits(low=10, high=_SECONDS),
 }
 CHOICES = {
     "schedule": ("cosine", "constant"),
@@ -259,7 +275,9 @@ def _keys(kind: type, prefix: str) -> typing.Iterator[str]:
 def _build(kind: type, values: Any, prefix: str) -> Any:
     """A dict -> the dataclass of the same keys, recursively."""
     if not isinstance(values, Mapping):
-        raise ValueError(f"config.{prefix[:-1]}={values!r}: must be a group of keys (an ml_collections.ConfigDict).")
+        raise ValueError(
+            f"config.{prefix[:-1]}={shown(values)}: must be a group of keys (an ml_collections.ConfigDict)."
+        )
     fields = {field.name: field.type for field in dataclasses.fields(kind)}
     for key in values:
         if key not in fields:
@@ -286,26 +304,26 @@ def _typed(key: str, value: Any, wanted: Any) -> Any:
         wanted = next(kind for kind in typing.get_args(wanted) if kind is not types.NoneType)
     if typing.get_origin(wanted) is tuple:
         return _typed_tuple(key, value, typing.get_args(wanted))
-    whole_for_float = wanted is float and isinstance(value, int) and not isinstance(value, bool)
-    if whole_for_float:
-        value = float(value)
-    if not isinstance(value, wanted) or (wanted is not bool and isinstance(value, bool)):
+    accepted = (int, float) if wanted is float else wanted  # a whole number serves where any number does
+    if not isinstance(value, accepted) or (wanted is not bool and isinstance(value, bool)):
         name = {int: "a whole number", float: "a number", str: "a string", bool: "True or False"}[wanted]
-        raise ValueError(f"config.{key}={value!r}: must be {name}.")
+        raise ValueError(f"config.{key}={shown(value)}: must be {name}.")
+    if wanted is str and not value.isprintable():  # no path, address or name can hold these
+        raise ValueError(f"config.{key}={shown(value)}: must be of characters that can be printed.")
     if key in LIMITS and not LIMITS[key].admit(value):
-        raise ValueError(f"config.{key}={value!r}: must be {LIMITS[key]}.")
+        raise ValueError(f"config.{key}={shown(value)}: must be {LIMITS[key]}.")
     if key in CHOICES and value not in CHOICES[key]:
-        raise ValueError(f"config.{key}={value!r}: must be one of {', '.join(CHOICES[key])}.")
-    return value
+        raise ValueError(f"config.{key}={shown(value)}: must be one of {', '.join(CHOICES[key])}.")
+    return float(value) if wanted is float else value
 
 
 def _typed_tuple(key: str, value: Any, items: tuple[Any, ...]) -> tuple[Any, ...]:
     if not isinstance(value, (tuple, list)):
-        raise ValueError(f"config.{key}={value!r}: must be a tuple, such as (1, 2).")
+        raise ValueError(f"config.{key}={shown(value)}: must be a tuple, such as (1, 2).")
     if items[-1] is Ellipsis:
         items = (items[0],) * len(value)
     if len(value) != len(items):
-        raise ValueError(f"config.{key}={value!r}: must hold {len(items)} numbers.")
+        raise ValueError(f"config.{key}={shown(value)}: must hold {len(items)} numbers.")
     return tuple(_typed(key, item, kind) for item, kind in zip(value, items, strict=True))
 
 
@@ -336,6 +354,11 @@ def _check_together(experiment: Experiment) -> None:
             f"{experiment.accumulation_steps}; use a batch of "
             f"{nearest_multiples(experiment.batch_size, experiment.accumulation_steps)}."
         )
+    if experiment.data.repeated_augmentation > experiment.batch_size:
+        raise ValueError(
+            f"config.data.repeated_augmentation={experiment.data.repeated_augmentation} copies of an image do not fit "
+            f"config.batch_size={experiment.batch_size}, in which copies count. Use fewer copies or a larger batch."
+        )
     if len(experiment.profile_steps) not in (0, 2):
         raise ValueError(
             f"config.profile_steps={experiment.profile_steps}: must be (first, count), such as (10, 5), or ()."
@@ -344,10 +367,17 @@ def _check_together(experiment: Experiment) -> None:
 
 
 def _check_distributed(distributed: DistributedSettings) -> None:
+    host, _, port = distributed.coordinator_address.rpartition(":")
+    if distributed.coordinator_address and not (host and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 2**16):
+        raise ValueError(
+            f"config.distributed.coordinator_address={shown(distributed.coordinator_address)}: must be host:port of "
+            "process 0, such as 10.0.0.1:1234 or [::1]:1234, the port from 1 to 65535."
+        )
     if not distributed.enabled and (distributed.coordinator_address or distributed.num_processes > 1):
         raise ValueError(
-            "config.distributed names a coordinator or several processes, but config.distributed.enabled is False. "
-            "Set it to True, or leave the others as they are in configs/default.py."
+            f"config.distributed.coordinator_address={shown(distributed.coordinator_address)} and num_processes="
+            f"{distributed.num_processes} name a coordinator or several processes, but config.distributed.enabled is "
+            "False. Set it to True, or leave the others as they are in configs/default.py."
         )
     if distributed.num_processes and distributed.process_id >= distributed.num_processes:
         raise ValueError(

@@ -54,8 +54,8 @@ def draw_crop(key: jax.Array, height: int, width: int, settings: DataSettings) -
     fits = (heights > 0) & (heights <= height) & (widths > 0) & (widths <= width)
     found, first = fits.any(), jnp.argmax(fits)
     low, high = settings.crop_aspect
-    box_height = jnp.where(found, heights[first], min(height, round(width / low)))
-    box_width = jnp.where(found, widths[first], min(width, round(height * high)))
+    box_height = jnp.where(found, heights[first], max(1, min(height, round(width / low))))
+    box_width = jnp.where(found, widths[first], max(1, min(width, round(height * high))))
     room = jnp.array([height - box_height, width - box_width])
     anywhere = jnp.minimum(jnp.floor(jax.random.uniform(corner_key, (2,)) * (room + 1)), room)
     top, left = jnp.where(found, anywhere, room // 2)

@@ -4,16 +4,19 @@ import contextlib
 import faulthandler
 import os
 import sys
+import threading
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import jax
 
-from tnt_jax.training.config import Experiment
+from tnt_jax.training.config import DistributedSettings, Experiment
 from tnt_jax.training.errors import RunError, Stopped
 
 STOPPED, UNEXPECTED = 3, 1  # exit codes, see main.py
+LATER = 60  # seconds by which jax's own timeout comes after ours
 
 
 def split_cpu(experiment: Experiment) -> None:
@@ -27,22 +30,14 @@ def join_processes(experiment: Experiment) -> None:
 
     From then on jax ends this process (SIGABRT, with a message of its own) once another has been silent for
     distributed.heartbeat_timeout_seconds, or the first process, which keeps the list, is gone. Raises ValueError with
-    the keys where the processes cannot be joined.
+    the keys where the processes cannot be joined, or have not all come after initialization_timeout_seconds.
     """
     settings = experiment.distributed
     if not settings.enabled:
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # for processes without accelerators
-    try:
-        jax.distributed.initialize(
-            coordinator_address=settings.coordinator_address or None,
-            num_processes=settings.num_processes or None,
-            process_id=settings.process_id if settings.process_id >= 0 else None,
-            initialization_timeout=settings.initialization_timeout_seconds,
-            heartbeat_timeout_seconds=settings.heartbeat_timeout_seconds,
-            shutdown_timeout_seconds=settings.heartbeat_timeout_seconds,
-        )
-    except Exception as error:  # ValueError, TypeError, RuntimeError or jax's own, by what is missing
+    error = _in_time(lambda: _initialize(settings), settings.initialization_timeout_seconds)
+    if error is not None:
         raise ValueError(
             f"config.distributed: the processes could not be joined: {_first_line(error)}. Outside of TPU, Slurm, Open "
             "MPI and Kubernetes give every process config.distributed.coordinator_address (host:port of the first "
@@ -50,6 +45,40 @@ def join_processes(experiment: Experiment) -> None:
         ) from error
     if jax.process_count() > 1 and faulthandler.is_enabled():
         faulthandler.disable()  # absl's: a traceback of every thread would bury jax's message
+
+
+def _initialize(settings: DistributedSettings) -> None:
+    jax.distributed.initialize(
+        coordinator_address=settings.coordinator_address or None,
+        num_processes=settings.num_processes or None,
+        process_id=settings.process_id if settings.process_id >= 0 else None,
+        initialization_timeout=settings.initialization_timeout_seconds + LATER,
+        heartbeat_timeout_seconds=settings.heartbeat_timeout_seconds,
+        shutdown_timeout_seconds=settings.heartbeat_timeout_seconds,
+    )
+
+
+def _in_time(function: Callable[[], None], seconds: float) -> Exception | None:
+    """Calls a function, for `seconds` at most -> what it raised, TimeoutError or None.
+
+    In a thread, so that a signal is heard meanwhile: jax waits outside of Python, and its own timeout aborts the
+    process. After a TimeoutError the thread waits on; the process has to end.
+    """
+    raised: list[Exception] = []
+
+    def call() -> None:
+        try:
+            function()
+        except Exception as error:  # ValueError, TypeError, RuntimeError or jax's own, by what is missing
+            raised.append(error)
+
+    thread, end = threading.Thread(target=call, daemon=True), time.monotonic() + seconds
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.1)  # a join without end would keep signals waiting
+        if time.monotonic() > end:
+            return TimeoutError(f"not all of them have come within {seconds:g} s (initialization_timeout_seconds)")
+    return raised[0] if raised else None
 
 
 def leave(code: int) -> NoReturn:

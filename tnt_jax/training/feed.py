@@ -25,8 +25,10 @@ class Feed:
         self._experiment = experiment
         self.faulty = FaultyImages()
         self._pipeline = pipeline
-        source = sources.open_source(experiment.data)
-        source.num_examples(experiment.data.eval_split)  # raises now, not after the first epoch
+        self._source = source = sources.open_source(experiment.data)
+        source.num_examples(
+            experiment.data.eval_split, "config.data.eval_split"
+        )  # raises now, not after the first epoch
         self.num_classes: int = source.num_classes
         self.class_names: tuple[str, ...] | None = source.class_names
 
@@ -34,6 +36,11 @@ class Feed:
     def steps_per_epoch(self) -> int:
         """Training examples // batch size. Raises where the training split is missing or smaller than a batch."""
         return self._pipeline.steps_per_epoch(self._experiment.data, self._experiment.batch_size)
+
+    @functools.cached_property
+    def train_examples(self) -> int:
+        """In the training split; repeated copies do not count."""
+        return self._source.num_examples(self._experiment.data.train_split, "config.data.train_split")
 
     def train(self, start_step: int) -> Iterator[Batch]:
         """This process's share of the training batches from update number `start_step` (from 0) on, without end."""

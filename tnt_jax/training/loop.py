@@ -16,6 +16,7 @@ from tnt_jax import workdir as workdirs
 from tnt_jax.training import (
     checkpoints,
     devices,
+    memory,
     metrics,
     nonfinite,
     preemption,
@@ -78,7 +79,7 @@ def train(run: TrainingRun) -> dict[str, Any]:
     can be written; and Stopped, when SIGTERM or SIGINT has asked for the end, once the step under way is saved.
     """
     started = time.monotonic()
-    with devices.together(), writable(run.workdir), preemption.Notice() as notice:
+    with devices.together(), writable(run.workdir), memory.enough(), preemption.Notice() as notice:
         _enter_workdir(run)
         return _train_and_summarize(run, notice, started)
 
@@ -132,15 +133,10 @@ def _start(run: TrainingRun, notice: preemption.Notice, started: float) -> tuple
     else:
         state, metadata = restored[0], NEW_RUN | restored[1]
         report.say(f"Going on from step {int(state.step):,}, {run.workdir / workdirs.FOLDER / str(int(state.step))}")
-        place = _place()  # checkpoints of earlier versions lack the kind
-        before = {name: metadata.get(name, value) for name, value in place.items()}
-        if before != place:
-            report.say(
-                f"Note: {_in_words(**before)} then, {_in_words(**place)} now. Sums are rounded in another order and "
-                "drop path is drawn anew, so the run continues equivalently, but not bit for bit."
-            )
+        _say_what_differs(run, metadata)
     if jax.process_index() == 0:
-        writers.go_back(run.workdir, int(state.step), metadata["evaluation_due"])
+        for note in writers.go_back(run.workdir, int(state.step), metadata["evaluation_due"]):
+            report.say(f"Note: {note}")
     return state, Session(
         run=run,
         notice=notice,
@@ -163,6 +159,30 @@ def _place() -> dict[str, Any]:
     """What the last bits of a run depend on beside its config."""
     kind = jax.devices()[0].device_kind
     return {"device_count": jax.device_count(), "process_count": jax.process_count(), "device_kind": kind}
+
+
+def _say_what_differs(run: TrainingRun, metadata: dict[str, Any]) -> None:
+    """Notes for what makes a resumed run another than the one that was never stopped, if only in its last bits.
+
+    Checkpoints of earlier versions lack some of what is compared.
+    """
+    place = _place()
+    before = {name: metadata.get(name, value) for name, value in place.items()}
+    if before != place:
+        note = (
+            f"Note: {_in_words(**before)} then, {_in_words(**place)} now. Sums are rounded in another order and drop "
+            "path is drawn anew, so the run continues equivalently, but not bit for bit."
+        )
+        if before["process_count"] != place["process_count"] and run.experiment.data.repeated_augmentation > 1:
+            note += " The copies of an image (config.data.repeated_augmentation) are mixed with other images than then."
+        report.say(note)
+    examples = metadata.get("train_examples", run.feed.train_examples)
+    if examples != run.feed.train_examples:
+        report.say(
+            f"Note: the training split {run.experiment.data.train_split!r} of {run.experiment.data.name} had "
+            f"{examples:,} examples then and has {run.feed.train_examples:,} now: the run goes on with other batches "
+            "than it would have had, and epochs of another length."
+        )
 
 
 def _in_words(device_count: int, process_count: int, device_kind: str) -> str:
@@ -265,6 +285,7 @@ def _evaluate_and_save(session: Session, state: TrainState, step: int, stopping:
             "best_accuracy": session.best_accuracy,
             "skipped": dataclasses.asdict(session.skips),
             "evaluation_due": session.evaluation_due,
+            "train_examples": session.run.feed.train_examples,
             **_place(),
         }
         session.store.save(unreplicate(state), metadata, accuracy, scheduled=improved or plan.checkpoints(step))

@@ -56,7 +56,9 @@ def check_training_devices(experiment: Experiment, device_count: int) -> None:
     """Raises ValueError where the devices of all processes do not divide a batch, with batches that they do divide."""
     shares = device_count * experiment.accumulation_steps
     if experiment.batch_size % shares:
-        accumulated = f" x {experiment.accumulation_steps} accumulation steps" * (experiment.accumulation_steps > 1)
+        accumulated = f" x config.accumulation_steps={experiment.accumulation_steps}" * (
+            experiment.accumulation_steps > 1
+        )
         raise ValueError(
             f"config.batch_size={experiment.batch_size} is not a multiple of the {device_count} devices{accumulated}; "
             f"use {nearest_multiples(experiment.batch_size, shares)}."

@@ -12,11 +12,13 @@ import jax
 import optax
 
 from tnt_jax import workdir as workdirs
+from tnt_jax.data.settings import shown
 from tnt_jax.models.complexity import multiply_adds
-from tnt_jax.models.variants import create_model
+from tnt_jax.models.variants import VARIANTS, create_model
 from tnt_jax.training.card_sets import CardFeed
 from tnt_jax.training.config import Experiment, ModelSettings, as_dict, check_config
 from tnt_jax.training.feed import Feed, make_feed
+from tnt_jax.training.memory import check_memory
 from tnt_jax.training.optimizer import Schedule, make_optimizer, make_schedule
 from tnt_jax.training.plan import Plan, check_evaluation_devices, check_training_devices, make_plan
 from tnt_jax.training.recorded import read_run_config
@@ -133,7 +135,9 @@ def _prepare(experiment: Experiment, workdir: Path, feed: Feed | CardFeed | None
     # With a checkpoint, what the run once started from is no longer needed.
     source = "" if workdirs.checkpoint_steps(workdir) else experiment.pretrained
     check_pretrained(source)
-    for_platform(make_model(experiment, experiment.model.num_classes or 2), jax.devices())
+    model = for_platform(make_model(experiment, experiment.model.num_classes or 2), jax.devices())
+    if not evaluates:
+        check_memory(experiment, model)
     check_evaluation_devices(experiment, jax.device_count())
     classes = feed.num_classes if feed else count_classes(experiment)
     num_classes = experiment.model.num_classes or classes
@@ -161,12 +165,19 @@ def load(source: str, experiment: Experiment, model: nn.Module) -> Any:
     from tnt_jax.pretrained import load_pretrained
 
     size, new_head = experiment.model.image_size, experiment.pretrained_new_head
-    return load_pretrained(source, model, image_size=size, new_head=new_head)["params"]
+    try:
+        return load_pretrained(source, model, image_size=size, new_head=new_head)["params"]
+    except ValueError as error:
+        raise ValueError(f"config.pretrained={source}: {error}") from error
 
 
 def make_model(experiment: Experiment, num_classes: int) -> nn.Module:
     """The experiment's model; sizes that do not fit raise ValueError with the mend."""
-    return create_model(**experiment.model.arguments() | {"num_classes": num_classes})
+    try:
+        return create_model(**experiment.model.arguments() | {"num_classes": num_classes})
+    except ValueError as error:
+        key = "config.model" if experiment.model.name in VARIANTS else f"config.model.name={experiment.model.name}"
+        raise ValueError(f"{key}: {error}") from error
 
 
 def resolved(settings: ModelSettings, model: nn.Module) -> ModelSettings:
@@ -206,10 +217,10 @@ def check_workdir(workdir: str | os.PathLike[str]) -> Path:
 
 def check_pretrained(source: str) -> None:
     """Raises FileNotFoundError for a local source that is not there."""
-    if source and not source.startswith(HUB_PREFIX) and not Path(source).expanduser().exists():
+    if source and not source.startswith(HUB_PREFIX) and not os.path.exists(os.path.expanduser(source)):
         raise FileNotFoundError(
-            f"config.pretrained={source}: there is no such file or folder. Give a .safetensors, .pth or .pth.tar file, "
-            f"a workdir, or {HUB_PREFIX}OWNER/NAME."
+            f"config.pretrained={shown(source)}: there is no such file or folder. Give a .safetensors, .pth or "
+            f".pth.tar file, a workdir, or {HUB_PREFIX}OWNER/NAME."
         )
 
 

@@ -11,7 +11,9 @@ import numpy as np
 import tensorflow as tf
 from clu import metric_writers
 
-METRICS_FILE = "metrics.jsonl"
+from tnt_jax.workdir import METRICS_FILE, parse_metrics_line
+
+RECORD_HEAD, RECORD_TAIL = 12, 4  # bytes around a TFRecord: its length with a checksum, and the checksum of its content
 # What depends on the machine and the moment. All else in metrics.jsonl is the same, digit for digit, in a run that was
 # stopped and continued (on the same devices); these may differ, or be absent from a line whose steps were not timed.
 TIME_LIKE = (
@@ -91,49 +93,73 @@ def write(writer: metric_writers.MetricWriter, step: int, scalars: Mapping[str, 
         raise OSError(str(error)) from error
 
 
-def go_back(workdir: Path, step: int, evaluation_due: bool) -> None:
+def go_back(workdir: Path, step: int, evaluation_due: bool) -> list[str]:
     """Removes from metrics.jsonl and TensorBoard's files what a run resumed at a step will write again.
 
     That are later steps, the evaluation of this one where it is still due, and what was torn by the end of a process.
+    -> what else cannot be read, a sentence for each file: it is left out too, and the file as it was kept beside it.
     """
-    _go_back_in_lines(workdir / METRICS_FILE, step, evaluation_due)
+    notes = [_go_back_in_lines(workdir / METRICS_FILE, step, evaluation_due)]
     for path in sorted(workdir.glob("events.out.tfevents.*")):
-        _go_back_in_events(path, step, evaluation_due)
+        notes.append(_go_back_in_events(path, step, evaluation_due))
+    return [note for note in notes if note]
 
 
-def _go_back_in_lines(path: Path, step: int, evaluation_due: bool) -> None:
+def _go_back_in_lines(path: Path, step: int, evaluation_due: bool) -> str:
     if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            values = json.loads(line)
-        except ValueError:  # torn
-            continue
-        if not any(_comes_again(name, values["step"], step, evaluation_due) for name in values if name != "step"):
-            kept.append(line + "\n")
-    _replace(path, "".join(kept).encode())
+        return ""
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept, damaged = [], 0
+    for number, line in enumerate(lines, 1):
+        values = parse_metrics_line(line)
+        if values is None:
+            damaged += number < len(lines) or line.endswith(b"\n")  # else torn
+        elif not any(_comes_again(name, values["step"], step, evaluation_due) for name in values if name != "step"):
+            kept.append(line)
+    note = _keep_damaged(path, f"{damaged} of {len(lines)} lines of {path} are damaged") if damaged else ""
+    _replace(path, b"".join(kept))
+    return note
 
 
-def _go_back_in_events(path: Path, step: int, evaluation_due: bool) -> None:
+def _go_back_in_events(path: Path, step: int, evaluation_due: bool) -> str:
     """A file of events is a file of TFRecords; only one that has something to remove is written anew."""
-    kept, changed = [], False
+    kept, changed, read, note = [], False, 0, ""
     try:
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            read += RECORD_HEAD + len(record) + RECORD_TAIL
             event = tf.compat.v1.Event.FromString(record)
             values = event.summary.value if event.HasField("summary") else ()
             if any(_comes_again(value.tag, event.step, step, evaluation_due) for value in values):
                 changed = True
             else:
                 kept.append(record)
-    except tf.errors.DataLossError:  # torn
+    except tf.errors.DataLossError:  # nothing behind this can be read
         changed = True
+        if not _is_torn(path, read):
+            note = _keep_damaged(path, f"the last {path.stat().st_size - read:,} bytes of {path} are damaged")
     if changed:
         temporary = path.with_name(path.name.replace("tfevents", "rewritten"))  # no name that TensorBoard reads
         with tf.io.TFRecordWriter(str(temporary)) as writer:
             for record in kept:
                 writer.write(record)
         temporary.replace(path)
+    return note
+
+
+def _is_torn(path: Path, start: int) -> bool:
+    """Whether the record that starts there is the file's last, cut short: what the end of a process leaves."""
+    with path.open("rb") as file:
+        file.seek(start)
+        head = file.read(RECORD_HEAD)
+    length = int.from_bytes(head[:8], "little")
+    return len(head) < RECORD_HEAD or start + RECORD_HEAD + length + RECORD_TAIL > path.stat().st_size
+
+
+def _keep_damaged(path: Path, what: str) -> str:
+    """A copy of the file as it is, under a name that nobody reads -> a sentence about it."""
+    copy = path.with_name("damaged." + path.name.replace("tfevents", "events"))
+    copy.write_bytes(path.read_bytes())
+    return f"{what[0].upper()}{what[1:]} and left out from now on; the file as it was is kept as {copy.name}."
 
 
 def _comes_again(name: str, written: int, step: int, evaluation_due: bool) -> bool:

@@ -1,0 +1,181 @@
+"""TNT beside DeiT on CIFAR-10, and the ablations, one run after the other; then the table and the curves of all.
+
+    python -m benchmarks.cifar10 --root=runs/cifar10 --runs model=tnt model=deit --seeds 0 1 2
+    python -m benchmarks.cifar10 --root=runs/cifar10 --runs ablations --seeds 0 1 2
+    python -m benchmarks.cifar10 --root=runs/cifar10 --runs model=tnt,scale=mini --epochs=11 -- \
+        --config.data.name=folder --config.data.directory=CIFAR
+
+A run is main.py with configs/cifar10.py:ARGUMENT in ROOT/ARGUMENT/EPOCHS_epochs/seed_SEED; what has ended is not run
+again, what was stopped goes on. Without --runs nothing runs. What follows "--" goes to main.py. ROOT/table.md and
+ROOT/curves.png are made of every run that is there.
+"""
+
+import argparse
+import collections
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from configs import cifar10
+
+# Tables 6, 8, 5 and 7, beside model=tnt (all of it) and model=deit (no inner path).
+ABLATIONS = {
+    "full": (
+        *("sentence_position=false", "word_position=false", "sentence_position=false,word_position=false"),
+        *("words=4", "blocks=1", "blocks=1,6", "blocks=1,6,12", "blocks=1,4,8,12"),
+        *("inner_heads=1", "inner_heads=4", "inner_heads=6"),
+    ),
+    "mini": (
+        *("sentence_position=false", "word_position=false", "sentence_position=false,word_position=false"),
+        *("words=4", "words=64", "blocks=1", "blocks=1,3"),
+        *("inner_heads=1", "inner_heads=4", "inner_heads=6"),
+    ),
+}
+HEADER = (
+    (
+        "model",
+        "parameters",
+        "multiply-adds",
+        "epochs",
+        "seeds",
+        "time a run",
+        "images/s",
+        "top-1 %",
+        "top-1 %, averaged",
+    ),
+    ("---", "---:", "---:", "---:", "---:", "---:", "---:", "---:", "---:"),
+)
+Runs = dict[tuple[str, float], list[pathlib.Path]]
+
+
+def main() -> None:
+    """Runs what is asked for; prints and writes the table, draws the curves."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=pathlib.Path, required=True)
+    parser.add_argument("--runs", nargs="+", default=[], help='arguments of configs/cifar10.py, or "ablations"')
+    parser.add_argument("--scale", choices=sorted(ABLATIONS), default="full", help='of --runs "ablations"')
+    parser.add_argument("--epochs", type=float, help="instead of the config's")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("others", nargs="*", help="flags of main.py, after --")
+    arguments = parser.parse_args()
+    chosen = [f"{each},scale={arguments.scale}" for each in ABLATIONS[arguments.scale]]
+    for argument in chosen if arguments.runs == ["ablations"] else arguments.runs:
+        for seed in arguments.seeds:
+            run(arguments.root, argument, arguments.epochs, seed, arguments.others)
+    found = finished(arguments.root)
+    if not found:
+        sys.exit(f"--root={arguments.root}: no run in it has ended; name some with --runs.")
+    text = table(found)
+    (arguments.root / "table.md").write_text(text + "\n")
+    draw(found, arguments.root / "curves.png")
+    print(text)
+
+
+def run(root: pathlib.Path, argument: str, epochs: float | None, seed: int, others: Sequence[str]) -> None:
+    """One run from start, or from where it stopped, to its end; nothing where it has ended. Exits where it fails."""
+    epochs = epochs or cifar10.get_config(argument).epochs
+    workdir = root / argument / f"{epochs:g}_epochs" / f"seed_{seed}"
+    if (workdir / "summary.json").exists():
+        return
+    flags = [f"--config=configs/cifar10.py:{argument}", f"--workdir={workdir}"]
+    flags += [f"--config.epochs={epochs}", f"--config.seed={seed}", *others]
+    print("main.py", *flags, flush=True)
+    code = subprocess.run([sys.executable, "main.py", *flags], check=False).returncode
+    if code:
+        sys.exit(code)
+
+
+def finished(root: pathlib.Path) -> Runs:
+    """-> the workdirs of all seeds for each argument and number of epochs."""
+    found: Runs = collections.defaultdict(list)
+    for file in sorted(root.glob("*/*_epochs/seed_*/summary.json")):
+        argument, epochs = file.parts[-4], file.parts[-3].removesuffix("_epochs")
+        found[argument, float(epochs)].append(file.parent)
+    return found
+
+
+def table(found: Runs) -> str:
+    """-> lines of Markdown; a mean and the deviation of a sample where there are several seeds."""
+    rows = [*HEADER, *(row(argument, epochs, workdirs) for (argument, epochs), workdirs in found.items())]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def row(argument: str, epochs: float, workdirs: Sequence[pathlib.Path]) -> tuple[str, ...]:
+    """The cells of one line, in HEADER's order."""
+    summaries = [json.loads((workdir / "summary.json").read_text()) for workdir in workdirs]
+    first = summaries[0]
+    seconds = statistics.mean(summary["seconds"] for summary in summaries)
+    return (
+        argument,
+        f"{first['parameters']:,}",
+        f"{count_multiply_adds(first['config']) / 1e6:.1f} M",
+        f"{epochs:g}",
+        str(len(summaries)),
+        f"{int(seconds // 60)} min {seconds % 60:.0f} s",
+        f"{statistics.mean(speed(workdir) for workdir in workdirs):,.0f}",
+        *(spread([100 * summary[name]["accuracy"] for summary in summaries]) for name in ("eval", "eval_ema")),
+    )
+
+
+def count_multiply_adds(config: Mapping[str, Any]) -> int:
+    """A summary's config -> multiply-adds of one image, with norms and biases."""
+    from tnt_jax.models import complexity
+    from tnt_jax.models.variants import create_model
+    from tnt_jax.training.config import check_config
+
+    return complexity.multiply_adds(create_model(**check_config(config).model.arguments()))
+
+
+def speed(workdir: pathlib.Path) -> float:
+    """Images a second in training, the median over the run's lines."""
+    from tnt_jax.analysis.curves import read_metrics
+
+    return statistics.median(read_metrics(workdir)["train/images_per_second"][1])
+
+
+def spread(values: Sequence[float]) -> str:
+    """-> the mean, and the deviation of a sample of several."""
+    mean = f"{statistics.mean(values):.2f}"
+    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
+
+
+def points(workdir: pathlib.Path) -> Iterator[tuple[float, float, float]]:
+    """A run -> (epoch, minutes, top-1 in %) of each evaluation of the raw weights; minutes are shared out evenly."""
+    from tnt_jax.analysis.curves import read_metrics
+
+    summary = json.loads((workdir / "summary.json").read_text())
+    config, steps = summary["config"], summary["steps"]
+    for step, accuracy in zip(*read_metrics(workdir)["eval/accuracy"], strict=True):
+        share = step / steps
+        yield config["epochs"] * share, summary["seconds"] / 60 * share, 100 * accuracy
+
+
+def draw(found: Runs, path: pathlib.Path) -> None:
+    """Test accuracy of every run against its epochs and against its time."""
+    import matplotlib.pyplot as plt
+
+    from tnt_jax.analysis.style import save, style
+
+    with style():
+        figure, panels = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True)
+        for number, ((argument, epochs), workdirs) in enumerate(found.items()):
+            for workdir in workdirs:
+                columns = list(zip(*points(workdir), strict=True))
+                for axes, values in zip(panels, columns[:2], strict=True):
+                    label = f"{argument}, {epochs:g} epochs" if workdir == workdirs[0] else None
+                    axes.plot(
+                        values, columns[2], marker="o", markersize=3, linewidth=1.4, color=f"C{number}", label=label
+                    )
+        for axes, label in zip(panels, ("epoch", "minutes"), strict=True):
+            axes.set(xlabel=label)
+        panels[0].set(ylabel="test accuracy, raw weights (%)")
+        panels[1].legend(frameon=False)
+        save(figure, path)
+
+
+if __name__ == "__main__":
+    main()

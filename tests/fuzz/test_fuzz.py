@@ -1,0 +1,23 @@
+"""The short form of `python -m tests.fuzz`: every key is drawn from; what is refused, and what trains, is checked."""
+
+import pytest
+
+from tests.fuzz import harness, properties, values
+
+
+@pytest.fixture(scope="module", autouse=True)
+def working_directory():
+    with harness.place():
+        yield
+
+
+def test_every_key_of_the_default_config_has_values():
+    assert len(values.keys()) == len(values.SOUND)
+
+
+def test_what_cannot_work_is_refused_with_the_key():
+    properties.check_refusals(examples=300)
+
+
+def test_what_is_accepted_trains_a_step():
+    properties.check_training(examples=6)

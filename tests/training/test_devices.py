@@ -1,0 +1,85 @@
+"""Joining other processes: they are found, waited for as long as the config says, and the wait can be ended."""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+JOIN = """
+from configs import default
+from tnt_jax.training import config, devices
+wanted = default.get_config()
+wanted.distributed.enabled = True
+wanted.distributed.initialization_timeout_seconds = 60
+devices.join_processes(config.check_config(wanted))
+import jax
+print(jax.process_index(), jax.process_count())
+"""
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+def start_main(mode, seconds, process=0):
+    """main.py as one of two processes; the other does not come."""
+    command = [sys.executable, "main.py", "--config=configs/digits.py", f"--mode={mode}", "--workdir=/nowhere/at/all"]
+    group = {
+        "enabled": True,
+        "coordinator_address": f"localhost:{free_port()}",
+        "num_processes": 2,
+        "process_id": process,
+        "initialization_timeout_seconds": seconds,
+    }
+    command += [f"--config.distributed.{key}={value}" for key, value in group.items()]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stderr=subprocess.PIPE)
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_process_that_never_comes_is_said_with_the_keys(process):
+    session = start_main("train", seconds=2, process=process)
+    _, said = session.communicate(timeout=120)
+    assert session.returncode == 2, said
+    assert "not all of them have come within 2 s (initialization_timeout_seconds)" in said
+    assert "config.distributed.coordinator_address" in said
+    assert "Traceback" not in said and "Check failure" not in said
+
+
+def test_the_wait_for_others_ends_by_sigterm():
+    session = start_main("train", seconds=100)
+    address = ("localhost", int(session.args[-4].rpartition(":")[2]))
+    for _ in range(600):  # until the first process listens for the other
+        with socket.socket() as probe:
+            if probe.connect_ex(address) == 0:
+                break
+        time.sleep(0.1)
+    session.send_signal(signal.SIGTERM)
+    _, said = session.communicate(timeout=20)
+    assert session.returncode == 4 and "SIGTERM: ended with nothing new to save" in said, said
+
+
+def test_slurm_tells_each_process_who_it_is_and_where_the_first_one_is():
+    """Two tasks of a job on one machine, by the variables that srun gives them, and no other key than `enabled`."""
+    job = {"SLURM_JOB_ID": str(free_port()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, "-c", JOIN],
+            cwd=ROOT,
+            env=os.environ | job | {"SLURM_PROCID": number, "SLURM_LOCALID": number, "JAX_PLATFORMS": "cpu"},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for number in "01"
+    ]
+    said = [task.communicate(timeout=120) for task in tasks]
+    assert [out.strip() for out, _ in said] == ["0 2", "1 2"], said
