@@ -8,36 +8,51 @@ import pytest
 from tests.soak import harness
 from tests.training.helpers import assert_same_end, assert_same_summary
 
-PLAN = harness.Plan(steps=100)
+PLAN = harness.Plan(steps=200)
 FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+# What is aimed at lies so many steps behind an evaluation: far from the next one, where it is another phase.
+BEHIND = {"start-up": 0, "step": 5, "checkpoint": 10, "evaluation": 0}
+ATTEMPTS = 5  # a moment of milliseconds may pass before the signal arrives
 
 
-def killed(tmp_path, phase, target, number=signal.SIGKILL):
-    """Starts the run, or goes on, and ends it in a phase -> (the session, its exit code)."""
-    session = harness.Session(PLAN, tmp_path / "killed", tmp_path / "cache", FLAGS)
-    session.reach(phase, target, random.Random(0))
-    return session, session.kill(number)
+class Killed:
+    """A run that is started again and again, each time to be ended a little further on."""
+
+    def __init__(self, tmp_path):
+        self.tmp_path, self.reached, self.draw = tmp_path, 0, random.Random(0)
+
+    def start(self):
+        return harness.Session(PLAN, self.tmp_path / "killed", self.tmp_path / "cache", FLAGS)
+
+    def end_in(self, phase, number=signal.SIGKILL):
+        """Starts the run, or goes on, and ends it in a phase -> (the session, its exit code)."""
+        ahead = (BEHIND[phase] - self.reached - 1) % PLAN.eval_every + 1
+        session = self.start()
+        session.reach(phase, self.reached + ahead, self.draw)
+        code = session.kill(number)
+        self.reached = max(self.reached, session.last_step())
+        return session, code
 
 
 def test_killed_in_every_phase_and_stopped_by_both_signals_it_ends_with_the_same_bits(tmp_path):
     whole = harness.Session(PLAN, tmp_path / "whole", None, FLAGS)
     assert whole.end() == 0, "\n".join(whole.lines)
-    for phase, target in (("start-up", 0), ("step", 15), ("checkpoint", 20), ("evaluation", 40)):
-        for _ in range(3):  # a moment of milliseconds may pass before the signal arrives
-            session, code = killed(tmp_path, phase, target)
+    run = Killed(tmp_path)
+    for phase in BEHIND:
+        for _ in range(ATTEMPTS):
+            session, code = run.end_in(phase)
             assert code == -signal.SIGKILL, "\n".join(session.lines)
             if phase in session.hit():
                 break
-            target += PLAN.eval_every
         else:
             pytest.fail(f"no kill hit {phase}; the last one hit {session.hit()}")
-    for number, code, step in ((signal.SIGTERM, 4, 65), (signal.SIGINT, 130, 75)):
-        session, found = killed(tmp_path, "step", step, number)
+    for number, code in ((signal.SIGTERM, 4), (signal.SIGINT, 130)):
+        session, found = run.end_in("step", number)
         assert found == code, "\n".join(session.lines)
         said = "\n".join(session.lines)
         assert f"main.py: {number.name}: stopped after step " in said and "Traceback" not in said
         assert "The same command goes on from there." in said
-    last = harness.Session(PLAN, tmp_path / "killed", tmp_path / "cache", FLAGS)
+    last = run.start()
     assert last.end() == 0, "\n".join(last.lines)
     assert_same_end(tmp_path / "killed", tmp_path / "whole")
     assert_same_summary(tmp_path / "killed", tmp_path / "whole")
