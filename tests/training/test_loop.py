@@ -85,6 +85,21 @@ def test_summary_has_its_keys_and_the_accuracy_is_learnt(finished):
     assert summary["config"]["model"]["patch_size"] == 4 and summary["versions"]["jax"] == jax.__version__
 
 
+def test_a_scanned_run_has_checkpoints_block_by_block_and_goes_on_unrolled(tmp_path):
+    """Blocks are stacked on the devices alone."""
+    for name, scans in (("scanned", (True, False)), ("unrolled", (False,))):
+        for scan, steps in zip(scans, (4, 8)[-len(scans) :], strict=True):
+            changes = {"model__depth": 3, "model__drop_path_rate": 0.2, "model__scan": scan, "steps": steps}
+            config = tiny_config(**INTERVALS | changes)
+            loop.train(setup.prepare(config, tmp_path / name, TinyFeed(config)))
+    (state, _), (expected, _) = (read_state(tmp_path / name, 4) for name in ("scanned", "unrolled"))
+    assert {"block_1", "block_2", "block_3"} < set(state["params"])
+    assert jax.tree.structure(state) == jax.tree.structure(expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), state["params"], expected["params"])
+    ours, others = ([line["train/loss"] for line in lines(tmp_path / name)] for name in ("scanned", "unrolled"))
+    np.testing.assert_allclose(ours, others, rtol=1e-4)
+
+
 def test_files_of_a_run(finished):
     workdir, _ = finished
     config = json.loads((workdir / "config.json").read_text())

@@ -11,6 +11,12 @@ from jax.ad_checkpoint import checkpoint_name
 
 from tnt_jax.models.gelu import gelu
 
+BRANCHES = (
+    "inner_attention",
+    "inner_mlp",
+    "outer_attention",
+    "outer_mlp",
+)  # residual ones, that drop path may leave out
 KEPT = "attention_weights"  # what a backward pass keeps of an attention, beside its queries, keys and values
 
 # The published code draws from a normal of deviation 0.02 cut at -2 and 2, which is a hundred deviations away.
@@ -28,6 +34,14 @@ def keep_factors(key: jax.Array, shape: tuple[int, ...], rate: jax.Array | float
     """-> [*shape] float32: 0 with probability `rate`, else 1 / (1 - rate) (stochastic depth, Huang et al. 2016)."""
     keep = 1.0 - jnp.asarray(rate, jnp.float32)
     return jax.random.bernoulli(key, keep, shape).astype(jnp.float32) / keep
+
+
+@jax.named_scope("drop_path_factors")  # tools.tpu_report divides a step by these names
+def drop_path_factors(keys: jax.Array, rate: jax.Array | float, sentences: jax.Array) -> dict[str, jax.Array]:
+    """A block's keys [4], rate and sentences [B, 1 + N, D] -> factors of its BRANCHES: inner [B * N], outer [B]."""
+    batch, tokens = sentences.shape[:2]
+    sizes = {name: batch * (tokens - 1) if name.startswith("inner") else batch for name in BRANCHES}
+    return {name: keep_factors(key, (sizes[name],), rate) for name, key in zip(BRANCHES, keys, strict=True)}
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))

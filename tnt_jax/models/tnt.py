@@ -13,17 +13,19 @@ from tnt_jax.models.embeddings import PatchEmbedding, SentenceEmbedding, WordEmb
 from tnt_jax.models.implementation import Forms, keep_products
 from tnt_jax.models.inner import from_lanes, fused, over_sentences, to_lanes
 from tnt_jax.models.layers import (
+    BRANCHES,
     MLP,
     Attention,
     SqueezeExcitation,
     dense,
     drop_path,
-    keep_factors,
+    drop_path_factors,
     layer_norm,
     normal_init,
 )
 from tnt_jax.models.pallas.layout import Sizes
 from tnt_jax.models.resize import resize_sentence_positions
+from tnt_jax.models.stacking import block_runs, stack_blocks
 
 Features = dict[str, list[jax.Array]]
 MAKING_PARAMETERS = Forms(fused=False, inner="dot", outer="dot")
@@ -123,7 +125,7 @@ class TNTBlock(nn.Module):
         keep: dict[str, jax.Array] | None = None,
         wanted: tuple[str, ...] = (),
     ) -> tuple[jax.Array | None, jax.Array, dict[str, jax.Array]]:
-        """words, sentences, drop-path factors (see TNT._keep) or None -> (words, sentences, features of this block)."""
+        """words, sentences, drop_path_factors or None -> (words, sentences, features of this block)."""
         features = {}
         batch = sentences.shape[0]
         if self.has_inner:
@@ -271,12 +273,13 @@ class TNT(nn.Module):
         words, sentences = self._embed(images, grid_of(images.shape[1:3], self.patch_size))
         if self.inner_blocks and self.block_settings(1)["forms"].fused:
             words = to_lanes(words)
-        num_sentences = sentences.shape[1] - 1
-        keep = self._keep(images.shape[0], num_sentences) if train and self.drop_path_rate else None
+        keys = None  # [depth, branches] where drop path is drawn
+        if train and self.drop_path_rate:
+            keys = jax.random.split(self.make_rng("dropout"), (self.depth, len(BRANCHES)))
         if self.scan and not self.is_initializing():
-            sentences, features = self._scanned(words, sentences, keep, wanted)
+            sentences, features = self._scanned(words, sentences, keys, wanted)
         else:
-            sentences, features = self._unrolled(words, sentences, keep, wanted)
+            sentences, features = self._unrolled(words, sentences, keys, wanted)
         outputs = layer_norm("norm", self.norm_epsilon, self.dtype)(sentences)[:, 0].astype(jnp.float32)
         if self.num_classes:
             outputs = dense("head", self.num_classes, jnp.float32)(outputs)
@@ -309,20 +312,6 @@ class TNT(nn.Module):
             sentences = sentences + positions.astype(self.dtype)
         return words, sentences
 
-    def _keep(self, batch: int, num_sentences: int) -> list[dict[str, jax.Array]]:
-        """-> for each block its drop-path factors: [B * N] for the inner branches, [B] for the outer ones."""
-        sizes = {
-            "inner_attention": (batch * num_sentences,),
-            "inner_mlp": (batch * num_sentences,),
-            "outer_attention": (batch,),
-            "outer_mlp": (batch,),
-        }
-        keys = jax.random.split(self.make_rng("dropout"), (self.depth, len(sizes)))
-        return [
-            {name: keep_factors(keys[i, j], shape, rate) for j, (name, shape) in enumerate(sizes.items())}
-            for i, rate in enumerate(self.drop_path_rates())
-        ]
-
     def block_settings(self, index: int) -> dict[str, Any]:
         """1-based block index -> TNTBlock's attributes."""
         shared = {field.name for field in dataclasses.fields(TNTBlock)} & {f.name for f in dataclasses.fields(TNT)}
@@ -351,46 +340,37 @@ class TNT(nn.Module):
         """-> the arguments of remat that say what a block keeps beside its inputs."""
         return {"policy": keep_products} if self.remat_keeps == "products" else {}
 
-    def _unrolled(self, words, sentences, keep, wanted) -> tuple[jax.Array, list[dict[str, jax.Array]]]:
+    def _unrolled(self, words, sentences, keys, wanted) -> tuple[jax.Array, list[dict[str, jax.Array]]]:
         """-> (sentences [B, 1 + N, D], features of each block), every block compiled on its own."""
         block_class = nn.remat(TNTBlock, static_argnums=(4,), **self._kept()) if self.remat else TNTBlock
         features = []
-        for i in range(1, self.depth + 1):
-            block = block_class(**self.block_settings(i), name=f"block_{i}")
-            words, sentences, found = block(words, sentences, keep[i - 1] if keep else None, wanted)
+        for i, rate in enumerate(self.drop_path_rates()):
+            block = block_class(**self.block_settings(i + 1), name=f"block_{i + 1}")
+            keep = drop_path_factors(keys[i], rate, sentences) if keys is not None else None
+            words, sentences, found = block(words, sentences, keep, wanted)
             features.append(found)
         return sentences, features
 
-    def _scanned(self, words, sentences, keep, wanted) -> tuple[jax.Array, list[dict[str, jax.Array]]]:
+    def _scanned(self, words, sentences, keys, wanted) -> tuple[jax.Array, list[dict[str, jax.Array]]]:
         """-> (sentences [B, 1 + N, D], features of each block), each run of like blocks compiled once.
 
-        The parameters stay those of the unrolled form, block by block, and are stacked here: a copy of some tens of
-        megabytes a step, in exchange for checkpoints, decay masks and weights files that need no conversion.
+        Parameters may come stacked, as the training step has them, or block by block; these are stacked here.
         """
         features: list[dict[str, jax.Array]] = []
-        for run in self._runs():
-            block = TNTBlock(**self.block_settings(run[0]), parent=None)
+        stacked = stack_blocks(self.variables["params"])
+        rates = jnp.array(self.drop_path_rates(), jnp.float32)
+        for name, run in block_runs(stacked):
+            block = TNTBlock(**self.block_settings(run.start), parent=None)
 
             def apply(carry, inputs, block=block):
-                params, factors = inputs
-                *carry, found = block.apply({"params": params}, *carry, factors, wanted)
+                params, key, rate = inputs
+                keep = drop_path_factors(key, rate, carry[1]) if key is not None else None
+                *carry, found = block.apply({"params": params}, *carry, keep, wanted)
                 return tuple(carry), found
 
-            params = [self.variables["params"][f"block_{i}"] for i in run]
-            factors = [keep[i - 1] for i in run] if keep else None
-            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
-            stacked_factors = jax.tree.map(lambda *leaves: jnp.stack(leaves), *factors) if keep else None
+            here = slice(run.start - 1, run.stop - 1)
+            inputs = stacked[name], keys[here] if keys is not None else None, rates[here]
             body = jax.checkpoint(apply, prevent_cse=False, **self._kept()) if self.remat else apply
-            (words, sentences), found = jax.lax.scan(body, (words, sentences), (stacked, stacked_factors))
+            (words, sentences), found = jax.lax.scan(body, (words, sentences), inputs)
             features += [jax.tree.map(lambda leaf, at=at: leaf[at], found) for at in range(len(run))]
         return sentences, features
-
-    def _runs(self) -> list[list[int]]:
-        """-> the 1-based block indices, cut where a block with an inner path meets one without."""
-        runs: list[list[int]] = []
-        for i in range(1, self.depth + 1):
-            if runs and (i in self.inner_blocks) == (runs[-1][0] in self.inner_blocks):
-                runs[-1].append(i)
-            else:
-                runs.append([i])
-        return runs

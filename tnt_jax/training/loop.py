@@ -13,6 +13,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from tnt_jax import workdir as workdirs
+from tnt_jax.models.stacking import unstack_blocks
 from tnt_jax.training import (
     checkpoints,
     devices,
@@ -31,7 +32,7 @@ from tnt_jax.training.errors import RunError, Stopped, readable, writable
 from tnt_jax.training.evaluation import Result, better, evaluate_weights
 from tnt_jax.training.feed import prefetch
 from tnt_jax.training.setup import Run, TrainingRun, prepare
-from tnt_jax.training.state import TrainState, create_state, initial_state, replicate, unreplicate
+from tnt_jax.training.state import TrainState, create_state, initial_state, replicate, training_form, unreplicate
 from tnt_jax.training.throughput import Meter, SlowSteps
 
 EVALUATION_FILE = "evaluation.json"
@@ -88,7 +89,7 @@ def _train_and_summarize(run: TrainingRun, notice: preemption.Notice, started: f
     state, session = _start(run, notice, started)
     try:
         count = report.describe(run, state.params)
-        step, state = int(state.step), replicate(state)
+        step, state = int(state.step), replicate(training_form(jax.device_get(state), run.experiment))
         if session.evaluation_due:
             _evaluate_after_all(session, state, step)
         state = _train(session, state, step)
@@ -288,7 +289,8 @@ def _evaluate_and_save(session: Session, state: TrainState, step: int, stopping:
             "train_examples": session.run.feed.train_examples,
             **_place(),
         }
-        session.store.save(unreplicate(state), metadata, accuracy, scheduled=improved or plan.checkpoints(step))
+        on_host = unstack_blocks(unreplicate(state))
+        session.store.save(on_host, metadata, accuracy, scheduled=improved or plan.checkpoints(step))
     if stopping:
         raise _stopped(session, step)
 

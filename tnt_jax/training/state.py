@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from tnt_jax.models.stacking import stack_blocks
 from tnt_jax.training import metrics
 from tnt_jax.training.config import Experiment
 
@@ -71,6 +72,14 @@ def _host_device() -> jax.Device | None:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:
         return None
+
+
+def training_form(state: Any, experiment: Experiment) -> Any:
+    """A state, or parameters -> as the training step has them: with config.model.scan, like blocks stacked.
+
+    Checkpoints, and all that is not a step, have them block by block: `unstack_blocks` is the way back.
+    """
+    return stack_blocks(state) if experiment.model.scan else state
 
 
 def replicate(state: Any, devices: list[jax.Device] | None = None) -> Any:

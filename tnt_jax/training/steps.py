@@ -103,6 +103,8 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Any]]:
     """A device's share of a batch -> (the next state, what the loop reads), both equal on all devices.
 
+    The state's parameters are block by block or, for a model that scans, stacked (state.training_form).
+
     batch: image [b, H, W, 3] uint8, label [b] int32, mask [b] float32; of a data set on the device (ResidentFeed) its
     examples [n, h, w, 3] uint8, index [b] and seed [b, 2] in place of image. Read by the loop: `sums`, the running sums
     since the last line of the log (they start anew after every `log_every_steps` updates, in here, so that a resumed

@@ -179,7 +179,7 @@ def test_a_text_that_is_none():
         ("jit(f)/optimizer/mul", "optimizer"),
         ("jit(f)/input/jit(_normal)/mul", "input"),
         ("jit(f)/psum", "all-reduce"),
-        ("jit(f)/jvp(TNT)/TNT._keep/jit(_bernoulli)/lt", "drop path"),
+        ("jit(f)/jvp(TNT)/TNT._scanned/while/body/drop_path_factors/jit(_bernoulli)/lt", "drop path"),
         ("jit(f)/jvp(TNT)/TNT._scanned/stack", "scan"),
         ("jit(f)/jit(_threefry_fold_in)/add", "other"),
         ("", "other"),

@@ -40,6 +40,11 @@ def test_the_step_is_the_loops_own(found):
     assert memory.arguments > 4 * 4 * 452 + 4 * 8 * 8 * 3
 
 
+def test_a_scanned_step_has_like_blocks_as_one(found):
+    """Fewer arrays to update: not one of the three blocks has a parameter of its own."""
+    assert "blocks_1_3" in found[0].text and "block_1" not in found[0].text
+
+
 def test_the_parts_share_the_whole_step(found):
     parts = found[1]["parts"]
     assert set(parts) >= {"stem", "inner", "projection", "outer", "head", "optimizer", "input", "all-reduce", "other"}

@@ -16,7 +16,7 @@ from tnt_jax.tools.benchmarking import turns
 from tnt_jax.training import steps
 from tnt_jax.training.config import Experiment, check_config
 from tnt_jax.training.optimizer import make_optimizer, make_schedule
-from tnt_jax.training.state import initial_state, replicate
+from tnt_jax.training.state import initial_state, replicate, training_form
 
 STEPS_PER_EPOCH = 1000  # of the schedule; the speed does not depend on it
 
@@ -48,11 +48,12 @@ class Ours(turns.Side):
         schedule = make_schedule(experiment, STEPS_PER_EPOCH)
         optimizer = make_optimizer(experiment, schedule)
         state = jax.jit(lambda params: initial_state(experiment, model, optimizer, params))(params)
+        state = training_form(jax.device_get(state), experiment)
         train_step = steps.make_train_step(experiment, model, optimizer, schedule, log_every_steps=1000)
         labels = np.random.default_rng(1).integers(0, model.num_classes, images.shape[:2]).astype(np.int32)
         batch = {"image": images, "label": labels, "mask": np.ones(images.shape[:2], np.float32)}
         batch = on_devices(batch)
-        self._state = replicate(jax.device_get(state))
+        self._state = replicate(state)
 
         def step() -> Any:
             self._state, results = train_step(self._state, batch)
@@ -64,7 +65,7 @@ class Ours(turns.Side):
         """-> a function that computes the logits of one batch of normalised images."""
         model = steps.for_platform(model, jax.local_devices())
         forward = steps.over_devices(lambda params, images: model.apply({"params": params}, images, train=False))
-        params, images = replicate(params), on_devices(images.astype(np.float32) / 127.5 - 1)
+        params, images = replicate(training_form(params, experiment)), on_devices(images.astype(np.float32) / 127.5 - 1)
         return lambda: forward(params, images)
 
     def run(self, steps: int) -> None:

@@ -26,7 +26,7 @@ _SCOPES = (
     ("head", {"head", "loss"}),
     ("optimizer", {"optimizer"}),
     ("input", {"input"}),
-    ("drop path", {"TNT._keep"}),
+    ("drop path", {"drop_path_factors"}),
 )
 
 
@@ -46,7 +46,7 @@ def _part(source: str) -> str:
     if "TNTBlock" in scopes or any(re.fullmatch(r"block_\d+", scope) for scope in scopes):
         return "projection"  # what is left in a block is the addition of the projected words to their sentences
     if "TNT._scanned" in scopes:
-        return "scan"  # stacking the parameters, keeping each turn's activations and taking them out again
+        return "scan"  # keeping each turn's activations and taking them out again
     if "TNT" in scopes:
         return "head"  # the final norm and the class token's way out
     return "other"

@@ -14,7 +14,7 @@ from tnt_jax.training.config import Experiment
 from tnt_jax.training.optimizer import make_optimizer, make_schedule
 from tnt_jax.training.plan import check_training_devices
 from tnt_jax.training.setup import make_model
-from tnt_jax.training.state import initial_state
+from tnt_jax.training.state import initial_state, training_form
 
 STEPS_PER_EPOCH = 1000  # of the schedule; the compiled step is the same with any other
 _OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|[Rr]an out of memory")
@@ -75,7 +75,7 @@ def compile_step(experiment: Experiment, num_classes: int, devices: list[Any]) -
         log_every_steps=experiment.log_every_steps or STEPS_PER_EPOCH,
         devices=devices,
     )
-    state = jax.eval_shape(lambda: initial_state(experiment, model, optimizer))
+    state = jax.eval_shape(lambda: training_form(initial_state(experiment, model, optimizer), experiment))
     share = experiment.batch_size // len(devices)
     arguments = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((len(devices), *leaf.shape), leaf.dtype),

@@ -1,0 +1,68 @@
+"""Stacked and block by block: there and back, and the same model either way."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.models.helpers import images, random_variables, small_model
+from tnt_jax.models.stacking import block_runs, stack_blocks, unstack_blocks
+
+
+@pytest.mark.parametrize(
+    ("tnt_blocks", "names"),
+    [
+        (None, ["blocks_1_4"]),
+        ((), ["blocks_1_4"]),
+        ((1, 2, 4), ["blocks_1_2", "blocks_3_3", "blocks_4_4"]),
+    ],
+)
+def test_like_blocks_that_follow_one_another_are_one(tnt_blocks, names):
+    params = random_variables(small_model(depth=4, tnt_blocks=tnt_blocks))["params"]
+    stacked = stack_blocks(params)
+    runs = block_runs(stacked)
+    assert [name for name, _ in runs] == names
+    assert [index for _, run in runs for index in run] == [1, 2, 3, 4]
+    assert set(stacked) == {name for name in params if not name.startswith("block_")} | set(names)
+    jax.tree.map(np.testing.assert_array_equal, unstack_blocks(stacked), params)
+    for name, run in runs:
+        scale = stacked[name]["outer"]["norm1"]["scale"]
+        for at, index in enumerate(run):
+            np.testing.assert_array_equal(scale[at], params[f"block_{index}"]["outer"]["norm1"]["scale"])
+
+
+def test_blocks_stand_in_the_order_of_their_numbers():
+    """Not of their names: block_10 comes before block_2 in a sorted dict."""
+    params = {f"block_{i}": {"kernel": np.full(2, i)} for i in range(1, 13)}
+    stacked = stack_blocks(params)
+    np.testing.assert_array_equal(stacked["blocks_1_12"]["kernel"][:, 0], range(1, 13))
+    jax.tree.map(np.testing.assert_array_equal, unstack_blocks(stacked), params)
+
+
+def test_parameters_are_found_anywhere_and_what_is_done_stays():
+    params = {"block_1": {"bias": np.zeros(3)}, "block_2": {"bias": np.ones(3)}, "head": {"bias": np.ones(2)}}
+    tree = {"step": np.int32(3), "moments": [params, (params, None)]}
+    stacked = stack_blocks(tree)
+    assert stacked["moments"][1][0]["blocks_1_2"]["bias"].shape == (2, 3)
+    assert isinstance(stacked["moments"][0]["blocks_1_2"]["bias"], np.ndarray)
+    jax.tree.map(np.testing.assert_array_equal, stack_blocks(stacked), stacked)
+    back = unstack_blocks(stacked)
+    assert jax.tree.structure(back) == jax.tree.structure(tree) == jax.tree.structure(unstack_blocks(tree))
+    jax.tree.map(np.testing.assert_array_equal, back, tree)
+
+
+@pytest.mark.parametrize("tnt_blocks", [None, (1, 2)])
+def test_a_scanned_model_takes_either_form(tnt_blocks):
+    model = small_model(depth=3, tnt_blocks=tnt_blocks, scan=True, drop_path_rate=0.3)
+    params = random_variables(model)["params"]
+
+    def loss(params):
+        logits = model.apply({"params": params}, images(), train=True, rngs={"dropout": jax.random.key(0)})
+        return (logits * jnp.arange(5)).sum()
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(params)
+    stacked_value, stacked_gradient = jax.jit(jax.value_and_grad(loss))(stack_blocks(params))
+    np.testing.assert_allclose(stacked_value, value, rtol=1e-6)
+    assert set(stacked_gradient) == set(stack_blocks(params))
+    for a, b in zip(jax.tree.leaves(unstack_blocks(stacked_gradient)), jax.tree.leaves(gradient), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
