@@ -27,6 +27,7 @@ from tnt_jax.training import checkpoints, loop, preemption, setup
 from tnt_jax.training.errors import RunError
 from tnt_jax.training.state import unreplicate
 
+NAMES = "scanned", "unrolled"
 INTERVALS = {"log_every_steps": 3, "checkpoint_every_steps": 4, "eval_every_steps": 10, "keep_checkpoints": 2}
 
 
@@ -87,17 +88,17 @@ def test_summary_has_its_keys_and_the_accuracy_is_learnt(finished):
 
 def test_a_scanned_run_has_checkpoints_block_by_block_and_goes_on_unrolled(tmp_path):
     """Blocks are stacked on the devices alone."""
-    for name, scans in (("scanned", (True, False)), ("unrolled", (False,))):
+    for name, scans in zip(NAMES, ((True, False), (False,)), strict=True):
         for scan, steps in zip(scans, (4, 8)[-len(scans) :], strict=True):
             changes = {"model__depth": 3, "model__drop_path_rate": 0.2, "model__scan": scan, "steps": steps}
             config = tiny_config(**INTERVALS | changes)
             loop.train(setup.prepare(config, tmp_path / name, TinyFeed(config)))
-    (state, _), (expected, _) = (read_state(tmp_path / name, 4) for name in ("scanned", "unrolled"))
+    (state, _), (expected, _) = (read_state(tmp_path / name, 4) for name in NAMES)
     assert {"block_1", "block_2", "block_3"} < set(state["params"])
     assert jax.tree.structure(state) == jax.tree.structure(expected)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), state["params"], expected["params"])
-    ours, others = ([line["train/loss"] for line in lines(tmp_path / name)] for name in ("scanned", "unrolled"))
-    np.testing.assert_allclose(ours, others, rtol=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-7), state, expected)  # moments too
+    ours, others = ({each["step"]: each.get("train/loss") for each in lines(tmp_path / name)} for name in NAMES)
+    np.testing.assert_allclose(ours[6], others[6], rtol=1e-4)
 
 
 def test_files_of_a_run(finished):
