@@ -5,9 +5,9 @@
     python -m benchmarks.cifar10 --root=runs/cifar10 --runs model=tnt,scale=mini --epochs=11 -- \
         --config.data.name=folder --config.data.directory=CIFAR
 
-A run is main.py with configs/cifar10.py:ARGUMENT in ROOT/ARGUMENT/EPOCHS_epochs/seed_SEED; what has ended is not run
-again, what was stopped goes on. Without --runs nothing runs. What follows "--" goes to main.py. ROOT/table.md and
-ROOT/curves.png are made of every run that is there.
+A run is main.py with configs/cifar10.py:ARGUMENT in ROOT/ARGUMENT/EPOCHS_epochs/seed_SEED, "+" in place of commas,
+which separate sources in tools.figures; what has ended is not run again, what was stopped goes on. Without --runs
+nothing runs. What follows "--" goes to main.py. ROOT/table.md and ROOT/curves.png are made of every run that is there.
 """
 
 import argparse
@@ -78,7 +78,7 @@ def main() -> None:
 def run(root: pathlib.Path, argument: str, epochs: float | None, seed: int, others: Sequence[str]) -> None:
     """One run from start, or from where it stopped, to its end; nothing where it has ended. Exits where it fails."""
     epochs = epochs or cifar10.get_config(argument).epochs
-    workdir = root / argument / f"{epochs:g}_epochs" / f"seed_{seed}"
+    workdir = root / argument.replace(",", "+") / f"{epochs:g}_epochs" / f"seed_{seed}"
     if (workdir / "summary.json").exists():
         return
     flags = [f"--config=configs/cifar10.py:{argument}", f"--workdir={workdir}"]
@@ -93,7 +93,7 @@ def finished(root: pathlib.Path) -> Runs:
     """-> the workdirs of all seeds for each argument and number of epochs."""
     found: Runs = collections.defaultdict(list)
     for file in sorted(root.glob("*/*_epochs/seed_*/summary.json")):
-        argument, epochs = file.parts[-4], file.parts[-3].removesuffix("_epochs")
+        argument, epochs = file.parts[-4].replace("+", ","), file.parts[-3].removesuffix("_epochs")
         found[argument, float(epochs)].append(file.parent)
     return found
 

@@ -74,14 +74,14 @@ def test_every_ablation_is_another_model_than_the_default_one(scale):
 def test_the_table_has_a_line_for_an_argument_and_the_spread_of_its_seeds(tmp_path):
     config = as_dict(check_config(cifar10.get_config("model=deit,scale=mini")))
     for seed, accuracy in enumerate((0.5, 0.52)):
-        workdir = tmp_path / "model=deit,scale=mini" / "30_epochs" / f"seed_{seed}"
+        workdir = tmp_path / "model=deit+scale=mini" / "30_epochs" / f"seed_{seed}"
         workdir.mkdir(parents=True)
         ends = {"eval": {"accuracy": accuracy}, "eval_ema": {"accuracy": 0.5}}
         summary = {"parameters": 925_218, "steps": 20, "seconds": 90.0, "config": config, **ends}
         (workdir / "summary.json").write_text(json.dumps(summary))
         lines = [{"step": 10, "train/images_per_second": 540.4}, {"step": 20, "eval/accuracy": accuracy}]
         (workdir / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    (tmp_path / "model=tnt,scale=mini" / "30_epochs" / "seed_0").mkdir(parents=True)  # has not ended
+    (tmp_path / "model=tnt+scale=mini" / "30_epochs" / "seed_0").mkdir(parents=True)  # has not ended
     found = benchmark.finished(tmp_path)
     [*_, last] = lines = benchmark.table(found).splitlines()
     assert len(lines) == 3
