@@ -51,6 +51,29 @@ def test_parameters_are_found_anywhere_and_what_is_done_stays():
     jax.tree.map(np.testing.assert_array_equal, back, tree)
 
 
+def test_a_gap_or_another_dtype_parts_blocks():
+    params = {f"block_{i}": {"bias": np.full(2, i, kind)} for i, kind in ((1, "f4"), (3, "f4"), (4, "f4"), (5, "f2"))}
+    stacked = stack_blocks(params)
+    assert [name for name, _ in block_runs(stacked)] == ["blocks_1_1", "blocks_3_4", "blocks_5_5"]
+    jax.tree.map(np.testing.assert_array_equal, unstack_blocks(stacked), params)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"depth": 4}, r"of 3 blocks, with an inner path in \[1, 2, 3\]; the model has depth=4"),
+        ({"depth": 2}, "the model has depth=2"),
+        ({"tnt_blocks": (1, 2)}, r"tnt_blocks=\[1, 2\]"),
+    ],
+)
+def test_parameters_of_other_blocks_are_refused(changes, words):
+    params = random_variables(small_model(depth=3))["params"]
+    model = small_model(**{"depth": 3, "scan": True} | changes)
+    for form in (params, stack_blocks(params)):
+        with pytest.raises(ValueError, match=words):
+            model.apply({"params": form}, images())
+
+
 @pytest.mark.parametrize("tnt_blocks", [None, (1, 2)])
 def test_a_scanned_model_takes_either_form(tnt_blocks):
     model = small_model(depth=3, tnt_blocks=tnt_blocks, scan=True, drop_path_rate=0.3)

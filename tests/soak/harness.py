@@ -87,6 +87,7 @@ class Session:
             self.lines.append(line)
             if re.search(pattern, line):
                 return True
+        self._said.put(None)  # for who asks again
         return False
 
     def end(self) -> int:
@@ -115,8 +116,17 @@ class Session:
 
     def wait_for_seconds(self, seconds: float) -> None:
         """Returns so many seconds after the start, or at the first line about the run's steps."""
-        while time.monotonic() < self.started + seconds and self.process.poll() is None:
-            time.sleep(0.01)
+        while (left := self.started + seconds - time.monotonic()) > 0:
+            try:
+                line = self._said.get(timeout=left)
+            except queue.Empty:
+                return
+            if line is None:
+                self._said.put(None)
+                return
+            self.lines.append(line)
+            if line.startswith("step "):
+                return
 
     def last_step(self) -> int:
         """The last step that was said; 0 before the first."""

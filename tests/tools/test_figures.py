@@ -1,5 +1,6 @@
 """The program: figures from a file of weights and from a run, and one clear line for what cannot work."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -44,7 +45,7 @@ def test_chosen_figures_side_by_side(small, picture, tmp_path, capsys):
         f"{output}/inner_attention.png,", ".pdf,", ".npz", f"{output}/class_attention.png,", ".pdf,", ".npz",
     ]  # fmt: skip
     arrays = np.load(output / "inner_attention.npz")
-    assert arrays["tnt_s_random_weights_queries"].tolist() == [[6, 1], [15, 3]]
+    assert arrays["tnt_s_random_weights_queries"].tolist() == [[7, 1], [15, 3]]  # of 5 x 5 sentences
     arrays = np.load(output / "class_attention.npz")
     assert arrays["deit_s_random_weights_maps"].shape == arrays["tnt_s_random_weights_maps"].shape == (3, 5, 5)
 
@@ -58,6 +59,32 @@ def test_weights_of_a_file_are_its_own_and_normalised_as_published(small, tmp_pa
     np.testing.assert_array_equal(subject.variables["params"]["norm"]["bias"], variables["params"]["norm"]["bias"])
     twice = figures.open_subjects(",".join([f"deit_small_patch16_224:{tmp_path}/deit.safetensors"] * 2))
     assert [each.title for each in twice] == ["DeiT-S, 1", "DeiT-S, 2"]
+
+
+def test_titles_whose_arrays_would_have_one_name_get_a_number(small, monkeypatch):
+    subject = figures.open_subject("tnt_s_patch16_224:random")
+    monkeypatch.setattr(figures, "open_subject", lambda name: dataclasses.replace(subject, title=f"TNT ({name})"))
+    assert [each.title for each in figures.open_subjects("run-1,run_1,run")] == [
+        "TNT (run-1), 1", "TNT (run_1), 2", "TNT (run)",
+    ]  # fmt: skip
+
+
+def test_a_larger_model_is_the_same_with_positions_interpolated(small):
+    subject = figures.open_subject("tnt_s_patch16_224:random")
+    larger = subject.at((20, 24))
+    assert larger.model.grid == (5, 6) and larger.variables["params"]["sentence_position"].shape[0] == 31
+    images = np.random.default_rng(0).normal(size=(1, 20, 24, 3)).astype(np.float32)
+    np.testing.assert_allclose(
+        larger.model.apply(larger.variables, images), subject.model.apply(subject.variables, images), atol=1e-5
+    )
+
+
+def test_a_pixel_that_is_another_word_in_each_model_is_refused(small):
+    subjects = [figures.open_subject("tnt_s_patch16_224:random")]
+    subjects.append(subjects[0].at((20, 20)))
+    assert figures.ask(subjects, ["1,2"]) == [(0, 1)]
+    with pytest.raises(ValueError, match="--query=5,10 is another word in each"):
+        figures.ask(subjects, ["5,10"])
 
 
 def test_an_example_of_a_runs_data_is_the_image_as_it_is(tmp_path, monkeypatch):

@@ -78,6 +78,7 @@ def channel_tsne(
     the first two principal components. Arrays: points [D, 2], correlation: mean |r| over pairs of channels' maps.
     """
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     arrays: dict[str, np.ndarray] = {}
     with style():
@@ -86,14 +87,16 @@ def channel_tsne(
             model = subject.model
             inputs = subject.inputs(fit(pixels, image_size or map_size(model)))
             found = maps.sentence_maps(model, subject.variables, inputs, (model.depth,))[0].reshape(model.outer_dim, -1)
-            # "exact": for some hundred points it takes seconds, and sums in one order whatever the threads.
+            # "exact", for some hundred points, takes seconds. On one thread: more of them sum in another order, and
+            # points end elsewhere.
             tsne = TSNE(
                 init="pca",
                 method="exact",
                 random_state=seed,
                 perplexity=min(30.0, (len(found) - 1) / 3),
             )
-            points, alike = tsne.fit_transform(found), mean_correlation(found)
+            with threadpool_limits(1):
+                points, alike = tsne.fit_transform(found), mean_correlation(found)
             arrays |= named(subject, points=points, correlation=np.asarray(alike, np.float32))
             axes.scatter(*points.T, s=10, color=(BLUE, ORANGE)[i % 2], alpha=0.75, linewidths=0)
             axes.set_title(f"{subject.title}, block {model.depth}\nmean |correlation| of two maps: {alike:.2f}")
@@ -141,17 +144,15 @@ def word_maps(subjects: Sequence[Subject], pixels: np.ndarray) -> Drawn:
         return figure, arrays
 
 
-def outer_attention(
-    subjects: Sequence[Subject], pixels: np.ndarray, *, image_size: tuple[int, int] | None = None
-) -> Drawn:
+def outer_attention(subjects: Sequence[Subject], pixels: np.ndarray) -> Drawn:
     """Figure 6: pixels [H, W, 3] uint8 -> attention from each sentence to all, every block, averaged over heads.
 
-    image_size: (height, width); None: the model's own. Colours are logarithmic and the same in all panels. Arrays:
+    At the models' own input size. Colours are logarithmic and the same in all panels. Arrays:
     attention [blocks, 1 + N, 1 + N], class token first (not drawn), rows sum to one.
     """
     found = []
     for subject in subjects:
-        inputs = subject.inputs(fit(pixels, image_size or subject.model.input_size))
+        inputs = subject.inputs(fit(pixels, subject.model.input_size))
         found.append(maps.outer_attention(subject.model, subject.variables, inputs))
     strongest = max(float(each[:, 1:, 1:].max()) * each.shape[-1] for each in found)
     norm = LogNorm(0.1, 10.0 ** max(np.ceil(np.log10(strongest)), 1), clip=True)
@@ -188,12 +189,10 @@ def averaged_down(matrix: np.ndarray, largest: int = LARGEST) -> np.ndarray:
     return summed / (widths[:, None] * widths)
 
 
-def class_attention(
-    subjects: Sequence[Subject], pixels: np.ndarray, *, image_size: tuple[int, int] | None = None
-) -> Drawn:
+def class_attention(subjects: Sequence[Subject], pixels: np.ndarray) -> Drawn:
     """Figure 7: pixels [H, W, 3] uint8 -> the last block's class token over the sentences, drawn over the image.
 
-    image_size: (height, width); None: the model's own. The mean of the heads, then every head. Arrays: attention
+    At the models' own input size. The mean of the heads, then every head. Arrays: attention
     [heads, 1 + N], the class token's own share first, a row sums to one; maps [heads, rows, columns].
     """
     arrays: dict[str, np.ndarray] = {}
@@ -204,7 +203,7 @@ def class_attention(
         parts = np.atleast_1d(figure.subfigures(len(subjects), 1))
         for subject, part in zip(subjects, parts, strict=True):
             model = subject.model
-            image = fit(pixels, image_size or model.input_size)
+            image = fit(pixels, model.input_size)
             found = maps.class_attention(model, subject.variables, subject.inputs(image))
             rows, columns = (side // model.patch_size for side in image.shape[:2])
             over = found[:, 1:].reshape(-1, rows, columns)
@@ -236,5 +235,4 @@ FIGURES: dict[str, Callable[..., Any]] = {
     "class_attention": class_attention,
 }
 MAP_FIGURES = ("feature_maps", "tsne")  # drawn at a larger input, and by a seed
-OUTER_FIGURES = ("outer_attention", "class_attention")  # drawn at any input size
 INNER_FIGURES = ("words", "inner_attention")  # of models with an inner path

@@ -93,10 +93,10 @@ def _show_panels(part, subject: Subject, image: np.ndarray, queries: Sequence[Qu
         for j, axes in enumerate(grid[i]):
             axes.imshow(image)
             if j:
-                # A pale picture: under a dark one the colours would not be those of the bar.
+                # A pale picture that hardly shows: under a strong one the colours would not be those of the bar.
                 axes.imshow(image.mean(-1), cmap="gray", vmin=-255, vmax=255)
                 words = attention[i, j - 1].reshape(side, side)
-                axes.imshow(words, cmap=colors.cmap, norm=colors.norm, alpha=0.75, extent=extent)
+                axes.imshow(words, cmap=colors.cmap, norm=colors.norm, alpha=0.9, extent=extent)
             axes.plot(column, row, marker="x", color="white", markersize=10, markeredgewidth=3.5)
             axes.plot(column, row, marker="x", color="red", markersize=9, markeredgewidth=2)
             axes.set(xlim=extent[:2], ylim=extent[2:])

@@ -61,7 +61,11 @@ def check_inner(subjects: Sequence[Subject], what: str) -> None:
         )
 
 
+def slug(title: str) -> str:
+    """A model's title -> what stands before its arrays' names: "TNT-S" -> "tnt_s"."""
+    return re.sub(r"\W+", "_", title.lower()).strip("_")
+
+
 def named(subject: Subject, **arrays: np.ndarray) -> dict[str, np.ndarray]:
     """Arrays by name -> the same, the model's title in front: "TNT-S" -> tnt_s_maps."""
-    slug = re.sub(r"\W+", "_", subject.title.lower()).strip("_")
-    return {f"{slug}_{name}": array for name, array in arrays.items()}
+    return {f"{slug(subject.title)}_{name}": array for name, array in arrays.items()}

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from tnt_jax.models.resize import resize_sentence_positions
 from tnt_jax.models.tnt import TNT
 
 PAPERS_SIZE, PAPERS_INPUT = 1024, 224  # pixels: the input of Figure 3, and the size trained at
@@ -26,6 +27,14 @@ class Subject:
         """pixels [H, W, 3] uint8 -> [1, H, W, 3] float32, normalised."""
         values = pixels[None].astype(np.float32) / 255
         return (values - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+
+    def at(self, size: tuple[int, int]) -> "Subject":
+        """The same for images of (height, width) pixels, sentence positions interpolated."""
+        model, params = self.model.clone(image_size=size), self.variables["params"]
+        if "sentence_position" in params:
+            positions = resize_sentence_positions(params["sentence_position"], self.model.grid, model.grid)
+            params = {**params, "sentence_position": positions}
+        return dataclasses.replace(self, model=model, variables={"params": params})
 
 
 def read_picture(path: str | Path) -> np.ndarray:

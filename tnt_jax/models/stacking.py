@@ -21,7 +21,8 @@ _RUN = re.compile(r"blocks_(\d+)_(\d+)")
 def stack_blocks(tree: Any) -> Any:
     """A tree that holds parameters anywhere (a train state, its moments) -> the same with like blocks stacked.
 
-    Like blocks have the same entries of the same shapes. NumPy arrays stay NumPy arrays. What is stacked stays so.
+    Like blocks have the same entries of the same shapes and dtypes. NumPy arrays stay NumPy arrays. What is stacked
+    stays so.
     """
     return _map_parameters(_stack, tree, _BLOCK)
 
@@ -49,8 +50,9 @@ def _map_parameters(function: Any, tree: Any, pattern: re.Pattern[str]) -> Any:
 def _stack(params: Mapping[str, Any]) -> dict[str, Any]:
     others = {name: value for name, value in params.items() if not _BLOCK.fullmatch(name)}
     indices = sorted(int(match[1]) for name in params if (match := _BLOCK.fullmatch(name)))
-    for _, run in itertools.groupby(indices, key=lambda index: _kind(params[f"block_{index}"])):
-        blocks = list(run)
+    places = enumerate(indices)  # index - place changes where a number is left out
+    for _, run in itertools.groupby(places, key=lambda each: (each[1] - each[0], _kind(params[f"block_{each[1]}"]))):
+        blocks = [index for _, index in run]
         name = f"blocks_{blocks[0]}_{blocks[-1]}"
         others[name] = jax.tree.map(_together, *(params[f"block_{index}"] for index in blocks))
     return others
@@ -64,9 +66,9 @@ def _unstack(params: Mapping[str, Any]) -> dict[str, Any]:
     return others
 
 
-def _kind(block: Any) -> tuple[Any, Sequence[tuple[int, ...]]]:
+def _kind(block: Any) -> tuple[Any, Sequence[Any]]:
     """What blocks of one stack have in common."""
-    return jax.tree.structure(block), [np.shape(leaf) for leaf in jax.tree.leaves(block)]
+    return jax.tree.structure(block), [(np.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(block)]
 
 
 def _together(*leaves: Any) -> Any:

@@ -186,6 +186,9 @@ class TNT(nn.Module):
     (1-based; None: all are in) have no inner path; without any TNT block the stem is DeiT's. `num_classes` 0 gives
     the normed class token [B, D] instead of logits. Parameters are float32; `dtype` is the arithmetic's.
 
+    `scan` compiles like blocks that follow one another once, in a loop; parameters may then also come stacked
+    (models/stacking.py).
+
     `remat` computes a block's activations again in the backward pass, from its inputs or (`remat_keeps` "products")
     from the outputs of its dense layers and kernels too: norms, GELU and attention alone are then computed twice.
 
@@ -358,6 +361,7 @@ class TNT(nn.Module):
         """
         features: list[dict[str, jax.Array]] = []
         stacked = stack_blocks(self.variables["params"])
+        self._check_stacks(stacked)
         rates = jnp.array(self.drop_path_rates(), jnp.float32)
         for name, run in block_runs(stacked):
             block = TNTBlock(**self.block_settings(run.start), parent=None)
@@ -374,3 +378,14 @@ class TNT(nn.Module):
             (words, sentences), found = jax.lax.scan(body, (words, sentences), inputs)
             features += [jax.tree.map(lambda leaf, at=at: leaf[at], found) for at in range(len(run))]
         return sentences, features
+
+    def _check_stacks(self, params: dict[str, Any]) -> None:
+        """Raises ValueError where stacked parameters are those of other blocks than the model's."""
+        found = [(index, "inner" in params[name]) for name, run in block_runs(params) for index in run]
+        expected = [(index, index in self.inner_blocks) for index in range(1, self.depth + 1)]
+        if found != expected:
+            theirs = [index for index, inner in found if inner]
+            raise ValueError(
+                f"the parameters are of {len(found)} blocks, with an inner path in {theirs}; the model has "
+                f"depth={self.depth} and tnt_blocks={list(self.inner_blocks)}. Give it the parameters of its blocks."
+            )

@@ -16,8 +16,8 @@ The picture is cut to its largest centred part of the model's shape.
     5 outer_attention   from each sentence to all, every block                                             (Figure 6)
     6 class_attention   what the last block's class token attends to                                       (Figure 7)
 1 and 2 are drawn at --image-size, by interpolated positions: the paper's 1024 for a model of 224 pixels, and as much
-larger for a smaller model (72 for 16). 3 and 4 have the model's own size, and so do 5 and 6 without --attention-size. 3
-and 4 need an inner path, which DeiT has not. Each figure is written as OUTPUT/NAME.png, .pdf and .npz (its arrays); the
+larger for a smaller model (72 for 16); 3 to 6 at the model's own size, or at --attention-size. 3 and 4 need an inner
+path, which DeiT has not. Each figure is written as OUTPUT/NAME.png, .pdf and .npz (its arrays); the
 same seed gives the same bytes.
 """
 
@@ -32,10 +32,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tnt_jax.analysis.figures import FIGURES, INNER_FIGURES, MAP_FIGURES, OUTER_FIGURES
-from tnt_jax.analysis.panels import Drawn, save_figure
+from tnt_jax.analysis.figures import FIGURES, INNER_FIGURES, MAP_FIGURES
+from tnt_jax.analysis.panels import Drawn, save_figure, slug
 from tnt_jax.analysis.picture import Subject, read_picture
-from tnt_jax.analysis.queries import parse_query
+from tnt_jax.analysis.queries import Query, parse_query
 from tnt_jax.models.embeddings import grid_of
 from tnt_jax.models.variants import VARIANTS, create_model, nearest
 from tnt_jax.tools import be_quiet
@@ -75,14 +75,16 @@ def open_subject(source: str) -> Subject:
 
 
 def open_subjects(sources: str) -> list[Subject]:
-    """Sources with commas between them -> their models; of equal titles, each gets its number too."""
+    """Sources with commas between them -> their models; of like titles, each gets its number too."""
     names = [source.strip() for source in sources.split(",") if source.strip()]
     if not names:
         raise ValueError("--models is empty; give a workdir or NAME:WEIGHTS")
     subjects = [open_subject(name) for name in names]
-    titles = [subject.title for subject in subjects]
+    titles = [slug(subject.title) for subject in subjects]  # as it stands before their arrays' names
     return [
-        subject if titles.count(subject.title) == 1 else dataclasses.replace(subject, title=f"{subject.title}, {i}")
+        subject
+        if titles.count(slug(subject.title)) == 1
+        else dataclasses.replace(subject, title=f"{subject.title}, {i}")
         for i, subject in enumerate(subjects, 1)
     ]
 
@@ -131,24 +133,34 @@ def draw(
 ) -> Iterator[tuple[str, Drawn]]:
     """Models and a picture -> (name, figure with its arrays), one at a time.
 
-    image_size: of figures 1 and 2; attention_size: of 5 and 6; both (height, width) in pixels. queries: as in
+    image_size: of figures 1 and 2; attention_size: of the others; both (height, width) in pixels. queries: as in
     queries.parse_query; none: chosen by contrast. In the figures of words, models without any are left out. Raises
     ValueError for sizes, queries or figures that a model has not.
     """
-    with_words = [subject for subject in subjects if subject.model.inner_blocks]
     for size in filter(None, (image_size, attention_size)):
         for subject in subjects:
             grid_of(size, subject.model.patch_size)
-    asked = [parse_query(text, subject.model) for subject in with_words[:1] for text in queries] or None
+    resized = [subject.at(attention_size) for subject in subjects] if attention_size else subjects
+    with_words = [subject for subject in resized if subject.model.inner_blocks]
+    asked = ask(with_words, queries)
     for name in figures:
         options: dict[str, Any] = {}
         if name in MAP_FIGURES:
             options = {"seed": seed, "image_size": image_size}
-        elif name in OUTER_FIGURES:
-            options = {"image_size": attention_size}
         elif name == "inner_attention":
             options = {"queries": asked}
-        yield name, FIGURES[name](with_words if name in INNER_FIGURES else subjects, pixels, **options)
+        shown = subjects if name in MAP_FIGURES else with_words if name in INNER_FIGURES else resized
+        yield name, FIGURES[name](shown, pixels, **options)
+
+
+def ask(subjects: Sequence[Subject], queries: Sequence[str]) -> list[Query] | None:
+    """Queries as text -> (sentence, word) for all models alike; None where there are none."""
+    if not queries or not subjects:
+        return None
+    for text in queries:
+        if len({parse_query(text, subject.model) for subject in subjects}) > 1:
+            raise ValueError(f"--query={text} is another word in each of these models; draw them one by one")
+    return [parse_query(text, subjects[0].model) for text in queries]
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -161,7 +173,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", required=True, type=Path, help="a folder")
     parser.add_argument("--figure", default="all", help="all (default), or numbers or names, commas between them")
     parser.add_argument("--image-size", type=int, help="pixels, a side, of figures 1 and 2 (default: see above)")
-    parser.add_argument("--attention-size", type=int, help="likewise, of figures 5 and 6 (default: the model's own)")
+    parser.add_argument("--attention-size", type=int, help="likewise, of figures 3 to 6 (default: the model's own)")
     parser.add_argument(
         "--query",
         action="append",
