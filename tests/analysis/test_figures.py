@@ -11,6 +11,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from tests.models.helpers import random_variables, small_model
 from tnt_jax.analysis import figures, maps
@@ -86,6 +88,20 @@ def test_feature_maps_are_channels_drawn_by_the_seed(written):
     np.testing.assert_array_equal(arrays["deit_x_maps"], expected[:, arrays["deit_x_channels"]])
     assert figures.pick_channels(384, 12, 0).tolist() == figures.pick_channels(384, 12, 0).tolist()
     assert figures.pick_channels(384, 12, 0).tolist() != figures.pick_channels(384, 12, 1).tolist()
+
+
+def test_the_tsne_has_one_thread_whatever_the_machine_has(monkeypatch):
+    """With two, another order of sums moved points of a real model by more than the picture's half."""
+    used, fit_transform = [], TSNE.fit_transform
+
+    def spied(self, vectors):
+        used.extend(pool["num_threads"] for pool in threadpool_info())
+        return fit_transform(self, vectors)
+
+    monkeypatch.setattr(TSNE, "fit_transform", spied)
+    with threadpool_limits(2):
+        drawn("tsne", image_size=(24, 24))
+    assert set(used) == {1}
 
 
 def test_points_of_the_tsne_are_one_a_channel(written):

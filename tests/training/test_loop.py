@@ -86,7 +86,7 @@ def test_summary_has_its_keys_and_the_accuracy_is_learnt(finished):
     assert summary["config"]["model"]["patch_size"] == 4 and summary["versions"]["jax"] == jax.__version__
 
 
-def test_a_scanned_run_has_checkpoints_block_by_block_and_goes_on_unrolled(tmp_path, monkeypatch):
+def test_scanned_runs_have_checkpoints_block_by_block_and_go_on_unrolled_and_back(tmp_path, monkeypatch):
     """Blocks are stacked on the devices alone."""
     trained, make = [], loop.steps.make_train_step
 
@@ -95,8 +95,8 @@ def test_a_scanned_run_has_checkpoints_block_by_block_and_goes_on_unrolled(tmp_p
         return lambda state, batch: (trained.append(jax.tree.map(jax.typeof, state)), step(state, batch))[1]
 
     monkeypatch.setattr(loop.steps, "make_train_step", spied)
-    for name, scans in zip(NAMES, ((True, False), (False,)), strict=True):
-        for scan, steps in zip(scans, (4, 8)[-len(scans) :], strict=True):
+    for name, scans in zip(NAMES, ((True, False), (False, True)), strict=True):
+        for scan, steps in zip(scans, (4, 8), strict=True):
             changes = {"model__depth": 3, "model__drop_path_rate": 0.2, "model__scan": scan, "steps": steps}
             config = tiny_config(**INTERVALS | changes)
             loop.train(setup.prepare(config, tmp_path / name, TinyFeed(config)))

@@ -147,8 +147,8 @@ def word_maps(subjects: Sequence[Subject], pixels: np.ndarray) -> Drawn:
 def outer_attention(subjects: Sequence[Subject], pixels: np.ndarray) -> Drawn:
     """Figure 6: pixels [H, W, 3] uint8 -> attention from each sentence to all, every block, averaged over heads.
 
-    At the models' own input size. Colours are logarithmic and the same in all panels. Arrays:
-    attention [blocks, 1 + N, 1 + N], class token first (not drawn), rows sum to one.
+    At the models' own input size. Colours are logarithmic and the same in all panels. Arrays: attention
+    [blocks, 1 + N, 1 + N], class token first (not drawn), rows sum to one.
     """
     found = []
     for subject in subjects:

@@ -11,12 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from tnt_jax.models.gelu import gelu
 
-BRANCHES = (
-    "inner_attention",
-    "inner_mlp",
-    "outer_attention",
-    "outer_mlp",
-)  # residual ones, that drop path may leave out
+BRANCHES = ("inner_attention", "inner_mlp", "outer_attention", "outer_mlp")  # that drop path may leave out
 KEPT = "attention_weights"  # what a backward pass keeps of an attention, beside its queries, keys and values
 
 # The published code draws from a normal of deviation 0.02 cut at -2 and 2, which is a hundred deviations away.

@@ -48,6 +48,7 @@ def _map_parameters(function: Any, tree: Any, pattern: re.Pattern[str]) -> Any:
 
 
 def _stack(params: Mapping[str, Any]) -> dict[str, Any]:
+    """block_1.., leaves [...] -> blocks_FIRST_LAST, leaves [blocks, ...]; other entries as they are."""
     others = {name: value for name, value in params.items() if not _BLOCK.fullmatch(name)}
     indices = sorted(int(match[1]) for name in params if (match := _BLOCK.fullmatch(name)))
     places = enumerate(indices)  # index - place changes where a number is left out
@@ -59,6 +60,7 @@ def _stack(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unstack(params: Mapping[str, Any]) -> dict[str, Any]:
+    """blocks_FIRST_LAST, leaves [blocks, ...] -> block_1.., leaves [...]; other entries as they are."""
     others = {name: value for name, value in params.items() if not _RUN.fullmatch(name)}
     for name, run in block_runs(params):
         for at, index in enumerate(run):

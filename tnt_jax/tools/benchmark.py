@@ -93,10 +93,9 @@ def make_case(config: dict[str, Any], name: str, mode: str, batch_size: int) -> 
 
     num_classes = config["model"]["num_classes"] or NUM_CLASSES
     changes = {"name": name, "num_classes": num_classes} | ({"dtype": FLAGS.dtype} if FLAGS.dtype else {})
-    data = config["data"] | {
-        "repeated_augmentation": min(config["data"]["repeated_augmentation"], batch_size)
-    }  # not read
-    config = config | {"model": config["model"] | changes, "data": data}
+    # No data is read, but more copies of an image than a batch holds would be refused.
+    copies = min(config["data"]["repeated_augmentation"], batch_size)
+    config = config | {"model": config["model"] | changes, "data": config["data"] | {"repeated_augmentation": copies}}
     config |= {"batch_size": batch_size, "eval_batch_size": batch_size}
     experiment = check_config(config)
     model = create_model(**experiment.model.arguments())

@@ -17,8 +17,8 @@ The picture is cut to its largest centred part of the model's shape.
     6 class_attention   what the last block's class token attends to                                       (Figure 7)
 1 and 2 are drawn at --image-size, by interpolated positions: the paper's 1024 for a model of 224 pixels, and as much
 larger for a smaller model (72 for 16); 3 to 6 at the model's own size, or at --attention-size. 3 and 4 need an inner
-path, which DeiT has not. Each figure is written as OUTPUT/NAME.png, .pdf and .npz (its arrays); the
-same seed gives the same bytes.
+path, which DeiT has not. Each figure is written as OUTPUT/NAME.png, .pdf and .npz (its arrays); the same seed gives the
+same bytes.
 """
 
 import argparse
@@ -80,12 +80,10 @@ def open_subjects(sources: str) -> list[Subject]:
     if not names:
         raise ValueError("--models is empty; give a workdir or NAME:WEIGHTS")
     subjects = [open_subject(name) for name in names]
-    titles = [slug(subject.title) for subject in subjects]  # as it stands before their arrays' names
+    slugs = [slug(subject.title) for subject in subjects]  # what stands before their arrays' names
     return [
-        subject
-        if titles.count(slug(subject.title)) == 1
-        else dataclasses.replace(subject, title=f"{subject.title}, {i}")
-        for i, subject in enumerate(subjects, 1)
+        subject if slugs.count(each) == 1 else dataclasses.replace(subject, title=f"{subject.title}, {i}")
+        for i, (subject, each) in enumerate(zip(subjects, slugs, strict=True), 1)
     ]
 
 

@@ -26,9 +26,8 @@ class Feed:
         self.faulty = FaultyImages()
         self._pipeline = pipeline
         self._source = source = sources.open_source(experiment.data)
-        source.num_examples(
-            experiment.data.eval_split, "config.data.eval_split"
-        )  # raises now, not after the first epoch
+        # Raises now, not after the first epoch.
+        source.num_examples(experiment.data.eval_split, "config.data.eval_split")
         self.num_classes: int = source.num_classes
         self.class_names: tuple[str, ...] | None = source.class_names
 

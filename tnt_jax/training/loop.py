@@ -385,8 +385,7 @@ def evaluate(run: Run) -> dict[str, Any]:
         step, source = metadata["step"], str(run.workdir)
     else:
         named, step, source = {"eval": run.pretrained, "eval_ema": None}, None, run.experiment.pretrained
-    formed = {name: training_form(params, run.experiment) for name, params in named.items() if params is not None}
-    replicated = {name: replicate(params) for name, params in formed.items()}
+    replicated = {name: replicate(training_form(params, run.experiment)) for name, params in named.items() if params}
     if run.experiment.report_card:
         renamed = {report_card.WEIGHTS[name]: params for name, params in replicated.items()}
         return report_card.make_report_card(run, renamed, step, source)
