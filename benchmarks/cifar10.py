@@ -1,4 +1,4 @@
-"""TNT beside DeiT on CIFAR-10, and the ablations, one run after the other; then the table and the curves of all.
+"""TNT beside DeiT on CIFAR-10, and the ablations, one run after the other; then table, curves and spread of all.
 
     python -m benchmarks.cifar10 --root=runs/cifar10 --runs model=tnt model=deit --seeds 0 1 2
     python -m benchmarks.cifar10 --root=runs/cifar10 --runs ablations --seeds 0 1 2
@@ -7,7 +7,7 @@
 
 A run is main.py with configs/cifar10.py:ARGUMENT in ROOT/ARGUMENT/EPOCHS_epochs/seed_SEED, "+" in place of commas,
 which separate sources in tools.figures; what has ended is not run again, what was stopped goes on. Without --runs
-nothing runs. What follows "--" goes to main.py. ROOT/table.md and ROOT/curves.png are made of every run that is there.
+nothing runs. What follows "--" goes to main.py. ROOT/table.md, curves.png and spread.png are made of every run there.
 """
 
 import argparse
@@ -53,7 +53,7 @@ Runs = dict[tuple[str, float], list[pathlib.Path]]
 
 
 def main() -> None:
-    """Runs what is asked for; prints and writes the table, draws the curves."""
+    """Runs what is asked for; prints and writes the table, draws the curves and the spread."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=pathlib.Path, required=True)
     parser.add_argument("--runs", nargs="+", default=[], help='arguments of configs/cifar10.py, or "ablations"')
@@ -71,7 +71,8 @@ def main() -> None:
         sys.exit(f"--root={arguments.root}: no run in it has ended; name some with --runs.")
     text = table(found)
     (arguments.root / "table.md").write_text(text + "\n")
-    draw(found, arguments.root / "curves.png")
+    draw_curves(found, arguments.root / "curves.png")
+    draw_spread(found, arguments.root / "spread.png")
     print(text)
 
 
@@ -154,7 +155,7 @@ def points(workdir: pathlib.Path) -> Iterator[tuple[float, float, float]]:
         yield config["epochs"] * share, summary["seconds"] / 60 * share, 100 * accuracy
 
 
-def draw(found: Runs, path: pathlib.Path) -> None:
+def draw_curves(found: Runs, path: pathlib.Path) -> None:
     """Test accuracy of every run against its epochs and against its time."""
     import matplotlib.pyplot as plt
 
@@ -163,17 +164,37 @@ def draw(found: Runs, path: pathlib.Path) -> None:
     with style():
         figure, panels = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True)
         for number, ((argument, epochs), workdirs) in enumerate(found.items()):
+            look = {"marker": "o", "markersize": 3, "linewidth": 1.4, "color": f"C{number}"}
+            look["linestyle"] = ("-", "--", ":", "-.")[number // 4 % 4]  # there are four colours
             for workdir in workdirs:
                 columns = list(zip(*points(workdir), strict=True))
+                label = f"{argument}, {epochs:g} epochs" if workdir == workdirs[0] else None
                 for axes, values in zip(panels, columns[:2], strict=True):
-                    label = f"{argument}, {epochs:g} epochs" if workdir == workdirs[0] else None
-                    axes.plot(
-                        values, columns[2], marker="o", markersize=3, linewidth=1.4, color=f"C{number}", label=label
-                    )
+                    axes.plot(values, columns[2], label=label, **look)
         for axes, label in zip(panels, ("epoch", "minutes"), strict=True):
             axes.set(xlabel=label)
         panels[0].set(ylabel="test accuracy, raw weights (%)")
         panels[1].legend(frameon=False)
+        save(figure, path)
+
+
+def draw_spread(found: Runs, path: pathlib.Path) -> None:
+    """Test accuracy at the end: a dot for each seed, a stroke at their mean, the best mean at the top."""
+    import matplotlib.pyplot as plt
+
+    from tnt_jax.analysis.style import save, style
+
+    ends = {
+        f"{argument}, {epochs:g} epochs": [list(points(workdir))[-1][2] for workdir in workdirs]
+        for (argument, epochs), workdirs in found.items()
+    }
+    names = sorted(ends, key=lambda name: statistics.mean(ends[name]))
+    with style():
+        figure, axes = plt.subplots(figsize=(7, 1 + 0.3 * len(names)))
+        for height, name in enumerate(names):
+            axes.plot(ends[name], [height] * len(ends[name]), "o", color="C0", markersize=4)
+            axes.plot([statistics.mean(ends[name])], [height], "|", color="C1", markersize=14, markeredgewidth=2)
+        axes.set(xlabel="test accuracy, raw weights (%)", yticks=range(len(names)), yticklabels=names)
         save(figure, path)
 
 

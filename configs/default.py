@@ -123,7 +123,7 @@ def get_config() -> ml_collections.ConfigDict:
     mixing.cutmix_probability = 0.5  # that a mixed batch takes CutMix, where both are on
     mixing.erase_probability = 0.25  # random erasing, one box an image, filled with N(0, 1)
     mixing.erase_area = (0.02, 1 / 3)  # share of the image's area
-    mixing.erase_aspect = (0.3, 3.33)  # height / width
+    mixing.erase_aspect = (0.3, 1 / 0.3)  # height / width
     mixing.order = "mix_erase"  # TNT: mix, then erase; "erase_mix": DeiT
 
     config.distributed = distributed = ml_collections.ConfigDict()

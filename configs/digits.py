@@ -1,9 +1,9 @@
 """A small TNT on the 1,797 handwritten digits that come with scikit-learn: nothing to download, minutes on a laptop.
 
 Command:  make train, or python main.py --config=configs/digits.py --workdir=runs/digits
-Hardware: two cores of a shared x86-64 virtual machine
-Time:     3 min 11 s by the clock, other programs running beside it; 234 s of processor time
-Accuracy: 98.6% of the 360 test digits (355), raw and averaged weights alike
+Hardware: two cores of an AMD EPYC (Zen 5), virtual
+Time:     1 min 9 s
+Accuracy: 96.7% of the 360 test digits (348); 98.3% and 96.9% with --config.seed=1 and 2
 """
 
 import ml_collections

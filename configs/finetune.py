@@ -5,6 +5,8 @@ Command:  python main.py --config=configs/finetune.py:cifar10 --workdir=runs/cif
           oxford_iiit_pet or i_naturalist2018, and a name of tnt_jax.models.variants (without one, tnt_s_patch16_224),
           such as configs/finetune.py:oxford_iiit_pet,tnt_b_patch16_224.
           Published weights come from timm's hub; others: --config.pretrained=runs/imagenet_tnt_s (a workdir) or a file.
+          For a DeiT images are normalised as for its published weights. One of imagenet_deit_{ti,s,b}.py had TNT's
+          0.5: --config.data.mean="(0.5, 0.5, 0.5)" --config.data.std="(0.5, 0.5, 0.5)"
           Less memory: --config.accumulation_steps=8, --config.model.remat=True
 Hardware: not yet run
 Time:     not yet run
@@ -27,7 +29,7 @@ class DataSet:
     eval_split: str
     epochs: float
     batch_size: int
-    ema_decay: float  # averages over 6% of the run's steps, as the recipe does in pre-training
+    ema_decay: float  # averages over 6% of the run's steps, as in pre-training; ImageNet has the recipe's own value
     eval_crop_fraction: float = 0.9  # the recipe's
 
 

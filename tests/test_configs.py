@@ -93,7 +93,7 @@ def test_the_default_is_the_published_recipe():
         "mixing.cutmix_probability": 0.5,
         "mixing.erase_probability": 0.25,
         "mixing.erase_area": (0.02, 1 / 3),
-        "mixing.erase_aspect": (0.3, 3.33),
+        "mixing.erase_aspect": (0.3, 1 / 0.3),
         "mixing.order": "mix_erase",
         "data.repeated_augmentation": 3,
         "data.crop_area": (0.08, 1.0),

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import pathlib
 import subprocess
@@ -61,20 +62,21 @@ def test_image_label_and_index_belong_together(settings_for, tiles, copies):
             assert (image.reshape(-1, 3) == [red, 200, 100]).all() and label == red % 3
 
 
-@pytest.mark.parametrize("copies", [1, 3])
-def test_a_batch_depends_on_neither_the_start_nor_the_threads(settings_for, digits_directory, copies):
-    settings = settings_for("digits", digits_directory, repeated_augmentation=copies, train_split="train[:30]")
+@pytest.mark.parametrize(("copies", "randaugment"), [(1, ""), (3, ""), (3, "rand-m9-mstd0.5-inc1")])
+def test_a_batch_depends_on_neither_the_start_nor_the_threads(settings_for, digits_directory, copies, randaugment):
+    changes = {"repeated_augmentation": copies, "randaugment": randaugment, "train_interpolation": "random"}
+    settings = settings_for("digits", digits_directory, train_split="train[:30]", **changes)
     through = train(settings, 5)  # two steps an epoch: the third epoch is reached
     assert_equal(train(settings, 2, start_step=3), through[3:])
     for threads in (1, 8):
-        threaded = settings_for(
-            "digits", digits_directory, repeated_augmentation=copies, train_split="train[:30]", reader_threads=threads
-        )
+        threaded = dataclasses.replace(settings, reader_threads=threads)
         assert_equal(train(threaded, 5), through)
 
 
-def test_seeds_epochs_and_copies_have_draws_of_their_own(settings_for, digits_directory):
-    settings = settings_for("digits", digits_directory, repeated_augmentation=2, train_split="train[:12]")
+@pytest.mark.parametrize("randaugment", ["", "rand-m9-mstd0.5-inc1"])
+def test_seeds_epochs_and_copies_have_draws_of_their_own(settings_for, digits_directory, randaugment):
+    changes = {"repeated_augmentation": 2, "randaugment": randaugment}
+    settings = settings_for("digits", digits_directory, train_split="train[:12]", **changes)
     first, second = train(settings, 2)
     other = train(settings, 1, seed=2)[0]
     views = {}

@@ -42,6 +42,8 @@ def policy_with(**values):
         ("rand-n3-m7-p0.25", policy_with(layers=3, magnitude=7, probability=0.25)),
         ("rand-m20-mmax30-inc0", policy_with(magnitude=20, magnitude_max=30)),
         ("rand-m9-mstd101", policy_with(magnitude=9, deviation=math.inf)),
+        ("rand-n20", policy_with(layers=20)),
+        ("rand-mstd1-tweights", policy_with(deviation=1, weighted=True, increasing=True)),
     ],
 )
 def test_notation(notation, policy):
@@ -54,12 +56,13 @@ def test_notation(notation, policy):
         ("augmix-m3", "must start with 'rand'"),
         ("", "must start with 'rand'"),
         ("rand-m9-x3", "'x3' is not understood"),
-        ("rand-m9-tweights", "'tweights' is not understood"),
+        ("rand-m9-t3a", "'t3a' is not understood"),
+        ("rand-n16-tweights", "n is 16, must lie in 1 to 15"),
         ("rand-m", "'m' is not understood"),
         ("rand-m9-m8", "gives 'm' twice"),
         ("rand-n2.5", "'n' needs a whole number, not '2.5'"),
         ("rand-p1.5", "p is 1.5, must lie in 0.0 to 1.0"),
-        ("rand-n0", "n is 0, must lie in 1 to 15"),
+        ("rand-n0", "n is 0, must lie in 1 to 100"),
         ("rand-m31", "m is 31.0"),
         ("rand-inc2", "inc is 2"),
     ],
@@ -105,6 +108,22 @@ def test_frequencies_over_20000_draws(recipe_draws):
     assert abs(magnitude.mean() - mean) < 5 * 0.5 / math.sqrt(total)
     assert abs(magnitude.std() - 0.4897) < 0.01
     assert abs((magnitude == 10).mean() - above) < 0.006 and magnitude.min() > 6
+
+
+def test_weighted_operations_are_drawn_without_replacement_as_often_as_their_weights_say():
+    """As numpy.random.choice(replace=False, p=weights), which timm draws with: one after the other."""
+    count = 20_000
+    found = draws_of(randaugment.parse("rand-tweights"), count).operation
+    assert (found[:, 0] != found[:, 1]).all()
+    share = np.array([randaugment.WEIGHTS[name] for name in randaugment.OPERATIONS])
+    share /= share.sum()
+    second = (share[None, :] * share[:, None] / (1 - share[:, None]) * (1 - np.eye(15))).sum(axis=0)
+    for place, expected in enumerate((share, second)):
+        frequency = np.bincount(found[:, place], minlength=15) / count
+        assert np.abs(frequency - expected).max() < 5 * math.sqrt(0.25 / count)
+        assert (frequency > 0).all()
+    every = randaugment.draw(tf.constant([1, 2]), randaugment.parse("rand-n15-tweights")).operation
+    assert sorted(every.numpy()) == list(range(15))
 
 
 def test_draws_are_independent(recipe_draws):

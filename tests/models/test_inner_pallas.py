@@ -75,9 +75,14 @@ def largest_error(found, expected):
     return max(float(e) for e in jax.tree.leaves(jax.tree.map(error, found, expected)))
 
 
+def usual_error(found, expected):
+    """Root mean square of the differences of one array."""
+    return float(jnp.sqrt(((found.astype(jnp.float32) - expected) ** 2).mean()))
+
+
 @pytest.mark.parametrize(
     ("sentences", "num_words", "channels", "heads", "qkv_bias"),
-    [(1030, 4, 12, 2, False), (5, 4, 40, 8, True), (3, 64, 6, 6, False)],
+    [(1030, 4, 12, 2, False), (5, 4, 40, 8, True), (3, 64, 6, 6, False), (3, 16, 24, 4, False)],
 )
 def test_output_and_every_gradient_equal_the_reference(sentences, num_words, channels, heads, qkv_bias):
     reference, params, words, keeps = make_case(sentences, num_words, channels, heads, qkv_bias)
@@ -97,8 +102,9 @@ def test_bfloat16_is_no_worse_than_the_plain_form_in_bfloat16():
     plain = with_gradients(lambda w, p: plain_block.apply({"params": p}, w, *keeps, False)[0])(words, params, upper)
     found = with_gradients(fused(2, keeps))(words, params, upper)
     assert found[0].dtype == found[1][0].dtype == jnp.bfloat16
-    assert largest_error(found[0], exact[0]) <= 1.2 * largest_error(plain[0], exact[0])
-    assert largest_error(found[1], exact[1]) <= 1.2 * largest_error(plain[1], exact[1])
+    # The output, and the gradients of the words and of every parameter; of a dozen numbers the error is half luck.
+    for ours, theirs, right in zip(*map(jax.tree.leaves, (found, plain, exact)), strict=True):
+        assert usual_error(ours, right) <= (1 if right.size >= 100 else 2) * usual_error(theirs, right), right.shape
 
 
 def test_pmap_and_checkpoint_give_the_same_gradients():

@@ -51,6 +51,14 @@ def test_parameters_are_found_anywhere_and_what_is_done_stays():
     jax.tree.map(np.testing.assert_array_equal, back, tree)
 
 
+def test_a_model_that_does_not_scan_says_what_to_do_with_stacked_parameters():
+    model = small_model(depth=2)
+    stacked = stack_blocks(random_variables(model))
+    with pytest.raises(ValueError, match="unstack_blocks.*scan=True"):
+        model.apply(stacked, images())
+    assert model.clone(scan=True).apply(stacked, images()).shape[-1] == model.num_classes
+
+
 def test_a_gap_or_another_dtype_parts_blocks():
     params = {f"block_{i}": {"bias": np.full(2, i, kind)} for i, kind in ((1, "f4"), (3, "f4"), (4, "f4"), (5, "f2"))}
     stacked = stack_blocks(params)

@@ -100,9 +100,49 @@ def test_a_side_that_fails_is_named_and_the_others_go_on(program, capsys):
     ]
 
 
+def test_on_a_tpu_each_case_has_the_device_to_itself(monkeypatch):
+    """Also where the first case fails, which cannot say what device it had."""
+    alive, most = set(), []
+
+    class OnTPU:
+        def __init__(self, case):
+            self.name = case["model"]
+            alive.add(self.name)
+            most.append(len(alive))
+
+        def ready(self):
+            if self.name == "first":
+                alive.discard(self.name)
+                raise turns.WorkerError("out of memory")
+            return {"platform": "tpu", "steps_a_turn": 1}
+
+        def turn(self):
+            return 1.0
+
+        def end(self):
+            return {"memory_bytes": 1, "memory_basis": "pretended"}
+
+        def close(self):
+            alive.discard(self.name)
+
+    monkeypatch.setattr(benchmark, "PAUSE", 0)
+    monkeypatch.setattr(benchmark, "start", OnTPU)
+    set_flags(monkeypatch, rounds=2)
+    case = {"side": "tnt_jax", "mode": "train", "batch_size": 4, "dtype": "float32"}
+    results = benchmark.measure([case | {"model": name} for name in ("first", "second", "third")])
+    assert most == [1, 1, 1] and not alive
+    assert [each["interleaved"] for each in results[1:]] == [False, False]
+    assert [each["images_per_second"] and each["images_per_second"]["turns"] for each in results] == [
+        None,
+        [4, 4],
+        [4, 4],
+    ]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        ({"models": []}, "--models is empty"),
         ({"models": ["tnt_s_patch16_225"]}, "did you mean 'tnt_s_patch16_224'"),
         ({"modes": ["backward"]}, "--modes=backward: must be forward, train or both"),
         ({"batch_sizes": ["8", "many"]}, "--batch-sizes=many: must be whole numbers"),

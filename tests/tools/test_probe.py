@@ -2,13 +2,16 @@
 
 import json
 import types
+from pathlib import Path
 
 import pytest
 
+from configs import finetune
 from tests.training.helpers import experiment, random_variables, tiny_config
 from tnt_jax.models.variants import create_model
 from tnt_jax.pretrained import save_pretrained
 from tnt_jax.tools import probe
+from tnt_jax.training.config import check_config
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,18 @@ def test_digits_from_a_file_of_weights(tmp_path, weights, monkeypatch, capsys):
     assert 0.15 < linear < 1 and 0.15 < nearest < 1
     printed = capsys.readouterr().out
     assert f"{100 * linear:.2f}%" in printed and f"20 nearest neighbours: {100 * nearest:.2f}%" in printed
+
+
+def test_the_config_of_the_example_is_that_of_the_published_weights():
+    """README and the program's own text name it for a file of TNT-S."""
+    command = "--config=configs/finetune.py:cifar10"
+    assert command in probe.__doc__ and command in Path("README.md").read_text()
+    config = finetune.get_config("cifar10")
+    config.model.image_size = 224
+    model = create_model(**check_config(config).model.arguments())
+    assert model.clone(drop_path_rate=0.0, num_classes=0) == create_model(
+        "tnt_s_patch16_224", num_classes=0, dtype=model.dtype
+    )
 
 
 def test_a_workdir_knows_its_model_and_data(tmp_path, weights, monkeypatch):

@@ -1,6 +1,7 @@
 """RandAugment in timm's notation, "rand-m9-mstd0.5-inc1". Free of TensorFlow, so that a config is checked early.
 
-Source of the notation and its meaning: timm's auto_augment.py.
+Source of the notation and its meaning: timm's auto_augment.py. Of its other sets of operations (t) the weighted one is
+taken; those for DeiT III (t3a, t3aw), its AutoAugment and its AugMix are not.
 """
 
 import dataclasses
@@ -24,8 +25,13 @@ OPERATIONS = (
     "TranslateX",
     "TranslateY",
 )
+# How often "tweights" draws an operation, relative to the others (timm's _RAND_WEIGHTED_0).
+WEIGHTS = {"Rotate": 3.0, "ShearX": 2.0, "ShearY": 2.0, "TranslateX": 1.0, "TranslateY": 1.0}
+WEIGHTS |= dict.fromkeys(("Color", "Sharpness", "AutoContrast"), 0.25)
+WEIGHTS |= {name: 0.05 for name in OPERATIONS if name not in WEIGHTS}
 _UNIFORM_FROM = 100.0  # a deviation above this means: uniform in 0..m
 _LARGEST = 30.0  # the largest magnitude in the paper
+_MOST_LAYERS = 100
 _EXAMPLE = "'rand-m9-mstd0.5-inc1'"
 
 
@@ -34,11 +40,12 @@ class Policy:
     """What the notation says. Magnitudes are in 0..10 unless magnitude_max says otherwise."""
 
     magnitude: float = 10.0  # m: mean of the magnitude, before it is clipped
-    layers: int = 2  # n: operations drawn for an image, with replacement
+    layers: int = 2  # n: operations drawn for an image, with replacement unless weighted
     probability: float = 0.5  # p: that a drawn operation is applied
     deviation: float = 0.0  # mstd: of the magnitude, normal; infinite: uniform in 0..m
     magnitude_max: float = 10.0  # mmax: the magnitude is clipped to 0..this
     increasing: bool = False  # inc: Posterize, Solarize and the enhancements grow stronger with the magnitude
+    weighted: bool = False  # tweights: drawn as WEIGHTS say, without replacement, all of them increasing
 
 
 def parse(notation: str) -> Policy:
@@ -55,13 +62,16 @@ def parse(notation: str) -> Policy:
         "inc": ("increasing", int),
     }
     values = {}
+    if "tweights" in parts:
+        values["weighted"] = True
+        parts.remove("tweights")
     for part in parts:
         match = re.fullmatch(r"([a-z]+)(\d+(?:\.\d+)?)", part)
         if match is None or match[1] not in readers:
             raise ValueError(
                 f"data.randaugment={notation!r}: {part!r} is not understood. Accepted after 'rand': m (magnitude), "
                 f"n (operations), p (probability), mstd (deviation), mmax (largest magnitude) and inc (0 or 1), each "
-                f"with its number, such as {_EXAMPLE}"
+                f"with its number, and tweights, such as {_EXAMPLE}"
             )
         field, read = readers[match[1]]
         if field in values:
@@ -75,14 +85,15 @@ def parse(notation: str) -> Policy:
     policy = Policy(**values)
     _check(notation, policy)
     deviation = math.inf if policy.deviation > _UNIFORM_FROM else policy.deviation
-    return dataclasses.replace(policy, deviation=deviation, increasing=bool(policy.increasing))
+    increasing = bool(policy.increasing) or policy.weighted
+    return dataclasses.replace(policy, deviation=deviation, increasing=increasing)
 
 
 def _check(notation: str, policy: Policy) -> None:
     limits = {
         "m": (policy.magnitude, 0.0, _LARGEST),
         "mmax": (policy.magnitude_max, 0.0, _LARGEST),
-        "n": (policy.layers, 1, len(OPERATIONS)),
+        "n": (policy.layers, 1, len(OPERATIONS) if policy.weighted else _MOST_LAYERS),
         "p": (policy.probability, 0.0, 1.0),
         "inc": (policy.increasing, 0, 1),
     }

@@ -10,12 +10,13 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from tnt_jax.data import color, geometry
-from tnt_jax.data.policy import OPERATIONS, Policy, parse
+from tnt_jax.data.policy import OPERATIONS, WEIGHTS, Policy, parse
 
-__all__ = ["OPERATIONS", "Draws", "Policy", "apply", "draw", "operate", "parse"]
+__all__ = ["OPERATIONS", "WEIGHTS", "Draws", "Policy", "apply", "draw", "operate", "parse"]
 
 _FULL_MAGNITUDE = 10.0  # where an operation's own range ends; mmax may go beyond
 
@@ -35,6 +36,10 @@ def draw(seed: tf.Tensor, policy: Policy, interpolation: str = "random") -> Draw
     seeds = tf.random.split(seed, 2, alg="philox")
     uniform = tf.unstack(tf.random.stateless_uniform([5, policy.layers], seeds[0], alg="philox"))
     operation = tf.cast(uniform[0] * len(OPERATIONS), tf.int32)
+    if policy.weighted:  # without replacement: the largest of their logarithms, each with Gumbel noise
+        noise = tf.random.stateless_uniform([len(OPERATIONS)], tf.random.fold_in(seed, 1, alg="philox"), alg="philox")
+        weights = np.array([WEIGHTS[name] for name in OPERATIONS], np.float32)
+        operation = tf.math.top_k(np.log(weights) - tf.math.log(-tf.math.log(noise)), policy.layers).indices
     if math.isinf(policy.deviation):
         magnitude = uniform[4] * policy.magnitude
     else:

@@ -1,10 +1,12 @@
 """Which program computes the inner blocks: the readable one, XLA's best or the fused kernel, by device and sizes."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 
 from tnt_jax.models.pallas.layout import Sizes
 
@@ -33,6 +35,8 @@ class Forms:
         reason = obstacle(kind, sizes, dtype) if implementation in ("auto", "pallas") else None
         if implementation == "pallas" and reason:
             raise ValueError(f"inner_implementation='pallas' is not possible: {reason}; use 'auto' or 'xla'")
+        if implementation == "auto" and reason and on_tpu:
+            _say_once(reason)
         plain = "broadcast" if on_tpu else "dot"
         return cls(
             fused=implementation == "pallas" or (implementation == "auto" and reason is None),
@@ -40,6 +44,11 @@ class Forms:
             outer="einsum" if on_tpu else "dot",
             interpret=kind == INTERPRETED,
         )
+
+
+@functools.cache  # a model asks many times
+def _say_once(reason: str) -> None:
+    logging.warning("inner_implementation='auto' is 'xla' here: %s", reason)
 
 
 def default_device_kind() -> str:

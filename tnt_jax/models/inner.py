@@ -76,6 +76,25 @@ def from_lanes(words: jax.Array, num_words: int) -> jax.Array:
     return words.T.reshape(words.shape[1], num_words, -1)
 
 
+def check_parameters(params: dict[str, Any], sizes: Sizes, qkv_bias: bool) -> None:
+    """InnerBlock's parameters, for the kernel, which takes what it is given.
+
+    Raises:
+      ValueError: they are those of a block of other sizes, or with other biases.
+    """
+    found, expected = params["mlp"]["dense1"]["kernel"].shape, (sizes.inner_dim, sizes.hidden_dim)
+    if found != expected:
+        raise ValueError(
+            f"the inner block's parameter mlp/dense1/kernel is {found}, and inner_dim and mlp_ratio of the model make "
+            f"{expected}. Give it the parameters of its blocks."
+        )
+    if ("bias" in params["attention"]["value"]) != qkv_bias:
+        raise ValueError(
+            f"the model has qkv_bias={qkv_bias}, and the inner block's parameters are of one with "
+            f"qkv_bias={not qkv_bias}. Give it the parameters of its blocks."
+        )
+
+
 def fused(
     words: jax.Array,
     params: dict[str, Any],

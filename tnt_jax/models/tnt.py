@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from tnt_jax.models.checks import check_features, check_model
 from tnt_jax.models.embeddings import PatchEmbedding, SentenceEmbedding, WordEmbedding, grid_of
 from tnt_jax.models.implementation import Forms, keep_products
-from tnt_jax.models.inner import from_lanes, fused, over_sentences, to_lanes
+from tnt_jax.models.inner import check_parameters, from_lanes, fused, over_sentences, to_lanes
 from tnt_jax.models.layers import (
     BRANCHES,
     MLP,
@@ -162,7 +162,9 @@ class TNTBlock(nn.Module):
             channels = words.shape[0] // self.num_words
             hidden = int(channels * self.mlp_ratio)
             sizes = Sizes(self.num_words, channels, self.inner_num_heads, hidden, self.epsilon, self.forms.interpret)
-            return fused(words, self.variables["params"]["inner"], factors, sizes), None
+            params = self.variables["params"]["inner"]
+            check_parameters(params, sizes, self.qkv_bias)
+            return fused(words, params, factors, sizes), None
         inner = over_sentences(return_weights, keep is not None, self.forms.inner == "dot")(
             self.inner_num_heads,
             self.mlp_ratio,
@@ -274,11 +276,10 @@ class TNT(nn.Module):
         """
         wanted = check_features(return_features)
         words, sentences = self._embed(images, grid_of(images.shape[1:3], self.patch_size))
-        if self.inner_blocks and self.block_settings(1)["forms"].fused:
-            words = to_lanes(words)
         keys = None  # [depth, branches] where drop path is drawn
         if train and self.drop_path_rate:
-            keys = jax.random.split(self.make_rng("dropout"), (self.depth, len(BRANCHES)))
+            with jax.named_scope("drop_path_factors"):
+                keys = jax.random.split(self.make_rng("dropout"), (self.depth, len(BRANCHES)))
         if self.scan and not self.is_initializing():
             sentences, features = self._scanned(words, sentences, keys, wanted)
         else:
@@ -291,7 +292,10 @@ class TNT(nn.Module):
         return outputs, {name: [block[name] for block in features if name in block] for name in wanted}
 
     def _embed(self, images: jax.Array, grid: tuple[int, int]) -> tuple[jax.Array | None, jax.Array]:
-        """images [B, H, W, 3] -> (words [B * N, M, C] or None, sentences [B, 1 + N, D]), positions added."""
+        """images [B, H, W, 3] -> (words or None, sentences [B, 1 + N, D]), positions added.
+
+        words [B * N, M, C]; [M * C, B * N] where the blocks are the kernel.
+        """
         batch, words = images.shape[0], None
         if self.inner_blocks:
             stem = WordEmbedding(
@@ -313,6 +317,8 @@ class TNT(nn.Module):
             positions = self.param("sentence_position", normal_init, shape, jnp.float32)
             positions = resize_sentence_positions(positions, self.grid, grid)
             sentences = sentences + positions.astype(self.dtype)
+        if self.inner_blocks and self.block_settings(1)["forms"].fused:
+            words = to_lanes(words)
         return words, sentences
 
     def block_settings(self, index: int) -> dict[str, Any]:
@@ -345,6 +351,11 @@ class TNT(nn.Module):
 
     def _unrolled(self, words, sentences, keys, wanted) -> tuple[jax.Array, list[dict[str, jax.Array]]]:
         """-> (sentences [B, 1 + N, D], features of each block), every block compiled on its own."""
+        if not self.is_initializing() and block_runs(self.variables["params"]):
+            raise ValueError(
+                "the parameters are stacked, as a model with scan=True is trained, and this one has scan=False. Give "
+                "tnt_jax.models.stacking.unstack_blocks(parameters), or set scan=True."
+            )
         block_class = nn.remat(TNTBlock, static_argnums=(4,), **self._kept()) if self.remat else TNTBlock
         features = []
         for i, rate in enumerate(self.drop_path_rates()):

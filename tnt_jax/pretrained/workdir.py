@@ -18,6 +18,14 @@ def is_folder(source: str | Path) -> bool:
     return not str(source).startswith(HUB_PREFIX) and Path(source).expanduser().is_dir()
 
 
+def split_step(source: str | Path) -> tuple[Path, int | None]:
+    """WORKDIR or WORKDIR/checkpoints/STEP -> (the workdir, absolute, the step or None)."""
+    folder = Path(source).expanduser().absolute()
+    if folder.parent.name == FOLDER and folder.name.isdecimal():
+        return folder.parent.parent, int(folder.name)
+    return folder, None
+
+
 def read_workdir(source: str | Path, ema: bool) -> tuple[TNT, Weights]:
     """WORKDIR (its newest checkpoint) or WORKDIR/checkpoints/STEP -> (the run's model, its weights).
 
@@ -26,10 +34,7 @@ def read_workdir(source: str | Path, ema: bool) -> tuple[TNT, Weights]:
     Raises:
       ValueError: not a workdir, no such checkpoint, or a configuration of another version of this project.
     """
-    folder = Path(source).expanduser().absolute()
-    step = None
-    if folder.parent.name == FOLDER and folder.name.isdecimal():
-        folder, step = folder.parent.parent, int(folder.name)
+    folder, step = split_step(source)
     config = read_config(folder)
     if config is None:
         raise ValueError(

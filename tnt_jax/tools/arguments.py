@@ -11,15 +11,18 @@ from absl import app, flags
 CANNOT_WORK = 2
 
 
-def run(main: Callable[[Sequence[str]], Any], program: str) -> None:
-    """Parses the process's flags and calls main, as absl's app.run does."""
-    app.run(main, flags_parser=functools.partial(parse, program=program))
+def run(main: Callable[[Sequence[str]], Any], program: str, own: flags.FlagValues | None = None) -> None:
+    """Parses the process's flags, and those that a program keeps for itself, and calls main, as absl's app.run does."""
+    app.run(main, flags_parser=functools.partial(parse, program=program, own=own))
 
 
-def parse(arguments: Sequence[str], program: str) -> list[str]:
+def parse(arguments: Sequence[str], program: str, own: flags.FlagValues | None = None) -> list[str]:
     """The command line -> the program's name; the flags are set. Ends the process with code 2 and one message."""
     from tnt_jax.training.config import accepted_keys, unknown_key_message
 
+    if own is not None:
+        flags.FLAGS.append_flag_values(own)
+        own.mark_as_parsed()  # they are the same flags
     arguments = [arguments[0], *map(with_underscores, arguments[1:])]
     for argument in arguments:
         name, _, value = argument.lstrip("-").partition("=")

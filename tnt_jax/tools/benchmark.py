@@ -67,6 +67,8 @@ def cases(config: dict[str, Any]) -> list[list[dict[str, Any]]]:
     A case: side, model, mode, batch_size, and what the workers need (benchmarking/ours.py and peer.py).
     """
     sides = [OURS] + [PEER] * has_peer()
+    if not FLAGS.models:
+        raise ValueError("--models is empty: name one at least, such as --models=tnt_s_patch16_224.")
     for mode in FLAGS.modes:
         if mode not in MODES:
             raise ValueError(f"--modes={mode}: must be forward, train or both.")
@@ -138,23 +140,25 @@ def start(case: dict[str, Any]) -> Worker:
 
 
 def measure(group: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Cases -> their results, measured in turns; on a TPU, one after the other."""
-    first = Entrant(group[0])
-    if first.facts.get("platform") == "tpu":
-        entrants = [first.alone()] + [Entrant(case).alone() for case in group[1:]]
-        return [entrant.result(interleaved=False) for entrant in entrants]
-    # One compiles after the other, so that the seconds of a first step mean something.
-    entrants = [first] + [Entrant(case) for case in group[1:]]
+    """Cases -> their results, measured in turns; those on a TPU each alone, before the next one starts."""
+    entrants, waiting = [], []
     try:
+        for case in group:  # one compiles after the other, so that the seconds of a first step mean something
+            entrant = Entrant(case)
+            entrants.append(entrant)
+            if entrant.facts.get("platform") == "tpu":
+                entrant.alone()
+            else:
+                waiting.append(entrant)
         for _ in range(FLAGS.rounds):
-            for entrant in entrants:
+            for entrant in waiting:
                 entrant.turn()
-        for entrant in entrants:
+        for entrant in waiting:
             entrant.end()
     finally:
         for entrant in entrants:
             entrant.worker.close()
-    return [entrant.result(interleaved=True) for entrant in entrants]
+    return [entrant.result(interleaved=entrant in waiting) for entrant in entrants]
 
 
 class Entrant:

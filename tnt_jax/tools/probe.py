@@ -1,7 +1,8 @@
-"""Linear probe and nearest neighbours on frozen features of a block: quick measures of how a model transfers.
+r"""Linear probe and nearest neighbours on frozen features of a block: quick measures of how a model transfers.
 
     python -m tnt_jax.tools.probe --source=runs/digits
-    python -m tnt_jax.tools.probe --source=tnt_s.safetensors --config=configs/cifar10.py [--block=12] [--features=mean]
+    python -m tnt_jax.tools.probe --source=tnt_s.safetensors --config=configs/finetune.py:cifar10 \
+        --config.model.image_size=224 --output=probe.json [--block=8] [--features=mean]
 
 --source: a workdir (or WORKDIR/checkpoints/STEP), or weights for the config's model. --config: the data set, how its
 images are resized and normalised, and the image size; without it, those of the workdir. Splits are data.train_split and

@@ -58,6 +58,12 @@ def bundle_folder() -> Path:
     return folder
 
 
+def empty(folder: Path) -> None:
+    """Removes the dumps of earlier compilations."""
+    for path in folder.iterdir():
+        path.unlink()
+
+
 def cost(function: Callable[..., Any], *arguments: Any, topology: str = "v5e:2x2", gradient: bool = False) -> Cost:
     """Compiles a function of trees of arrays or jax.ShapeDtypeStruct for one chip of a topology, and prices it.
 
@@ -66,8 +72,7 @@ def cost(function: Callable[..., Any], *arguments: Any, topology: str = "v5e:2x2
     """
     folder = bundle_folder()
     device = devices_of(topology, dump=folder)[0]
-    for path in folder.iterdir():  # of an earlier call
-        path.unlink()
+    empty(folder)
     mesh = jax.sharding.Mesh(np.array([device]), ("chip",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), arguments)

@@ -25,29 +25,37 @@ from ml_collections import config_flags
 from tnt_jax.tools import arguments as command_line
 from tnt_jax.tools import be_quiet
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "One of configs/*.py.")
-flags.DEFINE_string("topology", None, "The slice, as GENERATION:CHIPSxCHIPS[xCHIPS], such as v5e:4x8 or v4:2x2x1.")
-flags.DEFINE_integer("num_classes", None, "Of the head, where neither config nor data set say.", lower_bound=1)
-flags.DEFINE_bool("largest_batch", False, "Search the largest batch a chip holds.")
-flags.DEFINE_integer("batch_unit", 8, "The search is exact to so many images a chip.", lower_bound=1)
-flags.DEFINE_enum("basis", "bundles", ["bundles", "xla"], "What prices rest on: instruction bundles, XLA's estimate.")
-flags.DEFINE_string("hlo", None, "File for the compiled program's text, to look further.")
-flags.DEFINE_string("output", "tpu_report.json", "File for the figures as JSON.")
+FLAGS = flags.FlagValues()  # of this program alone: other programs have a --config of their own
+CONFIG = config_flags.DEFINE_config_file("config", None, "One of configs/*.py.", flag_values=FLAGS)
 
-FLAGS = flags.FLAGS
+
+def _define(kind: Any, name: str, default: Any, *others: Any, **settings: Any) -> None:
+    kind(name, default, *others, flag_values=FLAGS, **settings)
+
+
+_define(flags.DEFINE_string, "topology", None, "The slice, as GENERATION:CHIPSxCHIPS[xCHIPS]: v5e:4x8, v4:2x2x1.")
+_define(flags.DEFINE_integer, "num_classes", None, "Of the head, where neither config nor data set say.", lower_bound=1)
+_define(flags.DEFINE_string, "examples", None, "With data.on_device: the training set, as COUNTxHEIGHTxWIDTH.")
+_define(flags.DEFINE_bool, "largest_batch", False, "Search the largest batch a chip holds.")
+_define(flags.DEFINE_integer, "batch_unit", 8, "The search is exact to so many images a chip.", lower_bound=1)
+_define(
+    flags.DEFINE_enum, "basis", "bundles", ["bundles", "xla"], "What prices rest on: bundles or XLA's own estimate."
+)
+_define(flags.DEFINE_string, "hlo", None, "File for the compiled program's text, to look further.")
+_define(flags.DEFINE_string, "output", "tpu_report.json", "File for the figures as JSON.")
 
 
 def make_report(config: Any, topology: str) -> dict[str, Any]:
     """A config and a slice's name -> see tpu.report.describe, with `largest_batch` where it is asked for.
 
-    Raises ValueError for what cannot work, with the mend, and ImportError without libtpu.
+    Raises ValueError for what cannot work, with the mend, OSError for --hlo, and ImportError without libtpu.
     """
     from tnt_jax.tools.tpu import chips
     from tnt_jax.tools.tpu.prices import price
     from tnt_jax.tools.tpu.report import describe
     from tnt_jax.tools.tpu.search import largest_batch
     from tnt_jax.tools.tpu.step import compile_step
-    from tnt_jax.tools.tpu_cost import bundle_folder
+    from tnt_jax.tools.tpu_cost import bundle_folder, empty
     from tnt_jax.training.config import check_config
 
     experiment = check_config(config)
@@ -55,14 +63,17 @@ def make_report(config: Any, topology: str) -> dict[str, Any]:
     folder = bundle_folder() if FLAGS.basis == "bundles" else None
     devices = chips.devices_of(topology, dump=folder)
     num_classes = count_classes(experiment)
+    examples = sizes_of(FLAGS.examples) if FLAGS.examples else None
 
     def compile_with(batch_per_chip: int) -> Any:
         say(f"compiling a batch of {batch_per_chip} a chip for {topology}; this takes minutes")
+        if folder is not None:
+            empty(folder)
         batch = {"batch_size": batch_per_chip * len(devices)}
-        return compile_step(dataclasses.replace(experiment, **batch), num_classes, devices)
+        return compile_step(dataclasses.replace(experiment, **batch), num_classes, devices, examples)
 
     say(f"compiling for {topology}; this takes minutes")
-    step = compile_step(experiment, num_classes, devices)
+    step = compile_step(experiment, num_classes, devices, examples)
     if FLAGS.hlo and step.text:
         Path(FLAGS.hlo).write_text(step.text)
     prices = None if step.text is None else price(step.text, chip, len(devices), folder)
@@ -72,6 +83,21 @@ def make_report(config: Any, topology: str) -> dict[str, Any]:
         largest, tried = largest_batch(step, compile_with, chip.hbm_bytes, unit)
         found["largest_batch"] = {"batch_per_chip": largest, "unit": unit, "tried": tried}
     return found
+
+
+def sizes_of(text: str) -> tuple[int, int, int]:
+    """ "50000x32x32" -> (50000, 32, 32)."""
+    numbers = text.split("x")
+    if len(numbers) != 3 or not all(each.isdecimal() and int(each) for each in numbers):
+        raise ValueError(f"--examples={text}: must be COUNTxHEIGHTxWIDTH, such as 50000x32x32.")
+    return tuple(map(int, numbers))
+
+
+def check_folders() -> None:
+    """Raises ValueError where a file that is written after minutes of compiling has no folder to go to."""
+    for name, path in (("hlo", FLAGS.hlo), ("output", FLAGS.output)):
+        if path and not Path(path).absolute().parent.is_dir():
+            raise ValueError(f"--{name}={path}: there is no folder {Path(path).parent}. Make it, or name another.")
 
 
 def count_classes(experiment: Any) -> int:
@@ -107,8 +133,9 @@ def main(_: Sequence[str]) -> None:
         if value is None:
             command_line.stop(f"--{name} is missing, such as --{name}={EXAMPLE[name]}.", "tpu_report")
     try:
+        check_folders()
         found = make_report(CONFIG.value, FLAGS.topology)
-    except (ImportError, ValueError) as error:
+    except (ImportError, ValueError, OSError) as error:
         command_line.stop(error, "tpu_report")
     from tnt_jax.tools.tpu.report import as_text
 
@@ -122,4 +149,4 @@ def main(_: Sequence[str]) -> None:
 EXAMPLE = {"config": "configs/imagenet_tnt_b.py", "topology": "v5e:4x8"}
 
 if __name__ == "__main__":
-    command_line.run(main, "tpu_report")
+    command_line.run(main, "tpu_report", FLAGS)

@@ -31,7 +31,7 @@ from tnt_jax.training.config import as_dict
 from tnt_jax.training.errors import RunError, Stopped, readable, writable
 from tnt_jax.training.evaluation import Result, better, evaluate_weights
 from tnt_jax.training.feed import prefetch
-from tnt_jax.training.setup import Run, TrainingRun, prepare
+from tnt_jax.training.setup import Run, TrainingRun, normalisation_note, prepare
 from tnt_jax.training.state import TrainState, create_state, initial_state, replicate, training_form, unreplicate
 from tnt_jax.training.throughput import Meter, SlowSteps
 
@@ -131,6 +131,7 @@ def _start(run: TrainingRun, notice: preemption.Notice, started: float) -> tuple
         metadata = NEW_RUN
         if run.pretrained is not None:
             report.say(f"Starting from the weights of {run.experiment.pretrained}")
+            _say_normalisation(run)
     else:
         state, metadata = restored[0], NEW_RUN | restored[1]
         report.say(f"Going on from step {int(state.step):,}, {run.workdir / workdirs.FOLDER / str(int(state.step))}")
@@ -160,6 +161,11 @@ def _place() -> dict[str, Any]:
     """What the last bits of a run depend on beside its config."""
     kind = jax.devices()[0].device_kind
     return {"device_count": jax.device_count(), "process_count": jax.process_count(), "device_kind": kind}
+
+
+def _say_normalisation(run: Run) -> None:
+    if note := normalisation_note(run.experiment):
+        report.say(note)
 
 
 def _say_what_differs(run: TrainingRun, metadata: dict[str, Any]) -> None:
@@ -214,6 +220,8 @@ def _train(session: Session, state: TrainState, start: int) -> TrainState:
         if stopping or run.plan.evaluates(step) or run.plan.checkpoints(step):
             _report(session, *waiting)  # nothing that is not finite is evaluated or saved
             waiting = None
+            if stopping or step == run.plan.total_steps:
+                session.profiler.close()  # what comes now is no part of a step
             _evaluate_and_save(session, state, step, stopping)
             session.meter.resume()
     return state
@@ -385,6 +393,7 @@ def evaluate(run: Run) -> dict[str, Any]:
         step, source = metadata["step"], str(run.workdir)
     else:
         named, step, source = {"eval": run.pretrained, "eval_ema": None}, None, run.experiment.pretrained
+        _say_normalisation(run)
     replicated = {name: replicate(training_form(params, run.experiment)) for name, params in named.items() if params}
     if run.experiment.report_card:
         renamed = {report_card.WEIGHTS[name]: params for name, params in replicated.items()}

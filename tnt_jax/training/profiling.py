@@ -19,8 +19,9 @@ Step = Callable[[Any, Any], tuple[Any, Any]]
 class Profiler:
     """Traces steps first to first + count - 1; `profile_steps` () traces nothing.
 
-    The trace starts once the step before has ended and ends with its last step, so other work is not in it. It is
-    written too when the run ends early, by itself or by an error.
+    The trace starts once the step before has ended and ends with its last step. Evaluations and checkpoints between
+    its steps are in it; those after its last step, or after the run's, are not. It is written too when the run ends
+    early, by an error or at its last step.
     """
 
     def __init__(self, profile_steps: tuple[int, ...], workdir: Path) -> None:

@@ -34,8 +34,9 @@ def make_report_card(run: Run, weights: Mapping[str, Any], step: int | None, sou
 
     `results` has a row (COLUMNS) for each set and weights: classes, how many the softmax is over; accuracy,
     accuracy_top5 and expected_calibration_error in 0..1; negative_log_likelihood in nats; count, images; left_out,
-    images without a label, which are not counted. Where an image has several labels (imagenet2012_real; Beyer et al.
-    2020, arXiv 2006.07159) a prediction is right if it is one of them, and the likelihood is their summed probability.
+    images that are not counted: without a label or, with data.allow_faulty_eval, undecodable. Where an image has
+    several labels (imagenet2012_real; Beyer et al. 2020, arXiv 2006.07159) a prediction is right if it is one of them,
+    and the likelihood is their summed probability.
     The files and the table grow set by set, so that a card that breaks off keeps what it has.
     """
     feed: CardFeed = run.feed

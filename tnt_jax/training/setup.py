@@ -106,8 +106,10 @@ def prepare_evaluation(config: Any, workdir: str | os.PathLike[str], feed: Feed 
     """
     path = check_workdir(workdir)
     before = read_run_config(path)
-    if config is None:
+    if config is None and before is not None:
         config = before
+        if before["model"]["inner_implementation"] == "pallas":
+            before["model"]["inner_implementation"] = "auto"  # trained on a TPU, perhaps evaluated elsewhere
     if config is None:
         raise ValueError(
             f"{path} holds no {workdirs.CONFIG_FILE}. Give the --workdir of a run, or --config and --config.pretrained."
@@ -169,6 +171,24 @@ def load(source: str, experiment: Experiment, model: nn.Module) -> Any:
         return load_pretrained(source, model, image_size=size, new_head=new_head)["params"]
     except ValueError as error:
         raise ValueError(f"config.pretrained={source}: {error}") from error
+
+
+def normalisation_note(experiment: Experiment) -> str | None:
+    """Where config.pretrained is a run whose images had another mean or deviation: a line that says so."""
+    from tnt_jax.pretrained.workdir import is_folder, split_step
+
+    before = is_folder(experiment.pretrained) and workdirs.read_config(split_step(experiment.pretrained)[0])
+    if not before:
+        return None
+    now = as_dict(experiment)["data"]
+    then = {key: before["data"].get(key, now[key]) for key in ("mean", "std")}
+    flags = [f'--config.data.{key}="{tuple(value)}"' for key, value in then.items() if value != now[key]]
+    if not flags:
+        return None
+    return (
+        f"Note: the images of {experiment.pretrained} were normalised in another way. Unless that is meant, give "
+        f"{' and '.join(flags)}."
+    )
 
 
 def make_model(experiment: Experiment, num_classes: int) -> nn.Module:

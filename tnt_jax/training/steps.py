@@ -187,7 +187,10 @@ def for_platform(model: nn.Module, devices: Sequence[jax.Device]) -> nn.Module:
     Raises:
       ValueError: config.model.inner_implementation is not possible there, with the reason.
     """
-    return model.clone(device_kind=devices[0].device_kind)
+    try:
+        return model.clone(device_kind=devices[0].device_kind)
+    except ValueError as error:
+        raise ValueError(f"config.model.{error}") from error
 
 
 def over_devices(

@@ -56,7 +56,9 @@ def test_the_parts_share_the_whole_step(found):
 def test_json_and_text_say_that_nothing_ran(found):
     description = found[1]
     assert json.loads(json.dumps(description))["figures"] == STATIC
+    assert description["model"]["kernel"] is False
     text = as_text(description)
+    assert "inner_implementation auto (without the kernel)" in text
     assert "never run" in text and "fits" in text
     assert description["time"]["utilization"] <= description["time"]["utilization_bound"] <= 1
     lines = text.splitlines()
@@ -71,6 +73,14 @@ def test_a_step_that_the_compiler_refuses(found):
     step = dataclasses.replace(found[0], memory=None, text=None, refusal="Used 20.1G of 15.75G hbm.")
     text = as_text(describe(experiment(), "v5e:2x2", chips.CHIPS["v5e"], 4, step, None))
     assert "DOES NOT FIT into 16 GiB. The compiler: Used 20.1G of 15.75G hbm." in text and "Step:" not in text
+
+
+def test_the_step_of_a_set_on_the_device_holds_the_set():
+    settings = experiment(data__on_device=True, data__randaugment="", data__color_jitter=0.0)
+    with pytest.raises(ValueError, match="--examples=50000x32x32"):
+        compile_step(settings, 4, jax.devices()[:2])
+    memory = compile_step(settings, 4, jax.devices()[:2], (3000, 10, 12)).memory
+    assert 0 < memory.arguments - 3000 * 10 * 12 * 3 < 20_000
 
 
 def test_devices_that_do_not_divide_the_batch():

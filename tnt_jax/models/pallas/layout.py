@@ -73,12 +73,12 @@ class Sizes:
         if self.num_words % self.group:
             raise ValueError(
                 f"the Pallas inner block takes words in groups of {self.group} at inner_dim={self.inner_dim}, "
-                f"and a sentence has {self.num_words}; use the xla implementation for this size"
+                f"and a sentence has {self.num_words}; the xla implementation takes any number"
             )
         if self.unit * self.hidden_dim % (2 * SUBLANES):
             raise ValueError(
                 f"the Pallas inner block needs hidden channels (inner_dim times mlp_ratio) in multiples of "
-                f"{2 * SUBLANES // self.unit}, not {self.hidden_dim}; use the xla implementation for this size"
+                f"{2 * SUBLANES // self.unit}, not {self.hidden_dim}; the xla implementation takes any number"
             )
 
     def vector_memory(self, item: int) -> int:

@@ -26,8 +26,8 @@ def describe(
         "chips": chips,
         "chip": {"name": chip.device_kind, "hbm_bytes": chip.hbm_bytes, "peak_flops": chip.peak, "clock_hz": chip.clock}
         | {"hbm_bytes_per_second": chip.hbm_bandwidth},
-        "model": {key: getattr(model, key) for key in ("name", "image_size", "dtype", "scan", "remat")}
-        | {"inner_implementation": model.inner_implementation},
+        "model": {key: getattr(model, key) for key in ("name", "image_size", "dtype", "scan", "remat", "remat_keeps")}
+        | {"inner_implementation": model.inner_implementation, "kernel": step.fused},
         "batch_size": experiment.batch_size,
         "batch_per_chip": step.batch_per_chip,
         "accumulation_steps": experiment.accumulation_steps,
@@ -70,10 +70,11 @@ def describe(
 def as_text(found: dict[str, Any]) -> str:
     """`describe`'s dict -> lines for a terminal."""
     model, chip = found["model"], found["chip"]
-    forms = [word for word in ("scan", "remat") if model[word]]
+    forms = ["scan"] * model["scan"] + [f"remat ({model['remat_keeps']} kept)"] * model["remat"]
+    kernel = "with" if model["kernel"] else "without"
     lines = [
         f"{model['name']}, {model['image_size']} pixels, {', '.join([model['dtype'], *forms])}, inner_implementation "
-        f"{model['inner_implementation']}: the training step on {found['topology']}",
+        f"{model['inner_implementation']} ({kernel} the kernel): the training step on {found['topology']}",
         f"{found['chips']} x {chip['name']}, batch {found['batch_size']:,}: {found['batch_per_chip']} images a chip; "
         f"compiled in {found['compile_seconds']:.0f} s. {found['figures'].capitalize()}.",
         "",

@@ -47,22 +47,22 @@ class CompiledStep:
     memory: Memory | None
     text: str | None
     refusal: str = ""  # the compiler's words
+    fused: bool = False  # the inner blocks are the kernel
 
     def fits(self, hbm_bytes: int) -> bool:
         """Whether it compiled, into no more than this memory."""
         return self.memory is not None and self.memory.total <= hbm_bytes
 
 
-def compile_step(experiment: Experiment, num_classes: int, devices: list[Any]) -> CompiledStep:
+def compile_step(
+    experiment: Experiment, num_classes: int, devices: list[Any], examples: tuple[int, int, int] | None = None
+) -> CompiledStep:
     """An experiment over devices (real or of a topology) -> its pmapped training step, compiled, as the loop runs it.
 
-    Nothing is computed. Raises ValueError where the devices do not divide the batch, and for impossible sizes.
+    examples: (count, height, width) of the data set, where it lies on the device (data.on_device). Nothing is
+    computed. Raises ValueError where the devices do not divide the batch, and for impossible sizes.
     """
     check_training_devices(experiment, len(devices))
-    if experiment.data.on_device:
-        raise ValueError(
-            "config.data.on_device=True: only steps that are fed with images are compiled. Set it to False."
-        )
     start = time.perf_counter()
     model = make_model(experiment, num_classes)
     schedule = make_schedule(experiment, STEPS_PER_EPOCH)
@@ -79,7 +79,7 @@ def compile_step(experiment: Experiment, num_classes: int, devices: list[Any]) -
     share = experiment.batch_size // len(devices)
     arguments = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((len(devices), *leaf.shape), leaf.dtype),
-        (state, batch_shapes(experiment, share)),
+        (state, batch_shapes(experiment, share, examples)),
     )
     lowered = step.lower(*arguments)
     lowered_at = time.perf_counter()
@@ -87,11 +87,13 @@ def compile_step(experiment: Experiment, num_classes: int, devices: list[Any]) -
         "batch_per_chip": share,
         "multiply_adds_per_image": multiply_adds(model),
         "lower_seconds": lowered_at - start,
+        "fused": steps.for_platform(model, devices).forms().fused,
     }
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        if not _OUT_OF_MEMORY.search(str(error)):
+        # A kernel that asks for too much vector memory is no batch that is too large.
+        if not _OUT_OF_MEMORY.search(str(error)) or "memory space vmem" in str(error):
             raise
         seconds = time.perf_counter() - lowered_at
         return CompiledStep(**facts, compile_seconds=seconds, memory=None, text=None, refusal=_refusal(str(error)))
@@ -107,11 +109,26 @@ def compile_step(experiment: Experiment, num_classes: int, devices: list[Any]) -
     return CompiledStep(**facts, compile_seconds=seconds, memory=memory, text=compiled.as_text())
 
 
-def batch_shapes(experiment: Experiment, share: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """-> a device's share of a batch as the feed gives it."""
+def batch_shapes(
+    experiment: Experiment, share: int, examples: tuple[int, int, int] | None = None
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """-> a device's share of a batch as the feed gives it; with data.on_device all examples and the draws' seeds.
+
+    Raises ValueError for data.on_device without `examples`.
+    """
     side = experiment.model.image_size
-    return {
-        "image": jax.ShapeDtypeStruct((share, side, side, 3), jnp.uint8),
+    if not experiment.data.on_device:
+        images = {"image": jax.ShapeDtypeStruct((share, side, side, 3), jnp.uint8)}
+    elif examples is None:
+        raise ValueError(
+            "config.data.on_device=True: give the number of examples and their size, such as --examples=50000x32x32."
+        )
+    else:
+        images = {
+            "examples": jax.ShapeDtypeStruct((*examples, 3), jnp.uint8),
+            "seed": jax.ShapeDtypeStruct((share, 2), jnp.uint32),
+        }
+    return images | {
         "label": jax.ShapeDtypeStruct((share,), jnp.int32),
         "mask": jax.ShapeDtypeStruct((share,), jnp.float32),
         "index": jax.ShapeDtypeStruct((share,), jnp.int32),

@@ -1,0 +1,68 @@
+"""The command: its flags, and what it says where it cannot work, with the compiler's part left out."""
+
+import dataclasses
+import json
+import types
+
+import pytest
+
+from tests.tools.tpu.test_report import pretend
+from tests.training.helpers import tiny_config
+from tnt_jax.tools import tpu_report
+from tnt_jax.tools.tpu import chips, step
+
+
+@pytest.fixture
+def program(monkeypatch, tmp_path):
+    """-> a function that runs the command with these flags -> the batches a chip that it compiled, and --output."""
+    compiled = []
+
+    def compile_step(experiment, num_classes, devices, examples=None):
+        compiled.append((experiment.batch_size // len(devices), num_classes, examples))
+        found = pretend(compiled[-1][0], per_image=2**27, fixed=2**30)  # 16 GiB hold 120 images
+        return dataclasses.replace(found, text=None)  # nothing to price
+
+    monkeypatch.setattr(step, "compile_step", compile_step)
+    monkeypatch.setattr(chips, "devices_of", lambda topology, dump=None: list(range(4)))
+    monkeypatch.setattr(tpu_report, "be_quiet", lambda: None)
+    monkeypatch.setattr(tpu_report.jax.config, "update", lambda *_: None)
+    monkeypatch.setattr(tpu_report, "versions", dict)
+    monkeypatch.setattr(tpu_report, "CONFIG", types.SimpleNamespace(value=tiny_config(data__name="synthetic")))
+
+    def run(**flags):
+        parsed = {name: tpu_report.FLAGS[name].default for name in tpu_report.FLAGS}
+        parsed |= {"topology": "v5e:2x2", "output": str(tmp_path / "report.json")} | flags
+        monkeypatch.setattr(tpu_report, "FLAGS", types.SimpleNamespace(**parsed))
+        tpu_report.main([])
+        return compiled, json.loads((tmp_path / "report.json").read_text())
+
+    return run
+
+
+def test_flags_reach_the_compiler_and_the_report(program, capsys):
+    compiled, report = program(num_classes=7, examples="50x10x12", largest_batch=True, batch_unit=8)
+    assert compiled[0] == (4, 7, (50, 10, 12)) and {each[1:] for each in compiled} == {(7, (50, 10, 12))}
+    assert report["largest_batch"]["batch_per_chip"] == 120
+    assert "largest batch a chip, in steps of 8: 120" in capsys.readouterr().out
+
+
+def test_classes_are_those_of_the_data_set_where_nothing_says_otherwise(program):
+    compiled, _ = program()
+    assert compiled == [(4, 1000, None)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"topology": None}, "--topology is missing, such as --topology=v5e:4x8"),
+        ({"examples": "50000"}, "--examples=50000: must be COUNTxHEIGHTxWIDTH"),
+        ({"hlo": "nowhere/step.txt"}, "--hlo=nowhere/step.txt: there is no folder nowhere"),
+        ({"output": "nowhere/report.json"}, "--output=nowhere/report.json: there is no folder nowhere"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_compiled(program, flags, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        program(**flags)
+    assert stop.value.code == 2
+    printed = capsys.readouterr().err
+    assert message in printed and "compiling" not in printed
