@@ -95,6 +95,26 @@ def test_where_the_kernel_cannot_be_had_auto_does_without_it():
     assert not fused("TPU v5 lite", tnt_blocks=())
 
 
+def test_where_auto_does_without_the_kernel_on_a_tpu_the_log_says_why(monkeypatch):
+    said = []
+    monkeypatch.setattr(implementation.logging, "warning", lambda *words: said.append(words[0] % words[1:]))
+    implementation._say_once.cache_clear()
+    for kind in ("TPU v4", "TPU v4", "TPU v5 lite", "cpu"):
+        tnt_jax.create_model("tnt_s_patch16_224", device_kind=kind).forms()
+    assert len(said) == 1 and said[0].endswith("a TPU v5e, v5p or v6e, and this is TPU v4")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"), [({"mlp_ratio": 2.0}, "dense1/kernel is"), ({"qkv_bias": True}, "qkv_bias")]
+)
+@pytest.mark.parametrize("scan", [False, True])
+def test_the_kernel_takes_the_parameters_of_its_own_block_alone(changes, words, scan):
+    other = random_variables(small_model(**SIZES, **changes))
+    model = small_model(**SIZES, **KERNEL, scan=scan)
+    with pytest.raises(ValueError, match=words):
+        jax.eval_shape(model.apply, other, images())
+
+
 def test_the_default_device_decides_where_none_is_named():
     assert implementation.default_device_kind() == jax.devices()[0].device_kind
     with jax.default_device(jax.devices("cpu")[1]):

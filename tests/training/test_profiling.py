@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 
+import jax
 import pytest
 
 from tests.training.helpers import TinyFeed, TinyModel, tiny_config
@@ -49,6 +50,19 @@ def test_a_run_that_ends_early_leaves_its_trace(tmp_path, monkeypatch):
     with pytest.raises(RunError):
         train(monkeypatch, tmp_path / "nan", steps=5, spoil_step=2, profile_steps=(2, 10))
     assert len(list((tmp_path / "nan").glob("profile/plugins/profile/*/*.xplane.pb"))) == 1
+
+
+def test_what_follows_the_last_step_is_not_in_the_trace(tmp_path, monkeypatch):
+    order = []
+
+    def noted(owner, name):
+        original = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *arguments: (order.append(name), original(*arguments))[1])
+
+    noted(jax.profiler, "stop_trace")
+    noted(loop, "_evaluate_and_save")
+    train(monkeypatch, tmp_path, steps=3, profile_steps=(2, 10))
+    assert order == ["stop_trace", "_evaluate_and_save"]
 
 
 @pytest.mark.parametrize("value, words", [((3,), r"\(first, count\)"), ((0, 1), "at least 1"), ((3, 0), "at least 1")])
