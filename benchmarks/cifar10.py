@@ -56,14 +56,15 @@ def main() -> None:
     """Runs what is asked for; prints and writes the table, draws the curves and the spread."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=pathlib.Path, required=True)
-    parser.add_argument("--runs", nargs="+", default=[], help='arguments of configs/cifar10.py, or "ablations"')
+    parser.add_argument("--runs", nargs="+", default=[], help='arguments of configs/cifar10.py, "ablations" for these')
     parser.add_argument("--scale", choices=sorted(ABLATIONS), default="full", help='of --runs "ablations"')
     parser.add_argument("--epochs", type=float, help="instead of the config's")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("others", nargs="*", help="flags of main.py, after --")
     arguments = parser.parse_args()
-    chosen = [f"{each},scale={arguments.scale}" for each in ABLATIONS[arguments.scale]]
-    for argument in chosen if arguments.runs == ["ablations"] else arguments.runs:
+    ablations = [f"{each},scale={arguments.scale}" for each in ABLATIONS[arguments.scale]]
+    chosen = [each for name in arguments.runs for each in (ablations if name == "ablations" else [name])]
+    for argument in chosen:
         for seed in arguments.seeds:
             run(arguments.root, argument, arguments.epochs, seed, arguments.others)
     found = finished(arguments.root)
@@ -91,12 +92,24 @@ def run(root: pathlib.Path, argument: str, epochs: float | None, seed: int, othe
 
 
 def finished(root: pathlib.Path) -> Runs:
-    """-> the workdirs of all seeds for each argument and number of epochs."""
+    """-> the workdirs of all seeds for each argument and number of epochs. Exits where their settings differ."""
     found: Runs = collections.defaultdict(list)
     for file in sorted(root.glob("*/*_epochs/seed_*/summary.json")):
         argument, epochs = file.parts[-4].replace("+", ","), file.parts[-3].removesuffix("_epochs")
         found[argument, float(epochs)].append(file.parent)
+    for first, *others in found.values():
+        for other in others:
+            differing = [each for each in different_settings(first, other) if each[0] != "seed"]
+            if differing:
+                sys.exit(f"{first} and {other} are no seeds of one experiment: {differing}. Use another --root.")
     return found
+
+
+def different_settings(workdir: pathlib.Path, other: pathlib.Path) -> list[tuple[str, Any, Any]]:
+    """Two workdirs -> the keys of their configurations that differ, with both values."""
+    from tnt_jax.training.setup import differences
+
+    return differences(*(json.loads((each / "summary.json").read_text())["config"] for each in (workdir, other)))
 
 
 def table(found: Runs) -> str:
@@ -162,7 +175,7 @@ def draw_curves(found: Runs, path: pathlib.Path) -> None:
     from tnt_jax.analysis.style import save, style
 
     with style():
-        figure, panels = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True)
+        figure, panels = plt.subplots(1, 2, figsize=(9, 3.8 + 0.12 * len(found)), sharey=True)
         for number, ((argument, epochs), workdirs) in enumerate(found.items()):
             look = {"marker": "o", "markersize": 3, "linewidth": 1.4, "color": f"C{number}"}
             look["linestyle"] = ("-", "--", ":", "-.")[number // 4 % 4]  # there are four colours
@@ -174,7 +187,7 @@ def draw_curves(found: Runs, path: pathlib.Path) -> None:
         for axes, label in zip(panels, ("epoch", "minutes"), strict=True):
             axes.set(xlabel=label)
         panels[0].set(ylabel="test accuracy, raw weights (%)")
-        panels[1].legend(frameon=False)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
         save(figure, path)
 
 

@@ -4,13 +4,14 @@ Command:  python main.py --config=configs/cifar10.py --workdir=runs/cifar10_tnt
           python main.py --config=configs/cifar10.py:model=deit --workdir=runs/cifar10_deit
           tfds downloads 163 MB; of images in folders, add --config.data.name=folder --config.data.directory=CIFAR.
           After the colon may stand one or several of these, with commas between them:
-            model=tnt|deit                DeiT is as many percent wider as the inner path has parameters
+            model=tnt|deit                DeiT is wider by as much as makes up for the inner path's parameters
             scale=full|mini               mini: for two cores of a CPU
             blocks=all|1,4,8,12           blocks with an inner path (Table 5)
             sentence_position=true|false  position encodings of the sentences (Table 6)
             word_position=true|false      position encodings of the words (Table 6)
             inner_heads=1|2|3|4|6|12      heads of the inner attention (Table 7)
-            words=16|4                    words a sentence M, M * C stays the same (Table 8); mini: 64|16|4
+            words=16|4                    words a sentence M, M * C stays the same (Table 8); mini: 64|16|4. With 64
+                                          words C is 3, so there is one head; 4 words of C = 48 have 12% more parameters
 Hardware: full: not yet run. mini: benchmarks/cifar10.md
 Time:     full: not yet run. mini: benchmarks/cifar10.md
 Accuracy: full: not yet run. mini: benchmarks/cifar10.md

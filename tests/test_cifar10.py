@@ -73,11 +73,12 @@ def test_every_ablation_is_another_model_than_the_default_one(scale):
 
 def test_the_table_has_a_line_for_an_argument_and_the_spread_of_its_seeds(tmp_path):
     config = as_dict(check_config(cifar10.get_config("model=deit,scale=mini")))
+    config["model"]["num_classes"] = 10  # as a run resolves it
     for seed, accuracy in enumerate((0.5, 0.52)):
         workdir = tmp_path / "model=deit+scale=mini" / "30_epochs" / f"seed_{seed}"
         workdir.mkdir(parents=True)
         ends = {"eval": {"accuracy": accuracy}, "eval_ema": {"accuracy": 0.5}}
-        summary = {"parameters": 925_218, "steps": 20, "seconds": 90.0, "config": config, **ends}
+        summary = {"parameters": 925_218, "steps": 20, "seconds": 90.0, "config": config | {"seed": seed}, **ends}
         (workdir / "summary.json").write_text(json.dumps(summary))
         lines = [{"step": 10, "train/images_per_second": 540.4}, {"step": 20, "eval/accuracy": accuracy}]
         (workdir / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
@@ -86,9 +87,20 @@ def test_the_table_has_a_line_for_an_argument_and_the_spread_of_its_seeds(tmp_pa
     [*_, last] = lines = benchmark.table(found).splitlines()
     assert len(lines) == 3
     assert last == (
-        "| model=deit,scale=mini | 925,218 | 16.1 M | 30 | 2 | 1 min 30 s | 540 | 51.00 ± 1.41 | 50.00 ± 0.00 |"
+        "| model=deit,scale=mini | 925,218 | 16.0 M | 30 | 2 | 1 min 30 s | 540 | 51.00 ± 1.41 | 50.00 ± 0.00 |"
     )
     assert [list(benchmark.points(workdir)) for workdir in found["model=deit,scale=mini", 30.0]] == [
         [(30.0, 1.5, 50.0)],
         [(30.0, 1.5, 52.0)],
     ]
+
+
+def test_seeds_of_other_settings_are_not_one_experiment(tmp_path):
+    for seed, warmup in enumerate((1.0, 2.0)):
+        workdir = tmp_path / "model=tnt" / "4_epochs" / f"seed_{seed}"
+        workdir.mkdir(parents=True)
+        (workdir / "summary.json").write_text(json.dumps({"config": {"seed": seed, "warmup_epochs": warmup}}))
+    with pytest.raises(
+        SystemExit, match=r"seed_0 and .*seed_1 are no seeds of one experiment: .*warmup_epochs', 1.0, 2.0"
+    ):
+        benchmark.finished(tmp_path)

@@ -93,9 +93,27 @@ def test_weights_without_a_config_are_refused(weights):
         probe.probe(str(weights), None)
 
 
-def test_the_program_says_in_one_line_what_is_missing(weights, monkeypatch, tmp_path):
-    with pytest.raises(SystemExit, match="probe: --output is missing"):
-        run(monkeypatch, SOURCE=str(weights), CONFIG=None, BLOCK=None, KIND="mean", OUTPUT=None)
-    with pytest.raises(SystemExit, match="probe: --config is missing"):
-        run(monkeypatch, SOURCE=str(weights), CONFIG=None, BLOCK=None, KIND="mean", OUTPUT=str(tmp_path / "x.json"))
+@pytest.mark.parametrize(
+    ("source", "output", "words"),
+    [(None, None, "--source is missing"), ("FILE", None, "--output is missing"), ("FILE", "x", "--config is missing")],
+)
+def test_the_program_says_in_one_line_what_is_missing(weights, monkeypatch, tmp_path, capsys, source, output, words):
+    output = output and str(tmp_path / output)
+    with pytest.raises(SystemExit) as stop:
+        run(monkeypatch, SOURCE=source and str(weights), CONFIG=None, BLOCK=None, KIND="mean", OUTPUT=output)
+    assert stop.value.code == 2 and capsys.readouterr().err.startswith(f"probe: {words}")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_models_name_before_the_weights_is_the_model(monkeypatch, tmp_path):
+    """As with the other tools; data and image size are the config's."""
+    asked = []
+
+    def load_pretrained(source, model, image_size):
+        asked.append((source, model.outer_dim, model.depth, image_size))
+        raise ValueError("far enough")
+
+    monkeypatch.setattr("tnt_jax.pretrained.load_pretrained", load_pretrained)
+    with pytest.raises(ValueError, match="far enough"):
+        probe.probe("tnt_s_patch16_224:weights.safetensors", digits(tmp_path))
+    assert asked == [("weights.safetensors", 384, 12, 8)]

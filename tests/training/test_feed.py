@@ -1,13 +1,16 @@
 """From the data wing to the devices."""
 
+import dataclasses
 import itertools
 
 import jax
 import numpy as np
 import pytest
 
-from tests.training.helpers import TinyModel, batch, compiled, experiment
-from tnt_jax.training import metrics
+from tests.training.helpers import TinyModel, assert_same_end, batch, compiled, experiment, tiny_config
+from tnt_jax import workdir as workdirs
+from tnt_jax.training import loop, metrics, setup
+from tnt_jax.training.config import check_config
 from tnt_jax.training.feed import Feed, ResidentFeed, make_feed, prefetch
 
 
@@ -55,8 +58,8 @@ def test_the_data_wing_gives_what_the_step_takes():
     assert sum(masks) == 40 and len(masks) == 3
 
 
-def resident_settings():
-    return experiment(
+def resident_config(**changes):
+    return tiny_config(
         data__name="synthetic",
         data__synthetic_examples=40,
         data__eval_split="test",
@@ -64,7 +67,12 @@ def resident_settings():
         data__randaugment="",
         data__color_jitter=0.0,
         model__num_classes=1000,
+        **changes,
     )
+
+
+def resident_settings():
+    return check_config(resident_config())
 
 
 def test_a_set_on_the_devices_is_sent_once_and_evaluated_as_ever():
@@ -81,6 +89,33 @@ def test_a_set_on_the_devices_is_sent_once_and_evaluated_as_ever():
     for seen in (feed.evaluation(), feed.evaluation()):  # the second time from the devices
         for kept, made in zip(seen, Feed(settings).evaluation(), strict=True):
             jax.tree.map(np.testing.assert_array_equal, kept, made)
+
+
+def test_a_killed_run_with_its_set_on_the_devices_goes_on_bit_for_bit(tmp_path, monkeypatch):
+    class Killed(Exception):
+        pass
+
+    class Dying(ResidentFeed):
+        def train(self, start_step):
+            for count, made in enumerate(super().train(start_step)):
+                if count == 6:  # two batches wait on the devices, so four steps are done
+                    raise Killed
+                yield made
+
+    monkeypatch.setattr(setup, "multiply_adds", lambda model: 1000)
+    settings = {"steps": 8, "log_every_steps": 2, "checkpoint_every_steps": 2, "eval_every_steps": 8}
+    config = resident_config(**settings)
+
+    def train(name, feed=None):
+        run = setup.prepare(config, tmp_path / name, feed)
+        loop.train(dataclasses.replace(run, model=TinyModel(1000)))
+
+    train("whole")
+    with pytest.raises(Killed):
+        train("killed", Dying(check_config(config)))
+    assert workdirs.checkpoint_steps(tmp_path / "killed")[-1] < 8
+    train("killed")
+    assert_same_end(tmp_path / "killed", tmp_path / "whole")
 
 
 def test_training_on_a_set_on_the_devices_is_the_same_on_one_and_eight_and_after_a_resume():

@@ -4,27 +4,32 @@ r"""Linear probe and nearest neighbours on frozen features of a block: quick mea
     python -m tnt_jax.tools.probe --source=tnt_s.safetensors --config=configs/finetune.py:cifar10 \
         --config.model.image_size=224 --output=probe.json [--block=8] [--features=mean]
 
---source: a workdir (or WORKDIR/checkpoints/STEP), or weights for the config's model. --config: the data set, how its
-images are resized and normalised, and the image size; without it, those of the workdir. Splits are data.train_split and
-data.eval_split. Writes probe.json into the workdir of the source, or to --output, and prints the accuracies.
+--source: a workdir (or WORKDIR/checkpoints/STEP), weights for the config's model, or MODEL:WEIGHTS. --config: the data
+set, how its images are resized and normalised, and the image size; without it, those of the workdir. Splits are
+data.train_split and data.eval_split. Writes probe.json into the workdir of the source, or to --output, and prints the
+accuracies.
 """
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from tnt_jax.analysis.features import KINDS, extract_features
 from tnt_jax.analysis.probe import INVERSE_PENALTIES, NEIGHBOURS, TEMPERATURE, linear_probe, nearest_neighbours
+from tnt_jax.tools import arguments as command_line
 from tnt_jax.tools import be_quiet
+from tnt_jax.tools.trained import split_source, workdir_of
 
 FLAGS = flags.FlagValues()  # of this program alone: other programs have a --config of their own
 SOURCE = flags.DEFINE_string(
-    "source", None, "A run's workdir, or weights (a file or hf-hub:OWNER/NAME).", flag_values=FLAGS, required=True
+    "source",
+    None,
+    "A run's workdir, or weights: a file, hf-hub:OWNER/NAME, or MODEL: before either.",
+    flag_values=FLAGS,
 )
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "One of configs/*.py; needed unless --source is a workdir.", flag_values=FLAGS
@@ -45,7 +50,7 @@ def probe(
     in 0..1 on data.eval_split. Where a run kept averaged weights, these are probed.
     Raises ValueError or FileNotFoundError for what cannot work, with the mend.
     """
-    from tnt_jax.models.variants import create_model
+    from tnt_jax.models.variants import VARIANTS, create_model
     from tnt_jax.pretrained import load_model, load_pretrained
     from tnt_jax.training.config import check_config
     from tnt_jax.training.recorded import read_run_config
@@ -54,13 +59,17 @@ def probe(
     if config is None and workdir is None:
         raise ValueError(f"--config is missing: {source} is not a workdir, which would know its data set and model.")
     experiment = check_config(config if config is not None else read_run_config(workdir))
+    weights = source
     if workdir is not None:
         model, _ = load_model(source)
+    elif source.partition(":")[0] in VARIANTS:
+        name, weights = split_source(source)
+        model = create_model(name, dtype=experiment.model.dtype)
     else:
         model = create_model(**experiment.model.arguments())
     model = model.clone(num_classes=0)  # the head plays no part
     size = experiment.model.image_size
-    params = load_pretrained(source, model, image_size=size)["params"]
+    params = load_pretrained(weights, model, image_size=size)["params"]
     model = model.clone(image_size=size)
     block = model.depth if block is None else block
     train, test = (
@@ -86,27 +95,19 @@ def probe(
     }
 
 
-def workdir_of(source: str) -> Path | None:
-    """The run's folder that a source lies in; None where it is no folder."""
-    path = Path(source).expanduser()
-    if not path.is_dir():
-        return None
-    return path.absolute().parent.parent if path.absolute().parent.name == "checkpoints" else path
-
-
-def main(arguments: Sequence[str]) -> None:
+def main(_: Sequence[str]) -> None:
     """Prints the accuracies and writes the file."""
-    if len(arguments) > 1:
-        raise app.UsageError(f"unexpected arguments {arguments[1:]}")
     be_quiet()
+    if SOURCE.value is None:
+        command_line.stop("--source is missing, such as --source=runs/digits.", "probe")
     workdir = workdir_of(SOURCE.value)
     if OUTPUT.value is None and workdir is None:
-        sys.exit(f"probe: --output is missing: {SOURCE.value} is not a workdir that the JSON could go to.")
+        command_line.stop(f"--output is missing: {SOURCE.value} is not a workdir that the JSON could go to.", "probe")
     output = Path(OUTPUT.value).expanduser() if OUTPUT.value is not None else workdir / "probe.json"
     try:
         found = probe(SOURCE.value, CONFIG.value, BLOCK.value, KIND.value)
     except (FileNotFoundError, ValueError) as error:
-        sys.exit(f"probe: {error}")
+        command_line.stop(error, "probe")
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(output.name + ".tmp")
     temporary.write_text(json.dumps(found, indent=2) + "\n")
@@ -123,13 +124,5 @@ def main(arguments: Sequence[str]) -> None:
     print(f"Written to {output}")
 
 
-def parse(arguments: list[str]) -> list[str]:
-    """The command line -> what is no flag; absl's own flags (--help, --verbosity) are understood too."""
-    FLAGS.append_flag_values(flags.FLAGS)
-    rest = FLAGS(arguments)
-    flags.FLAGS.mark_as_parsed()
-    return rest
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse)
+    command_line.run(main, "probe", FLAGS)
