@@ -182,8 +182,8 @@ def draw_curves(found: Runs, path: pathlib.Path) -> None:
             for workdir in workdirs:
                 columns = list(zip(*points(workdir), strict=True))
                 label = f"{argument}, {epochs:g} epochs" if workdir == workdirs[0] else None
-                for axes, values in zip(panels, columns[:2], strict=True):
-                    axes.plot(values, columns[2], label=label, **look)
+                panels[0].plot(columns[0], columns[2], label=label, **look)
+                panels[1].plot(columns[1], columns[2], **look)
         for axes, label in zip(panels, ("epoch", "minutes"), strict=True):
             axes.set(xlabel=label)
         panels[0].set(ylabel="test accuracy, raw weights (%)")
@@ -207,6 +207,7 @@ def draw_spread(found: Runs, path: pathlib.Path) -> None:
         for height, name in enumerate(names):
             axes.plot(ends[name], [height] * len(ends[name]), "o", color="C0", markersize=4)
             axes.plot([statistics.mean(ends[name])], [height], "|", color="C1", markersize=14, markeredgewidth=2)
+        axes.locator_params(axis="x", nbins=6)
         axes.set(xlabel="test accuracy, raw weights (%)", yticks=range(len(names)), yticklabels=names)
         save(figure, path)
 
