@@ -18,6 +18,7 @@ from tnt_jax.data.settings import EvalImages
 from tnt_jax.models.tnt import TNT
 from tnt_jax.models.variants import VARIANTS, create_model
 from tnt_jax.pretrained.sources import HUB_PREFIX
+from tnt_jax.pretrained.workdir import is_folder, split_step
 from tnt_jax.training.config import Experiment, check_config
 
 # DeiT's own (recipe: its column): ImageNet's mean and deviation, 256 pixels then 224.
@@ -68,10 +69,7 @@ def open_trained(source: str, image_size: int | tuple[int, int] | None = None, *
 
 def workdir_of(source: str) -> Path | None:
     """The run's folder that a source lies in; None where it is no folder."""
-    path = Path(source).expanduser()
-    if not path.is_dir():
-        return None
-    return path.absolute().parent.parent if path.absolute().parent.name == workdirs.FOLDER else path
+    return split_step(source)[0] if is_folder(source) else None
 
 
 def check_run(workdir: Path) -> Experiment:
