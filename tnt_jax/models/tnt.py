@@ -351,7 +351,7 @@ class TNT(nn.Module):
 
     def _unrolled(self, words, sentences, keys, wanted) -> tuple[jax.Array, list[dict[str, jax.Array]]]:
         """-> (sentences [B, 1 + N, D], features of each block), every block compiled on its own."""
-        if not self.is_initializing() and block_runs(self.variables["params"]):
+        if not self.is_initializing() and block_runs(self.variables.get("params", {})):
             raise ValueError(
                 "the parameters are stacked, as a model with scan=True is trained, and this one has scan=False. Give "
                 "tnt_jax.models.stacking.unstack_blocks(parameters), or set scan=True."
