@@ -20,25 +20,38 @@ def parse(arguments: Sequence[str], program: str, own: flags.FlagValues | None =
     """The command line -> the program's name; the flags are set. Ends the process with code 2 and one message."""
     from tnt_jax.training.config import accepted_keys, unknown_key_message
 
-    if own is not None:
-        flags.FLAGS.append_flag_values(own)
-        own.mark_as_parsed()  # they are the same flags
+    values = flags.FLAGS if own is None else join(own)
     arguments = [arguments[0], *map(with_underscores, arguments[1:])]
     for argument in arguments:
         name, _, value = argument.lstrip("-").partition("=")
         if name == "config" and value and not os.path.isfile(value.partition(":")[0]):
             stop(f"--config={value}: there is no such file. Those of the project are in configs/.", program)
     try:
-        rest = flags.FLAGS(arguments)[1:]
+        rest = values(arguments)[1:]
     except (AttributeError, KeyError, TypeError) as error:  # how config_flags reports a key or group that is not there
         names = [argument.lstrip("-").partition("=")[0].partition("config.")[2] for argument in arguments]
         unknown = [unknown_key_message(name) for name in names if name and name not in accepted_keys()]
         stop("\n".join(unknown) or f"{type(error).__name__} in the config: {error}", program)
     except flags.Error as error:
         stop(str(error).splitlines()[0], program)
+    flags.FLAGS.mark_as_parsed()
     if rest:
         stop(f"{' '.join(rest)}: not understood. Everything is given as --NAME=VALUE.", program)
     return arguments[:1]
+
+
+def join(own: flags.FlagValues) -> flags.FlagValues:
+    """A program's own flags, the process's added to them -> the same, for the parser.
+
+    A config's flag makes those of its keys while it is parsed, where it lies itself, so the whole command line is read
+    by `own`. The process's flags learn the program's for --help alone.
+    """
+    names = list(own)
+    own.append_flag_values(flags.FLAGS)
+    for name in names:
+        flags.FLAGS[name] = own[name]
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], own[name])
+    return own
 
 
 def with_underscores(argument: str) -> str:
