@@ -42,12 +42,11 @@ def main(_: list[str]) -> None:
         from tnt_jax.training import loop, recorded, setup  # seconds that a misspelt flag need not wait for
 
         if FLAGS.config is not None:
-            devices.split_cpu(check_config(FLAGS.config))
-            devices.join_processes(check_config(FLAGS.config))
+            devices.set_up(check_config(FLAGS.config))
             if FLAGS.mode == "evaluate":
                 preemption.end_at_once(ends)  # again: jax's preemption service has taken SIGTERM, for training
         elif (saved := recorded.read_run_config(setup.check_workdir(FLAGS.workdir))) is not None:
-            devices.split_cpu(check_config(saved))  # but one process can evaluate what several have trained
+            devices.set_up(check_config(saved), join=False)  # one process can evaluate what several have trained
         prepare = setup.prepare if FLAGS.mode == "train" else setup.prepare_evaluation
         run = prepare(FLAGS.config, FLAGS.workdir)
     except (ValueError, FileNotFoundError, PermissionError) as error:

@@ -58,6 +58,11 @@ def get_config() -> ml_collections.ConfigDict:
     # twice as fast as one. 0: as XLA_FLAGS says, which is one.
     config.cpu_devices = 0
 
+    # With model.scan on a TPU: the vector memory, in KiB, that the tiles of one operation may take; 0: XLA's own limit,
+    # 16384. Smaller tiles halve the time to compile. Too small for a size, they make single copies many times as slow,
+    # so look with tools.tpu_report first; docs/tpu.md says which sizes were looked at.
+    config.scan_tile_kib = 0
+
     # Data sets for --mode=evaluate, as "NAME[/CONFIG][:SPLIT]" with tfds names, such as ("imagenet_a:test",
     # "imagenet_v2/matched-frequency"); without a split: validation, or else test. Empty: data.eval_split alone.
     config.report_card = ()
@@ -86,7 +91,7 @@ def get_config() -> ml_collections.ConfigDict:
     model.drop_path_rate = 0.1  # of the last block; rises linearly from 0 in the first
     model.remat = False  # recompute each block's activations in the backward pass: less memory, more time
     model.remat_keeps = "inputs"  # what remat need not recompute: a block's "inputs", or its dense "products" as well
-    model.scan = False  # one compiled block for all blocks of a kind: half the compile time, a slower step
+    model.scan = False  # one compiled block for all blocks of a kind: compiles faster, a slower step
     model.inner_implementation = "auto"  # "reference", "xla" or "pallas" (a TPU kernel; auto: where it can be had)
     model.dtype = "bfloat16"  # of the arithmetic; parameters, softmax, norm statistics and logits are float32
 

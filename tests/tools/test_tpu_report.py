@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import types
 
 import pytest
@@ -49,6 +50,21 @@ def test_flags_reach_the_compiler_and_the_report(program, capsys):
 def test_classes_are_those_of_the_data_set_where_nothing_says_otherwise(program):
     compiled, _ = program()
     assert compiled == [(4, 1000, None)]
+
+
+def test_libtpu_is_loaded_with_the_tiles_that_main_has_for_scanned_blocks(program, monkeypatch):
+    loaded_with = []
+
+    def devices_of(topology, dump=None):
+        loaded_with.append(os.environ["LIBTPU_INIT_ARGS"])
+        return list(range(4))
+
+    scanned = tiny_config(data__name="synthetic", model__scan=True, scan_tile_kib=7000)
+    monkeypatch.setattr(tpu_report, "CONFIG", types.SimpleNamespace(value=scanned))
+    monkeypatch.setattr(chips, "devices_of", devices_of)
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "")
+    program()
+    assert loaded_with == ["--xla_tpu_scoped_vmem_limit_kib=7000"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Joining other processes: they are found, waited for as long as the config says, and the wait can be ended."""
 
+import json
 import os
 import pathlib
 import signal
@@ -9,6 +10,9 @@ import sys
 import time
 
 import pytest
+
+from tests.training.helpers import experiment, tiny_config
+from tnt_jax.training import devices
 
 ROOT = pathlib.Path(__file__).parents[2]
 JOIN = """
@@ -83,3 +87,52 @@ def test_slurm_tells_each_process_who_it_is_and_where_the_first_one_is():
     ]
     said = [task.communicate(timeout=120) for task in tasks]
     assert [out.strip() for out, _ in said] == ["0 2", "1 2"], said
+
+
+@pytest.mark.parametrize(
+    ("changes", "present", "then"),
+    [
+        ({}, None, "--xla_tpu_scoped_vmem_limit_kib=7168"),
+        ({}, "--a=1", "--a=1 --xla_tpu_scoped_vmem_limit_kib=7168"),
+        ({}, "--xla_tpu_scoped_vmem_limit_kib=99", "--xla_tpu_scoped_vmem_limit_kib=99"),
+        ({"model__scan": False}, "--a=1", "--a=1"),
+        ({"scan_tile_kib": 0}, None, None),
+    ],
+)
+def test_scanned_blocks_are_compiled_for_a_tpu_in_tiles_as_the_config_says(monkeypatch, changes, present, then):
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", present or "")
+    if present is None:
+        monkeypatch.delenv("LIBTPU_INIT_ARGS")
+    devices.limit_tiles(experiment(**{"model__scan": True, "scan_tile_kib": 7168} | changes))
+    assert os.environ.get("LIBTPU_INIT_ARGS") == then
+
+
+PREPARED = """
+import os, sys
+import main
+from tnt_jax.training import setup
+def prepare(config, workdir):
+    print(os.environ.get("LIBTPU_INIT_ARGS"))
+    sys.exit()
+setup.prepare = setup.prepare_evaluation = prepare
+main.app.run(main.main, ["main.py", *sys.argv[1:]], flags_parser=main.parse)
+"""
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_main_prepares_the_devices_before_anything_touches_them(tmp_path, saved):
+    """By the config of the command line, and of an old run that is evaluated."""
+    flags = ["--config=configs/digits.py", "--config.model.scan=True", "--config.scan_tile_kib=7000"]
+    if saved:
+        (tmp_path / "config.json").write_text(json.dumps(tiny_config(model__scan=True, scan_tile_kib=7000).to_dict()))
+        flags = ["--mode=evaluate"]
+    environment = {name: value for name, value in os.environ.items() if name != "LIBTPU_INIT_ARGS"}
+    done = subprocess.run(
+        [sys.executable, "-c", PREPARED, f"--workdir={tmp_path}", *flags],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        capture_output=True,
+        timeout=120,
+    )
+    assert f"{devices.TILES}=7000" in done.stdout, done.stderr

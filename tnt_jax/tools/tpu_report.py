@@ -7,8 +7,8 @@ over the slice's chips, prints tables and writes JSON (--output). Every figure i
 rests on the final instruction bundles, which the compiler dumps into the temporary folder (hundreds of megabytes with
 scan, several times as much without; gone at the end); --basis=xla takes XLA's own estimates, which are too high for
 element-wise operations and know nothing of Pallas kernels. --largest-batch searches the largest batch a chip holds:
-several compilations of minutes each. --config.model.scan=True compiles in less than half the time. Needs libtpu:
-pip install -r requirements-tpu-report.txt.
+several compilations of minutes each. --config.model.scan=True compiles in a quarter of the time. Needs libtpu: pip
+install -r requirements-tpu-report.txt.
 """
 
 import dataclasses
@@ -57,8 +57,10 @@ def make_report(config: Any, topology: str) -> dict[str, Any]:
     from tnt_jax.tools.tpu.step import compile_step
     from tnt_jax.tools.tpu_cost import bundle_folder, empty
     from tnt_jax.training.config import check_config
+    from tnt_jax.training.devices import limit_tiles
 
     experiment = check_config(config)
+    limit_tiles(experiment)
     chip = chips.chip_of(topology)
     folder = bundle_folder() if FLAGS.basis == "bundles" else None
     devices = chips.devices_of(topology, dump=folder)

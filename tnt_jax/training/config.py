@@ -113,6 +113,7 @@ class Experiment:
     nonfinite_limit: int
     slow_step_factor: float
     cpu_devices: int
+    scan_tile_kib: int
     report_card: tuple[str, ...]
     profile_steps: tuple[int, ...]
     model: ModelSettings
@@ -189,6 +190,7 @@ LIMITS = {
     "nonfinite_limit": _COUNT,
     "slow_step_factor": _NOT_NEGATIVE,
     "cpu_devices": Limits(low=0, high=1024),
+    "scan_tile_kib": Limits(low=0, high=2**20),
     "profile_steps": _COUNT,
     "model.num_classes": Limits(low=1, high=2**24),
     "model.image_size": _PIXELS,
@@ -358,6 +360,11 @@ def _check_together(experiment: Experiment) -> None:
         raise ValueError(
             f"config.data.repeated_augmentation={experiment.data.repeated_augmentation} copies of an image do not fit "
             f"config.batch_size={experiment.batch_size}, in which copies count. Use fewer copies or a larger batch."
+        )
+    if 0 < experiment.scan_tile_kib < 1024:
+        raise ValueError(
+            f"config.scan_tile_kib={experiment.scan_tile_kib}: no operation fits into tiles of less than 1024 KiB; use "
+            "0 for XLA's own limit, or 7168."
         )
     if len(experiment.profile_steps) not in (0, 2):
         raise ValueError(

@@ -17,6 +17,26 @@ from tnt_jax.training.errors import RunError, Stopped
 
 STOPPED, UNEXPECTED = 3, 1  # exit codes, see main.py
 LATER = 60  # seconds by which jax's own timeout comes after ours
+TILES = "--xla_tpu_scoped_vmem_limit_kib"  # vector memory that the tiles of one operation may take on a TPU
+
+
+def set_up(experiment: Experiment, join: bool = True) -> None:
+    """What the config says of devices and, with `join`, of other processes; before any device is touched."""
+    split_cpu(experiment)
+    limit_tiles(experiment)
+    if join:
+        join_processes(experiment)
+
+
+def limit_tiles(experiment: Experiment) -> None:
+    """Scanned blocks are compiled for a TPU in tiles as small as the config says; before libtpu is loaded.
+
+    libtpu unrolls what it does with a tile, and that takes most of the time to compile. A limit that LIBTPU_INIT_ARGS
+    has already stays.
+    """
+    present = os.environ.get("LIBTPU_INIT_ARGS", "")
+    if experiment.model.scan and experiment.scan_tile_kib and TILES not in present:
+        os.environ["LIBTPU_INIT_ARGS"] = f"{present} {TILES}={experiment.scan_tile_kib}".strip()
 
 
 def split_cpu(experiment: Experiment) -> None:

@@ -41,6 +41,7 @@ CHANGEABLE = (
     "nonfinite_limit",
     "slow_step_factor",
     "cpu_devices",
+    "scan_tile_kib",
     "report_card",
     "profile_steps",
     "model.remat",

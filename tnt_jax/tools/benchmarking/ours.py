@@ -15,6 +15,7 @@ from tnt_jax.models.variants import create_model
 from tnt_jax.tools.benchmarking import turns
 from tnt_jax.training import steps
 from tnt_jax.training.config import Experiment, check_config
+from tnt_jax.training.devices import limit_tiles
 from tnt_jax.training.optimizer import make_optimizer, make_schedule
 from tnt_jax.training.state import initial_state, replicate, training_form
 
@@ -27,6 +28,7 @@ class Ours(turns.Side):
     def open(self, case: dict[str, Any]) -> dict[str, Any]:
         """-> platform, device_kind, device_count, versions."""
         experiment = check_config(case["config"])
+        limit_tiles(experiment)
         devices = jax.local_devices()
         if experiment.batch_size % len(devices):
             raise ValueError(f"a batch of {experiment.batch_size} is not a multiple of the {len(devices)} devices")
