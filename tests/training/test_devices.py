@@ -92,8 +92,8 @@ def test_slurm_tells_each_process_who_it_is_and_where_the_first_one_is():
 @pytest.mark.parametrize(
     ("changes", "present", "then"),
     [
-        ({}, None, "--xla_tpu_scoped_vmem_limit_kib=7168"),
-        ({}, "--a=1", "--a=1 --xla_tpu_scoped_vmem_limit_kib=7168"),
+        ({}, None, "--xla_tpu_scoped_vmem_limit_kib=6144"),
+        ({}, "--a=1", "--a=1 --xla_tpu_scoped_vmem_limit_kib=6144"),
         ({}, "--xla_tpu_scoped_vmem_limit_kib=99", "--xla_tpu_scoped_vmem_limit_kib=99"),
         ({"model__scan": False}, "--a=1", "--a=1"),
         ({"scan_tile_kib": 0}, None, None),
@@ -103,7 +103,7 @@ def test_scanned_blocks_are_compiled_for_a_tpu_in_tiles_as_the_config_says(monke
     monkeypatch.setenv("LIBTPU_INIT_ARGS", present or "")
     if present is None:
         monkeypatch.delenv("LIBTPU_INIT_ARGS")
-    devices.limit_tiles(experiment(**{"model__scan": True, "scan_tile_kib": 7168} | changes))
+    devices.limit_tiles(experiment(**{"model__scan": True, "scan_tile_kib": 6144} | changes))
     assert os.environ.get("LIBTPU_INIT_ARGS") == then
 
 

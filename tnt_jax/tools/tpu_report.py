@@ -7,8 +7,8 @@ over the slice's chips, prints tables and writes JSON (--output). Every figure i
 rests on the final instruction bundles, which the compiler dumps into the temporary folder (hundreds of megabytes with
 scan, several times as much without; gone at the end); --basis=xla takes XLA's own estimates, which are too high for
 element-wise operations and know nothing of Pallas kernels. --largest-batch searches the largest batch a chip holds:
-several compilations of minutes each. --config.model.scan=True compiles in a quarter of the time. Needs libtpu: pip
-install -r requirements-tpu-report.txt.
+several compilations of minutes each. --config.model.scan=True compiles in less than half the time, TNT-S in less than a
+quarter (config.scan_tile_kib). Needs libtpu: pip install -r requirements-tpu-report.txt.
 """
 
 import dataclasses

@@ -364,7 +364,7 @@ def _check_together(experiment: Experiment) -> None:
     if 0 < experiment.scan_tile_kib < 1024:
         raise ValueError(
             f"config.scan_tile_kib={experiment.scan_tile_kib}: no operation fits into tiles of less than 1024 KiB; use "
-            "0 for XLA's own limit, or 7168."
+            "0 for XLA's own limit, or 6144."
         )
     if len(experiment.profile_steps) not in (0, 2):
         raise ValueError(
