@@ -1,63 +1,73 @@
 """From an encoded image to a uint8 array of the network's size: crop, resize, flip, RandAugment or colour jitter.
 
-Everything is a TensorFlow graph operation and draws from the given seed alone, so that an image is a function of its
-seed, whatever thread makes it. The results agree with Pillow on the same image and draws, since the peers' recipes are
+What is drawn (`draw`) is a function of the seeds alone, so that an image is a function of its seed, whatever thread
+makes it. The images are made in TensorFlow graphs: decoding by TensorFlow's operations, the rest by compiled loops that
+a graph calls once an image. The results agree with Pillow on the same image and draws, since the peers' recipes are
 Pillow's (resample.py, color.py, geometry.py). Random erasing and mixing happen later, on the device.
 """
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
-from tnt_jax.data import color, randaugment, resample
+from tnt_jax.data import color, draws, randaugment, resample
 from tnt_jax.data.settings import DataSettings, EvalImages
 
 _CROP_TRIES = 10
-_SEEDS = 3  # crop and flip; RandAugment; colour jitter
+
+
+class Draws(NamedTuple):
+    """The choices for images with leading axes [...]: NumPy arrays from `draw`, tensors of one image in a graph."""
+
+    crop: np.ndarray | tf.Tensor  # float64 [..., tries + 1, 2]: CropDraws' tries, then its corner
+    choices: np.ndarray | tf.Tensor  # float64 [..., n]: bicubic, flip, then RandAugment's or colour jitter's
 
 
 class CropDraws(NamedTuple):
-    """The choices for one random resized crop, uniform in 0..1 where nothing else is said."""
+    """The choices for random resized crops, uniform in 0..1 where nothing else is said."""
 
-    area: tf.Tensor  # [tries]
-    aspect: tf.Tensor  # [tries]
-    corner: tf.Tensor  # [2], rows and columns
-    bicubic: tf.Tensor  # bool
-    flip: tf.Tensor  # bool
+    area: np.ndarray  # [..., tries]
+    aspect: np.ndarray  # [..., tries]
+    corner: np.ndarray  # [..., 2], rows and columns
+    bicubic: np.ndarray  # bool [...]
+    flip: np.ndarray  # bool [...]
 
 
-def train_image(image: tf.Tensor, seed: tf.Tensor, settings: DataSettings, image_size: tuple[int, int]) -> tf.Tensor:
-    """Encoded scalar string or uint8 [h, w, 3], seed [2] integers -> uint8 [H, W, 3].
+def draw(seeds: np.ndarray, settings: DataSettings) -> Draws:
+    """seeds integers [..., 2] -> everything that is drawn for the images."""
+    crop = draw_crop(seeds, settings)
+    choices = [crop.bicubic[..., None], crop.flip[..., None]]
+    if settings.randaugment:
+        policy = randaugment.parse(settings.randaugment)
+        choices += randaugment.draw(seeds, policy, settings.train_interpolation)
+    elif settings.color_jitter:
+        choices += draw_jitter(seeds, settings.color_jitter)
+    return Draws(crop_shares(crop, settings), np.concatenate([part.astype(np.float64) for part in choices], axis=-1))
 
-    Random resized crop, flip, then RandAugment, or colour jitter where data.randaugment is empty. Of a JPEG only the
-    part inside the crop is decoded. An image that cannot be decoded is TensorFlow's InvalidArgumentError when the graph
-    runs.
+
+def train_images(
+    images: list[tf.Tensor], chosen: Draws, settings: DataSettings, image_size: tuple[int, int]
+) -> tf.Tensor:
+    """g images, each an encoded scalar string or uint8 [h, w, 3]; Draws [g, k, ...] -> uint8 [g * k, H, W, 3].
+
+    k copies of each image, its copies together, decoded once. Each is a random resized crop, flipped or not, then
+    RandAugment, or colour jitter where data.randaugment is empty. Of a JPEG with one copy only the part inside the crop
+    is decoded, which can round the colours beside the crop's border another way. g and k are static. An image that
+    cannot be decoded is TensorFlow's InvalidArgumentError when the graph runs.
+
+    Several images go together because each call of the compiled loops from a graph costs as much as a small operation.
     """
-    seeds = tf.random.split(seed, _SEEDS, alg="philox")
-    draws = draw_crop(seeds[0], settings)
-    if image.dtype == tf.string:
-        image = tf.cond(
-            tf.io.is_jpeg(image),
-            lambda: _decode_and_crop_jpeg(image, draws, settings),
-            lambda: _crop(decode(image), draws, settings),
-        )
-    else:
-        image = _crop(image, draws, settings)
-    return _augment_crop(image, draws, seeds, settings, image_size)
-
-
-def train_copies(image: tf.Tensor, seeds: tf.Tensor, settings: DataSettings, image_size: tuple[int, int]) -> tf.Tensor:
-    """Encoded scalar string or uint8 [h, w, 3], seeds [k, 2] integers -> uint8 [k, H, W, 3], decoded once.
-
-    Copy i equals train_image(image, seeds[i], ...) but for a JPEG's colours beside the crop's border, which decoding a
-    part can round another way. k is static; errors as in train_image.
-    """
-    if seeds.shape[0] is None:
-        raise ValueError(f"seeds of shape {seeds.shape}: the number of copies must be known when the graph is built")
-    image = decode(image)
-    return tf.stack([train_image(image, seed, settings, image_size) for seed in tf.unstack(seeds)])
+    count, copies = chosen.crop.shape[:2]
+    if count != len(images) or copies is None:
+        raise ValueError(f"{len(images)} images, draws {chosen.crop.shape}: must be [images, copies, ...], both static")
+    parts, boxes = zip(*map(functools.partial(_parts, settings), images, tf.unstack(chosen.crop)), strict=True)
+    arguments = [tf.stack(boxes), chosen.choices, *parts]
+    made = tf.numpy_function(_maker(settings, image_size), arguments, tf.uint8, stateful=False)
+    return tf.ensure_shape(made, [count * copies, *image_size, 3])
 
 
 def eval_image(image: tf.Tensor, settings: DataSettings | EvalImages, image_size: tuple[int, int]) -> tf.Tensor:
@@ -77,7 +87,12 @@ def eval_image(image: tf.Tensor, settings: DataSettings | EvalImages, image_size
         resized = tf.cast(tf.round(tf.cast(size, tf.float64) / ratio), tf.int32)
     corner = tf.cast(tf.round(tf.cast(resized - tf.constant(image_size), tf.float64) / 2), tf.int32)
     bicubic = settings.eval_interpolation == "bicubic"
-    return resample.resize(image, image_size, bicubic, resized=resized, corner=corner)
+
+    def part(image: np.ndarray, resized: np.ndarray, corner: np.ndarray) -> np.ndarray:
+        return resample.resize(image, image_size, bicubic, resized=resized, corner=corner)
+
+    made = tf.numpy_function(part, [image, resized, corner], tf.uint8, stateful=False)
+    return tf.ensure_shape(made, [*image_size, 3])
 
 
 def decode(image: tf.Tensor) -> tf.Tensor:
@@ -96,80 +111,104 @@ def decode(image: tf.Tensor) -> tf.Tensor:
     return image
 
 
-def draw_crop(seed: tf.Tensor, settings: DataSettings) -> CropDraws:
-    """seed [2] integers -> the choices for one crop and flip."""
-    uniform = tf.random.stateless_uniform([2 * _CROP_TRIES + 4], seed, alg="philox")
-    area, aspect, corner, rest = tf.split(uniform, [_CROP_TRIES, _CROP_TRIES, 2, 2])
-    bicubic = {
-        "random": rest[0] < 0.5,
-        "bicubic": tf.constant(True),
-        "bilinear": tf.constant(False),
-    }[settings.train_interpolation]
-    return CropDraws(area, aspect, corner, bicubic, rest[1] < settings.flip_probability)
+def draw_crop(seeds: np.ndarray, settings: DataSettings) -> CropDraws:
+    """seeds integers [..., 2] -> the choices for crops and flips."""
+    tries = np.moveaxis(draws.uniform(seeds, draws.CROP, 2, _CROP_TRIES), -2, 0)
+    choices = draws.uniform(seeds, draws.CROP_CHOICES, 4)
+    below = {"random": 0.5, "bicubic": 1.0, "bilinear": 0.0}[settings.train_interpolation]
+    return CropDraws(*tries, choices[..., :2], choices[..., 2] < below, choices[..., 3] < settings.flip_probability)
 
 
-def crop_box(size: tf.Tensor, draws: CropDraws, settings: DataSettings) -> tf.Tensor:
-    """size [2] int32 (rows, columns) of an image -> the crop [4] int32: top, left, height, width (torchvision's order).
+def crop_shares(crop: CropDraws, settings: DataSettings) -> np.ndarray:
+    """Draws for crops -> float64 [..., tries + 1, 2] for `crop_box`.
 
-    The first of ten tries that fits: area uniform in data.crop_area, aspect (width / height) log-uniform in
-    data.crop_aspect, anywhere in the image. If none fits: the largest centred part whose aspect is allowed.
+    Each try's rows and columns as multiples of the square root of the image's pixels: its area uniform in
+    data.crop_area, its aspect (width / height) log-uniform in data.crop_aspect. Last the corner's draws.
     """
-    pixels = tf.cast(size, tf.float32)
     low, high = settings.crop_area
-    area = (low + (high - low) * draws.area) * pixels[0] * pixels[1]
+    area = low + (high - low) * crop.area
     low, high = (math.log(aspect) for aspect in settings.crop_aspect)
-    aspect = tf.exp(low + (high - low) * draws.aspect)
-    tries = tf.cast(tf.round(tf.sqrt(tf.stack([area / aspect, area * aspect], axis=1))), tf.int32)  # [tries, 2]
-    fits = tf.reduce_all((tries > 0) & (tries <= size), axis=1)
-    first = tf.argmax(tf.cast(fits, tf.int32))  # the first of the largest
-    low, high = settings.crop_aspect
-    widest = tf.round(tf.minimum(pixels, tf.stack([pixels[1] / low, pixels[0] * high])))
-    widest = tf.maximum(widest, 1.0)  # of an aspect that the image is too small for
-    found = fits[first]
-    crop = tf.where(found, tries[first], tf.cast(widest, tf.int32))
-    room = size - crop
-    anywhere = tf.cast(draws.corner * tf.cast(room + 1, tf.float32), tf.int32)
-    corner = tf.where(found, tf.minimum(anywhere, room), room // 2)
-    return tf.concat([corner, crop], axis=0)
+    aspect = np.exp(low + (high - low) * crop.aspect)
+    tries = np.sqrt(np.stack([area / aspect, area * aspect], axis=-1))
+    return np.concatenate([tries, crop.corner[..., None, :]], axis=-2)
 
 
-def color_jitter(image: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
-    """image uint8 [H, W, 3], seed [2] integers -> uint8 [H, W, 3], as torchvision's ColorJitter without hue.
+def crop_boxes(size: tf.Tensor, shares: tf.Tensor, settings: DataSettings) -> tf.Tensor:
+    """size [2] int32 (rows, columns) of an image -> crops [k, 4] int32: top, left, height, width (torchvision's order).
 
-    Brightness, contrast and saturation in random order, each by a factor uniform in max(0, 1 - strength) to
-    1 + strength.
+    shares [k, tries + 1, 2]: crop_shares'. The first of the ten tries that fits, anywhere in the image. If none fits:
+    the largest centred part whose aspect is allowed.
     """
-    if strength == 0:
-        return image
-    uniform = tf.random.stateless_uniform([6], seed, alg="philox")
+    pixels = tf.cast(size, tf.float64)
+    tries = tf.cast(tf.round(shares[:, :-1] * tf.sqrt(tf.reduce_prod(pixels))), tf.int32)  # [k, tries, 2]
+    fits = tf.reduce_all((tries > 0) & (tries <= size), axis=2)
+    first = tf.argmax(tf.cast(fits, tf.int32), axis=1)  # the first of the largest
+    low, high = settings.crop_aspect
+    widest = tf.round(tf.minimum(pixels, tf.reverse(pixels, [0]) * tf.constant([1 / low, high], tf.float64)))
+    widest = tf.maximum(tf.cast(widest, tf.int32), 1)  # of an aspect that the image is too small for
+    found = tf.reduce_any(fits, axis=1, keepdims=True)
+    crop = tf.where(found, tf.gather(tries, first, batch_dims=1), widest)
+    room = size - crop
+    anywhere = tf.cast(shares[:, -1] * tf.cast(room + 1, tf.float64), tf.int32)
+    corner = tf.where(found, tf.minimum(anywhere, room), room // 2)
+    return tf.concat([corner, crop], axis=1)
+
+
+def draw_jitter(seeds: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
+    """seeds integers [..., 2] -> for `color_jitter`: factors float64 [..., 3] and order int [..., 3].
+
+    Brightness, contrast and saturation each by a factor uniform in max(0, 1 - strength) to 1 + strength.
+    """
+    uniform = draws.uniform(seeds, draws.JITTER, 6)
     low, high = max(0.0, 1.0 - strength), 1.0 + strength
-    factors = low + (high - low) * uniform[:3]
-    order = tf.argsort(uniform[3:])
+    return low + (high - low) * uniform[..., :3], np.argsort(uniform[..., 3:], axis=-1)
+
+
+def color_jitter(image: np.ndarray, factors: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """image uint8 [H, W, 3] -> uint8 [H, W, 3], as torchvision's ColorJitter without hue.
+
+    Brightness, contrast and saturation by their factors [3], in the order [3] (their numbers).
+    """
     operations = (color.brightness, color.contrast, color.color)
-    for place in range(3):
-        turn = order[place]
-        branches = [functools.partial(operate, image, factors[turn]) for operate in operations]
-        image = tf.ensure_shape(tf.switch_case(turn, branches), image.shape)
+    for number in order.astype(int).tolist():
+        image = operations[number](image, float(factors[number]))
     return image
 
 
-def _decode_and_crop_jpeg(image: tf.Tensor, draws: CropDraws, settings: DataSettings) -> tf.Tensor:
-    box = crop_box(tf.image.extract_jpeg_shape(image)[:2], draws, settings)
-    return tf.image.decode_and_crop_jpeg(image, box, channels=3, dct_method="INTEGER_ACCURATE")
+def _parts(settings: DataSettings, image: tf.Tensor, shares: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """An image as in train_images, crop_shares [k, ...] -> what is decoded of it, and the crops [k, 4] therein."""
+
+    def whole() -> tuple[tf.Tensor, tf.Tensor]:
+        decoded = decode(image)
+        return decoded, crop_boxes(tf.shape(decoded)[:2], shares, settings)
+
+    def crop_alone() -> tuple[tf.Tensor, tf.Tensor]:
+        box = crop_boxes(tf.image.extract_jpeg_shape(image)[:2], shares, settings)
+        crop = tf.image.decode_and_crop_jpeg(image, box[0], channels=3, dct_method="INTEGER_ACCURATE")
+        return crop, box * [0, 0, 1, 1]
+
+    if image.dtype != tf.string or shares.shape[0] > 1:
+        return whole()
+    return tf.cond(tf.io.is_jpeg(image), crop_alone, whole)
 
 
-def _crop(image: tf.Tensor, draws: CropDraws, settings: DataSettings) -> tf.Tensor:
-    top, left, height, width = tf.unstack(crop_box(tf.shape(image)[:2], draws, settings))
-    return image[top : top + height, left : left + width]
-
-
-def _augment_crop(
-    image: tf.Tensor, draws: CropDraws, seeds: tf.Tensor, settings: DataSettings, image_size: tuple[int, int]
-) -> tf.Tensor:
-    image = resample.resize(image, image_size, draws.bicubic, draws.flip)
-    if not settings.randaugment:
-        return color_jitter(image, seeds[2], settings.color_jitter)
-    policy = randaugment.parse(settings.randaugment)
+def _maker(settings: DataSettings, image_size: tuple[int, int]) -> Callable:
+    """-> (crops [g, k, 4], choices [g, k, n] as in Draws, g decoded images) -> uint8 [g * k, H, W, 3]."""
+    policy = randaugment.parse(settings.randaugment) if settings.randaugment else None
     fill = tuple(max(0, min(255, round(255 * level))) for level in settings.mean)
-    choices = randaugment.draw(seeds[1], policy, settings.train_interpolation)
-    return randaugment.apply(image, choices, policy, fill)
+
+    def make(boxes: np.ndarray, choices: np.ndarray, *images: np.ndarray) -> np.ndarray:
+        made = np.empty((boxes.shape[0] * boxes.shape[1], *image_size, 3), np.uint8)
+        places = iter(made)
+        for image, own_boxes, own_choices in zip(images, boxes.tolist(), choices, strict=True):
+            for (top, left, height, width), chosen in zip(own_boxes, own_choices, strict=True):
+                next(places)[:] = augmented(image[top : top + height, left : left + width], chosen)
+        return made
+
+    def augmented(crop: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        image = resample.resize(crop, image_size, bool(chosen[0]), bool(chosen[1]))
+        if policy is not None:
+            return randaugment.apply(image, randaugment.Draws(*chosen[2:].reshape(5, policy.layers)), policy, fill)
+        return color_jitter(image, chosen[2:5], chosen[5:]) if settings.color_jitter else image
+
+    return make

@@ -1,115 +1,175 @@
 """Colour operations on one image, as Pillow computes them: uint8 [H, W, 3] -> uint8 [H, W, 3], level for level.
 
 Pillow works on uint8 with tables, on 32-bit floats cut to whole levels (Image.blend) and on 16-bit fixed point for grey
-levels; the arithmetic here has the same steps in the same precision. H and W are static. Sources: Pillow's ImageOps,
-ImageEnhance, Blend.c, Convert.c and Filter.c.
+levels; the arithmetic here has the same steps in the same precision. Sources: Pillow's ImageOps, ImageEnhance, Blend.c,
+Convert.c and Filter.c.
 """
 
 import numpy as np
-import tensorflow as tf
 
-# Grey level = (19595 R + 38470 G + 7471 B + 32768) >> 16. The sum stays below 2^24, so that float32 holds it exactly.
-_GREY = np.array([[19595], [38470], [7471]], np.float32)
+from tnt_jax.data.compiled import compiled
+
+_LEVELS = np.arange(256)
 
 
-def auto_contrast(image: tf.Tensor) -> tf.Tensor:
+def auto_contrast(image: np.ndarray) -> np.ndarray:
     """Each channel stretched so that its darkest level is 0 and its lightest 255; a constant channel stays."""
-    height, width, _ = image.shape
-    pixels = tf.reshape(image, [height * width, 3])
-    low = tf.cast(tf.reduce_min(pixels, axis=0), tf.float64)
-    high = tf.cast(tf.reduce_max(pixels, axis=0), tf.float64)
-    varied = high > low
-    scale = tf.where(varied, 255.0 / tf.maximum(high - low, 1.0), 1.0)
-    offset = tf.where(varied, -low * scale, 0.0)
-    # float64 as in Pillow's table: in float32 some levels would fall on the other side of a whole number
-    levels = tf.cast(tf.reshape(image, [height, width * 3]), tf.float64)
-    levels = levels * tf.tile(scale, [width]) + tf.tile(offset, [width])
-    return tf.reshape(tf.cast(tf.clip_by_value(levels, 0.0, 255.0), tf.uint8), image.shape)
+    return _look_up(image, _stretching(_histogram(image)))
 
 
-def equalize(image: tf.Tensor) -> tf.Tensor:
+def equalize(image: np.ndarray) -> np.ndarray:
     """Each channel's levels mapped so that they are about equally frequent; a channel of one level stays."""
-    height, width, _ = image.shape
-    offsets = tf.constant(np.tile(np.arange(3, dtype=np.int32) * 256, width))
-    bins = tf.cast(tf.reshape(image, [height, width * 3]), tf.int32) + offsets
-    counts = tf.math.bincount(tf.reshape(bins, [-1]), minlength=768, maxlength=768)
-    counts = tf.reshape(counts, [3, 256])
-    levels = tf.range(256)
-    lightest = tf.reduce_max(tf.where(counts > 0, levels, 0), axis=1)
-    step = (height * width - tf.gather(counts, lightest, batch_dims=1)) // 255
-    step = step[:, None]
-    below = tf.cumsum(counts, axis=1, exclusive=True)
-    table = tf.where(step > 0, (step // 2 + below) // tf.maximum(step, 1), levels)
-    table = tf.cast(tf.minimum(table, 255), tf.uint8)
-    return tf.reshape(tf.gather(tf.reshape(table, [768]), bins), image.shape)
+    return _look_up(image, _equalizing(_histogram(image)))
 
 
-def invert(image: tf.Tensor) -> tf.Tensor:
+def invert(image: np.ndarray) -> np.ndarray:
     """255 minus each level."""
-    return tf.bitwise.invert(image)
+    return ~image
 
 
-def posterize(image: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
-    """Keeps the `bits` (int32 scalar, 0..8) highest bits of each level; 0 bits make the image black."""
-    mask = 256 - tf.bitwise.left_shift(1, 8 - bits)
-    return tf.bitwise.bitwise_and(image, tf.cast(mask, tf.uint8))
+def posterize(image: np.ndarray, bits: int) -> np.ndarray:
+    """Keeps the `bits` (0..8) highest bits of each level; 0 bits make the image black."""
+    return image & np.uint8(256 - (1 << (8 - bits)))
 
 
-def solarize(image: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
-    """Inverts the levels from `threshold` (int32 scalar, 0..256) up."""
-    light = tf.cast(tf.cast(image, tf.int32) >= threshold, tf.uint8)  # masks: tf.where takes six times as long
-    return tf.bitwise.bitwise_xor(image, light * 255)
+def solarize(image: np.ndarray, threshold: int) -> np.ndarray:
+    """Inverts the levels from `threshold` (0..256) up."""
+    return _look_up(image, _table(np.where(_LEVELS < threshold, _LEVELS, 255 - _LEVELS)))
 
 
-def solarize_add(image: tf.Tensor, addition: tf.Tensor) -> tf.Tensor:
-    """Adds `addition` (int32 scalar, 0..128) to the levels below 128."""
-    return image + tf.cast(image < 128, tf.uint8) * tf.cast(addition, tf.uint8)
+def solarize_add(image: np.ndarray, addition: int) -> np.ndarray:
+    """Adds `addition` (0..128) to the levels below 128."""
+    return _look_up(image, _table(np.where(_LEVELS < 128, _LEVELS + addition, _LEVELS)))
 
 
-def brightness(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Blends black (factor 0) with the image (1) and beyond; factor float32 scalar."""
-    return _blend(tf.constant(0.0), image, factor)
+def brightness(image: np.ndarray, factor: float) -> np.ndarray:
+    """Blends black (factor 0) with the image (1) and beyond."""
+    return _look_up(image, _blended_levels(0, factor))
 
 
-def contrast(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Blends the mean grey level (factor 0) with the image (1) and beyond; factor float32 scalar."""
-    height, width, _ = image.shape
-    total = tf.reduce_sum(tf.cast(_grey(image, 1), tf.int64))
-    mean = tf.math.floor(tf.cast(total, tf.float64) / (height * width) + 0.5)
-    return _blend(tf.cast(mean, tf.float32), image, factor)
+def contrast(image: np.ndarray, factor: float) -> np.ndarray:
+    """Blends the mean grey level (factor 0) with the image (1) and beyond."""
+    return _look_up(image, _blended_levels(_mean_grey(image), factor))
 
 
-def color(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Blends the grey image (factor 0) with the image (1) and beyond: saturation. factor float32 scalar."""
-    return _blend(_grey(image, 3), image, factor)
+def color(image: np.ndarray, factor: float) -> np.ndarray:
+    """Blends the grey image (factor 0) with the image (1) and beyond: saturation."""
+    return _saturate(image, np.float32(factor))
 
 
-def sharpness(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Blends the smoothed image (factor 0) with the image (1) and beyond; factor float32 scalar.
+def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
+    """Blends the smoothed image (factor 0) with the image (1) and beyond.
 
     Smoothed: 3 x 3 neighbours, the centre weighing 5 of 13, rounded; the outermost pixels stay as they are.
     """
     height, width, _ = image.shape
     if min(height, width) < 3:
         return image
-    pixels = tf.cast(tf.reshape(image, [height, width * 3]), tf.float32)
-    rows = pixels[:-2] + pixels[1:-1] + pixels[2:]
-    box = rows[:, :-6] + rows[:, 3:-3] + rows[:, 6:]
-    inner = tf.math.floor((box + 4.0 * pixels[1:-1, 3:-3]) * (1.0 / 13.0) + 0.5)
-    middle = tf.concat([pixels[1:-1, :3], inner, pixels[1:-1, -3:]], axis=1)
-    smooth = tf.concat([pixels[:1], middle, pixels[-1:]], axis=0)
-    return _blend(tf.reshape(smooth, image.shape), image, factor)
+    return _sharpen(image.reshape(height, width * 3), np.float32(factor)).reshape(image.shape)
 
 
-def _grey(image: tf.Tensor, channels: int) -> tf.Tensor:
-    """uint8 [H, W, 3] -> grey levels float32 [H, W, channels], all channels alike."""
+def _table(levels: np.ndarray) -> np.ndarray:
+    """Levels [256] -> one table for each channel, uint8 [3, 256]."""
+    return np.tile(levels.astype(np.uint8), (3, 1))
+
+
+def _blended_levels(degenerate: int, factor: float) -> np.ndarray:
+    """Blend.c for each level against one: degenerate + factor * (level - degenerate), clipped and cut -> [3, 256]."""
+    levels = degenerate + np.float32(factor) * (_LEVELS - degenerate).astype(np.float32)
+    return _table(np.clip(levels, 0, 255))
+
+
+@compiled
+def _look_up(image, table):
     height, width, _ = image.shape
-    pixels = tf.cast(tf.reshape(image, [height * width, 3]), tf.float32)
-    sums = tf.matmul(pixels, tf.constant(np.repeat(_GREY, channels, axis=1)))
-    return tf.reshape(tf.math.floor((sums + 32768.0) * (1.0 / 65536.0)), [height, width, channels])
+    found = np.empty((height, width, 3), np.uint8)
+    for row in range(height):
+        for column in range(width):
+            for channel in range(3):
+                found[row, column, channel] = table[channel, image[row, column, channel]]
+    return found
 
 
-def _blend(degenerate: tf.Tensor, image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """degenerate + factor * (image - degenerate) in float32, clipped to 0..255 and cut to whole levels (Blend.c)."""
-    blended = degenerate + factor * (tf.cast(image, tf.float32) - degenerate)
-    return tf.cast(tf.clip_by_value(blended, 0.0, 255.0), tf.uint8)
+@compiled
+def _histogram(image):
+    """-> int64 [3, 256]: how often each channel has each level."""
+    counts = np.zeros((3, 256), np.int64)
+    for row in range(image.shape[0]):
+        for column in range(image.shape[1]):
+            for channel in range(3):
+                counts[channel, image[row, column, channel]] += 1
+    return counts
+
+
+@compiled
+def _stretching(counts):
+    """ImageOps.autocontrast's table [3, 256] for a histogram."""
+    table = np.empty((3, 256), np.uint8)
+    for channel in range(3):
+        present = np.flatnonzero(counts[channel])
+        low, high = present[0], present[-1]
+        scale = 255.0 / (high - low) if high > low else 1.0
+        offset = -low * scale if high > low else 0.0
+        for level in range(256):
+            table[channel, level] = min(max(int(level * scale + offset), 0), 255)
+    return table
+
+
+@compiled
+def _equalizing(counts):
+    """ImageOps.equalize's table [3, 256] for a histogram."""
+    table = np.empty((3, 256), np.uint8)
+    for channel in range(3):
+        lightest = np.flatnonzero(counts[channel])[-1]
+        step = (counts[channel].sum() - counts[channel, lightest]) // 255
+        below = step // 2
+        for level in range(256):
+            table[channel, level] = min(below // step, 255) if step > 0 else level
+            below += counts[channel, level]
+    return table
+
+
+@compiled
+def _grey(red, green, blue):
+    """Convert.c: the grey level of a colour, int."""
+    return (np.int32(red) * 19595 + np.int32(green) * 38470 + np.int32(blue) * 7471 + 32768) >> 16
+
+
+@compiled
+def _mean_grey(image):
+    """ImageEnhance.Contrast: the mean grey level, rounded."""
+    total = 0
+    for row in range(image.shape[0]):
+        for column in range(image.shape[1]):
+            total += _grey(image[row, column, 0], image[row, column, 1], image[row, column, 2])
+    return int(total / (image.shape[0] * image.shape[1]) + 0.5)
+
+
+@compiled
+def _saturate(image, factor):
+    height, width, _ = image.shape
+    blended = np.empty((height, width, 3), np.uint8)
+    for row in range(height):
+        for column in range(width):
+            grey = np.float32(_grey(image[row, column, 0], image[row, column, 1], image[row, column, 2]))
+            for channel in range(3):
+                level = grey + factor * (np.float32(image[row, column, channel]) - grey)
+                blended[row, column, channel] = np.uint8(min(max(level, np.float32(0)), np.float32(255)))
+    return blended
+
+
+@compiled
+def _sharpen(image, factor):
+    """image [H, W * 3]."""
+    blended = image.copy()  # an outermost pixel is its own smoothed self
+    height, width = image.shape
+    for row in range(1, height - 1):
+        above, here, below, out = image[row - 1], image[row], image[row + 1], blended[row]
+        for place in range(3, width - 3):
+            box = np.int32(above[place - 3]) + above[place] + above[place + 3]
+            box += np.int32(below[place - 3]) + below[place] + below[place + 3]
+            box += np.int32(here[place - 3]) + 5 * here[place] + here[place + 3]
+            smooth = np.floor(np.float32(box) * np.float32(1.0 / 13.0) + np.float32(0.5))
+            level = smooth + factor * (np.float32(here[place]) - smooth)
+            out[place] = np.uint8(min(max(level, np.float32(0)), np.float32(255)))
+    return blended

@@ -38,7 +38,7 @@ def epoch_permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 
 
 def augmentation_seeds(seed: int, epoch: int, index: np.ndarray, copy: np.ndarray) -> np.ndarray:
-    """index [...], copy [...] -> int32 [..., 2], a seed for tf.random.stateless_* for each copy of an example."""
+    """index [...], copy [...] -> int32 [..., 2], a seed for the draws of each copy of an example."""
     return mix64(_AUGMENTATION, seed, epoch, index, copy)[..., None].view(np.int32)
 
 

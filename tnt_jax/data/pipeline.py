@@ -27,6 +27,7 @@ from tnt_jax.data.settings import DataSettings
 Batch = dict[str, np.ndarray]
 
 _UNDER_WAY = 2  # batches that are being made, or wait in host memory
+_TOGETHER = 4  # training images that are made in one call, at least
 _PADDING = -1  # the index of an empty place in the last evaluation batch
 
 
@@ -210,37 +211,39 @@ def _in_background(make: Callable[[int], Batch], steps: Iterable[int]) -> Iterat
     return batches()
 
 
-@functools.lru_cache(maxsize=8)  # tracing the augmentation takes seconds; evaluations come again and again
+@functools.lru_cache(maxsize=8)  # tracing takes a while; evaluations come again and again
 def _train_images(split: sources.Split, settings: DataSettings, image_size: tuple[int, int]) -> Callable:
-    """-> (records [m], index [m], seeds [m, k, 2], sample [n]) -> images uint8 [n, H, W, 3], label int64 [n].
+    """-> (records [m], index [m], augment.Draws [m, k, ...], sample [n]) -> uint8 [n, H, W, 3], label int64 [n].
 
-    With copies an image is decoded whole, once; without, augment.train_image decodes only what the crop needs.
+    Several images go through augment.train_images together; the last ones once more where their number is no multiple.
     """
     copies = settings.repeated_augmentation
+    together = -(-_TOGETHER // copies)
     parallel = _Parallel(settings)
 
-    def parsed(record: tf.Tensor, index: tf.Tensor, seeds: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        image, label = split.parse(record, index)
-        return (image, label, seeds[0]) if copies == 1 else (augment.decode(image), label, seeds)
+    def augmented(records: tf.Tensor, index: tf.Tensor, *chosen: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        examples = [split.parse(*example) for example in zip(tf.unstack(records), tf.unstack(index), strict=True)]
+        made = augment.train_images([image for image, _ in examples], augment.Draws(*chosen), settings, image_size)
+        return made, tf.stack([label for _, label in examples])
 
-    def repeated(image: tf.Tensor, label: tf.Tensor, seeds: tf.Tensor) -> tf.data.Dataset:
-        return tf.data.Dataset.from_tensor_slices(seeds).map(_plain(lambda seed: (image, label, seed)))
-
-    def augmented(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return augment.train_image(image, seed, settings, image_size), label
-
-    def images(records: tf.Tensor, index: tf.Tensor, seeds: tf.Tensor, sample: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        rows = tf.data.Dataset.from_tensor_slices((records, index, seeds))
+    def images(
+        records: tf.Tensor, index: tf.Tensor, crop: tf.Tensor, choices: tf.Tensor, sample: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
+        count = tf.size(records)
+        groups = -(-count // together)
+        rows = tf.reshape(tf.minimum(tf.range(groups * together), count - 1), [groups, together])
+        rows = [tf.gather(field, rows) for field in (records, index, crop, choices)]
+        rows = tf.data.Dataset.from_tensor_slices(tuple(rows)).map(_plain(augmented), **parallel.map)
+        made, label = parallel.stack(rows, groups)
+        made, label = tf.reshape(made, [-1, *image_size, 3]), tf.reshape(label, [-1])
         if copies == 1:
-            rows = rows.map(_plain(lambda *row: augmented(*parsed(*row))), **parallel.map)
-            return parallel.stack(rows, tf.size(records))
-        rows = (
-            rows.map(_plain(parsed), **parallel.map).flat_map(_plain(repeated)).map(_plain(augmented), **parallel.map)
-        )
-        return tuple(tf.gather(field, sample) for field in parallel.stack(rows, tf.size(records) * copies))
+            return made[:count], label[:count]
+        return tf.gather(made, sample), tf.gather(label, sample // copies)
 
-    signature = [([None], tf.string), ([None], tf.int64), ([None, copies, 2], tf.int32), ([None], tf.int64)]
-    return tf.function(images, [tf.TensorSpec(*field) for field in signature], autograph=False)
+    drawn = augment.draw(np.zeros([1, copies, 2], np.int32), settings)
+    fields = [tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.int64)]
+    fields += [tf.TensorSpec([None, *part.shape[1:]], tf.float64) for part in drawn]
+    return tf.function(images, [*fields, tf.TensorSpec([None], tf.int64)], autograph=False)
 
 
 @functools.lru_cache(maxsize=8)

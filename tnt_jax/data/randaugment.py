@@ -1,19 +1,16 @@
-"""RandAugment in timm's notation and with timm's meaning, drawn from a seed.
+"""RandAugment in timm's notation and with timm's meaning, drawn from seeds.
 
-`parse` (policy.py) reads the notation, `draw` makes every random choice for one image as a pure function of the seed,
-`apply` carries the choices out. The operations agree with Pillow, on which timm builds (color.py and geometry.py).
+`parse` (policy.py) reads the notation, `draw` makes every random choice as a pure function of the seeds, `apply` carries
+the choices for one image out. The operations agree with Pillow, on which timm builds (color.py and geometry.py).
 Sources: Cubuk et al., "RandAugment", arXiv 1909.13719; magnitudes and random parts as in timm's auto_augment.py.
 """
 
-import functools
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
-from tnt_jax.data import color, geometry
+from tnt_jax.data import color, draws, geometry
 from tnt_jax.data.policy import OPERATIONS, WEIGHTS, Policy, parse
 
 __all__ = ["OPERATIONS", "WEIGHTS", "Draws", "Policy", "apply", "draw", "operate", "parse"]
@@ -22,105 +19,75 @@ _FULL_MAGNITUDE = 10.0  # where an operation's own range ends; mmax may go beyon
 
 
 class Draws(NamedTuple):
-    """The choices for one image, [layers] each."""
+    """The choices for images, [..., layers] each."""
 
-    operation: tf.Tensor  # int32, index into OPERATIONS
-    applied: tf.Tensor  # bool
-    magnitude: tf.Tensor  # float32
-    negative: tf.Tensor  # bool: the sign of the operations that have one
-    bicubic: tf.Tensor  # bool: the interpolation of the geometric ones
+    operation: np.ndarray  # int, index into OPERATIONS
+    applied: np.ndarray  # bool
+    magnitude: np.ndarray  # float
+    negative: np.ndarray  # bool: the sign of the operations that have one
+    bicubic: np.ndarray  # bool: the interpolation of the geometric ones
 
 
-def draw(seed: tf.Tensor, policy: Policy, interpolation: str = "random") -> Draws:
-    """seed [2] integers -> Draws for one image. interpolation: "bilinear", "bicubic" or "random" (either)."""
-    seeds = tf.random.split(seed, 2, alg="philox")
-    uniform = tf.unstack(tf.random.stateless_uniform([5, policy.layers], seeds[0], alg="philox"))
-    operation = tf.cast(uniform[0] * len(OPERATIONS), tf.int32)
+def draw(seeds: np.ndarray, policy: Policy, interpolation: str = "random") -> Draws:
+    """seeds integers [..., 2] -> Draws for each. interpolation: "bilinear", "bicubic" or "random" (either)."""
+    uniform = np.moveaxis(draws.uniform(seeds, draws.POLICY, 5, policy.layers), -2, 0)
+    operation = (uniform[0] * len(OPERATIONS)).astype(np.int64)
     if policy.weighted:  # without replacement: the largest of their logarithms, each with Gumbel noise
-        noise = tf.random.stateless_uniform([len(OPERATIONS)], tf.random.fold_in(seed, 1, alg="philox"), alg="philox")
-        weights = np.array([WEIGHTS[name] for name in OPERATIONS], np.float32)
-        operation = tf.math.top_k(np.log(weights) - tf.math.log(-tf.math.log(noise)), policy.layers).indices
+        noise = -np.log(-np.log1p(-draws.uniform(seeds, draws.POLICY_WEIGHTED, len(OPERATIONS))))
+        weights = np.log([WEIGHTS[name] for name in OPERATIONS])
+        operation = np.argsort(-(weights + noise), axis=-1)[..., : policy.layers]
     if math.isinf(policy.deviation):
         magnitude = uniform[4] * policy.magnitude
     else:
-        normal = tf.random.stateless_normal([policy.layers], seeds[1], alg="philox")
-        magnitude = policy.magnitude + policy.deviation * normal
-    bicubic = {
-        "random": uniform[3] < 0.5,
-        "bicubic": tf.fill([policy.layers], True),
-        "bilinear": tf.fill([policy.layers], False),
-    }[interpolation]
+        magnitude = policy.magnitude + policy.deviation * draws.normal(seeds, draws.POLICY_NORMAL, policy.layers)
+    bicubic = {"random": uniform[3] < 0.5, "bicubic": uniform[3] < 1.0, "bilinear": uniform[3] < 0.0}[interpolation]
     return Draws(
-        operation=tf.minimum(operation, len(OPERATIONS) - 1),
+        operation=operation,
         applied=uniform[1] < policy.probability,
-        magnitude=tf.clip_by_value(magnitude, 0.0, policy.magnitude_max),
+        magnitude=np.clip(magnitude, 0.0, policy.magnitude_max),
         negative=uniform[2] < 0.5,
         bicubic=bicubic,
     )
 
 
-def apply(image: tf.Tensor, draws: Draws, policy: Policy, fill: geometry.Fill) -> tf.Tensor:
-    """image uint8 [H, W, 3] (static), draws for it -> uint8 [H, W, 3]. Only the drawn operations are computed.
+def apply(image: np.ndarray, chosen: Draws, policy: Policy, fill: geometry.Fill) -> np.ndarray:
+    """image uint8 [H, W, 3], the choices for it -> uint8 [H, W, 3].
 
     fill: red, green, blue in 0..255, shown where a geometric operation leaves the image.
     """
-    branches = _branches(tuple(image.shape), policy.increasing, fill)
-    for layer in range(policy.layers):
-        index = tf.where(draws.applied[layer], draws.operation[layer], len(OPERATIONS))
-        # The raw operation calls the chosen function. tf.switch_case would weave all of them into the graph, once for
-        # each layer and copy: seconds of tracing, and every image would pass the nodes of all.
-        inputs = [image, *(part[layer] for part in draws[2:])]
-        (image,) = tf.raw_ops.StatelessCase(
-            branch_index=index, input=inputs, Tout=[tf.uint8], branches=branches, output_shapes=[image.shape]
-        )
+    for operation, applied, *choices in zip(*(field.tolist() for field in chosen), strict=True):
+        if applied:
+            image = operate(OPERATIONS[int(operation)], image, *choices, policy.increasing, fill)
     return image
-
-
-@functools.lru_cache(maxsize=16)
-def _branches(shape: tuple[int, int, int], increasing: bool, fill: geometry.Fill) -> list[Callable]:
-    """Graph functions (image, magnitude, negative, bicubic) -> [image]: the OPERATIONS, and one that does nothing."""
-    signature = [tf.TensorSpec(shape, tf.uint8), *(tf.TensorSpec([], kind) for kind in (tf.float32, tf.bool, tf.bool))]
-
-    def traced(function: Callable) -> Callable:
-        return tf.function(function, autograph=False).get_concrete_function(*signature)
-
-    with tf.init_scope():  # functions of their own, whatever graph is being built
-        operations = [
-            traced(lambda image, *draws, name=name: operate(name, image, *draws, increasing, fill))
-            for name in OPERATIONS
-        ]
-        return [*operations, traced(lambda image, *draws: tf.identity(image))]
 
 
 def operate(
     name: str,
-    image: tf.Tensor,
-    magnitude: tf.Tensor,
-    negative: tf.Tensor,
-    bicubic: tf.Tensor,
+    image: np.ndarray,
+    magnitude: float,
+    negative: bool,
+    bicubic: bool,
     increasing: bool,
     fill: geometry.Fill,
-) -> tf.Tensor:
-    """One operation of OPERATIONS by name: image uint8 [H, W, 3] -> uint8 [H, W, 3]; the rest scalars as in Draws."""
-    # float64: 0.9 * 110 must not become 98 where it is cut to a whole number
-    level = tf.cast(magnitude, tf.float64) / _FULL_MAGNITUDE
-    signed = tf.where(negative, -level, level)
+) -> np.ndarray:
+    """One operation of OPERATIONS by name: image uint8 [H, W, 3] -> uint8 [H, W, 3]; the rest as in Draws."""
+    level = magnitude / _FULL_MAGNITUDE
+    signed = -level if negative else level
     if name in _PLAIN:
         return _PLAIN[name](image)
     if name in _GEOMETRIC:
         move, largest = _GEOMETRIC[name]
-        return move(image, tf.cast(signed * largest, tf.float32), bicubic, fill)
+        return move(image, signed * largest, bicubic, fill)
     if name in _ENHANCEMENTS:
-        factor = tf.maximum(1.0 + 0.9 * signed, 0.1) if increasing else 0.1 + 1.8 * level
-        return _ENHANCEMENTS[name](image, tf.cast(factor, tf.float32))
+        return _ENHANCEMENTS[name](image, max(1.0 + 0.9 * signed, 0.1) if increasing else 0.1 + 1.8 * level)
     if name == "Posterize":
-        bits = tf.cast(level * 4, tf.int32)
-        return color.posterize(image, tf.clip_by_value(4 - bits if increasing else bits, 0, 8))
+        bits = int(level * 4)
+        return color.posterize(image, min(max(4 - bits if increasing else bits, 0), 8))
     if name == "Solarize":
-        threshold = tf.minimum(tf.cast(level * 256, tf.int32), 256)
+        threshold = min(int(level * 256), 256)
         return color.solarize(image, 256 - threshold if increasing else threshold)
     if name == "SolarizeAdd":
-        return color.solarize_add(image, tf.minimum(tf.cast(level * 110, tf.int32), 128))
+        return color.solarize_add(image, min(int(level * 110), 128))
     raise ValueError(f"{name!r} is no operation of RandAugment; accepted: {', '.join(OPERATIONS)}")
 
 

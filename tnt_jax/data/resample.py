@@ -1,132 +1,190 @@
-"""Resizing as Pillow does it, as banded matrix products in TensorFlow.
+"""Resizing as Pillow does it, level for level, in compiled loops.
 
 Pillow (Resample.c) resizes along the rows first, rounds to whole grey levels, then resizes along the columns. Its
-kernels widen when the image shrinks (antialiasing), are cut at the image's border and normalised to a sum of 1. The
-same order and rounding here keep every pixel within one grey level of Pillow, nearly all of them equal.
+kernels widen when the image shrinks (antialiasing), are cut at the image's border, normalised to a sum of 1 and rounded
+to 22 binary places; sums are whole numbers. All of this is the same here. (From version 12 on Pillow begins with the
+columns where that is less work; the recipes' results are from before.)
 
-Each output pixel sees a few neighbouring input pixels, so the sampling matrix is a band. It is multiplied in blocks of
-neighbouring output pixels, each with the window of input pixels that the block sees: a few percent of the dense
-product, and about as fast as TensorFlow's own resize, which keeps fractions between the two directions.
+A line of pixels is the weighted sum of a few lines of the input, one processor instruction for many pixels. So the image
+is transposed for the first direction, and back for the second.
 """
 
-import numpy as np
-import tensorflow as tf
+import math
 
-_BLOCK = 16  # output pixels that share a window; 8 to 16 were fastest at 224
+import numpy as np
+
+from tnt_jax.data.compiled import compiled
+
+_PLACES = 22  # binary places of the weights
+_TAPS = 4  # lines that are added at once
+_WORD = 8  # levels in 64 bits, which are transposed together
 
 
 def resize(
-    image: tf.Tensor,
+    image: np.ndarray,
     size: tuple[int, int],
-    bicubic: bool | tf.Tensor,
-    flip: bool | tf.Tensor = False,
-    resized: tf.Tensor | None = None,
-    corner: tf.Tensor | None = None,
-) -> tf.Tensor:
+    bicubic: bool,
+    flip: bool = False,
+    resized: tuple[int, int] | None = None,
+    corner: tuple[int, int] = (0, 0),
+) -> np.ndarray:
     """image uint8 [h, w, 3] -> uint8 [H, W, 3], as `Image.resize` with antialiasing.
 
-    size (H, W) is static, in pixels. bicubic: Keys' kernel with a = -0.5, else the triangle (bilinear). flip mirrors
-    the result left to right at no cost. With `resized` [2] and `corner` [2] (int32, rows and columns) the result is the
-    part of size (H, W) at `corner` of the image resized to `resized`; the rest is not computed.
+    size (H, W) in pixels. bicubic: Keys' kernel with a = -0.5, else the triangle (bilinear). flip mirrors the result
+    left to right at no cost. With `resized` and `corner` (rows, columns) the result is the part of size (H, W) at
+    `corner` of the image resized to `resized`; the rest is not computed.
     """
-    shape = tf.shape(image)
-    resized = tf.constant(size, tf.int32) if resized is None else resized
-    corner = tf.zeros([2], tf.int32) if corner is None else corner
-    rows, columns = _windows(shape[:2], resized, corner, size, bicubic, flip)
-    pixels = _resize_columns(tf.reshape(image, [shape[0], shape[1] * 3]), columns, size[1])
-    return tf.reshape(_resize_rows(pixels, rows, size[0]), [*size, 3])
+    resized = size if resized is None else resized
+    (height, width), image = size, np.ascontiguousarray(image)
+    rows = _weights(image.shape[0], int(resized[0]), int(corner[0]), height, bool(bicubic), False)
+    columns = _weights(image.shape[1], int(resized[1]), int(corner[1]), width, bool(bicubic), bool(flip))
+    return _resize(image, *rows, *columns)
 
 
-def _resize_columns(pixels: tf.Tensor, windows: tuple[tf.Tensor, tf.Tensor], width: int) -> tf.Tensor:
-    """pixels uint8 [h, w * 3], windows of the width W -> uint8 [h, W * 3].
+@compiled
+def _weights(length, resized, corner, size, bicubic, flip):
+    """What each output pixel sees -> the first input pixel int64 [size] and its and its neighbours' weights, int32.
 
-    The three channels go through one product with each weight spread over a 3 x 3 identity: two thirds of it are
-    zeros, which still costs less than transposing the image.
+    length: pixels of the input; resized: what they would become; corner: the first output pixel wanted.
     """
-    starts, weights = windows
-    blocks, reach, block = weights.shape[0], tf.shape(weights)[1], weights.shape[2]
-    spread = np.einsum("st,cd->sctd", np.eye(block, dtype=np.float32), np.eye(3, dtype=np.float32))
-    matrices = tf.matmul(tf.reshape(weights, [-1, block]), spread.reshape(block, 9 * block))
-    matrices = tf.unstack(tf.reshape(matrices, [blocks, 3 * reach, 3 * block]))
-    seen = tf.stack([tf.shape(pixels)[0], 3 * reach])
-    corners = tf.unstack(tf.stack([tf.zeros_like(starts), 3 * starts], axis=1))
-    parts = [
-        to_levels(tf.matmul(tf.cast(tf.slice(pixels, corner, seen), tf.float32), matrix))
-        for corner, matrix in zip(corners, matrices, strict=True)
-    ]
-    return tf.ensure_shape(tf.concat(parts, axis=1)[:, : 3 * width], [None, 3 * width])
+    scale = length / resized
+    widening = max(scale, 1.0)
+    support = (2.0 if bicubic else 1.0) * widening
+    longest = int(math.ceil(support)) * 2 + 1
+    starts = np.empty(size, np.int64)
+    weights = np.zeros((size, longest + _TAPS), np.int32)
+    kernel = np.empty(longest)
+    reach = 0
+    for output in range(size):
+        center = (corner + (size - 1 - output if flip else output) + 0.5) * scale
+        first = max(int(center - support + 0.5), 0)
+        count = min(int(center + support + 0.5), length) - first
+        total = 0.0
+        for tap in range(count):
+            distance = abs((tap + first - center + 0.5) / widening)
+            if not bicubic:
+                kernel[tap] = max(1.0 - distance, 0.0)
+            elif distance < 1.0:
+                kernel[tap] = (1.5 * distance - 2.5) * distance * distance + 1.0
+            elif distance < 2.0:
+                kernel[tap] = (((distance - 5.0) * distance + 8.0) * distance - 4.0) * -0.5
+            else:
+                kernel[tap] = 0.0
+            total += kernel[tap]
+        for tap in range(count):
+            weight = kernel[tap] / total * (1 << _PLACES)
+            weights[output, tap] = int(weight - 0.5) if weight < 0 else int(weight + 0.5)
+        starts[output] = first
+        reach = max(reach, count)
+    return starts, weights[:, : (reach + _TAPS - 1) // _TAPS * _TAPS]
 
 
-def _resize_rows(pixels: tf.Tensor, windows: tuple[tf.Tensor, tf.Tensor], height: int) -> tf.Tensor:
-    """pixels uint8 [h, W * 3], windows of the height H -> uint8 [H, W * 3]."""
-    starts, weights = windows
-    blocks, block, width = weights.shape[0], weights.shape[1], pixels.shape[1]
-    seen = tf.gather(pixels, starts[:, None] + tf.range(tf.shape(weights)[2]))  # whole rows: quick to copy
-    levels = tf.matmul(weights, tf.cast(seen, tf.float32))
-    return tf.reshape(to_levels(levels), [blocks * block, width])[:height]
+@compiled
+def _resize(image, row_starts, row_weights, column_starts, column_weights):
+    height, width = len(row_starts), len(column_starts)
+    first = row_starts.min()
+    last = min(row_starts.max() + row_weights.shape[1], image.shape[0])
+    pixels = image[first:last].reshape(last - first, image.shape[1] * 3)
+    pixels = _transpose(pixels, 3 * column_weights.shape[1])
+    pixels = _sum_lines(pixels, 3, column_starts, column_weights)
+    pixels = _transpose(pixels, row_weights.shape[1])
+    pixels = _sum_lines(pixels, 1, row_starts - first, row_weights)
+    return np.ascontiguousarray(pixels[:height, : 3 * width]).reshape(height, width, 3)
 
 
-def to_levels(levels: tf.Tensor) -> tf.Tensor:
-    """Grey levels float32 -> uint8, rounded half up and kept in 0..255: what Pillow does, in one operation."""
-    levels = tf.raw_ops.QuantizeV2(input=levels, min_range=0.0, max_range=255.0, T=tf.quint8).output
-    return tf.bitcast(levels, tf.uint8)
+@compiled
+def _sum_lines(pixels, step, starts, weights):
+    """pixels uint8 [lines, n]; starts [size], weights [size, taps] -> uint8 [size * step, n].
 
-
-def _windows(
-    lengths: tf.Tensor,
-    resized: tf.Tensor,
-    corner: tf.Tensor,
-    size: tuple[int, int],
-    bicubic: bool | tf.Tensor,
-    flip: bool | tf.Tensor,
-) -> list[tuple[tf.Tensor, tf.Tensor]]:
-    """What each output pixel sees: starts [blocks] int32 and weights, for rows and for columns.
-
-    Weights are [blocks, block, reach] for rows and [blocks, reach, block] for columns, as their products need them
-    (transposing such a small array takes TensorFlow's oneDNN operation longer than all else here: it compiles a kernel
-    for each new shape).
-    lengths [2]: sides of the input; resized [2]: what they would become; corner [2]: the first output pixels wanted.
-    Positions in float64 as in Pillow: a 32-bit position in a photograph of 4,000 pixels is off by 1 / 4096.
+    Line s * step + c is the sum of the lines (starts[s] + tap) * step + c. Lines with weight 0 may hold anything.
     """
-    block = min(_BLOCK, *size)
-    blocks = [-(-side // block) for side in size]
-    outputs = np.minimum(np.arange(max(blocks) * block), np.array(size)[:, None] - 1)
-    mirror = np.stack([0 * outputs[0], size[1] - 1 - 2 * outputs[1]])  # from each column to its mirror image
-    flip = tf.cast(flip, tf.float64)
-    outputs = (outputs + 0.5) + flip * mirror + tf.cast(corner, tf.float64)[:, None]
-    scale = tf.cast(lengths, tf.float64) / tf.cast(resized, tf.float64)
-    widening = tf.maximum(scale, 1.0)
-    support = widening * tf.where(bicubic, tf.constant(2.0, tf.float64), 1.0)
-    centers = tf.reshape(outputs * scale[:, None], [2, max(blocks), block])
-    reach = tf.cast(tf.math.ceil((block - 1) * scale + 2 * support), tf.int32) + 1
-    reach = tf.minimum(reach, lengths)
-    starts = tf.cast(tf.math.floor(tf.reduce_min(centers, axis=2) - support[:, None]), tf.int32)
-    starts = tf.clip_by_value(starts, 0, (lengths - reach)[:, None])
-    nearest = (tf.cast(starts, tf.float64) + 0.5)[..., None] - centers  # from each output pixel to its window's first
-    nearest = tf.cast(nearest / widening[:, None, None], tf.float32)  # small numbers: 32 bits will do from here
-    step = tf.cast(1.0 / widening, tf.float32)
-    seen = []
-    for axis in range(2):
-        along = 2 - axis  # the input pixels' axis of the weights
-        steps = step[axis] * tf.range(tf.cast(reach[axis], tf.float32))
-        steps = steps if axis == 0 else steps[:, None]
-        weights = _kernel(tf.abs(tf.expand_dims(nearest[axis, : blocks[axis]], along) + steps), bicubic)
-        seen.append((starts[axis, : blocks[axis]], weights / tf.reduce_sum(weights, axis=along, keepdims=True)))
-    return seen
+    size, taps = weights.shape
+    levels = np.empty((size * step, pixels.shape[1]), np.uint8)
+    sums = np.empty(pixels.shape[1], np.int32)
+    for output in range(size):
+        for part in range(step):
+            sums[:] = 1 << (_PLACES - 1)  # a half: rounding
+            for tap in range(0, taps, _TAPS):
+                line = (starts[output] + tap) * step + part
+                _add_four(sums, pixels[line : line + 3 * step + 1 : step], weights[output, tap : tap + _TAPS])
+            _to_levels(sums, levels[output * step + part])
+    return levels
 
 
-def _kernel(distance: tf.Tensor, bicubic: bool | tf.Tensor) -> tf.Tensor:
-    """Weights at distances >= 0 (any shape) in pixels: Keys' cubic with a = -0.5, or the triangle."""
-    if isinstance(bicubic, bool):
-        return _cubic(distance) if bicubic else _triangle(distance)
-    return tf.cond(bicubic, lambda: _cubic(distance), lambda: _triangle(distance))
+@compiled
+def _add_four(sums, lines, weights):
+    """Adds four weighted lines to the sums int32 [n]. The lines are named first: so the loop becomes vector code."""
+    line0, line1, line2, line3 = lines[0], lines[1], lines[2], lines[3]
+    weight0, weight1, weight2, weight3 = weights[0], weights[1], weights[2], weights[3]
+    for place in range(sums.size):
+        sums[place] += (
+            weight0 * np.int32(line0[place])
+            + weight1 * np.int32(line1[place])
+            + weight2 * np.int32(line2[place])
+            + weight3 * np.int32(line3[place])
+        )
 
 
-def _triangle(distance: tf.Tensor) -> tf.Tensor:
-    return tf.maximum(1.0 - distance, 0.0)
+@compiled
+def _to_levels(sums, levels):
+    for place in range(sums.size):
+        levels[place] = min(max(sums[place] >> _PLACES, 0), 255)
 
 
-def _cubic(distance: tf.Tensor) -> tf.Tensor:
-    near, far = tf.minimum(distance, 1.0), tf.clip_by_value(distance, 1.0, 2.0)  # each piece is 0 at its ends
-    near = (1.5 * near - 2.5) * near * near + 1.0
-    return near + ((-0.5 * far + 2.5) * far - 4.0) * far + 2.0
+@compiled
+def _transpose(pixels, more):
+    """uint8 [m, n] -> uint8 [n or somewhat more, m or somewhat more], and `more` lines; what is beyond is anything.
+
+    Eight by eight levels at a time, as eight words whose halves, quarters and eighths change places.
+    """
+    count, length = pixels.shape
+    tall, wide = (count + _WORD - 1) // _WORD, (length + _WORD - 1) // _WORD
+    padded = np.empty((tall * _WORD, wide * _WORD), np.uint8)
+    for line in range(count):
+        padded[line, :length] = pixels[line]
+    turned = np.empty((wide * _WORD + more, tall * _WORD), np.uint8)
+    source = padded.reshape(-1).view(np.uint64).reshape(tall * _WORD, wide)
+    target = turned.reshape(-1).view(np.uint64).reshape(wide * _WORD + more, tall)
+    half, quarter, eighth = np.uint64(32), np.uint64(16), np.uint64(8)
+    low_half, low_quarter = np.uint64(0x00000000FFFFFFFF), np.uint64(0x0000FFFF0000FFFF)
+    low_eighth = np.uint64(0x00FF00FF00FF00FF)
+    for down in range(tall):
+        for right in range(wide):
+            first = down * _WORD
+            a0, a1, a2, a3 = (
+                source[first, right],
+                source[first + 1, right],
+                source[first + 2, right],
+                source[first + 3, right],
+            )
+            b0, b1, b2, b3 = (
+                source[first + 4, right],
+                source[first + 5, right],
+                source[first + 6, right],
+                source[first + 7, right],
+            )
+            a0, b0 = _exchange(a0, b0, half, low_half)
+            a1, b1 = _exchange(a1, b1, half, low_half)
+            a2, b2 = _exchange(a2, b2, half, low_half)
+            a3, b3 = _exchange(a3, b3, half, low_half)
+            a0, a2 = _exchange(a0, a2, quarter, low_quarter)
+            a1, a3 = _exchange(a1, a3, quarter, low_quarter)
+            b0, b2 = _exchange(b0, b2, quarter, low_quarter)
+            b1, b3 = _exchange(b1, b3, quarter, low_quarter)
+            a0, a1 = _exchange(a0, a1, eighth, low_eighth)
+            a2, a3 = _exchange(a2, a3, eighth, low_eighth)
+            b0, b1 = _exchange(b0, b1, eighth, low_eighth)
+            b2, b3 = _exchange(b2, b3, eighth, low_eighth)
+            first = right * _WORD
+            target[first, down], target[first + 1, down] = a0, a1
+            target[first + 2, down], target[first + 3, down] = a2, a3
+            target[first + 4, down], target[first + 5, down] = b0, b1
+            target[first + 6, down], target[first + 7, down] = b2, b3
+    return turned
+
+
+@compiled
+def _exchange(upper, lower, bits, mask):
+    """The upper word's high parts of `bits` bits change places with the lower word's low ones, which `mask` selects."""
+    change = ((upper >> bits) ^ lower) & mask
+    return upper ^ (change << bits), lower ^ change

@@ -1,0 +1,27 @@
+"""Random numbers for augmentation: NumPy arrays as a pure function of the seeds, free of TensorFlow.
+
+They come from order.mix64, as the order of the examples does, so that no library's upgrade changes a resumed run.
+"""
+
+import numpy as np
+
+from tnt_jax.data.order import mix64
+
+CROP, CROP_CHOICES, POLICY, POLICY_NORMAL, POLICY_WEIGHTED, JITTER = range(1, 7)  # one number a purpose
+
+
+def uniform(seeds: np.ndarray, purpose: int, *shape: int) -> np.ndarray:
+    """seeds integers [..., 2] (order.augmentation_seeds) -> float64 [..., *shape], uniform in 0 <= x < 1.
+
+    purpose: a number, so that two kinds of draws for one seed have nothing in common.
+    """
+    seeds = np.asarray(seeds)[..., None]
+    places = np.arange(int(np.prod(shape)), dtype=np.int64)
+    bits = mix64(seeds[..., 0, :], seeds[..., 1, :], purpose, places)
+    return ((bits >> np.uint64(11)) * 2.0**-53).reshape(*bits.shape[:-1], *shape)
+
+
+def normal(seeds: np.ndarray, purpose: int, *shape: int) -> np.ndarray:
+    """As `uniform`, from the normal distribution of mean 0 and deviation 1 (Box and Muller, 1958)."""
+    first, second = np.moveaxis(uniform(seeds, purpose, 2, *shape), -1 - len(shape), 0)
+    return np.sqrt(-2.0 * np.log1p(-first)) * np.cos(2.0 * np.pi * second)
