@@ -163,13 +163,24 @@ def _sharpen(image, factor):
     """image [H, W * 3]."""
     blended = image.copy()  # an outermost pixel is its own smoothed self
     height, width = image.shape
+    sums = np.empty(width, np.float32)
     for row in range(1, height - 1):
-        above, here, below, out = image[row - 1], image[row], image[row + 1], blended[row]
-        for place in range(3, width - 3):
-            box = np.int32(above[place - 3]) + above[place] + above[place + 3]
-            box += np.int32(below[place - 3]) + below[place] + below[place + 3]
-            box += np.int32(here[place - 3]) + 5 * here[place] + here[place + 3]
-            smooth = np.floor(np.float32(box) * np.float32(1.0 / 13.0) + np.float32(0.5))
-            level = smooth + factor * (np.float32(here[place]) - smooth)
-            out[place] = np.uint8(min(max(level, np.float32(0)), np.float32(255)))
+        _add_lines(image[row - 1], image[row], image[row + 1], sums)
+        _sharpen_line(sums[:-6], sums[3:-3], sums[6:], image[row, 3:-3], factor, blended[row, 3:-3])
     return blended
+
+
+@compiled
+def _add_lines(above, here, below, sums):
+    for place in range(sums.size):
+        sums[place] = np.float32(above[place]) + np.float32(here[place]) + np.float32(below[place])
+
+
+@compiled
+def _sharpen_line(left, middle, right, here, factor, blended):
+    for place in range(blended.size):
+        level = np.float32(here[place])
+        box = left[place] + middle[place] + right[place] + np.float32(4) * level
+        smooth = np.floor(box * np.float32(1.0 / 13.0) + np.float32(0.5))
+        level = smooth + factor * (level - smooth)
+        blended[place] = np.uint8(min(max(level, np.float32(0)), np.float32(255)))

@@ -51,48 +51,27 @@ def _colour(fill: Fill) -> np.ndarray:
 
 
 @compiled
-def _cubic(level0, level1, level2, level3, part):
-    """The levels at -1, 0, 1 and 2 -> the value at `part` of the way from 0 to 1 (Geometry.c's BICUBIC)."""
-    first = level2 - level0
-    second = 2 * (level0 - level1) + level2 - level3
-    third = level1 - level0 - level2 + level3
-    return level1 + part * (first + part * (second + part * third))
-
-
-@compiled
-def _linear(level0, level1, part):
-    return level0 + (level1 - level0) * part
-
-
-@compiled
-def _cut(value):
-    return np.uint8(min(max(value, 0.0), 255.0))
-
-
-@compiled
 def _along_rows(image, offsets, bicubic, fill):
     """Row y moves left by offsets[y] pixels, float64 [H]."""
     height, width, _ = image.shape
     moved = np.empty((height, width, 3), np.uint8)
-    line = np.empty((width + 3) * 3)  # the neighbours of the row's points, from -1 of the first to 2 of the last
-    levels = np.empty(width * 3, np.uint8)
+    line = np.empty((width + 3) * 3, np.uint8)  # the row as its points see it: from -1 of the first to 2 of the last
+    parts, values = np.empty(3 * width), np.empty(3 * width)
     for row in range(height):
         whole = int(math.floor(offsets[row]))
-        part = offsets[row] - whole
+        parts[:] = offsets[row] - whole
         for column in range(width + 3):
             source = min(max(column + whole - 1, 0), width - 1)
             for channel in range(3):
                 line[3 * column + channel] = image[row, source, channel]
         if bicubic:
-            for place in range(3 * width):
-                levels[place] = _cut(_cubic(line[place], line[place + 3], line[place + 6], line[place + 9], part))
+            _cubic(line[:-9], line[3:-6], line[6:-3], line[9:], parts, values)
         else:
-            for place in range(3 * width):
-                levels[place] = _cut(_linear(line[place + 3], line[place + 6], part))
-        moved[row] = levels.reshape(width, 3)
+            _linear(line[3:-6], line[6:-3], parts, values)
+        _cut(values, moved[row])
         for column in range(width):
             if not 0 <= column + 0.5 + offsets[row] < width:
-                moved[row, column] = fill
+                _paint(moved[row, column], fill)
     return moved
 
 
@@ -101,23 +80,23 @@ def _along_columns(image, offsets, bicubic, fill):
     """Column x moves up by offsets[x] pixels, float64 [W]."""
     height, width, _ = image.shape
     moved = np.empty((height, width, 3), np.uint8)
+    whole = np.floor(offsets)
+    parts, values = np.repeat(offsets - whole, 3), np.empty(3 * width)
+    lines = np.empty((4, 3 * width), np.uint8)
     for row in range(height):
+        for tap in range(4):
+            for column in range(width):
+                source = min(max(row + int(whole[column]) + tap - 1, 0), height - 1)
+                for channel in range(3):
+                    lines[tap, 3 * column + channel] = image[source, column, channel]
+        if bicubic:
+            _cubic(lines[0], lines[1], lines[2], lines[3], parts, values)
+        else:
+            _linear(lines[1], lines[2], parts, values)
+        _cut(values, moved[row])
         for column in range(width):
             if not 0 <= row + 0.5 + offsets[column] < height:
-                moved[row, column] = fill
-                continue
-            whole = math.floor(offsets[column])
-            part = offsets[column] - whole
-            first = row + int(whole)
-            row1, row2 = min(max(first, 0), height - 1), min(max(first + 1, 0), height - 1)
-            row0, row3 = min(max(first - 1, 0), height - 1), min(max(first + 2, 0), height - 1)
-            for channel in range(3):
-                level1, level2 = float(image[row1, column, channel]), float(image[row2, column, channel])
-                if bicubic:
-                    level0, level3 = float(image[row0, column, channel]), float(image[row3, column, channel])
-                    moved[row, column, channel] = _cut(_cubic(level0, level1, level2, level3, part))
-                else:
-                    moved[row, column, channel] = _cut(_linear(level1, level2, part))
+                _paint(moved[row, column], fill)
     return moved
 
 
@@ -125,39 +104,74 @@ def _along_columns(image, offsets, bicubic, fill):
 def _rotate(image, cosine, sine, bicubic, fill):
     height, width, _ = image.shape
     turned = np.empty((height, width, 3), np.uint8)
-    columns, rows = np.empty(4, np.int64), np.empty(4, np.int64)
-    lines = np.empty(4)
+    near = np.empty((4, 4, 3 * width), np.uint8)  # the neighbours of a row's points, by row and column
+    parts_x, parts_y = np.empty(3 * width), np.empty(3 * width)
+    lines, values = np.empty((4, 3 * width)), np.empty(3 * width)
+    first, last = (0, 4) if bicubic else (1, 3)
     for row in range(height):
         down = row + 0.5 - height / 2
+        for column in range(width):
+            right = column + 0.5 - width / 2
+            x = cosine * right - sine * down + width / 2 - 0.5
+            y = cosine * down + sine * right + height / 2 - 0.5
+            left, top = int(math.floor(x)), int(math.floor(y))
+            for channel in range(3):
+                parts_x[3 * column + channel] = x - left
+                parts_y[3 * column + channel] = y - top
+            for down_tap in range(first, last):
+                source_row = min(max(top + down_tap - 1, 0), height - 1)
+                for right_tap in range(first, last):
+                    source = min(max(left + right_tap - 1, 0), width - 1)
+                    for channel in range(3):
+                        near[down_tap, right_tap, 3 * column + channel] = image[source_row, source, channel]
+        for tap in range(first, last):
+            if bicubic:
+                _cubic(near[tap, 0], near[tap, 1], near[tap, 2], near[tap, 3], parts_x, lines[tap])
+            else:
+                _linear(near[tap, 1], near[tap, 2], parts_x, lines[tap])
+        if bicubic:
+            _cubic(lines[0], lines[1], lines[2], lines[3], parts_y, values)
+        else:
+            _linear(lines[1], lines[2], parts_y, values)
+        _cut(values, turned[row])
         for column in range(width):
             right = column + 0.5 - width / 2
             x = cosine * right - sine * down + width / 2
             y = cosine * down + sine * right + height / 2
             if not (0 <= x < width and 0 <= y < height):
-                turned[row, column] = fill
-                continue
-            left, top = math.floor(x - 0.5), math.floor(y - 0.5)
-            part_x, part_y = x - 0.5 - left, y - 0.5 - top
-            for tap in range(4):
-                columns[tap] = min(max(int(left) + tap - 1, 0), width - 1)
-                rows[tap] = min(max(int(top) + tap - 1, 0), height - 1)
-            for channel in range(3):
-                if bicubic:
-                    for tap in range(4):
-                        pixels = image[rows[tap]]
-                        lines[tap] = _cubic(
-                            float(pixels[columns[0], channel]),
-                            float(pixels[columns[1], channel]),
-                            float(pixels[columns[2], channel]),
-                            float(pixels[columns[3], channel]),
-                            part_x,
-                        )
-                    turned[row, column, channel] = _cut(_cubic(lines[0], lines[1], lines[2], lines[3], part_y))
-                else:
-                    for tap in (1, 2):
-                        pixels = image[rows[tap]]
-                        lines[tap] = _linear(
-                            float(pixels[columns[1], channel]), float(pixels[columns[2], channel]), part_x
-                        )
-                    turned[row, column, channel] = _cut(_linear(lines[1], lines[2], part_y))
+                _paint(turned[row, column], fill)
     return turned
+
+
+@compiled
+def _cubic(levels0, levels1, levels2, levels3, parts, values):
+    """Lines of levels at -1, 0, 1 and 2 -> values at `parts` of the way from 0 to 1 (Geometry.c's BICUBIC)."""
+    for place in range(values.size):
+        level0, level1 = float(levels0[place]), float(levels1[place])
+        level2, level3 = float(levels2[place]), float(levels3[place])
+        part = parts[place]
+        second = 2 * (level0 - level1) + level2 - level3
+        third = level1 - level0 - level2 + level3
+        values[place] = level1 + part * (level2 - level0 + part * (second + part * third))
+
+
+@compiled
+def _linear(levels0, levels1, parts, values):
+    """Lines of levels at 0 and 1 -> values at `parts` of the way."""
+    for place in range(values.size):
+        level0, level1 = float(levels0[place]), float(levels1[place])
+        values[place] = level0 + (level1 - level0) * parts[place]
+
+
+@compiled
+def _cut(values, row):
+    """Clips and cuts values [W * 3] to a row of levels [W, 3]."""
+    levels = row.reshape(-1)
+    for place in range(values.size):
+        levels[place] = np.uint8(min(max(values[place], 0.0), 255.0))
+
+
+@compiled
+def _paint(pixel, fill):
+    for channel in range(3):
+        pixel[channel] = fill[channel]
