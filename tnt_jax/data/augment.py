@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tnt_jax.data import color, draws, randaugment, resample
+from tnt_jax.data import color, destinations, draws, randaugment, resample
 from tnt_jax.data.settings import DataSettings, EvalImages
 
 _CROP_TRIES = 10
@@ -50,14 +50,23 @@ def draw(seeds: np.ndarray, settings: DataSettings) -> Draws:
 
 
 def train_images(
-    images: list[tf.Tensor], chosen: Draws, settings: DataSettings, image_size: tuple[int, int]
+    images: list[tf.Tensor],
+    chosen: Draws,
+    places: tf.Tensor,
+    destination: tf.Tensor,
+    settings: DataSettings,
+    image_size: tuple[int, int],
 ) -> tf.Tensor:
-    """g images, each an encoded scalar string or uint8 [h, w, 3]; Draws [g, k, ...] -> uint8 [g * k, H, W, 3].
+    """Makes k copies of each of g images and puts them into an array -> how many that were, int64 scalar.
 
-    k copies of each image, its copies together, decoded once. Each is a random resized crop, flipped or not, then
-    RandAugment, or colour jitter where data.randaugment is empty. Of a JPEG with one copy only the part inside the crop
-    is decoded, which can round the colours beside the crop's border another way. g and k are static. An image that
-    cannot be decoded is TensorFlow's InvalidArgumentError when the graph runs.
+    images: each an encoded scalar string or uint8 [h, w, 3]. chosen: Draws [g, k, ...]. places: int64 [g, k], the row
+    of `destination` (a number from `destinations.lend`, array [n, H, W, 3] uint8) for each copy; one with -1 is not
+    made. g and k are static.
+
+    Each copy is a random resized crop, flipped or not, then RandAugment, or colour jitter where data.randaugment is
+    empty. An image is decoded once for its copies; of a JPEG with one copy only the part inside the crop is decoded,
+    which can round the colours beside the crop's border another way. An image that cannot be decoded is TensorFlow's
+    InvalidArgumentError when the graph runs.
 
     Several images go together because each call of the compiled loops from a graph costs as much as a small operation.
     """
@@ -65,9 +74,8 @@ def train_images(
     if count != len(images) or copies is None:
         raise ValueError(f"{len(images)} images, draws {chosen.crop.shape}: must be [images, copies, ...], both static")
     parts, boxes = zip(*map(functools.partial(_parts, settings), images, tf.unstack(chosen.crop)), strict=True)
-    arguments = [tf.stack(boxes), chosen.choices, *parts]
-    made = tf.numpy_function(_maker(settings, image_size), arguments, tf.uint8, stateful=False)
-    return tf.ensure_shape(made, [count * copies, *image_size, 3])
+    arguments = [destination, places, tf.stack(boxes), chosen.choices, *parts]
+    return tf.ensure_shape(tf.numpy_function(_maker(settings, image_size), arguments, tf.int64), [])
 
 
 def eval_image(image: tf.Tensor, settings: DataSettings | EvalImages, image_size: tuple[int, int]) -> tf.Tensor:
@@ -193,17 +201,19 @@ def _parts(settings: DataSettings, image: tf.Tensor, shares: tf.Tensor) -> tuple
 
 
 def _maker(settings: DataSettings, image_size: tuple[int, int]) -> Callable:
-    """-> (crops [g, k, 4], choices [g, k, n] as in Draws, g decoded images) -> uint8 [g * k, H, W, 3]."""
+    """-> (destination, places [g, k], crops [g, k, 4], choices [g, k, n], g decoded images) -> copies made."""
     policy = randaugment.parse(settings.randaugment) if settings.randaugment else None
     fill = tuple(max(0, min(255, round(255 * level))) for level in settings.mean)
 
-    def make(boxes: np.ndarray, choices: np.ndarray, *images: np.ndarray) -> np.ndarray:
-        made = np.empty((boxes.shape[0] * boxes.shape[1], *image_size, 3), np.uint8)
-        places = iter(made)
-        for image, own_boxes, own_choices in zip(images, boxes.tolist(), choices, strict=True):
-            for (top, left, height, width), chosen in zip(own_boxes, own_choices, strict=True):
-                next(places)[:] = augmented(image[top : top + height, left : left + width], chosen)
-        return made
+    def make(
+        destination: np.ndarray, places: np.ndarray, boxes: np.ndarray, choices: np.ndarray, *images: np.ndarray
+    ) -> np.ndarray:
+        target = destinations.borrowed(int(destination))
+        for image, *copies in zip(images, places.tolist(), boxes.tolist(), choices, strict=True):
+            for place, (top, left, height, width), chosen in zip(*copies, strict=True):
+                if place >= 0:
+                    target[place] = augmented(image[top : top + height, left : left + width], chosen)
+        return np.sum(places >= 0)
 
     def augmented(crop: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         image = resample.resize(crop, image_size, bool(chosen[0]), bool(chosen[1]))

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from tnt_jax.data import augment, order, sources, synthetic
+from tnt_jax.data import augment, destinations, order, sources, synthetic
 from tnt_jax.data.faulty import FaultyImages
 from tnt_jax.data.reading import Reader
 from tnt_jax.data.settings import DataSettings
@@ -215,35 +215,51 @@ def _in_background(make: Callable[[int], Batch], steps: Iterable[int]) -> Iterat
 def _train_images(split: sources.Split, settings: DataSettings, image_size: tuple[int, int]) -> Callable:
     """-> (records [m], index [m], augment.Draws [m, k, ...], sample [n]) -> uint8 [n, H, W, 3], label int64 [n].
 
-    Several images go through augment.train_images together; the last ones once more where their number is no multiple.
+    sample: image * k + copy of each. Several images go through augment.train_images together.
     """
     copies = settings.repeated_augmentation
     together = -(-_TOGETHER // copies)
     parallel = _Parallel(settings)
 
-    def augmented(records: tf.Tensor, index: tf.Tensor, *chosen: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def made(records: tf.Tensor, index: tf.Tensor, *parts: tf.Tensor) -> tf.Tensor:
+        *chosen, places, destination = parts
         examples = [split.parse(*example) for example in zip(tf.unstack(records), tf.unstack(index), strict=True)]
-        made = augment.train_images([image for image, _ in examples], augment.Draws(*chosen), settings, image_size)
-        return made, tf.stack([label for _, label in examples])
+        images, labels = zip(*examples, strict=True)
+        chosen = augment.Draws(*chosen)
+        with tf.control_dependencies(
+            [augment.train_images(list(images), chosen, places, destination, settings, image_size)]
+        ):
+            return tf.stack(labels)
 
-    def images(
-        records: tf.Tensor, index: tf.Tensor, crop: tf.Tensor, choices: tf.Tensor, sample: tf.Tensor
-    ) -> tuple[tf.Tensor, ...]:
-        count = tf.size(records)
-        groups = -(-count // together)
-        rows = tf.reshape(tf.minimum(tf.range(groups * together), count - 1), [groups, together])
-        rows = [tf.gather(field, rows) for field in (records, index, crop, choices)]
-        rows = tf.data.Dataset.from_tensor_slices(tuple(rows)).map(_plain(augmented), **parallel.map)
-        made, label = parallel.stack(rows, groups)
-        made, label = tf.reshape(made, [-1, *image_size, 3]), tf.reshape(label, [-1])
-        if copies == 1:
-            return made[:count], label[:count]
-        return tf.gather(made, sample), tf.gather(label, sample // copies)
+    def labels(*fields: tf.Tensor) -> tf.Tensor:
+        """Fields with a leading axis [groups, images of a group], then the destination -> labels [groups, images]."""
+        *fields, destination = fields
+        rows = tf.data.Dataset.from_tensor_slices(tuple(fields))
+        rows = rows.map(_plain(lambda *row: made(*row, destination)), **parallel.map)
+        return parallel.stack(rows, tf.shape(fields[0])[0])
 
     drawn = augment.draw(np.zeros([1, copies, 2], np.int32), settings)
-    fields = [tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.int64)]
-    fields += [tf.TensorSpec([None, *part.shape[1:]], tf.float64) for part in drawn]
-    return tf.function(images, [*fields, tf.TensorSpec([None], tf.int64)], autograph=False)
+    fields = [tf.TensorSpec([None, together], kind) for kind in (tf.string, tf.int64)]
+    fields += [tf.TensorSpec([None, together, *part.shape[1:]], tf.float64) for part in drawn]
+    fields += [tf.TensorSpec([None, together, copies], tf.int64), tf.TensorSpec([], tf.int64)]
+    labels = tf.function(labels, fields, autograph=False)
+
+    def images(
+        records: np.ndarray, index: np.ndarray, chosen: augment.Draws, sample: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        places = np.full([len(records), copies], -1, np.int64)
+        places.reshape(-1)[sample] = np.arange(len(sample))
+        groups = -(-len(records) // together)
+        last = groups * together - len(records)  # empty places of the last group: its last image, not made again
+        fields = [np.concatenate([field, np.repeat(field[-1:], last, axis=0)]) for field in (records, index, *chosen)]
+        fields.append(np.concatenate([places, np.full([last, copies], -1, np.int64)]))
+        fields = [tf.constant(field.reshape(groups, together, *field.shape[1:])) for field in fields]
+        image = np.empty([len(sample), *image_size, 3], np.uint8)
+        with destinations.lend(image) as destination:
+            label = labels.get_concrete_function()(*fields, tf.constant(destination, tf.int64))
+        return image, label.numpy().reshape(-1)[sample // copies]
+
+    return images
 
 
 @functools.lru_cache(maxsize=8)

@@ -37,13 +37,13 @@ class Reader:
         whatever the process has met before. Raises ValueError beyond data.max_faulty_images, and for what is no
         image's fault.
         """
-        images, copies = images.get_concrete_function(), self.settings.repeated_augmentation
+        copies = self.settings.repeated_augmentation
         index, records = share.index.copy(), read_records(self.split, share.index)
         everything, chosen = np.arange(len(index)), augment.draw(share.seeds, self.settings)
 
         def run(rows: np.ndarray, sample: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
             sample = np.arange(len(rows) * copies) if sample is None else sample
-            return _run(images, records[rows], index[rows], *(part[rows] for part in chosen), sample)
+            return images(records[rows], index[rows], augment.Draws(*(part[rows] for part in chosen)), sample)
 
         def replace(row: int, error: Exception | None) -> None:
             for attempt in range(1, _ATTEMPTS + 1):
