@@ -229,11 +229,11 @@ def test_a_label_out_of_range_is_named(settings_for, tiles, monkeypatch, untrace
 def test_an_error_in_the_augmentation_is_not_hidden(settings_for, tiles, monkeypatch, untraced):
     """Where no single example is at fault, the batch is named."""
 
-    def failing(image, seed, settings, image_size):
-        return tf.ensure_shape(tf.zeros(tf.cast(seed % 2 + 99, tf.int32), tf.uint8), [1, 1])[..., None]
+    def failing(crop, *arguments):
+        raise RuntimeError("no pixels today")
 
-    monkeypatch.setattr(augment, "train_image", failing)
-    with pytest.raises(ValueError, match=r"A batch with 12 examples of tiles.* failed: "):
+    monkeypatch.setattr(augment.resample, "resize", failing)
+    with pytest.raises(ValueError, match=r"A batch with 12 examples of tiles.* failed: .*no pixels today"):
         train(settings_for("tiles", tiles("tfrecord")), 1)
 
 

@@ -5,13 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from tests.data.augment_errors import errors
 from tnt_jax.data import randaugment
 
 RECIPE = "rand-m9-mstd0.5-inc1"
-GEOMETRIC = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
 FILL = (124, 116, 104)
 
 
@@ -25,9 +23,7 @@ def test_operations_agree_with_pillow(differences, name):
     rows = differences[name]
     assert set(rows) == ({0} if name in ("AutoContrast", "Equalize", "Invert") else {0, 5, 9, 10})
     for magnitude, values in rows.items():
-        # Colours are exact. Geometric ones may cut a level that float32 puts on the other side of a whole number.
-        largest, mean = (1, 0.1) if name in GEOMETRIC else (0, 0)
-        assert values.max() <= largest and values.mean() <= mean, (magnitude, values.max(), values.mean())
+        assert values.max() == 0, (magnitude, values.max(), values.mean())
 
 
 def policy_with(**values):
@@ -75,16 +71,7 @@ def test_bad_notation_is_named(notation, message):
 
 def draws_of(policy, count, interpolation="random"):
     """Draws for the seeds (0, 7), (1, 7), ...: fields [count, layers]."""
-
-    @tf.function
-    def all_draws():
-        seeds = tf.stack([tf.range(count), tf.fill([count], 7)], axis=1)
-        signature = randaugment.Draws(tf.int32, tf.bool, tf.float32, tf.bool, tf.bool)
-        return tf.map_fn(
-            lambda seed: randaugment.draw(seed, policy, interpolation), seeds, fn_output_signature=signature
-        )
-
-    return randaugment.Draws(*(field.numpy() for field in all_draws()))
+    return randaugment.draw(np.stack([np.arange(count), np.full(count, 7)], axis=1), policy, interpolation)
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +109,8 @@ def test_weighted_operations_are_drawn_without_replacement_as_often_as_their_wei
         frequency = np.bincount(found[:, place], minlength=15) / count
         assert np.abs(frequency - expected).max() < 5 * math.sqrt(0.25 / count)
         assert (frequency > 0).all()
-    every = randaugment.draw(tf.constant([1, 2]), randaugment.parse("rand-n15-tweights")).operation
-    assert sorted(every.numpy()) == list(range(15))
+    every = randaugment.draw(np.array([1, 2]), randaugment.parse("rand-n15-tweights")).operation
+    assert sorted(every) == list(range(15))
 
 
 def test_draws_are_independent(recipe_draws):
@@ -134,10 +121,10 @@ def test_draws_are_independent(recipe_draws):
 
 def test_draws_are_a_function_of_the_seed(recipe_draws):
     policy = randaugment.parse(RECIPE)
-    again = randaugment.draw(tf.constant([123, 7]), policy)
+    again = randaugment.draw(np.array([123, 7]), policy)
     for field, fields in zip(again, recipe_draws, strict=True):
         np.testing.assert_array_equal(field, fields[123])
-    other = randaugment.draw(tf.constant([7, 123]), policy)
+    other = randaugment.draw(np.array([7, 123]), policy)
     assert not np.array_equal(other.magnitude, again.magnitude)
 
 
@@ -153,60 +140,41 @@ def test_other_policies_draw_as_they_say():
 
 
 def test_apply_does_what_was_drawn_and_nothing_else():
-    image = tf.random.stateless_uniform([20, 24, 3], [0, 1], maxval=256, dtype=tf.int32)
-    image = tf.cast(image, tf.uint8)
+    image = np.random.default_rng(1).integers(0, 256, (20, 24, 3), np.uint8)
     policy = randaugment.Policy(layers=2, increasing=True)
-    spec = randaugment.Draws(*(tf.TensorSpec([2], kind) for kind in (tf.int32, tf.bool, tf.float32, tf.bool, tf.bool)))
 
-    @tf.function(input_signature=[spec])
-    def applied(draws):
-        return randaugment.apply(image, draws, policy, FILL)
+    def applied(first, second, applied):
+        rows = ([first, second], applied, [8.0, 6.0], [True, False], [False, True])
+        return randaugment.apply(image, randaugment.Draws(*map(np.array, rows)), policy, FILL)
 
-    def draws(first, second, applied):
-        return randaugment.Draws(
-            tf.constant([first, second]),
-            tf.constant(applied),
-            tf.constant([8.0, 6.0]),
-            tf.constant([True, False]),
-            tf.constant([False, True]),
-        )
+    def operate(index, image, *choices):
+        return randaugment.operate(randaugment.OPERATIONS[index], image, *choices, True, FILL)
 
-    def operate(index, image, magnitude, negative, bicubic):
-        arguments = (tf.constant(magnitude), tf.constant(negative), tf.constant(bicubic))
-        return randaugment.operate(randaugment.OPERATIONS[index], image, *arguments, True, FILL)
-
-    np.testing.assert_array_equal(applied(draws(3, 4, [False, False])), image)
+    np.testing.assert_array_equal(applied(3, 4, [False, False]), image)
     for index in range(15):
         once = operate(index, image, 8.0, True, False)
-        np.testing.assert_array_equal(applied(draws(index, 2, [True, False])), once)
-        if index % 5 == 0:
-            twice = operate(14 - index, once, 6.0, False, True)
-            np.testing.assert_array_equal(applied(draws(index, 14 - index, [True, True])), twice)
-            np.testing.assert_array_equal(
-                applied(draws(2, 14 - index, [False, True])), operate(14 - index, image, 6.0, False, True)
-            )
+        np.testing.assert_array_equal(applied(index, 2, [True, False]), once)
+        twice = operate(14 - index, once, 6.0, False, True)
+        np.testing.assert_array_equal(applied(index, 14 - index, [True, True]), twice)
+        np.testing.assert_array_equal(applied(2, index, [False, True]), operate(index, image, 6.0, False, True))
 
 
 @pytest.mark.parametrize(("name", "value"), [("Posterize", 0b11000000), ("Solarize", 200), ("SolarizeAdd", 200)])
 def test_the_plain_forms_weaken_where_the_increasing_ones_strengthen(name, value):
     """Without inc, magnitude 5 keeps 2 bits, inverts from 128; magnitude 10: all 4 bits, nothing inverted."""
-    image = tf.fill([4, 4, 3], tf.constant(200, tf.uint8))
-    arguments = (tf.constant(10.0), tf.constant(False), tf.constant(False), False, FILL)
-    assert (randaugment.operate(name, image, *arguments).numpy() == value).all()
+    image = np.full((4, 4, 3), 200, np.uint8)
+    assert (randaugment.operate(name, image, 10.0, False, False, False, FILL) == value).all()
 
 
 @pytest.mark.parametrize("name", ["Color", "Contrast", "Brightness", "Sharpness"])
 def test_plain_enhancements_reach_from_a_tenth_to_1_9(name):
     """Without inc the sign does not matter; at magnitude 5 the factor is 1: the image itself."""
-    image = tf.cast(tf.random.stateless_uniform([8, 9, 3], [0, 2], maxval=256, dtype=tf.int32), tf.uint8)
+    image = np.random.default_rng(2).integers(0, 256, (8, 9, 3), np.uint8)
     for negative in (False, True):
-        middle = randaugment.operate(
-            name, image, tf.constant(5.0), tf.constant(negative), tf.constant(False), False, FILL
-        )
+        middle = randaugment.operate(name, image, 5.0, negative, False, False, FILL)
         np.testing.assert_array_equal(middle, image)
 
 
 def test_an_unknown_operation_is_an_error():
     with pytest.raises(ValueError, match="'Blur' is no operation"):
-        flag = tf.constant(False)
-        randaugment.operate("Blur", tf.zeros([4, 4, 3], tf.uint8), tf.constant(9.0), flag, flag, True, FILL)
+        randaugment.operate("Blur", np.zeros([4, 4, 3], np.uint8), 9.0, False, False, True, FILL)

@@ -43,7 +43,9 @@ def rotate(image: np.ndarray, degrees: float, bicubic: bool, fill: Fill) -> np.n
     """Turns the image around its centre, counter-clockwise."""
     angle = math.radians(degrees)
     cosine, sine = round(math.cos(angle), 15), round(math.sin(angle), 15)
-    return _rotate(image, cosine, sine, bool(bicubic), _colour(fill))
+    down, right = image.shape[0] / 2, image.shape[1] / 2
+    shifts = cosine * -right - sine * -down + right, sine * -right + cosine * -down + down
+    return _rotate(image, cosine, sine, *shifts, bool(bicubic), _colour(fill))
 
 
 def _colour(fill: Fill) -> np.ndarray:
@@ -59,7 +61,10 @@ def _along_rows(image, offsets, bicubic, fill):
     parts, values = np.empty(3 * width), np.empty(3 * width)
     for row in range(height):
         whole = int(math.floor(offsets[row]))
-        parts[:] = offsets[row] - whole
+        for column in range(width):
+            part = column + 0.5 + offsets[row] - 0.5 - (column + whole)  # rounded as Pillow's is
+            for channel in range(3):
+                parts[3 * column + channel] = part
         for column in range(width + 3):
             source = min(max(column + whole - 1, 0), width - 1)
             for channel in range(3):
@@ -81,9 +86,13 @@ def _along_columns(image, offsets, bicubic, fill):
     height, width, _ = image.shape
     moved = np.empty((height, width, 3), np.uint8)
     whole = np.floor(offsets)
-    parts, values = np.repeat(offsets - whole, 3), np.empty(3 * width)
+    parts, values = np.empty(3 * width), np.empty(3 * width)
     lines = np.empty((4, 3 * width), np.uint8)
     for row in range(height):
+        for column in range(width):
+            part = row + 0.5 + offsets[column] - 0.5 - (row + whole[column])  # rounded as Pillow's is
+            for channel in range(3):
+                parts[3 * column + channel] = part
         for tap in range(4):
             for column in range(width):
                 source = min(max(row + int(whole[column]) + tap - 1, 0), height - 1)
@@ -101,7 +110,7 @@ def _along_columns(image, offsets, bicubic, fill):
 
 
 @compiled
-def _rotate(image, cosine, sine, bicubic, fill):
+def _rotate(image, cosine, sine, shift_x, shift_y, bicubic, fill):
     height, width, _ = image.shape
     turned = np.empty((height, width, 3), np.uint8)
     near = np.empty((4, 4, 3 * width), np.uint8)  # the neighbours of a row's points, by row and column
@@ -109,11 +118,9 @@ def _rotate(image, cosine, sine, bicubic, fill):
     lines, values = np.empty((4, 3 * width)), np.empty(3 * width)
     first, last = (0, 4) if bicubic else (1, 3)
     for row in range(height):
-        down = row + 0.5 - height / 2
         for column in range(width):
-            right = column + 0.5 - width / 2
-            x = cosine * right - sine * down + width / 2 - 0.5
-            y = cosine * down + sine * right + height / 2 - 0.5
+            x = cosine * (column + 0.5) - sine * (row + 0.5) + shift_x - 0.5
+            y = sine * (column + 0.5) + cosine * (row + 0.5) + shift_y - 0.5
             left, top = int(math.floor(x)), int(math.floor(y))
             for channel in range(3):
                 parts_x[3 * column + channel] = x - left
@@ -135,9 +142,8 @@ def _rotate(image, cosine, sine, bicubic, fill):
             _linear(lines[1], lines[2], parts_y, values)
         _cut(values, turned[row])
         for column in range(width):
-            right = column + 0.5 - width / 2
-            x = cosine * right - sine * down + width / 2
-            y = cosine * down + sine * right + height / 2
+            x = cosine * (column + 0.5) - sine * (row + 0.5) + shift_x
+            y = sine * (column + 0.5) + cosine * (row + 0.5) + shift_y
             if not (0 <= x < width and 0 <= y < height):
                 _paint(turned[row, column], fill)
     return turned
