@@ -238,7 +238,9 @@ def test_copies_are_the_images_of_their_seeds():
     np.testing.assert_array_equal(of_pixels[0], of_pixels[2])
     assert not np.array_equal(of_pixels[0], of_pixels[1])
     for number in range(2):
-        np.testing.assert_array_equal(of_pixels[number], made(decoded, seeds[number : number + 1], settings, (32, 24))[0])
+        np.testing.assert_array_equal(
+            of_pixels[number], made(decoded, seeds[number : number + 1], settings, (32, 24))[0]
+        )
 
 
 def test_only_copies_with_a_place_are_made(photographs):
@@ -350,5 +352,7 @@ def test_a_mean_outside_of_the_colours_still_fills(level):
     """The mean is what geometric operations show beside the image, as a colour of 0 to 255."""
     settings = DataSettings(**{**get_config().data, "mean": (level, 0.5, 0.5), "randaugment": "rand-m9-p1"})
     image = np.full([16, 16, 3], 128, np.uint8)
-    shown = {int(level) for number in range(20) for level in np.unique(made(image, [(number, 2)], settings, (8, 8))[..., 0])}
+    shown = {
+        int(level) for number in range(20) for level in np.unique(made(image, [(number, 2)], settings, (8, 8))[..., 0])
+    }
     assert (0 if level < 0 else 255) in shown

@@ -1,8 +1,8 @@
 """Pixel loops compiled to machine code by Numba.
 
-A compiled function works on NumPy arrays, lets other threads run meanwhile (it does not hold Python's lock), and is kept
-on disk: the first process on a machine compiles for some seconds, later ones load. Numba notices a changed source file
-by that file alone, so a compiled function must not call one of another file.
+A compiled function works on NumPy arrays, lets other threads run meanwhile (it does not hold Python's lock), and is
+kept on disk: the first process on a machine compiles for some seconds, later ones load. Numba notices a changed source
+file by that file alone, so a compiled function must not call one of another file.
 """
 
 from collections.abc import Callable

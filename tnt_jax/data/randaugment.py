@@ -1,7 +1,7 @@
 """RandAugment in timm's notation and with timm's meaning, drawn from seeds.
 
-`parse` (policy.py) reads the notation, `draw` makes every random choice as a pure function of the seeds, `apply` carries
-the choices for one image out. The operations agree with Pillow, on which timm builds (color.py and geometry.py).
+`parse` (policy.py) reads the notation, `draw` makes every random choice as a pure function of the seeds, `apply`
+carries the choices for one image out. The operations are Pillow's, on which timm builds (color.py and geometry.py).
 Sources: Cubuk et al., "RandAugment", arXiv 1909.13719; magnitudes and random parts as in timm's auto_augment.py.
 """
 

@@ -15,6 +15,11 @@ from tnt_jax.data import augment, order, sources
 from tnt_jax.data.faulty import MAX_PIXELS, FaultyImages, Undecodable, failing
 from tnt_jax.data.settings import DataSettings
 
+# What TensorFlow writes before the message of an operation inside a graph's data set.
+_AROUND_A_GRAPHS_ERROR = re.compile(
+    r"\A(Graph execution error:\s+Detected at node .*\n<stack traces unavailable>\n)?"
+    r"(Error in user-defined function passed to \w+:\d+ transformation with iterator: [\w:]+: )?"
+)
 _ATTEMPTS = 100  # draws of an example to take the place of a faulty one
 
 
@@ -145,6 +150,7 @@ def decode(split: sources.Split, record: bytes, index: int) -> tuple[tf.Tensor, 
 def first_line(error: Exception | None) -> str:
     """The message without what TensorFlow puts around it about its graph."""
     message = (getattr(error, "message", None) or str(error)).strip()
+    message = _AROUND_A_GRAPHS_ERROR.sub("", message)
     line = message.splitlines()[0] if message else repr(error)
     return re.sub(r"^(\{\{.*?\}\}\s*)+|\s*\[Op:\w+\].*$", "", line)
 

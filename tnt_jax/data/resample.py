@@ -5,8 +5,8 @@ kernels widen when the image shrinks (antialiasing), are cut at the image's bord
 to 22 binary places; sums are whole numbers. All of this is the same here. (From version 12 on Pillow begins with the
 columns where that is less work; the recipes' results are from before.)
 
-A line of pixels is the weighted sum of a few lines of the input, one processor instruction for many pixels. So the image
-is transposed for the first direction, and back for the second.
+A line of pixels is the weighted sum of a few lines of the input, one processor instruction for many pixels. So the
+image is transposed for the first direction, and back for the second.
 """
 
 import math
