@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--images", required=True, type=Path, help="folder with CLASS/*.jpg")
     parser.add_argument("--peer-python", default="", help="interpreter with timm; empty: measure ours alone")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
-    parser.add_argument("--batches", type=int, default=10, help=f"batches of {BATCH_SIZE} images a turn")
+    parser.add_argument("--batches", type=int, default=24, help=f"batches of {BATCH_SIZE} images a turn")
     parser.add_argument("--cores", type=int, default=2, help="processor cores, and timm's worker processes")
     parser.add_argument("--output", default="", help="file for the figures as JSON")
     parser.add_argument("--as-peer", action="store_true", help=argparse.SUPPRESS)

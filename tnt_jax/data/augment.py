@@ -2,7 +2,7 @@
 
 What is drawn (`draw`) is a function of the seeds alone, so that an image is a function of its seed, whatever thread
 makes it. The images are made in TensorFlow graphs: decoding by TensorFlow's operations, the rest by compiled loops that
-a graph calls once an image. The results agree with Pillow on the same image and draws, since the peers' recipes are
+a graph calls. The results agree with Pillow on the same image and draws, since the peers' recipes are
 Pillow's (resample.py, color.py, geometry.py). Random erasing and mixing happen later, on the device.
 """
 
