@@ -4,9 +4,9 @@ A batch is a function of its step: which images it holds (order.py), their recor
 and augmented (augment.py) with draws from (seed, epoch, example, copy). So it is the same whatever the number of
 threads, and whether or not the steps before it were made. Two batches are under way in the background at any time.
 
-tf.data runs inside the making of one batch alone, in one call of a graph. A Python iterator over tf.data must not be: one
-that is dropped while it waits for a Python function, which the augmentation is, stops the whole process (it waits with
-Python's lock in its hands).
+tf.data runs inside the making of one batch alone, in one call of a graph. A Python iterator over tf.data would not do:
+one that is dropped while it waits for a Python function, which the augmentation is, stops the whole process (it waits
+with Python's lock in its hands).
 """
 
 import collections
