@@ -68,7 +68,7 @@ def parse(arguments: list[str]) -> list[str]:
             stop(f"--config={path}: there is no such file. Those of the project are in configs/.", CANNOT_WORK)
     try:
         rest = FLAGS(arguments)[1:]
-    except (AttributeError, KeyError, TypeError) as error:  # how config_flags reports a key or group that is not there
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # config_flags: a key or group that is not there
         keys = [name.partition("config.")[2] for name, _, _ in pairs if name.startswith(("config.", "noconfig."))]
         unknown = "\n".join(unknown_key_message(key) for key in keys if key not in accepted_keys())
         stop(unknown or f"{type(error).__name__} in the config: {error}", CANNOT_WORK)

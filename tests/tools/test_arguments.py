@@ -32,6 +32,30 @@ def test_an_unknown_key_is_named(program):
     assert code == 2 and printed.startswith(f"{program}: config.modle.scan: there is no such key."), printed
 
 
+def test_a_key_with_a_dash_is_named():
+    code, _, printed = start("tpu_report", "--config=configs/digits.py", "--config.batch-size=8")
+    assert code == 2 and printed == "tpu_report: config.batch-size: there is no such key. Did you mean batch_size?\n"
+
+
+def test_a_key_needs_the_config_whose_it_is():
+    code, _, printed = start("probe", "--config.data.train_split=train[:10%]")
+    assert code == 2 and printed.startswith("probe: --config.data.train_split changes a key of a config: name its file")
+
+
+def test_without_a_config_the_benchmark_takes_its_own():
+    code, _, printed = start("benchmark", "--config.model.dpth=2")
+    assert code == 2 and printed == "benchmark: config.model.dpth: there is no such key. Did you mean model.depth?\n"
+    code, _, printed = start("benchmark", "--config.model.depth=-2", "--peer=none")
+    assert code == 2 and printed.startswith("benchmark: config.model.depth=-2"), printed
+
+
+def test_a_peer_that_is_not_there_is_named():
+    code, _, printed = start("benchmark", "--peer-python=nowhere/python")
+    assert code == 2 and printed.startswith("benchmark: --peer-python=nowhere/python: there is no such program."), (
+        printed
+    )
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_help_lists_the_programs_flags(program):
     _, printed, _ = start(program, "--help")

@@ -15,6 +15,7 @@ import importlib.util
 import json
 import os
 import platform
+import shutil
 import statistics
 import sys
 import time
@@ -30,7 +31,8 @@ from tnt_jax.tools import arguments as command_line
 from tnt_jax.tools import be_quiet
 from tnt_jax.tools.benchmarking.turns import Worker, WorkerError
 
-CONFIG = config_flags.DEFINE_config_file("config", "configs/default.py", "The recipe, and settings for all models.")
+DEFAULT = "configs/default.py"
+CONFIG = config_flags.DEFINE_config_file("config", None, f"The recipe, and settings for all models; {DEFAULT}.")
 flags.DEFINE_list("models", ["tnt_s_patch16_224", "deit_small_patch16_224"], "Names; timm's of the same name.")
 flags.DEFINE_list("modes", ["forward", "train"], "What is timed: forward, train or both.")
 flags.DEFINE_list("batch_sizes", ["16"], "Images a step, over all devices of the machine.")
@@ -127,6 +129,10 @@ def has_peer() -> bool:
     here = all(importlib.util.find_spec(name) for name in ("torch", "timm"))
     if FLAGS.peer == "none":
         return False
+    if FLAGS.peer_python and not shutil.which(FLAGS.peer_python):
+        raise ValueError(
+            f"--peer-python={FLAGS.peer_python}: there is no such program. Name a Python with torch and timm."
+        )
     if FLAGS.peer == "timm" and not here and not FLAGS.peer_python:
         raise ValueError("--peer=timm: this Python has no torch and timm. Name one that has: --peer-python=PYTHON.")
     return here or bool(FLAGS.peer_python)
@@ -330,4 +336,4 @@ def main(_: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, "benchmark")
+    command_line.run(main, "benchmark", config=DEFAULT)
