@@ -58,10 +58,11 @@ def get_config() -> ml_collections.ConfigDict:
     # twice as fast as one. 0: as XLA_FLAGS says, which is one.
     config.cpu_devices = 0
 
-    # With model.scan on a TPU: the vector memory, in KiB, that the tiles of one operation may take; 0: XLA's own limit,
-    # 16384. 6144 takes a third off TNT-S's time to compile. Too small for a size, it makes single copies many times as
-    # slow, so look with tools.tpu_report first; docs/tpu.md says which sizes were looked at.
-    config.scan_tile_kib = 0
+    # With model.scan on a TPU: the vector memory, in KiB, that the tiles of one operation may take. 0: XLA's own limit.
+    # -1: what docs/tpu.md found for the model, 6144 for TNT-S at 224, which takes a third off its time to compile, and
+    # XLA's own for all others. Too small for a size, it makes single copies many times as slow, so look with
+    # tools.tpu_report before giving a number.
+    config.scan_tile_kib = -1
 
     # Data sets for --mode=evaluate, as "NAME[/CONFIG][:SPLIT]" with tfds names, such as ("imagenet_a:test",
     # "imagenet_v2/matched-frequency"); without a split: validation, or else test. Empty: data.eval_split alone.

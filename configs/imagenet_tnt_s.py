@@ -15,5 +15,4 @@ def get_config() -> ml_collections.ConfigDict:
     """The recipe of configs/default.py."""
     config = default.get_config()
     config.model.name = "tnt_s_patch16_224"
-    config.scan_tile_kib = 6144  # with model.scan: looked at for 64, 128 and 256 images a chip, docs/tpu.md
     return config

@@ -112,7 +112,7 @@ SOUND: dict[str, tuple[Any, ...]] = {
     "nonfinite_limit": (1, 2, 10),
     "slow_step_factor": (0.0, 0.5, 10.0),
     "cpu_devices": (0, 1, 2),
-    "scan_tile_kib": (0, 6144),
+    "scan_tile_kib": (-1, 0, 6144),
     "report_card": ((), ("digits:test",), ("imagenet_a:test", "nowhere"), ("",), ("[",)),
     "profile_steps": ((), (2, 1), (1, 1)),
     "model.name": (*VARIANTS, "tnt"),

@@ -110,7 +110,7 @@ def test_learning_rate_scales_with_the_batch_only_when_asked():
         ({"schedule": "constant", "cooldown_epochs": 5}, ["config.cooldown_epochs=5", "cosine"]),
         ({"min_learning_rate": 1.0}, ["config.min_learning_rate=1", "peak"]),
         ({"warmup_epochs": 5.0}, ["config.warmup_epochs=5", "4 epochs"]),
-        ({"scan_tile_kib": 5}, ["config.scan_tile_kib=5", "0 for XLA's own limit, or 6144"]),
+        ({"scan_tile_kib": 5}, ["config.scan_tile_kib=5", "0 for XLA's own limit, or a number such as 6144"]),
         ({"distributed__num_processes": 2}, ["distributed.enabled"]),
         ({"distributed__num_processes": 2**31 - 1}, ["distributed.num_processes=2147483647", "at most 65536"]),
         ({"distributed__coordinator_address": "nowhere"}, ["coordinator_address='nowhere'", "host:port"]),

@@ -13,6 +13,7 @@ quarter (config.scan_tile_kib). Needs libtpu: pip install -r requirements-tpu-re
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,6 +81,7 @@ def make_report(config: Any, topology: str) -> dict[str, Any]:
         Path(FLAGS.hlo).write_text(step.text)
     prices = None if step.text is None else price(step.text, chip, len(devices), folder)
     found = describe(experiment, topology, chip, len(devices), step, prices)
+    found["libtpu_init_args"] = os.environ.get("LIBTPU_INIT_ARGS", "")  # the tiles of scanned blocks among them
     if FLAGS.largest_batch:
         unit = FLAGS.batch_unit * experiment.accumulation_steps
         largest, tried = largest_batch(step, compile_with, chip.hbm_bytes, unit)

@@ -190,7 +190,7 @@ LIMITS = {
     "nonfinite_limit": _COUNT,
     "slow_step_factor": _NOT_NEGATIVE,
     "cpu_devices": Limits(low=0, high=1024),
-    "scan_tile_kib": Limits(low=0, high=2**20),
+    "scan_tile_kib": Limits(low=-1, high=2**20),
     "profile_steps": _COUNT,
     "model.num_classes": Limits(low=1, high=2**24),
     "model.image_size": _PIXELS,
@@ -364,7 +364,7 @@ def _check_together(experiment: Experiment) -> None:
     if 0 < experiment.scan_tile_kib < 1024:
         raise ValueError(
             f"config.scan_tile_kib={experiment.scan_tile_kib}: no operation fits into tiles of less than 1024 KiB; use "
-            "0 for XLA's own limit, or 6144."
+            "-1 for what the model's size was looked at with, 0 for XLA's own limit, or a number such as 6144."
         )
     if len(experiment.profile_steps) not in (0, 2):
         raise ValueError(

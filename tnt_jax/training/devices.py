@@ -18,6 +18,8 @@ from tnt_jax.training.errors import RunError, Stopped
 STOPPED, UNEXPECTED = 3, 1  # exit codes, see main.py
 LATER = 60  # seconds by which jax's own timeout comes after ours
 TILES = "--xla_tpu_scoped_vmem_limit_kib"  # vector memory that the tiles of one operation may take on a TPU
+# Model and image size -> that limit for scanned blocks, where it was found to cost nothing (docs/tpu.md).
+MEASURED_TILES = {("tnt_s_patch16_224", 224): 6144}
 
 
 def set_up(experiment: Experiment, join: bool = True) -> None:
@@ -29,14 +31,16 @@ def set_up(experiment: Experiment, join: bool = True) -> None:
 
 
 def limit_tiles(experiment: Experiment) -> None:
-    """Scanned blocks are compiled for a TPU in tiles as small as the config says; before libtpu is loaded.
+    """Scanned blocks are compiled for a TPU in tiles as small as config.scan_tile_kib says; before libtpu is loaded.
 
     libtpu unrolls what it does with a tile, and that takes most of the time to compile. A limit that LIBTPU_INIT_ARGS
     has already stays.
     """
-    present = os.environ.get("LIBTPU_INIT_ARGS", "")
-    if experiment.model.scan and experiment.scan_tile_kib and TILES not in present:
-        os.environ["LIBTPU_INIT_ARGS"] = f"{present} {TILES}={experiment.scan_tile_kib}".strip()
+    present, limit = os.environ.get("LIBTPU_INIT_ARGS", ""), experiment.scan_tile_kib
+    if limit < 0:
+        limit = MEASURED_TILES.get((experiment.model.name, experiment.model.image_size), 0)
+    if experiment.model.scan and limit and TILES not in present:
+        os.environ["LIBTPU_INIT_ARGS"] = f"{present} {TILES}={limit}".strip()
 
 
 def split_cpu(experiment: Experiment) -> None:

@@ -27,7 +27,7 @@ from tnt_jax.training.steps import for_platform
 HUB_PREFIX = "hf-hub:"
 
 # Keys that may change between the sessions of a run, because the weights it ends with do not depend on them (up to
-# rounding, for the three of the model), or because they say how to go on after a step that was not finite.
+# rounding, for those of the model and the devices), or because they say how to go on after a step that was not finite.
 # "distributed" and every other group stands for all of its keys.
 CHANGEABLE = (
     "steps",
