@@ -89,6 +89,9 @@ def test_slurm_tells_each_process_who_it_is_and_where_the_first_one_is():
     assert [out.strip() for out, _ in said] == ["0 2", "1 2"], said
 
 
+MEASURED = {"scan_tile_kib": -1, "model__name": "tnt_s_patch16_224", "model__image_size": 224}
+
+
 @pytest.mark.parametrize(
     ("changes", "present", "then"),
     [
@@ -97,9 +100,10 @@ def test_slurm_tells_each_process_who_it_is_and_where_the_first_one_is():
         ({}, "--xla_tpu_scoped_vmem_limit_kib=99", "--xla_tpu_scoped_vmem_limit_kib=99"),
         ({"model__scan": False}, "--a=1", "--a=1"),
         ({"scan_tile_kib": 0}, None, None),
-        ({"scan_tile_kib": -1, "model__name": "tnt_s_patch16_224"}, None, "--xla_tpu_scoped_vmem_limit_kib=6144"),
-        ({"scan_tile_kib": -1, "model__name": "tnt_s_patch16_224", "model__image_size": 384}, None, None),
-        ({"scan_tile_kib": -1, "model__name": "tnt_ti_patch16_224"}, None, None),
+        (MEASURED, None, "--xla_tpu_scoped_vmem_limit_kib=6144"),
+        (MEASURED | {"scan_tile_kib": 0}, None, None),
+        (MEASURED | {"model__image_size": 384}, None, None),
+        (MEASURED | {"model__name": "tnt_ti_patch16_224"}, None, None),
     ],
 )
 def test_scanned_blocks_are_compiled_for_a_tpu_in_tiles_as_the_config_says(monkeypatch, changes, present, then):
