@@ -2,8 +2,8 @@
 
 Command:  make train, or python main.py --config=configs/digits.py --workdir=runs/digits
 Hardware: two cores of an AMD EPYC (Zen 5), virtual
-Time:     1 min 9 s
-Accuracy: 96.7% of the 360 test digits (348); 98.3% and 96.9% with --config.seed=1 and 2
+Time:     1 min 17 s
+Accuracy: 98.6% of the 360 test digits (355); 96.7% and 97.2% with --config.seed=1 and 2
 """
 
 import ml_collections

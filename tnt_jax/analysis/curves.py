@@ -74,4 +74,4 @@ def draw_panel(axes: Axes, series: Series, title: str, names: Mapping[str, str],
         axes.plot(steps, values, label=label, marker="" if len(steps) > 1 else "o", linewidth=1.4)
     axes.set(title=title, xlabel="step", yscale=scale)
     if len(found) > 1:
-        axes.legend(frameon=False)
+        axes.legend(framealpha=0.8, edgecolor="none")  # it may lie on a curve
