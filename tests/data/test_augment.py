@@ -11,6 +11,7 @@ import tensorflow as tf
 from PIL import Image, ImageEnhance
 
 from configs.default import get_config
+from tests.data.test_resample import pillow_resize
 from tnt_jax.data import augment, destinations, randaugment, resample
 from tnt_jax.data.settings import DataSettings
 
@@ -33,15 +34,6 @@ def photographs():
     return [np.asarray(Image.open(path).convert("RGB")) for path in JPEGS]
 
 
-def pillow_resize(image, size, bicubic):
-    """Image -> Image of size (height, width): along the rows first, as Pillow did alone until version 12.
-
-    timm needs such a version; later ones begin with the columns where that is less work.
-    """
-    resampling = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
-    return image.resize((size[1], image.height), resampling).resize(size[::-1], resampling)
-
-
 def difference(ours, theirs):
     """Largest and mean absolute difference in grey levels."""
     gap = np.abs(np.asarray(ours, int) - np.asarray(theirs, int))
@@ -59,21 +51,6 @@ def test_resized_crops_agree_with_pillow(goldens, photographs):
             assert largest == 0, (number, index, largest, mean)
             mirrored = resample.resize(crop, tuple(size), bicubic, True)
             np.testing.assert_array_equal(mirrored[:, ::-1], ours)
-
-
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 50), (300, 2), (17, 31)])
-@pytest.mark.parametrize("bicubic", [False, True])
-def test_any_size_is_resized_as_pillow_does(height, width, bicubic):
-    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    theirs = pillow_resize(Image.fromarray(image), (37, 20), bicubic)
-    np.testing.assert_array_equal(resample.resize(image, (37, 20), bicubic), theirs)
-
-
-def test_a_part_of_the_resized_image_is_that_part():
-    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
-    whole = resample.resize(image, (40, 61), True)
-    part = resample.resize(image, (16, 21), True, resized=(40, 61), corner=(11, 40))
-    np.testing.assert_array_equal(part, whole[11:27, 40:61])
 
 
 def test_evaluation_agrees_with_timm(goldens):

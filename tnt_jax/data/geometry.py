@@ -41,7 +41,7 @@ def shear_y(image: np.ndarray, factor: float, bicubic: bool, fill: Fill) -> np.n
 
 def rotate(image: np.ndarray, degrees: float, bicubic: bool, fill: Fill) -> np.ndarray:
     """Turns the image around its centre, counter-clockwise."""
-    angle = math.radians(degrees)
+    angle = math.radians(degrees % 360.0)  # the same angle, rounded as Pillow's is
     cosine, sine = round(math.cos(angle), 15), round(math.sin(angle), 15)
     down, right = image.shape[0] / 2, image.shape[1] / 2
     shifts = cosine * -right - sine * -down + right, sine * -right + cosine * -down + down
