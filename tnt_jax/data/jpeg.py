@@ -67,7 +67,7 @@ def part(file: Jpeg, top: int, left: int, height: int, width: int) -> np.ndarray
     jpeg_pixels.planes(found, file.data, tables, blocks[:, 0], blocks[:, 1], levels)
     corners = np.array([(first[0] * mcu[0], first[1] * mcu[1])] + [(first[0] * 8, first[1] * 8)] * (count - 1))
     shape = np.array([top, left, -(-rows // down), -(-columns // across)])
-    image = np.empty((height, width, 3), np.uint8)
+    image = _workspace("image", height * width * 3, np.uint8)[: height * width * 3].reshape(height, width, 3)
     sides = blocks * [8, 8 * jpeg_codes.LANES]
     jpeg_pixels.pixels(levels, sides, corners, shape, np.array([down == 2, across == 2]), image)
     return image

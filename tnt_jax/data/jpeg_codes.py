@@ -150,18 +150,20 @@ def coefficients(data, frame, first, last, groups, codes, found):
     size = _without_stuffing(data, frame[SCAN], codes)
     dc, ac = np.zeros(count << _DC_BITS, np.int32), np.zeros(count << _AC_BITS, np.int32)
     limits, values = np.zeros(2 * count * 32, np.int64), np.zeros(2 * count * _VALUES, np.uint8)
-    for number in range(count):
+    tables = np.array([0, 1, 1 if frame[DC + 2] == frame[DC + 1] and frame[AC + 2] == frame[AC + 1] else 2])
+    for number in range(min(count, tables[2] + 1)):
         for kind in range(2):
             table = 2 * number + kind
             _list_codes(data, frame[(AC if kind else DC) + number], limits[32 * table :], values[_VALUES * table :])
         _fill_dc(data, frame[DC + number], dc[number << _DC_BITS :])
         _fill_ac(data, frame[AC + number], ac[number << _AC_BITS :])
-    blocks = np.zeros((across * down + count - 1, 5), np.int64)  # of an MCU
+    blocks = np.zeros((across * down + count - 1, 6), np.int64)  # of an MCU
     place, total = 0, 0
     for number in range(count):
         wide, tall = (across, down) if number == 0 else (1, 1)
         for block in range(wide * tall):
-            blocks[place] = number, wide, block % wide, total + block // wide * groups[number], tall * groups[number]
+            blocks[place, :3] = number, wide, block % wide
+            blocks[place, 3:] = total + block // wide * groups[number], tall * groups[number], tables[number]
             place += 1
         total += (last[0] - first[0]) * tall * groups[number]
     found = found[: (total + 1) * GROUP]
@@ -177,8 +179,8 @@ def coefficients(data, frame, first, last, groups, codes, found):
 def _decode(codes, size, dc, ac, limits, values, blocks, wide, first, last, found):
     """Reads the MCUs, `wide` in a row, up to the part's last row -> whether the codes were sound and all there.
 
-    blocks int64 [blocks of an MCU, 5]: component; blocks of it in a row of the MCU; this one's column therein; the first
-    group of its row of blocks in the part's first row of MCUs; groups from a row of MCUs to the next.
+    blocks int64 [blocks of an MCU, 6]: component; blocks of it in a row of the MCU; this one's column therein; the first
+    group of its row of blocks in the part's first row of MCUs; groups from a row of MCUs to the next; tables of codes.
     """
     waste = found.size - GROUP
     place, held, bits = _U0, _U0, _U0  # the next byte; bits to come, the first one highest; how many they are
@@ -187,7 +189,7 @@ def _decode(codes, size, dc, ac, limits, values, blocks, wide, first, last, foun
         for column in range(wide):
             inside = first[0] <= row and first[1] <= column < last[1]
             for block in range(len(blocks)):
-                component = blocks[block, 0]
+                component, table = blocks[block, 0], blocks[block, 5]
                 start = waste
                 if inside:
                     lane = (column - first[1]) * blocks[block, 1] + blocks[block, 2]
@@ -195,23 +197,23 @@ def _decode(codes, size, dc, ac, limits, values, blocks, wide, first, last, foun
                     start = group * GROUP + lane % LANES
                 # The first coefficient, as the difference from the block before
                 held, place, bits = _more(codes, held, place, bits)
-                entry = dc[np.uint64(component << _DC_BITS) + (held >> np.uint64(64 - _DC_BITS))]
+                entry = dc[np.uint64(table << _DC_BITS) + (held >> np.uint64(64 - _DC_BITS))]
                 if entry:
                     used, level = np.uint64(entry & 63), entry >> 8
                     held, bits = held << used, bits - used
                 else:
-                    symbol, held, bits = _long_code(held, bits, limits, values, 2 * component)
+                    symbol, held, bits = _long_code(held, bits, limits, values, 2 * table)
                     level, held, bits = _level(held, bits, symbol & 15)
                     if symbol < 0:
                         return False
                 before[component] += level
                 found[start] = before[component]
                 # The others
-                at, table, k = np.uint64(start), np.uint64(component << _AC_BITS), _U0
+                at, entries, k = np.uint64(start), np.uint64(table << _AC_BITS), _U0
                 while k < _U63:
                     held, place, bits = _more(codes, held, place, bits)
                     for _ in range(4):  # 4 * _AC_BITS bits are held
-                        entry = ac[table + (held >> np.uint64(64 - _AC_BITS))]
+                        entry = ac[entries + (held >> np.uint64(64 - _AC_BITS))]
                         one = k + ((np.uint64(entry) >> np.uint64(6)) & np.uint64(127))
                         two = one + ((np.uint64(entry) >> np.uint64(13)) & np.uint64(127))
                         used = np.uint64(entry) & _U63
@@ -225,7 +227,7 @@ def _decode(codes, size, dc, ac, limits, values, blocks, wide, first, last, foun
                                 k, held, bits = two, held << used, bits - used
                                 break
                         held, place, bits = _more(codes, held, place, bits)
-                        symbol, held, bits = _long_code(held, bits, limits, values, 2 * component + 1)
+                        symbol, held, bits = _long_code(held, bits, limits, values, 2 * table + 1)
                         if symbol < 0:
                             return False
                         k += np.uint64((symbol >> 4) + 1) if symbol & 15 or symbol == 0xF0 else _U64

@@ -70,8 +70,9 @@ def _columns(coefficients, steps, between):
 
 @compiled
 def _lines(between, levels, start, length):
-    places = _PLACES + _KEPT + 3
-    half = np.int32((1 << (places - 1)) + (128 << places))
+    places = np.int32(_PLACES + _KEPT + 3)
+    half = np.int32((1 << (_PLACES + _KEPT + 2)) + (128 << (_PLACES + _KEPT + 3)))
+    black, white = np.int32(0), np.int32(255)
     for row in range(8):
         line = levels[start + row * length : start + row * length + 8 * _LANES]
         first = 8 * row
@@ -86,14 +87,14 @@ def _lines(between, levels, start, length):
                 between[first + 6, lane],
                 between[first + 7, lane],
             )
-            line[8 * lane] = min(max((y0 + half) >> places, 0), 255)
-            line[8 * lane + 1] = min(max((y1 + half) >> places, 0), 255)
-            line[8 * lane + 2] = min(max((y2 + half) >> places, 0), 255)
-            line[8 * lane + 3] = min(max((y3 + half) >> places, 0), 255)
-            line[8 * lane + 4] = min(max((y4 + half) >> places, 0), 255)
-            line[8 * lane + 5] = min(max((y5 + half) >> places, 0), 255)
-            line[8 * lane + 6] = min(max((y6 + half) >> places, 0), 255)
-            line[8 * lane + 7] = min(max((y7 + half) >> places, 0), 255)
+            line[8 * lane] = min(max((y0 + half) >> places, black), white)
+            line[8 * lane + 1] = min(max((y1 + half) >> places, black), white)
+            line[8 * lane + 2] = min(max((y2 + half) >> places, black), white)
+            line[8 * lane + 3] = min(max((y3 + half) >> places, black), white)
+            line[8 * lane + 4] = min(max((y4 + half) >> places, black), white)
+            line[8 * lane + 5] = min(max((y5 + half) >> places, black), white)
+            line[8 * lane + 6] = min(max((y6 + half) >> places, black), white)
+            line[8 * lane + 7] = min(max((y7 + half) >> places, black), white)
 
 
 @compiled
@@ -124,7 +125,7 @@ def pixels(levels, sizes, corners, shape, halved, image):
     """
     height, width = image.shape[:2]
     top, left = shape[0], shape[1]
-    blue, red = np.empty(width, np.int32), np.empty(width, np.int32)
+    wider_blue, wider_red = np.empty(width, np.uint8), np.empty(width, np.uint8)
     sums = np.empty(width + 4, np.int32)
     for row in range(height):
         at = (top + row - corners[0, 0]) * sizes[0, 1] + left - corners[0, 1]
@@ -136,6 +137,7 @@ def pixels(levels, sizes, corners, shape, halved, image):
                 image[row, column, 2] = light[column]
             continue
         start = sizes[0, 0] * sizes[0, 1]
+        blue, red = wider_blue, wider_red
         for component in range(1, 3):
             line = blue if component == 1 else red
             length = sizes[component, 1]
@@ -149,15 +151,18 @@ def pixels(levels, sizes, corners, shape, halved, image):
                 _widen(near, far, left, corners[component, 1], shape[3], halved[0], sums, line)
             else:
                 at = start + (top + row - corners[component, 0]) * length + left - corners[component, 1]
-                for column in range(width):
-                    line[column] = levels[at + column]
+                line = levels[at : at + width]
+            if component == 1:
+                blue = line
+            else:
+                red = line
             start += sizes[component, 0] * length
-        _colors(light, blue, red, image[row])
+        _colors(light, blue, red, image[row].reshape(-1))
 
 
 @compiled
 def _widen(near, far, left, corner, real, both, sums, line):
-    """Fills line [w] int32: columns left, left + 1, ... of a component's doubled line.
+    """Fills line uint8 [w]: columns left, left + 1, ... of a component's doubled line.
 
     near, far: its line and the next nearest one, of which column `corner` of `real` ones comes first. both: doubled in
     rows as well, so that three quarters of the near and a quarter of the far line count.
@@ -178,10 +183,12 @@ def _widen(near, far, left, corner, real, both, sums, line):
 
 @compiled
 def _colors(light, blue, red, image):
-    """light uint8 [w], blue and red int32 [w] -> image uint8 [w, 3]."""
-    half = np.int32(1 << 15)
+    """light, blue and red uint8 [w] -> image uint8 [3 w]."""
+    half, places, middle = np.int32(1 << 15), np.int32(16), np.int32(128)
+    black, white = np.int32(0), np.int32(255)
     for column in range(light.size):
-        y, b, r = np.int32(light[column]), blue[column] - np.int32(128), red[column] - np.int32(128)
-        image[column, 0] = min(max(y + ((np.int32(91881) * r + half) >> 16), 0), 255)
-        image[column, 1] = min(max(y + ((half - np.int32(22554) * b - np.int32(46802) * r) >> 16), 0), 255)
-        image[column, 2] = min(max(y + ((np.int32(116130) * b + half) >> 16), 0), 255)
+        y, b, r = np.int32(light[column]), np.int32(blue[column]) - middle, np.int32(red[column]) - middle
+        image[3 * column] = min(max(y + ((np.int32(91881) * r + half) >> places), black), white)
+        green = (half - np.int32(22554) * b - np.int32(46802) * r) >> places
+        image[3 * column + 1] = min(max(y + green, black), white)
+        image[3 * column + 2] = min(max(y + ((np.int32(116130) * b + half) >> places), black), white)
