@@ -19,3 +19,8 @@ def compiled(function: Callable) -> Callable:
         return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
     except RuntimeError:  # neither the package's folder nor the user's can be written: compiled anew in each process
         return numba.njit(nogil=True, error_model="numpy")(function)
+
+
+def inlined(function: Callable) -> Callable:
+    """Decorator: a function that becomes a part of the compiled functions that call it, in its own file."""
+    return numba.njit(nogil=True, error_model="numpy", inline="always")(function)

@@ -1,0 +1,69 @@
+"""Parts of baseline JPEG files, as fast as the input pipeline needs them, level for level as libjpeg decodes the whole.
+
+Decoding is most of the work of an input pipeline, and most of it is reading Huffman codes, which libjpeg-turbo and the
+other decoders that Python can install do one at a time (benchmarks/input_pipeline.md has their times). Here the header
+is read by jpeg_header.py, the codes by jpeg_tables.py and jpeg_blocks.py, and jpeg_pixels.py makes pixels of them. What
+is less common than a photograph's JPEG, or is damaged, is left to TensorFlow's decoder: both functions then give None.
+"""
+
+import threading
+from typing import NamedTuple
+
+import numpy as np
+
+from tnt_jax.data import jpeg_blocks, jpeg_header, jpeg_pixels, jpeg_tables
+from tnt_jax.data.faulty import MAX_PIXELS
+
+_space = threading.local()
+
+
+class Jpeg(NamedTuple):
+    """A file whose header has been read."""
+
+    data: np.ndarray  # uint8 [n]
+    frame: np.ndarray  # int64 [FIELDS] of jpeg_header.read_frame
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return int(self.frame[jpeg_header.HEIGHT]), int(self.frame[jpeg_header.WIDTH])
+
+
+def opened(encoded: bytes) -> Jpeg | None:
+    """A file's bytes -> what `part` needs; None where they are no JPEG, or another one than those it decodes.
+
+    It decodes baseline files, grey or YCbCr, whose colours are in full (4:4:4), halved in columns (4:2:2) or in both
+    directions (4:2:0), without restart intervals, as cameras and Pillow write them.
+    """
+    data = np.frombuffer(encoded, np.uint8)
+    file = Jpeg(data, jpeg_header.read_frame(data))
+    return file if 0 < file.size[0] * file.size[1] <= MAX_PIXELS else None
+
+
+def part(file: Jpeg, top: int, left: int, height: int, width: int) -> np.ndarray | None:
+    """-> uint8 [height, width, 3], the same as of the whole decoded image; None where the codes are damaged.
+
+    The part lies within the image. What is stored below it is not read. The array is this thread's, and filled anew by
+    its next call.
+    """
+    data, frame = file
+    plan = jpeg_header.plan(frame, top, left, height, width)
+    codes = _workspace("codes", data.size + jpeg_tables.SPARE, np.uint8)
+    tables = _workspace("tables", 3 * jpeg_tables.TABLES, np.int32)
+    found = _workspace("found", (int(plan[jpeg_header.ROW_GROUPS]) + 1) * jpeg_blocks.GROUP, np.int16)
+    levels = _workspace("levels", int(plan[jpeg_header.ALL_GROUPS]) * 64 * jpeg_header.LANES, np.uint8)
+    image = _workspace("image", height * width * 3, np.uint8)[: height * width * 3].reshape(height, width, 3)
+    size = jpeg_tables.prepare(data, frame, codes, tables)
+    if not jpeg_blocks.decode(data, frame, plan, codes, size, tables, found, levels):
+        return None
+    jpeg_pixels.pixels(frame, plan, top, left, levels, image)
+    return image
+
+
+def _workspace(name: str, size: int, kind: type) -> np.ndarray:
+    """This thread's array of that name, at least `size` long: fresh memory would cost more than what is done in it."""
+    array = getattr(_space, name, None)
+    if array is None or array.size < size:
+        array = np.empty(size + size // 2, kind)
+        setattr(_space, name, array)
+    return array

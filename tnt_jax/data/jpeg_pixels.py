@@ -1,0 +1,95 @@
+"""From the levels of a JPEG's components to pixels, in compiled loops, level for level as libjpeg does it.
+
+Halved colours are smoothed by its triangle filter ("fancy upsampling"), and YCbCr becomes RGB by JFIF's equations with
+16 binary places.
+"""
+
+import numpy as np
+
+from tnt_jax.data import jpeg_header
+from tnt_jax.data.compiled import compiled
+from tnt_jax.data.jpeg_header import LANES
+
+_int32 = np.int32  # around each result, as Numba calculates with 64 bits
+
+
+@compiled
+def pixels(frame, plan, top, left, levels, image):
+    """Fills image uint8 [h, w, 3], whose corner is at (top, left) of the whole, from jpeg_blocks.decode's levels.
+
+    frame: read_frame's, plan: jpeg_header.plan's for this part.
+    """
+    height, width, _ = image.shape
+    down, across = frame[jpeg_header.DOWN], frame[jpeg_header.ACROSS]
+    tall = plan[jpeg_header.BOTTOM] - plan[jpeg_header.TOP]
+    first, second = plan[jpeg_header.TOP] * 8, plan[jpeg_header.LEFT] * 8  # of the colours' lines and columns
+    rows = (frame[jpeg_header.HEIGHT] + down - 1) // down  # those that are real
+    columns = (frame[jpeg_header.WIDTH] + across - 1) // across
+    light_line, line = plan[jpeg_header.GROUPS] * 8 * LANES, plan[jpeg_header.GROUPS + 1] * 8 * LANES
+    blue_start = tall * down * 8 * light_line
+    red_start = blue_start + tall * 8 * line
+    pairs, within = width // 2 + 1, left & 1
+    blue, red, sums = np.empty(2 * pairs, np.uint8), np.empty(2 * pairs, np.uint8), np.empty(pairs + 2, np.int16)
+    real = min(columns - second, line)
+    for row in range(height):
+        at = (top + row - first * down) * light_line + left - second * across
+        light, flat = levels[at : at + width], image[row].reshape(-1)
+        if frame[jpeg_header.COMPONENTS] == 1:
+            _grey(light, flat)
+            continue
+        y = (top + row) // down
+        at = (y - first) * line
+        if across == 1:
+            at += left - second
+            _colors(light, levels[blue_start + at :][:width], levels[red_start + at :][:width], flat)
+            continue
+        far = at
+        if down == 2:  # the line above or below, whichever is nearer
+            far = (min(max(y + (1 if (top + row) & 1 else -1), 0), rows - 1) - first) * line
+        for start, wide in ((blue_start, blue), (red_start, red)):
+            near_line, far_line = levels[start + at :][:line], levels[start + far :][:line]
+            _widen(near_line, far_line, (left >> 1) - second, real, down == 2, sums, wide)
+        _colors(light, blue[within:], red[within:], flat)
+
+
+@compiled
+def _widen(near, far, first, real, both, sums, line):
+    """Fills line uint8 [2 n] with columns 2 * first, 2 * first + 1, ... of a component's doubled line.
+
+    near, far: its line and the next nearest one. Of their levels the first `real` ones are of the image; first is one
+    of them. both: doubled in rows as well, so that three quarters of the near and a quarter of the far line count.
+    sums int16 [n + 2] is used inside.
+    """
+    even, odd = (8, 7) if both else (4, 8)
+    start, end = max(1 - first, 0), min(sums.size, real - first + 1)
+    for place in range(start, end):
+        sums[place] = 3 * near[first - 1 + place] + far[first - 1 + place]
+    sums[:start] = sums[start]
+    sums[end:] = sums[end - 1]
+    for place in range(line.size // 2):
+        middle = _int32(3 * sums[place + 1])
+        line[2 * place] = _int32(middle + sums[place] + even) >> 4
+        line[2 * place + 1] = _int32(middle + sums[place + 2] + odd) >> 4
+
+
+@compiled
+def _colors(light, blue, red, image):
+    """light, blue and red uint8 [w] -> image uint8 [3 w]."""
+    half, black, white = 1 << 15, _int32(0), _int32(255)
+    for column in range(light.size):
+        y, b, r = light[column], _int32(blue[column] - 128), _int32(red[column] - 128)
+        more_red = _int32(91881 * r + half) >> 16
+        more_green = _int32(half - 22554 * b - 46802 * r) >> 16
+        more_blue = _int32(116130 * b + half) >> 16
+        image[3 * column] = min(max(_int32(y + more_red), black), white)
+        image[3 * column + 1] = min(max(_int32(y + more_green), black), white)
+        image[3 * column + 2] = min(max(_int32(y + more_blue), black), white)
+
+
+@compiled
+def _grey(light, image):
+    """light uint8 [w] -> image uint8 [3 w]."""
+    for column in range(light.size):
+        image[3 * column] = light[column]
+        image[3 * column + 1] = light[column]
+        image[3 * column + 2] = light[column]
