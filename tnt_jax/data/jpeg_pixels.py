@@ -10,6 +10,7 @@ from tnt_jax.data import jpeg_header
 from tnt_jax.data.compiled import compiled
 from tnt_jax.data.jpeg_header import LANES
 
+_float32 = np.float32
 _int32 = np.int32  # around each result, as Numba calculates with 64 bits
 
 
@@ -62,25 +63,27 @@ def _widen(near, far, first, real, both, sums, line):
     """
     even, odd = (8, 7) if both else (4, 8)
     start, end = max(1 - first, 0), min(sums.size, real - first + 1)
-    for place in range(start, end):
-        sums[place] = 3 * near[first - 1 + place] + far[first - 1 + place]
+    near, far, inside = near[first - 1 + start :], far[first - 1 + start :], sums[start:end]
+    for place in range(inside.size):
+        inside[place] = 3 * near[place] + far[place]
     sums[:start] = sums[start]
     sums[end:] = sums[end - 1]
-    for place in range(line.size // 2):
-        middle = _int32(3 * sums[place + 1])
-        line[2 * place] = _int32(middle + sums[place] + even) >> 4
-        line[2 * place + 1] = _int32(middle + sums[place + 2] + odd) >> 4
+    before, middle, after = sums[: sums.size - 2], sums[1:], sums[2:]
+    for place in range(before.size):
+        level = _int32(3 * middle[place])
+        line[2 * place] = _int32(level + before[place] + even) >> 4
+        line[2 * place + 1] = _int32(level + after[place] + odd) >> 4
 
 
 @compiled
 def _colors(light, blue, red, image):
-    """light, blue and red uint8 [w] -> image uint8 [3 w]."""
-    half, black, white = 1 << 15, _int32(0), _int32(255)
+    """light, blue and red uint8 [w] -> image uint8 [3 w]; the numbers below 2**24 are exact in float32."""
+    half, small, black, white = _float32(1 << 15), _float32(2**-16), _int32(0), _int32(255)
     for column in range(light.size):
-        y, b, r = light[column], _int32(blue[column] - 128), _int32(red[column] - 128)
-        more_red = _int32(91881 * r + half) >> 16
-        more_green = _int32(half - 22554 * b - 46802 * r) >> 16
-        more_blue = _int32(116130 * b + half) >> 16
+        y, b, r = _float32(light[column]), _float32(blue[column]) - _float32(128), _float32(red[column]) - _float32(128)
+        more_red = np.floor((_float32(91881) * r + half) * small)
+        more_green = np.floor((half - _float32(22554) * b - _float32(46802) * r) * small)
+        more_blue = np.floor((_float32(116130) * b + half) * small)
         image[3 * column] = min(max(_int32(y + more_red), black), white)
         image[3 * column + 1] = min(max(_int32(y + more_green), black), white)
         image[3 * column + 2] = min(max(_int32(y + more_blue), black), white)
