@@ -109,14 +109,9 @@ def made(image, seeds, settings, size):
 def crops_of(sizes, settings):
     """Crop boxes [n, 4] and their draws for sizes [n, 2], seeds (0, 5), (1, 5), ..."""
     draws = augment.draw_crop(np.stack([np.arange(len(sizes)), np.full(len(sizes), 5)], axis=1), settings)
-    shares = tf.constant(augment.crop_shares(draws, settings))
-
-    @tf.function
-    def all_crops():
-        rows = (tf.constant(sizes, tf.int32), shares[:, None])
-        return tf.map_fn(lambda row: augment.crop_boxes(*row, settings)[0], rows, fn_output_signature=tf.int32)
-
-    return all_crops().numpy(), draws
+    shares = augment.crop_shares(draws, settings)[:, None]
+    rows = zip(sizes, shares, strict=True)
+    return np.array([augment.crop_boxes((int(h), int(w)), own, settings)[0] for (h, w), own in rows]), draws
 
 
 def test_crops_are_torchvisions():
@@ -161,14 +156,12 @@ def test_training_agrees_with_pillow_on_the_same_draws(path):
         seed = np.array([number, 3])
         draws = augment.draw_crop(seed, settings)
         shares = augment.crop_shares(draws, settings)[None]
-        top, left, height, width = augment.crop_boxes(tf.constant(image.size[::-1]), shares, settings)[0].numpy()
+        top, left, height, width = augment.crop_boxes(image.size[::-1], shares, settings)[0]
         theirs = pillow_resize(image.crop((left, top, left + width, top + height)), (48, 56), bool(draws.bicubic))
         if draws.flip:
             theirs = theirs.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         (ours,) = made(path.read_bytes(), [seed], settings, (48, 56))
-        gap = np.abs(ours.astype(int) - np.asarray(theirs, int))
-        # Decoding a part of a JPEG with halved colours smooths the colours at the crop's border another way.
-        assert gap.mean() < 0.1 and gap[6:-6, 6:-6].max() <= 1, (number, gap.mean(), gap[6:-6, 6:-6].max())
+        np.testing.assert_array_equal(ours, theirs, str(number))
 
 
 def test_training_with_the_recipe_is_a_function_of_the_seed(photographs):

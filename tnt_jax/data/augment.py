@@ -6,7 +6,6 @@ a graph calls. The results agree with Pillow on the same image and draws, since 
 Pillow's (resample.py, color.py, geometry.py). Random erasing and mixing happen later, on the device.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tnt_jax.data import color, destinations, draws, randaugment, resample
+from tnt_jax.data import color, destinations, draws, jpeg, randaugment, resample
+from tnt_jax.data.compiled import compiled
 from tnt_jax.data.settings import DataSettings, EvalImages
 
 _CROP_TRIES = 10
@@ -64,17 +64,15 @@ def train_images(
     made. g and k are static.
 
     Each copy is a random resized crop, flipped or not, then RandAugment, or colour jitter where data.randaugment is
-    empty. An image is decoded once for its copies; of a JPEG with one copy only the part inside the crop is decoded,
-    which can round the colours beside the crop's border another way. An image that cannot be decoded is TensorFlow's
-    InvalidArgumentError when the graph runs.
+    empty. An image is decoded once for its copies, and of most JPEGs (jpeg.py) only the part that they need. An image
+    that cannot be decoded is a TensorFlow error when the graph runs.
 
-    Several images go together because each call of the compiled loops from a graph costs as much as a small operation.
+    Several images go together because each call from a graph costs as much as a small operation.
     """
     count, copies = chosen.crop.shape[:2]
     if count != len(images) or copies is None:
         raise ValueError(f"{len(images)} images, draws {chosen.crop.shape}: must be [images, copies, ...], both static")
-    parts, boxes = zip(*map(functools.partial(_parts, settings), images, tf.unstack(chosen.crop)), strict=True)
-    arguments = [destination, places, tf.stack(boxes), chosen.choices, *parts]
+    arguments = [destination, places, *chosen, *images]
     return tf.ensure_shape(tf.numpy_function(_maker(settings, image_size), arguments, tf.int64), [])
 
 
@@ -141,25 +139,34 @@ def crop_shares(crop: CropDraws, settings: DataSettings) -> np.ndarray:
     return np.concatenate([tries, crop.corner[..., None, :]], axis=-2)
 
 
-def crop_boxes(size: tf.Tensor, shares: tf.Tensor, settings: DataSettings) -> tf.Tensor:
-    """size [2] int32 (rows, columns) of an image -> crops [k, 4] int32: top, left, height, width (torchvision's order).
+def crop_boxes(size: tuple[int, int], shares: np.ndarray, settings: DataSettings) -> np.ndarray:
+    """Rows and columns of an image -> crops int64 [k, 4]: top, left, height, width (torchvision's order).
 
     shares [k, tries + 1, 2]: crop_shares'. The first of the ten tries that fits, anywhere in the image. If none fits:
     the largest centred part whose aspect is allowed.
     """
-    pixels = tf.cast(size, tf.float64)
-    tries = tf.cast(tf.round(shares[:, :-1] * tf.sqrt(tf.reduce_prod(pixels))), tf.int32)  # [k, tries, 2]
-    fits = tf.reduce_all((tries > 0) & (tries <= size), axis=2)
-    first = tf.argmax(tf.cast(fits, tf.int32), axis=1)  # the first of the largest
     low, high = settings.crop_aspect
-    widest = tf.round(tf.minimum(pixels, tf.reverse(pixels, [0]) * tf.constant([1 / low, high], tf.float64)))
-    widest = tf.maximum(tf.cast(widest, tf.int32), 1)  # of an aspect that the image is too small for
-    found = tf.reduce_any(fits, axis=1, keepdims=True)
-    crop = tf.where(found, tf.gather(tries, first, batch_dims=1), widest)
-    room = size - crop
-    anywhere = tf.cast(shares[:, -1] * tf.cast(room + 1, tf.float64), tf.int32)
-    corner = tf.where(found, tf.minimum(anywhere, room), room // 2)
-    return tf.concat([corner, crop], axis=1)
+    return _boxes(*size, shares, low, high)
+
+
+@compiled
+def _boxes(height, width, shares, low, high):
+    boxes, side = np.empty((len(shares), 4), np.int64), np.sqrt(np.float64(height * width))
+    for copy in range(len(shares)):
+        found = False
+        for number in range(shares.shape[1] - 1):
+            rows, columns = np.rint(shares[copy, number, 0] * side), np.rint(shares[copy, number, 1] * side)
+            found = 0 < rows <= height and 0 < columns <= width
+            if found:
+                break
+        if not found:  # at least one pixel, of an aspect that the image is too small for
+            rows = max(np.rint(min(np.float64(height), width * (1 / low))), 1.0)
+            columns = max(np.rint(min(np.float64(width), height * high)), 1.0)
+        boxes[copy, 2], boxes[copy, 3] = np.int64(rows), np.int64(columns)
+        for axis, free in enumerate((height - boxes[copy, 2], width - boxes[copy, 3])):
+            corner = min(np.int64(shares[copy, -1, axis] * (free + 1)), free)
+            boxes[copy, axis] = corner if found else free // 2
+    return boxes
 
 
 def draw_jitter(seeds: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
@@ -183,36 +190,44 @@ def color_jitter(image: np.ndarray, factors: np.ndarray, order: np.ndarray) -> n
     return image
 
 
-def _parts(settings: DataSettings, image: tf.Tensor, shares: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _part(image: bytes | np.ndarray, shares: np.ndarray, settings: DataSettings) -> tuple[np.ndarray, np.ndarray]:
     """An image as in train_images, crop_shares [k, ...] -> what is decoded of it, and the crops [k, 4] therein."""
-
-    def whole() -> tuple[tf.Tensor, tf.Tensor]:
-        decoded = decode(image)
-        return decoded, crop_boxes(tf.shape(decoded)[:2], shares, settings)
-
-    def crop_alone() -> tuple[tf.Tensor, tf.Tensor]:
-        box = crop_boxes(tf.image.extract_jpeg_shape(image)[:2], shares, settings)
-        crop = tf.image.decode_and_crop_jpeg(image, box[0], channels=3, dct_method="INTEGER_ACCURATE")
-        return crop, box * [0, 0, 1, 1]
-
-    if image.dtype != tf.string or shares.shape[0] > 1:
-        return whole()
-    return tf.cond(tf.io.is_jpeg(image), crop_alone, whole)
+    if isinstance(image, np.ndarray):
+        return image, crop_boxes(image.shape[:2], shares, settings)
+    file = jpeg.opened(image)
+    if file is not None:
+        boxes = crop_boxes(file.size, shares, settings)
+        corner = boxes[:, :2].min(axis=0)
+        sides = (boxes[:, :2] + boxes[:, 2:]).max(axis=0) - corner
+        decoded = jpeg.part(file, *corner.tolist(), *sides.tolist())
+        if decoded is not None:
+            boxes[:, :2] -= corner
+            return decoded, boxes
+    whole = decode(tf.constant(image)).numpy()
+    return whole, crop_boxes(whole.shape[:2], shares, settings)
 
 
 def _maker(settings: DataSettings, image_size: tuple[int, int]) -> Callable:
-    """-> (destination, places [g, k], crops [g, k, 4], choices [g, k, n], g decoded images) -> copies made."""
+    """-> (destination, places [g, k], shares [g, k, ...], choices [g, k, n], g images) -> copies made."""
     policy = randaugment.parse(settings.randaugment) if settings.randaugment else None
     fill = tuple(max(0, min(255, round(255 * level))) for level in settings.mean)
 
     def make(
-        destination: np.ndarray, places: np.ndarray, boxes: np.ndarray, choices: np.ndarray, *images: np.ndarray
+        destination: np.ndarray,
+        places: np.ndarray,
+        shares: np.ndarray,
+        choices: np.ndarray,
+        *images: bytes | np.ndarray,
     ) -> np.ndarray:
         target = destinations.borrowed(int(destination))
-        for image, *copies in zip(images, places.tolist(), boxes.tolist(), choices, strict=True):
-            for place, (top, left, height, width), chosen in zip(*copies, strict=True):
+        for image, rows, tries, chosen in zip(images, places, shares, choices, strict=True):
+            if (rows < 0).all():
+                continue
+            # what is decoded, and so whether it can be, must not depend on which of the copies this process makes
+            decoded, boxes = _part(image, tries, settings)
+            for place, (top, left, height, width), choice in zip(rows.tolist(), boxes.tolist(), chosen, strict=True):
                 if place >= 0:
-                    target[place] = augmented(image[top : top + height, left : left + width], chosen)
+                    target[place] = augmented(decoded[top : top + height, left : left + width], choice)
         return np.sum(places >= 0)
 
     def augmented(crop: np.ndarray, chosen: np.ndarray) -> np.ndarray:

@@ -1,13 +1,19 @@
 """Pixel loops compiled to machine code by Numba.
 
 A compiled function works on NumPy arrays, lets other threads run meanwhile (it does not hold Python's lock), and is
-kept on disk: the first process on a machine compiles for some seconds, later ones load. Numba notices a changed source
-file by that file alone, so a compiled function must not call one of another file.
+kept on disk: the first process on a machine compiles for some seconds, later ones load.
 """
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numba
+
+_sources = hashlib.sha256()
+for _path in sorted(Path(__file__).parent.glob("*.py")):
+    if b"tnt_jax.data.compiled import" in (_text := _path.read_bytes()):
+        _sources.update(_text)
 
 
 def compiled(function: Callable) -> Callable:
@@ -15,6 +21,9 @@ def compiled(function: Callable) -> Callable:
 
     Compiled for its arguments' types at its first call, by one thread at a time.
     """
+    # Numba names what it keeps by this, and compiles anew only where the function's own file has changed. But functions
+    # take constants and functions of other files in: what is kept must go by the text of all of them.
+    function.__qualname__ += f"-{_sources.hexdigest()[:16]}"
     try:
         return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
     except RuntimeError:  # neither the package's folder nor the user's can be written: compiled anew in each process
@@ -22,5 +31,5 @@ def compiled(function: Callable) -> Callable:
 
 
 def inlined(function: Callable) -> Callable:
-    """Decorator: a function that becomes a part of the compiled functions that call it, in its own file."""
+    """Decorator: a function that becomes a part of the compiled functions that call it."""
     return numba.njit(nogil=True, error_model="numpy", inline="always")(function)

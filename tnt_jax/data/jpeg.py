@@ -14,6 +14,8 @@ import numpy as np
 from tnt_jax.data import jpeg_blocks, jpeg_header, jpeg_pixels, jpeg_tables
 from tnt_jax.data.faulty import MAX_PIXELS
 
+_KEPT = 2**23  # bytes; a larger array, as few images need, is not kept
+
 _space = threading.local()
 
 
@@ -64,6 +66,7 @@ def _workspace(name: str, size: int, kind: type) -> np.ndarray:
     """This thread's array of that name, at least `size` long: fresh memory would cost more than what is done in it."""
     array = getattr(_space, name, None)
     if array is None or array.size < size:
-        array = np.empty(size + size // 2, kind)
-        setattr(_space, name, array)
+        array = np.empty(size + size // 4, kind)
+        if array.nbytes <= _KEPT:
+            setattr(_space, name, array)
     return array

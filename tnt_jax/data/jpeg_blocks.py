@@ -12,17 +12,50 @@ import numpy as np
 from tnt_jax.data import jpeg_header, jpeg_tables
 from tnt_jax.data.compiled import compiled, inlined
 from tnt_jax.data.jpeg_header import LANES
-from tnt_jax.data.jpeg_tables import AC_BITS, AC_ENTRIES, DC_BITS, LIST, LISTS, LONG, TABLES
+from tnt_jax.data.jpeg_tables import AC_BITS, AC_ENTRIES, DC_BITS, LIST, LISTS, LONG, TABLES, eight, table_of
 
 GROUP = 65 * LANES  # coefficients of LANES blocks, and a place for what is beyond a block's end
 
 _PLACES = 13  # binary places of the transform's factors
 _KEPT = 2  # binary places kept between its two directions
 _int32 = np.int32  # around each result, as Numba calculates with 64 bits
-_U0, _U1, _U31, _U63, _U127 = (np.uint64(number) for number in (0, 1, 31, 63, 127))
+_U0, _U1, _U63 = (np.uint64(number) for number in (0, 1, 63))
 
 _ORDER = np.array(  # zigzag: coefficients as they come in a file
-    [0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28]
+    [
+        0,
+        1,
+        8,
+        16,
+        9,
+        2,
+        3,
+        10,
+        17,
+        24,
+        32,
+        25,
+        18,
+        11,
+        4,
+        5,
+        12,
+        19,
+        26,
+        33,
+        40,
+        48,
+        41,
+        34,
+        27,
+        20,
+        13,
+        6,
+        7,
+        14,
+        21,
+        28,
+    ]
     + [35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54]
     + [47, 55, 62, 63]
 )
@@ -60,7 +93,7 @@ def decode(data, frame, plan, codes, size, tables, found, levels):
                 # The first coefficient, as the difference from the block before
                 held, place, bits = _more(codes, held, place, bits)
                 entry = np.uint64(tables[table + (held >> np.uint64(64 - DC_BITS))])
-                used, length = entry & _U31, entry >> np.uint64(8)
+                used, length = entry & _U63, entry >> np.uint64(8)
                 if not entry:
                     symbol, used = _long_code(held, tables, table + np.uint64(LISTS))
                     if symbol < 0:
@@ -77,11 +110,11 @@ def decode(data, frame, plan, codes, size, tables, found, levels):
                     for _ in range(4):  # 4 * AC_BITS bits are held
                         signed = np.int64(tables[entries + (held >> np.uint64(64 - AC_BITS))])
                         entry = np.uint64(signed)
-                        one = k + ((entry >> np.uint64(6)) & _U127)
+                        one = k + ((entry >> np.uint64(7)) & _U63)
                         if not entry & np.uint64(LONG):
-                            two = one + ((entry >> np.uint64(13)) & _U127)
+                            two = one + ((entry >> np.uint64(13)) & _U63)
                             found[at + np.uint64(_STORED[one])] = (signed << 38) >> 58
-                            found[at + np.uint64(_STORED[two])] = signed >> 26
+                            found[at + np.uint64(_STORED[two])] = signed >> (20 if two == one else 26)
                             used = entry & _U63
                             if two < _U63:
                                 k, held, bits = two, held << used, bits - used
@@ -90,7 +123,7 @@ def decode(data, frame, plan, codes, size, tables, found, levels):
                                 k, held, bits = two, held << used, bits - used
                                 break
                         held, place, bits = _more(codes, held, place, bits)
-                        used, length = entry & _U31, (entry >> np.uint64(20)) & np.uint64(15)
+                        used, length = entry & _U63, (entry >> np.uint64(20)) & np.uint64(15)
                         if not entry & np.uint64(LONG) or not used:
                             symbol, used = _long_code(held, tables, table + np.uint64(LISTS + LIST))
                             if symbol < 0:
@@ -119,7 +152,6 @@ def _layout(data, frame, plan):
     count, across, down = frame[jpeg_header.COMPONENTS], frame[jpeg_header.ACROSS], frame[jpeg_header.DOWN]
     blocks = np.zeros((across * down + count - 1, 5), np.int64)
     steps, starts = np.zeros((count, 64), np.int32), np.zeros(count, np.int64)
-    same = frame[jpeg_header.DC + 2] == frame[jpeg_header.DC + 1] and frame[jpeg_header.AC + 2] == frame[jpeg_header.AC + 1]
     place, groups, levels = 0, 0, 0
     for number in range(count):
         wide, tall = (across, down) if number == 0 else (1, 1)
@@ -128,7 +160,7 @@ def _layout(data, frame, plan):
         for block in range(wide * tall):
             blocks[place, 0], blocks[place, 1], blocks[place, 2] = number, wide, block % wide
             blocks[place, 3] = groups + block // wide * length
-            blocks[place, 4] = TABLES * (1 if number == 2 and same else number)
+            blocks[place, 4] = TABLES * table_of(frame, number)
             place += 1
         groups += tall * length
         levels += (plan[jpeg_header.BOTTOM] - plan[jpeg_header.TOP]) * tall * length * 64 * LANES
@@ -140,17 +172,7 @@ def _layout(data, frame, plan):
 @inlined
 def _more(codes, held, place, bits):
     """Fills the held bits up to 56 or more."""
-    eight = (
-        (np.uint64(codes[place]) << np.uint64(56))
-        | (np.uint64(codes[place + np.uint64(1)]) << np.uint64(48))
-        | (np.uint64(codes[place + np.uint64(2)]) << np.uint64(40))
-        | (np.uint64(codes[place + np.uint64(3)]) << np.uint64(32))
-        | (np.uint64(codes[place + np.uint64(4)]) << np.uint64(24))
-        | (np.uint64(codes[place + np.uint64(5)]) << np.uint64(16))
-        | (np.uint64(codes[place + np.uint64(6)]) << np.uint64(8))
-        | np.uint64(codes[place + np.uint64(7)])
-    )
-    held |= eight >> bits
+    held |= eight(codes, place) >> bits
     return held, place + ((_U63 - bits) >> np.uint64(3)), bits | np.uint64(56)
 
 

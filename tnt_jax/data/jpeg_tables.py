@@ -1,4 +1,4 @@
-"""What reading a JPEG's Huffman codes needs, in compiled loops: look-up tables and bytes without stuffing.
+"""What reading a JPEG's Huffman codes needs, in compiled loops: look-up tables, and the bytes without stuffing.
 
 After ITU-T T.81 (names in capitals are its). A code is looked up together with the bits that follow it, so that one look
 gives a coefficient, or two of them where both are short.
@@ -9,9 +9,9 @@ import numpy as np
 from tnt_jax.data import jpeg_header
 from tnt_jax.data.compiled import compiled, inlined
 
-DC_BITS, AC_BITS = 9, 12  # looked up at once
-LONG = 32  # a flag in AC's entries: no level inside
-# A component's tables, one array: entries for DC and for AC, then for each of them its codes by length and values.
+DC_BITS, AC_BITS = 9, 11  # looked up at once; tables of more bits leave the processor's nearest memory
+LONG = 64  # a flag in AC's entries: the level is not in the entry
+# A component's tables, one array: entries for DC and for AC, then for each of them the codes by length and the values.
 AC_ENTRIES = 1 << DC_BITS
 LISTS = AC_ENTRIES + (1 << AC_BITS)
 VALUES = 32  # behind a list's start
@@ -19,8 +19,7 @@ LIST = VALUES + 256
 TABLES = LISTS + 2 * LIST
 SPARE = 2048  # zeros behind the codes: more than the blocks of one MCU can take
 
-_FRAME_DC, _FRAME_AC, _SCAN = jpeg_header.DC, jpeg_header.AC, jpeg_header.SCAN
-_U8 = np.uint64(8)
+_ONE, _EIGHT = np.uint64(1), np.uint64(8)
 
 
 @compiled
@@ -28,23 +27,30 @@ def prepare(data, frame, codes, tables):
     """data uint8 [n], a file, frame: read_frame's -> how many bytes of codes there are.
 
     Fills codes uint8 [n + SPARE], the scan without the zeros after 0xFF, up to a marker, with zeros behind; and tables
-    int32 [components * TABLES].
+    int32 [components * TABLES], where a third component with the second one's codes has none (`table_of`).
     """
     for number in range(frame[jpeg_header.COMPONENTS]):
-        table = tables[number * TABLES : (number + 1) * TABLES]
-        dc, ac = frame[_FRAME_DC + number], frame[_FRAME_AC + number]
-        if number == 2 and dc == frame[_FRAME_DC + 1] and ac == frame[_FRAME_AC + 1]:
-            break  # the table of the component before will do
-        _fill_dc(data, dc, table)
-        _fill_ac(data, ac, table[AC_ENTRIES:])
-        _list_codes(data, dc, table[LISTS:])
-        _list_codes(data, ac, table[LISTS + LIST :])
-    return _without_stuffing(data, frame[_SCAN], codes)
+        if table_of(frame, number) == number:
+            dc, ac = frame[jpeg_header.DC + number], frame[jpeg_header.AC + number]
+            table = tables[number * TABLES : (number + 1) * TABLES]
+            _fill_dc(data, dc, table)
+            _fill_ac(data, ac, table[AC_ENTRIES:])
+            _list_codes(data, dc, table[LISTS:])
+            _list_codes(data, ac, table[LISTS + LIST :])
+    return _without_stuffing(data, frame[jpeg_header.SCAN], codes)
+
+
+@compiled
+def table_of(frame, number):
+    """-> the component whose tables one reads its codes with: nearly always the two of the colours have the same."""
+    if number < 2 or frame[jpeg_header.DC + 2] != frame[jpeg_header.DC + 1]:
+        return number
+    return 2 if frame[jpeg_header.AC + 2] != frame[jpeg_header.AC + 1] else 1
 
 
 @inlined
-def _eight(data, place):
-    """The eight bytes from a place on as a number, the first one highest."""
+def eight(data, place):
+    """The eight bytes from a place (uint64) on as a number, the first one highest."""
     return (
         (np.uint64(data[place]) << np.uint64(56))
         | (np.uint64(data[place + np.uint64(1)]) << np.uint64(48))
@@ -60,25 +66,24 @@ def _eight(data, place):
 @compiled
 def _without_stuffing(data, start, codes):
     size, place, end = np.uint64(0), np.uint64(start), np.uint64(data.size)
-    one = np.uint64(1)
     while place < end:
-        while place + _U8 < end:
-            word = _eight(data, place)
+        while place + _EIGHT < end:
+            word = eight(data, place)
             if (~word - np.uint64(0x0101010101010101)) & word & np.uint64(0x8080808080808080):  # one of them is 0xFF
                 break
             for step in range(8):
                 codes[size + np.uint64(step)] = data[place + np.uint64(step)]
-            size, place = size + _U8, place + _U8
+            size, place = size + _EIGHT, place + _EIGHT
         level = np.uint8(0)
         while place < end and level != 0xFF:
             level = data[place]
             codes[size] = level
-            size, place = size + one, place + one
+            size, place = size + _ONE, place + _ONE
         if level == 0xFF:
             if place >= end or data[place] != 0:
-                size -= one
+                size -= _ONE
                 break
-            place += one
+            place += _ONE
     for step in range(SPARE):
         codes[size + np.uint64(step)] = 0
     return np.int64(size)
@@ -104,7 +109,7 @@ def _list_codes(data, start, codes):
 
 @compiled
 def _fill_dc(data, start, table):
-    """By the next bits: bits of the code and its level, level's bits << 8; or 0 where the code is longer."""
+    """Entries by the next bits: 8 bits for how many a code and its level have, then the level's; 0: a longer code."""
     for entry in range(1 << DC_BITS):
         table[entry] = 0
     code, place = 0, start + 16
@@ -119,12 +124,12 @@ def _fill_dc(data, start, table):
 
 @compiled
 def _fill_ac(data, start, table):
-    """By the next bits, from the lowest bit of an entry on:
+    """Entries by the next bits. From the lowest bit of an entry on:
 
-    6 bits used, 7 the steps to the coefficient, 7 the steps from it to a second one that the same bits hold, 6 the
-    level, 6 the second one's. Without a second one, no steps and the first one's level once more.
-    Where the level has more than five bits or is not all there: bits used and LONG, steps, 7 unused, the level's bits.
-    Where the code is longer than the bits: LONG alone.
+    6 bits for how many a code and its level have, LONG (1 bit), 6 the steps to the coefficient (63: the block ends), 6
+    the steps from there to a second one, or 0; then 1 bit unused, 6 the first one's level and 6 the second one's, or,
+    without a second one, 12 the level. In a LONG entry the level has more bits than those looked up; how many, stands
+    in the place of the level. LONG and no bits: a code longer than what is looked up.
     """
     for entry in range(1 << AC_BITS):
         table[entry] = LONG
@@ -132,17 +137,17 @@ def _fill_ac(data, start, table):
     for length in range(1, AC_BITS + 1):
         for _ in range(data[start + length - 1]):
             run, size, free = np.int64(data[place]) >> 4, np.int64(data[place]) & 15, AC_BITS - length
-            steps = run + 1 if size or run == 15 else 64  # 64: the block ends
-            if size > min(free, 5):
+            steps = run + 1 if size or run == 15 else 63
+            if size > free:
                 for entry in range(code << free, (code + 1) << free):
-                    table[entry] = (size << 20) | (steps << 6) | LONG | (length + size)
+                    table[entry] = (size << 20) | (steps << 7) | LONG | (length + size)
             else:
                 free -= size
                 for bits in range(1 << size):
                     level = bits if size == 0 or bits >= 1 << (size - 1) else bits + 1 - (1 << size)
                     first = ((code << size) + bits) << free
                     for entry in range(first, first + (1 << free)):
-                        table[entry] = ((level & 63) << 20) | (steps << 6) | (length + size)
+                        table[entry] = np.int32(((level & 4095) << 20) | (steps << 7) | (length + size))
             code, place = code + 1, place + 1
         code *= 2
     _pair(table)
@@ -150,14 +155,16 @@ def _fill_ac(data, start, table):
 
 @compiled
 def _pair(table):
-    """Adds the second ones."""
+    """Adds the second coefficients where both levels have 6 bits or fewer, and the first one does not end the block."""
     single = table[: 1 << AC_BITS].copy()
     for bits in range(1 << AC_BITS):
         one = np.int64(single[bits])
-        if one & LONG:
+        if one & LONG or (one >> 7) & 63 == 63 or not -32 <= one >> 20 < 32:
             continue
-        level, used, after = (one >> 20) & 63, one & 31, 0
+        used = one & 63
         two = np.int64(single[(bits << used) & ((1 << AC_BITS) - 1)])
-        if (one >> 6) & 127 < 64 and not two & LONG and used + (two & 31) <= AC_BITS:
-            level, used, after = (two >> 20) & 63, used + (two & 31), (two >> 6) & 127
-        table[bits] = np.int32((one & ~31) | used | (after << 13) | (level << 26))
+        used += two & 63
+        if two & LONG or used > AC_BITS or not -32 <= two >> 20 < 32:
+            continue
+        levels = (((two >> 20) & 63) << 26) | (((one >> 20) & 63) << 20)
+        table[bits] = np.int32(levels | (((two >> 7) & 63) << 13) | (one & (63 << 7)) | used)

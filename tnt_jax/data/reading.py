@@ -30,7 +30,6 @@ class Reader:
     split: sources.Split
     settings: DataSettings
     faulty: FaultyImages
-    known: set[int] = dataclasses.field(default_factory=set)  # examples that no draws make usable
 
     def train(
         self, share: order.Share, sample: np.ndarray, images: Callable, seed: int
@@ -55,17 +54,13 @@ class Reader:
                 reason = self._reason(records[row], int(index[row]), error, len(index))
                 self.faulty.add("train", self.split.where(int(index[row])), reason)
                 self.faulty.check_limit("train", self.settings.max_faulty_images)
-                if copies > 1:  # decoded whole, whatever the crop
-                    self.known.add(int(index[row]))
                 place = int(share.index[row])
                 index[row] = order.replacement(seed, share.epoch, place, attempt, self.split.num_examples)
                 records[row] = read_records(self.split, index[[row]])[0]
-                if int(index[row]) not in self.known and not list(failing(run, everything[[row]])):
+                if not list(failing(run, everything[[row]])):
                     return
             raise ValueError(f"{self.split.name}: no usable example was found in {_ATTEMPTS} draws. Check the data.")
 
-        for row in everything[np.isin(index, list(self.known))]:
-            replace(row, None)
         try:
             return index, *run(everything, sample)
         except Exception as error:  # TensorFlow's, whichever an operation raises
