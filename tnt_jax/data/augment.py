@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tnt_jax.data import color, destinations, draws, jpeg, randaugment, resample
-from tnt_jax.data.compiled import compiled
+from tnt_jax.data.compiled import quick
 from tnt_jax.data.settings import DataSettings, EvalImages
 
 _CROP_TRIES = 10
@@ -149,7 +149,7 @@ def crop_boxes(size: tuple[int, int], shares: np.ndarray, settings: DataSettings
     return _boxes(*size, shares, low, high)
 
 
-@compiled
+@quick
 def _boxes(height, width, shares, low, high):
     boxes, side = np.empty((len(shares), 4), np.int64), np.sqrt(np.float64(height * width))
     for copy in range(len(shares)):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tnt_jax.data import jpeg_blocks, jpeg_header, jpeg_pixels, jpeg_tables
+from tnt_jax.data.compiled import compiled
 from tnt_jax.data.faulty import MAX_PIXELS
 
 _KEPT = 2**23  # bytes; a larger array, as few images need, is not kept
@@ -55,11 +56,17 @@ def part(file: Jpeg, top: int, left: int, height: int, width: int) -> np.ndarray
     found = _workspace("found", (int(plan[jpeg_header.ROW_GROUPS]) + 1) * jpeg_blocks.GROUP, np.int16)
     levels = _workspace("levels", int(plan[jpeg_header.ALL_GROUPS]) * 64 * jpeg_header.LANES, np.uint8)
     image = _workspace("image", height * width * 3, np.uint8)[: height * width * 3].reshape(height, width, 3)
+    return image if _decode(data, frame, plan, top, left, codes, tables, found, levels, image) else None
+
+
+@compiled
+def _decode(data, frame, plan, top, left, codes, tables, found, levels, image):
+    """All of it in one call: each call that lets other threads run may lose its core to them."""
     size = jpeg_tables.prepare(data, frame, codes, tables)
     if not jpeg_blocks.decode(data, frame, plan, codes, size, tables, found, levels):
-        return None
+        return False
     jpeg_pixels.pixels(frame, plan, top, left, levels, image)
-    return image
+    return True
 
 
 def _workspace(name: str, size: int, kind: type) -> np.ndarray:

@@ -5,7 +5,7 @@ After ITU-T T.81 (names in capitals are its).
 
 import numpy as np
 
-from tnt_jax.data.compiled import compiled
+from tnt_jax.data.compiled import compiled, quick
 
 # Places in the frame that `read_frame` gives. The last three are those of the first component; the others' follow.
 HEIGHT, WIDTH, COMPONENTS, ACROSS, DOWN, SCAN, QUANTIZATION, DC, AC = 0, 1, 2, 3, 4, 5, 6, 9, 12
@@ -18,7 +18,7 @@ LANES = 16  # blocks of a group, side by side
 _VALUES = 256
 
 
-@compiled
+@quick
 def read_frame(data):
     """data uint8 [n], a file -> int64 [FIELDS] (the places above), or 0 for the height where another decoder must do.
 
@@ -125,7 +125,7 @@ def _note_scan(data, first, end, frame, identifiers, tables):
     return data[end - 3] == 0 and data[end - 2] == 63 and data[end - 1] == 0
 
 
-@compiled
+@quick
 def plan(frame, top, left, height, width):
     """A part of the image -> int64 [9] (the places above).
 

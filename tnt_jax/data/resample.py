@@ -34,11 +34,9 @@ def resize(
     left to right at no cost. With `resized` and `corner` (rows, columns) the result is the part of size (H, W) at
     `corner` of the image resized to `resized`; the rest is not computed.
     """
-    resized = size if resized is None else resized
-    (height, width), image = size, np.ascontiguousarray(image)
-    rows = _weights(image.shape[0], int(resized[0]), int(corner[0]), height, bool(bicubic), False)
-    columns = _weights(image.shape[1], int(resized[1]), int(corner[1]), width, bool(bicubic), bool(flip))
-    return _resize(image, *rows, *columns)
+    (height, width), (tall, wide), (top, left) = size, size if resized is None else resized, corner
+    sides = int(tall), int(top), height, int(wide), int(left), width
+    return _resize(np.ascontiguousarray(image), *sides, bool(bicubic), bool(flip))
 
 
 @compiled
@@ -80,8 +78,9 @@ def _weights(length, resized, corner, size, bicubic, flip):
 
 
 @compiled
-def _resize(image, row_starts, row_weights, column_starts, column_weights):
-    height, width = len(row_starts), len(column_starts)
+def _resize(image, tall, top, height, wide, left, width, bicubic, flip):
+    row_starts, row_weights = _weights(image.shape[0], tall, top, height, bicubic, False)
+    column_starts, column_weights = _weights(image.shape[1], wide, left, width, bicubic, flip)
     first = row_starts.min()
     last = min(row_starts.max() + row_weights.shape[1], image.shape[0])
     pixels = image[first:last].reshape(last - first, image.shape[1] * 3)
