@@ -18,6 +18,8 @@ from tnt_jax.data.compiled import compiled
 
 Fill = tuple[int, int, int]
 
+_BORDER = 2  # pixels around an image that points inside it see
+
 
 def translate_x(image: np.ndarray, share: float, bicubic: bool, fill: Fill) -> np.ndarray:
     """Moves the image left by `share` of its width."""
@@ -73,7 +75,7 @@ def _along_rows(image, offsets, bicubic, fill):
             _cubic(line[:-9], line[3:-6], line[6:-3], line[9:], parts, values)
         else:
             _linear(line[3:-6], line[6:-3], parts, values)
-        _cut(values, moved[row])
+        _cut(values, moved[row].reshape(-1))
         for column in range(width):
             if not 0 <= column + 0.5 + offsets[row] < width:
                 _paint(moved[row, column], fill)
@@ -93,16 +95,18 @@ def _along_columns(image, offsets, bicubic, fill):
             part = row + 0.5 + offsets[column] - 0.5 - (row + whole[column])  # rounded as Pillow's is
             for channel in range(3):
                 parts[3 * column + channel] = part
-        for tap in range(4):
+        for tap in range(3 if row else 0, 4):  # the other three are those of the row above
+            line = lines[(row + tap) % 4]
             for column in range(width):
                 source = min(max(row + int(whole[column]) + tap - 1, 0), height - 1)
                 for channel in range(3):
-                    lines[tap, 3 * column + channel] = image[source, column, channel]
+                    line[3 * column + channel] = image[source, column, channel]
+        near, far = lines[(row + 1) % 4], lines[(row + 2) % 4]
         if bicubic:
-            _cubic(lines[0], lines[1], lines[2], lines[3], parts, values)
+            _cubic(lines[row % 4], near, far, lines[(row + 3) % 4], parts, values)
         else:
-            _linear(lines[1], lines[2], parts, values)
-        _cut(values, moved[row])
+            _linear(near, far, parts, values)
+        _cut(values, moved[row].reshape(-1))
         for column in range(width):
             if not 0 <= row + 0.5 + offsets[column] < height:
                 _paint(moved[row, column], fill)
@@ -113,34 +117,32 @@ def _along_columns(image, offsets, bicubic, fill):
 def _rotate(image, cosine, sine, shift_x, shift_y, bicubic, fill):
     height, width, _ = image.shape
     turned = np.empty((height, width, 3), np.uint8)
-    near = np.empty((4, 4, 3 * width), np.uint8)  # the neighbours of a row's points, by row and column
-    parts_x, parts_y = np.empty(3 * width), np.empty(3 * width)
-    lines, values = np.empty((4, 3 * width)), np.empty(3 * width)
-    first, last = (0, 4) if bicubic else (1, 3)
+    padded, across = _words(image), width + 2 * _BORDER
+    places, near = np.empty(width, np.int64), np.empty((16, width), np.uint32)
+    parts_x, parts_y, values = np.empty(width), np.empty(width), np.empty((5, width))
+    levels = np.empty((3, width), np.uint8)
     for row in range(height):
         for column in range(width):
             x = cosine * (column + 0.5) - sine * (row + 0.5) + shift_x - 0.5
             y = sine * (column + 0.5) + cosine * (row + 0.5) + shift_y - 0.5
-            left, top = int(math.floor(x)), int(math.floor(y))
-            for channel in range(3):
-                parts_x[3 * column + channel] = x - left
-                parts_y[3 * column + channel] = y - top
-            for down_tap in range(first, last):
-                source_row = min(max(top + down_tap - 1, 0), height - 1)
-                for right_tap in range(first, last):
-                    source = min(max(left + right_tap - 1, 0), width - 1)
-                    for channel in range(3):
-                        near[down_tap, right_tap, 3 * column + channel] = image[source_row, source, channel]
-        for tap in range(first, last):
+            left, top = np.floor(x), np.floor(y)
+            parts_x[column], parts_y[column] = x - left, y - top
+            left, top = min(max(left, -1.0), width - 1.0), min(max(top, -1.0), height - 1.0)  # others are painted
+            places[column] = int(top + (_BORDER - 1)) * across + int(left + (_BORDER - 1))
+        _fetch(padded, places, across, bicubic, near)
+        for channel in range(3):
+            shift = np.uint32(8 * channel)
             if bicubic:
-                _cubic(near[tap, 0], near[tap, 1], near[tap, 2], near[tap, 3], parts_x, lines[tap])
+                for down in range(4):
+                    words = near[4 * down], near[4 * down + 1], near[4 * down + 2], near[4 * down + 3]
+                    _cubic_words(*words, shift, parts_x, values[down])
+                _cubic(values[0], values[1], values[2], values[3], parts_y, values[4])
             else:
-                _linear(near[tap, 1], near[tap, 2], parts_x, lines[tap])
-        if bicubic:
-            _cubic(lines[0], lines[1], lines[2], lines[3], parts_y, values)
-        else:
-            _linear(lines[1], lines[2], parts_y, values)
-        _cut(values, turned[row])
+                _linear_words(near[5], near[6], shift, parts_x, values[0])
+                _linear_words(near[9], near[10], shift, parts_x, values[1])
+                _linear(values[0], values[1], parts_y, values[4])
+            _cut(values[4], levels[channel])
+        _interleave(levels[0], levels[1], levels[2], turned[row].reshape(-1))
         for column in range(width):
             x = cosine * (column + 0.5) - sine * (row + 0.5) + shift_x
             y = sine * (column + 0.5) + cosine * (row + 0.5) + shift_y
@@ -150,31 +152,89 @@ def _rotate(image, cosine, sine, shift_x, shift_y, bicubic, fill):
 
 
 @compiled
+def _words(image):
+    """-> uint32 [(H + 4) * (W + 4)]: a pixel's levels as one word, the border's pixels repeated outside."""
+    height, width, _ = image.shape
+    words = np.empty((height + 2 * _BORDER, width + 2 * _BORDER), np.uint32)
+    for row in range(words.shape[0]):
+        levels, line = image[min(max(row - _BORDER, 0), height - 1)].reshape(-1), words[row]
+        inside = line[_BORDER:-_BORDER]
+        for column in range(width):
+            red, green, blue = levels[3 * column], levels[3 * column + 1], levels[3 * column + 2]
+            inside[column] = np.uint32(red) | (np.uint32(green) << np.uint32(8)) | (np.uint32(blue) << np.uint32(16))
+        line[:_BORDER], line[-_BORDER:] = inside[0], inside[width - 1]
+    return words.reshape(-1)
+
+
+@compiled
+def _fetch(words, places, across, bicubic, near):
+    """Of words in lines of `across`: 4 x 4 from a point's place on -> near uint32 [16, W]; or only the middle 2 x 2."""
+    for down in range(4):
+        for right in range(4):
+            if bicubic or (0 < down < 3 and 0 < right < 3):
+                line, start = near[4 * down + right], down * across + right
+                for column in range(places.size):
+                    line[column] = words[np.uint64(places[column] + start)]
+
+
+@compiled
+def _interleave(red, green, blue, line):
+    for column in range(red.size):
+        line[3 * column], line[3 * column + 1], line[3 * column + 2] = red[column], green[column], blue[column]
+
+
+@compiled
+def _cubic_words(words0, words1, words2, words3, shift, parts, values):
+    mask = np.uint32(255)
+    for place in range(values.size):
+        level0, level1 = float(np.int32((words0[place] >> shift) & mask)), float(np.int32((words1[place] >> shift) & mask))
+        level2, level3 = float(np.int32((words2[place] >> shift) & mask)), float(np.int32((words3[place] >> shift) & mask))
+        values[place] = _cubic_value(level0, level1, level2, level3, parts[place])
+
+
+@compiled
+def _linear_words(words0, words1, shift, parts, values):
+    mask = np.uint32(255)
+    for place in range(values.size):
+        level0 = float(np.int32((words0[place] >> shift) & mask))
+        level1 = float(np.int32((words1[place] >> shift) & mask))
+        values[place] = _linear_value(level0, level1, parts[place])
+
+
+@compiled
+def _cubic_value(level0, level1, level2, level3, part):
+    """Levels at -1, 0, 1 and 2 -> the value at `part` of the way from 0 to 1 (Geometry.c's BICUBIC)."""
+    second = 2 * (level0 - level1) + level2 - level3
+    third = level1 - level0 - level2 + level3
+    return level1 + part * (level2 - level0 + part * (second + part * third))
+
+
+@compiled
+def _linear_value(level0, level1, part):
+    return level0 + (level1 - level0) * part
+
+
+@compiled
 def _cubic(levels0, levels1, levels2, levels3, parts, values):
-    """Lines of levels at -1, 0, 1 and 2 -> values at `parts` of the way from 0 to 1 (Geometry.c's BICUBIC)."""
+    """Lines of levels at -1, 0, 1 and 2 -> values at `parts` of the way from 0 to 1."""
     for place in range(values.size):
         level0, level1 = float(levels0[place]), float(levels1[place])
         level2, level3 = float(levels2[place]), float(levels3[place])
-        part = parts[place]
-        second = 2 * (level0 - level1) + level2 - level3
-        third = level1 - level0 - level2 + level3
-        values[place] = level1 + part * (level2 - level0 + part * (second + part * third))
+        values[place] = _cubic_value(level0, level1, level2, level3, parts[place])
 
 
 @compiled
 def _linear(levels0, levels1, parts, values):
     """Lines of levels at 0 and 1 -> values at `parts` of the way."""
     for place in range(values.size):
-        level0, level1 = float(levels0[place]), float(levels1[place])
-        values[place] = level0 + (level1 - level0) * parts[place]
+        values[place] = _linear_value(float(levels0[place]), float(levels1[place]), parts[place])
 
 
 @compiled
-def _cut(values, row):
-    """Clips and cuts values [W * 3] to a row of levels [W, 3]."""
-    levels = row.reshape(-1)
+def _cut(values, levels):
+    """Clips and cuts values to levels, both [n]."""
     for place in range(values.size):
-        levels[place] = np.uint8(min(max(values[place], 0.0), 255.0))
+        levels[place] = np.uint8(np.int32(min(max(values[place], 0.0), 255.0)))
 
 
 @compiled
