@@ -9,7 +9,7 @@ import numpy as np
 
 from tnt_jax.data.compiled import compiled
 
-_LEVELS = np.arange(256)
+_float32, _int32 = np.float32, np.int32  # around each result, as Numba calculates with 64 bits
 
 
 def auto_contrast(image: np.ndarray) -> np.ndarray:
@@ -34,27 +34,27 @@ def posterize(image: np.ndarray, bits: int) -> np.ndarray:
 
 def solarize(image: np.ndarray, threshold: int) -> np.ndarray:
     """Inverts the levels from `threshold` (0..256) up."""
-    return _look_up(image, _table(np.where(_LEVELS < threshold, _LEVELS, 255 - _LEVELS)))
+    return _solarize(np.ascontiguousarray(image), threshold, 0, -1)
 
 
 def solarize_add(image: np.ndarray, addition: int) -> np.ndarray:
     """Adds `addition` (0..128) to the levels below 128."""
-    return _look_up(image, _table(np.where(_LEVELS < 128, _LEVELS + addition, _LEVELS)))
+    return _solarize(np.ascontiguousarray(image), 128, addition, 0)
 
 
 def brightness(image: np.ndarray, factor: float) -> np.ndarray:
     """Blends black (factor 0) with the image (1) and beyond."""
-    return _look_up(image, _blended_levels(0, factor))
+    return _blend(np.ascontiguousarray(image), np.float32(0), np.float32(factor))
 
 
 def contrast(image: np.ndarray, factor: float) -> np.ndarray:
     """Blends the mean grey level (factor 0) with the image (1) and beyond."""
-    return _look_up(image, _blended_levels(_mean_grey(image), factor))
+    return _blend(np.ascontiguousarray(image), np.float32(_mean_grey(np.ascontiguousarray(image))), np.float32(factor))
 
 
 def color(image: np.ndarray, factor: float) -> np.ndarray:
     """Blends the grey image (factor 0) with the image (1) and beyond: saturation."""
-    return _saturate(image, np.float32(factor))
+    return _saturate(np.ascontiguousarray(image), np.float32(factor))
 
 
 def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
@@ -68,17 +68,6 @@ def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
     return _sharpen(image.reshape(height, width * 3), np.float32(factor)).reshape(image.shape)
 
 
-def _table(levels: np.ndarray) -> np.ndarray:
-    """Levels [256] -> one table for each channel, uint8 [3, 256]."""
-    return np.tile(levels.astype(np.uint8), (3, 1))
-
-
-def _blended_levels(degenerate: int, factor: float) -> np.ndarray:
-    """Blend.c for each level against one: degenerate + factor * (level - degenerate), clipped and cut -> [3, 256]."""
-    levels = degenerate + np.float32(factor) * (_LEVELS - degenerate).astype(np.float32)
-    return _table(np.clip(levels, 0, 255))
-
-
 @compiled
 def _look_up(image, table):
     height, width, _ = image.shape
@@ -88,6 +77,27 @@ def _look_up(image, table):
             for channel in range(3):
                 found[row, column, channel] = table[channel, image[row, column, channel]]
     return found
+
+
+@compiled
+def _solarize(image, threshold, addition, flips):
+    """Adds to the levels below the threshold, and exchanges those bits of the others that are 1 in `flips`."""
+    changed = np.empty_like(image)
+    levels, target = image.reshape(-1), changed.reshape(-1)
+    for place in range(levels.size):
+        level = levels[place]
+        target[place] = np.uint8(level + addition) if level < threshold else np.uint8(level ^ flips)
+    return changed
+
+
+@compiled
+def _blend(image, degenerate, factor):
+    """Blend.c for each level against one: degenerate + factor * (level - degenerate), clipped and cut."""
+    blended = np.empty_like(image)
+    levels, target = image.reshape(-1), blended.reshape(-1)
+    for place in range(levels.size):
+        target[place] = _cut(degenerate + factor * (_float32(levels[place]) - degenerate))
+    return blended
 
 
 @compiled
@@ -130,31 +140,41 @@ def _equalizing(counts):
 
 
 @compiled
-def _grey(red, green, blue):
-    """Convert.c: the grey level of a colour, int."""
-    return (np.int32(red) * 19595 + np.int32(green) * 38470 + np.int32(blue) * 7471 + 32768) >> 16
+def _cut(level):
+    """float32, clipped and cut to a level."""
+    return np.uint8(_int32(min(max(level, _float32(0)), _float32(255))))
+
+
+@compiled
+def _fill_greys(line, greys):
+    """line uint8 [3 w] -> Convert.c's grey levels [w], in float32, whose numbers below 2**24 are exact."""
+    for column in range(greys.size):
+        red, green, blue = _float32(line[3 * column]), _float32(line[3 * column + 1]), _float32(line[3 * column + 2])
+        level = red * _float32(19595) + green * _float32(38470) + blue * _float32(7471) + _float32(32768)
+        greys[column] = _int32(level * _float32(2**-16))
 
 
 @compiled
 def _mean_grey(image):
     """ImageEnhance.Contrast: the mean grey level, rounded."""
-    total = 0
+    total, greys = 0, np.empty(image.shape[1], np.int32)
     for row in range(image.shape[0]):
-        for column in range(image.shape[1]):
-            total += _grey(image[row, column, 0], image[row, column, 1], image[row, column, 2])
+        _fill_greys(image[row].reshape(-1), greys)
+        total += greys.sum()
     return int(total / (image.shape[0] * image.shape[1]) + 0.5)
 
 
 @compiled
 def _saturate(image, factor):
-    height, width, _ = image.shape
-    blended = np.empty((height, width, 3), np.uint8)
-    for row in range(height):
-        for column in range(width):
-            grey = np.float32(_grey(image[row, column, 0], image[row, column, 1], image[row, column, 2]))
-            for channel in range(3):
-                level = grey + factor * (np.float32(image[row, column, channel]) - grey)
-                blended[row, column, channel] = np.uint8(min(max(level, np.float32(0)), np.float32(255)))
+    blended, greys = np.empty_like(image), np.empty(image.shape[1], np.int32)
+    for row in range(image.shape[0]):
+        line, target = image[row].reshape(-1), blended[row].reshape(-1)
+        _fill_greys(line, greys)
+        for column in range(greys.size):
+            grey = _float32(greys[column])
+            target[3 * column] = _cut(grey + factor * (_float32(line[3 * column]) - grey))
+            target[3 * column + 1] = _cut(grey + factor * (_float32(line[3 * column + 1]) - grey))
+            target[3 * column + 2] = _cut(grey + factor * (_float32(line[3 * column + 2]) - grey))
     return blended
 
 
@@ -173,14 +193,13 @@ def _sharpen(image, factor):
 @compiled
 def _add_lines(above, here, below, sums):
     for place in range(sums.size):
-        sums[place] = np.float32(above[place]) + np.float32(here[place]) + np.float32(below[place])
+        sums[place] = _float32(above[place]) + _float32(here[place]) + _float32(below[place])
 
 
 @compiled
 def _sharpen_line(left, middle, right, here, factor, blended):
     for place in range(blended.size):
-        level = np.float32(here[place])
-        box = left[place] + middle[place] + right[place] + np.float32(4) * level
-        smooth = np.floor(box * np.float32(1.0 / 13.0) + np.float32(0.5))
-        level = smooth + factor * (level - smooth)
-        blended[place] = np.uint8(min(max(level, np.float32(0)), np.float32(255)))
+        level = _float32(here[place])
+        box = left[place] + middle[place] + right[place] + _float32(4) * level
+        smooth = np.floor(box * _float32(1.0 / 13.0) + _float32(0.5))
+        blended[place] = _cut(smooth + factor * (level - smooth))

@@ -23,22 +23,30 @@ _BORDER = 2  # pixels around an image that points inside it see
 
 def translate_x(image: np.ndarray, share: float, bicubic: bool, fill: Fill) -> np.ndarray:
     """Moves the image left by `share` of its width."""
-    return _along_rows(image, np.full(image.shape[0], share * image.shape[1]), bool(bicubic), _colour(fill))
+    return _along_rows(
+        np.ascontiguousarray(image), np.full(image.shape[0], share * image.shape[1]), bool(bicubic), _colour(fill)
+    )
 
 
 def translate_y(image: np.ndarray, share: float, bicubic: bool, fill: Fill) -> np.ndarray:
     """Moves the image up by `share` of its height."""
-    return _along_columns(image, np.full(image.shape[1], share * image.shape[0]), bool(bicubic), _colour(fill))
+    return _along_columns(
+        np.ascontiguousarray(image), np.full(image.shape[1], share * image.shape[0]), bool(bicubic), _colour(fill)
+    )
 
 
 def shear_x(image: np.ndarray, factor: float, bicubic: bool, fill: Fill) -> np.ndarray:
     """Row y moves left by factor * (y + 1/2) pixels."""
-    return _along_rows(image, factor * (np.arange(image.shape[0]) + 0.5), bool(bicubic), _colour(fill))
+    return _along_rows(
+        np.ascontiguousarray(image), factor * (np.arange(image.shape[0]) + 0.5), bool(bicubic), _colour(fill)
+    )
 
 
 def shear_y(image: np.ndarray, factor: float, bicubic: bool, fill: Fill) -> np.ndarray:
     """Column x moves up by factor * (x + 1/2) pixels."""
-    return _along_columns(image, factor * (np.arange(image.shape[1]) + 0.5), bool(bicubic), _colour(fill))
+    return _along_columns(
+        np.ascontiguousarray(image), factor * (np.arange(image.shape[1]) + 0.5), bool(bicubic), _colour(fill)
+    )
 
 
 def rotate(image: np.ndarray, degrees: float, bicubic: bool, fill: Fill) -> np.ndarray:
@@ -47,7 +55,7 @@ def rotate(image: np.ndarray, degrees: float, bicubic: bool, fill: Fill) -> np.n
     cosine, sine = round(math.cos(angle), 15), round(math.sin(angle), 15)
     down, right = image.shape[0] / 2, image.shape[1] / 2
     shifts = cosine * -right - sine * -down + right, sine * -right + cosine * -down + down
-    return _rotate(image, cosine, sine, *shifts, bool(bicubic), _colour(fill))
+    return _rotate(np.ascontiguousarray(image), cosine, sine, *shifts, bool(bicubic), _colour(fill))
 
 
 def _colour(fill: Fill) -> np.ndarray:
@@ -187,8 +195,14 @@ def _interleave(red, green, blue, line):
 def _cubic_words(words0, words1, words2, words3, shift, parts, values):
     mask = np.uint32(255)
     for place in range(values.size):
-        level0, level1 = float(np.int32((words0[place] >> shift) & mask)), float(np.int32((words1[place] >> shift) & mask))
-        level2, level3 = float(np.int32((words2[place] >> shift) & mask)), float(np.int32((words3[place] >> shift) & mask))
+        level0, level1 = (
+            float(np.int32((words0[place] >> shift) & mask)),
+            float(np.int32((words1[place] >> shift) & mask)),
+        )
+        level2, level3 = (
+            float(np.int32((words2[place] >> shift) & mask)),
+            float(np.int32((words3[place] >> shift) & mask)),
+        )
         values[place] = _cubic_value(level0, level1, level2, level3, parts[place])
 
 
