@@ -190,21 +190,32 @@ def color_jitter(image: np.ndarray, factors: np.ndarray, order: np.ndarray) -> n
     return image
 
 
-def _part(image: bytes | np.ndarray, shares: np.ndarray, settings: DataSettings) -> tuple[np.ndarray, np.ndarray]:
-    """An image as in train_images, crop_shares [k, ...] -> what is decoded of it, and the crops [k, 4] therein."""
-    if isinstance(image, np.ndarray):
-        return image, crop_boxes(image.shape[:2], shares, settings)
-    file = jpeg.opened(image)
-    if file is not None:
-        boxes = crop_boxes(file.size, shares, settings)
-        corner = boxes[:, :2].min(axis=0)
-        sides = (boxes[:, :2] + boxes[:, 2:]).max(axis=0) - corner
-        decoded = jpeg.part(file, *corner.tolist(), *sides.tolist())
-        if decoded is not None:
-            boxes[:, :2] -= corner
-            return decoded, boxes
-    whole = decode(tf.constant(image)).numpy()
-    return whole, crop_boxes(whole.shape[:2], shares, settings)
+def _crops(
+    image: bytes | np.ndarray,
+    shares: np.ndarray,
+    chosen: np.ndarray,
+    wanted: np.ndarray,
+    settings: DataSettings,
+    size: tuple[int, int],
+) -> np.ndarray:
+    """An image as in train_images, its k copies' shares, choices and whether they are wanted -> uint8 [k, *size, 3].
+
+    What is decoded, and so whether it can be, does not depend on which copies are wanted: other processes may make the
+    others.
+    """
+    made = np.empty((len(shares), *size, 3), np.uint8)
+    bicubic, flip = chosen[:, 0] > 0, chosen[:, 1] > 0
+    if not isinstance(image, np.ndarray) or not image.shape:
+        image = image if isinstance(image, bytes) else image.item()  # a string tensor, in a graph or outside
+        file = jpeg.opened(image)
+        if file is not None:
+            boxes = crop_boxes(file.size, shares, settings)
+            if jpeg.resized_boxes(file, boxes, wanted, bicubic, flip, made):
+                return made
+        image = decode(tf.constant(image)).numpy()
+    image = np.ascontiguousarray(image)
+    resample.resize_boxes(image, crop_boxes(image.shape[:2], shares, settings), wanted, bicubic, flip, made)
+    return made
 
 
 def _maker(settings: DataSettings, image_size: tuple[int, int]) -> Callable:
@@ -221,17 +232,14 @@ def _maker(settings: DataSettings, image_size: tuple[int, int]) -> Callable:
     ) -> np.ndarray:
         target = destinations.borrowed(int(destination))
         for image, rows, tries, chosen in zip(images, places, shares, choices, strict=True):
-            if (rows < 0).all():
-                continue
-            # what is decoded, and so whether it can be, must not depend on which of the copies this process makes
-            decoded, boxes = _part(image, tries, settings)
-            for place, (top, left, height, width), choice in zip(rows.tolist(), boxes.tolist(), chosen, strict=True):
-                if place >= 0:
-                    target[place] = augmented(decoded[top : top + height, left : left + width], choice)
+            if (rows >= 0).any():
+                crops = _crops(image, tries, chosen, rows >= 0, settings, image_size)
+                for place, crop, choice in zip(rows.tolist(), crops, chosen, strict=True):
+                    if place >= 0:
+                        target[place] = augmented(crop, choice)
         return np.sum(places >= 0)
 
-    def augmented(crop: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-        image = resample.resize(crop, image_size, bool(chosen[0]), bool(chosen[1]))
+    def augmented(image: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         if policy is not None:
             return randaugment.apply(image, randaugment.Draws(*chosen[2:].reshape(5, policy.layers)), policy, fill)
         return color_jitter(image, chosen[2:5], chosen[5:]) if settings.color_jitter else image

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tnt_jax.data import jpeg_blocks, jpeg_header, jpeg_pixels, jpeg_tables
-from tnt_jax.data.compiled import compiled
+from tnt_jax.data import jpeg_blocks, jpeg_header, jpeg_pixels, jpeg_tables, resample
+from tnt_jax.data.compiled import compiled, quick
 from tnt_jax.data.faulty import MAX_PIXELS
 
 _KEPT = 2**23  # bytes; a larger array, as few images need, is not kept
@@ -46,26 +46,62 @@ def opened(encoded: bytes) -> Jpeg | None:
 def part(file: Jpeg, top: int, left: int, height: int, width: int) -> np.ndarray | None:
     """-> uint8 [height, width, 3], the same as of the whole decoded image; None where the codes are damaged.
 
-    The part lies within the image. What is stored below it is not read. The array is this thread's, and filled anew by
-    its next call.
+    The part lies within the image. What is stored below it is not read.
     """
+    image = np.empty((height, width, 3), np.uint8)
+    return image if _decode(*_arguments(file, top, left, height, width), image) else None
+
+
+def resized_boxes(
+    file: Jpeg, boxes: np.ndarray, wanted: np.ndarray, bicubic: np.ndarray, flip: np.ndarray, made: np.ndarray
+) -> bool:
+    """As resample.resize_boxes, of a file, of which only the part that holds all the boxes is decoded.
+
+    -> whether its codes were sound.
+    """
+    top, left, height, width = around = _around(boxes).tolist()
+    image = _workspace("image", height * width * 3, np.uint8)[: height * width * 3].reshape(height, width, 3)
+    return _decode_and_resize(*_arguments(file, *around), image, boxes, wanted, bicubic, flip, made)
+
+
+@quick
+def _around(boxes):
+    """-> the smallest box that holds boxes int64 [k, 4]."""
+    top, left = boxes[:, 0].min(), boxes[:, 1].min()
+    return np.array([top, left, (boxes[:, 0] + boxes[:, 2]).max() - top, (boxes[:, 1] + boxes[:, 3]).max() - left])
+
+
+def _arguments(file: Jpeg, top: int, left: int, height: int, width: int) -> tuple:
+    """What `_decode` needs before the image."""
     data, frame = file
     plan = jpeg_header.plan(frame, top, left, height, width)
     codes = _workspace("codes", data.size + jpeg_tables.SPARE, np.uint8)
     tables = _workspace("tables", 3 * jpeg_tables.TABLES, np.int32)
     found = _workspace("found", (int(plan[jpeg_header.ROW_GROUPS]) + 1) * jpeg_blocks.GROUP, np.int16)
     levels = _workspace("levels", int(plan[jpeg_header.ALL_GROUPS]) * 64 * jpeg_header.LANES, np.uint8)
-    image = _workspace("image", height * width * 3, np.uint8)[: height * width * 3].reshape(height, width, 3)
-    return image if _decode(data, frame, plan, top, left, codes, tables, found, levels, image) else None
+    return data, frame, plan, top, left, codes, tables, found, levels
 
 
 @compiled
 def _decode(data, frame, plan, top, left, codes, tables, found, levels, image):
-    """All of it in one call: each call that lets other threads run may lose its core to them."""
     size = jpeg_tables.prepare(data, frame, codes, tables)
     if not jpeg_blocks.decode(data, frame, plan, codes, size, tables, found, levels):
         return False
     jpeg_pixels.pixels(frame, plan, top, left, levels, image)
+    return True
+
+
+@compiled
+def _decode_and_resize(
+    data, frame, plan, top, left, codes, tables, found, levels, image, boxes, wanted, bicubic, flip, made
+):
+    """All in one call, as after each call that lets other threads run this one may be on a core with none of its data."""
+    if not _decode(data, frame, plan, top, left, codes, tables, found, levels, image):
+        return False
+    within = boxes.copy()
+    within[:, 0] -= top
+    within[:, 1] -= left
+    resample.resize_boxes(image, within, wanted, bicubic, flip, made)
     return True
 
 

@@ -35,8 +35,25 @@ def resize(
     `corner` of the image resized to `resized`; the rest is not computed.
     """
     (height, width), (tall, wide), (top, left) = size, size if resized is None else resized, corner
+    box = 0, 0, *image.shape[:2]
     sides = int(tall), int(top), height, int(wide), int(left), width
-    return _resize(np.ascontiguousarray(image), *sides, bool(bicubic), bool(flip))
+    made = np.empty((height, width, 3), np.uint8)
+    _resize(np.ascontiguousarray(image), *box, *sides, bool(bicubic), bool(flip), made)
+    return made
+
+
+@compiled
+def resize_boxes(image, boxes, wanted, bicubic, flip, made):
+    """Fills made uint8 [k, H, W, 3] with k parts of an image uint8 [h, w, 3], each as `resize` makes it of its part.
+
+    boxes int64 [k, 4]: top, left, height, width. wanted, bicubic, flip: bool [k]; what is not wanted may be anything.
+    """
+    height, width = made.shape[1], made.shape[2]
+    for copy in range(len(boxes)):
+        if wanted[copy]:
+            top, left, tall, wide = boxes[copy, 0], boxes[copy, 1], boxes[copy, 2], boxes[copy, 3]
+            sides = height, 0, height, width, 0, width
+            _resize(image, top, left, tall, wide, *sides, bicubic[copy], flip[copy], made[copy])
 
 
 @compiled
@@ -78,17 +95,20 @@ def _weights(length, resized, corner, size, bicubic, flip):
 
 
 @compiled
-def _resize(image, tall, top, height, wide, left, width, bicubic, flip):
-    row_starts, row_weights = _weights(image.shape[0], tall, top, height, bicubic, False)
-    column_starts, column_weights = _weights(image.shape[1], wide, left, width, bicubic, flip)
+def _resize(image, box_top, box_left, box_height, box_width, tall, top, height, wide, left, width, bicubic, flip, made):
+    row_starts, row_weights = _weights(box_height, tall, top, height, bicubic, False)
+    column_starts, column_weights = _weights(box_width, wide, left, width, bicubic, flip)
     first = row_starts.min()
-    last = min(row_starts.max() + row_weights.shape[1], image.shape[0])
-    pixels = image[first:last].reshape(last - first, image.shape[1] * 3)
-    pixels = _transpose(pixels, 3 * column_weights.shape[1])
+    last = min(row_starts.max() + row_weights.shape[1], box_height)
+    lines = image.reshape(image.shape[0], image.shape[1] * 3)[box_top + first : box_top + last]
+    pixels = _transpose(lines, 3 * box_left, 3 * box_width, 3 * column_weights.shape[1])
     pixels = _sum_lines(pixels, 3, column_starts, column_weights)
-    pixels = _transpose(pixels, row_weights.shape[1])
+    pixels = _transpose(pixels, 0, pixels.shape[1], row_weights.shape[1])
     pixels = _sum_lines(pixels, 1, row_starts - first, row_weights)
-    return np.ascontiguousarray(pixels[:height, : 3 * width]).reshape(height, width, 3)
+    for row in range(height):
+        line, levels = pixels[row], made[row].reshape(-1)
+        for place in range(levels.size):
+            levels[place] = line[place]
 
 
 @compiled
@@ -127,21 +147,24 @@ def _add_four(sums, lines, weights):
 @compiled
 def _to_levels(sums, levels):
     for place in range(sums.size):
-        levels[place] = min(max(sums[place] >> _PLACES, 0), 255)
+        levels[place] = min(max(np.int32(sums[place] >> _PLACES), np.int32(0)), np.int32(255))
 
 
 @compiled
-def _transpose(pixels, more):
-    """uint8 [m, n] -> uint8 [n or somewhat more, m or somewhat more], and `more` lines; what is beyond is anything.
+def _transpose(pixels, start, length, more):
+    """Columns start, start + 1, ... of uint8 [m, ...] -> uint8 [length or somewhat more, m or somewhat more].
+
+    And `more` lines. What is beyond is anything.
 
     Eight by eight levels at a time, as eight words whose halves, quarters and eighths change places.
     """
-    count, length = pixels.shape
+    count = len(pixels)
     tall, wide = (count + _WORD - 1) // _WORD, (length + _WORD - 1) // _WORD
     padded = np.empty((tall * _WORD, wide * _WORD), np.uint8)
     for line in range(count):
+        source_line, padded_line = pixels[line][start : start + length], padded[line]
         for place in range(length):  # Numba copies a slice many times slower
-            padded[line, place] = pixels[line, place]
+            padded_line[place] = source_line[place]
     turned = np.empty((wide * _WORD + more, tall * _WORD), np.uint8)
     source = padded.reshape(-1).view(np.uint64).reshape(tall * _WORD, wide)
     target = turned.reshape(-1).view(np.uint64).reshape(wide * _WORD + more, tall)
