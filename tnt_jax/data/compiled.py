@@ -25,7 +25,7 @@ def compiled(function: Callable) -> Callable:
 
 
 def quick(function: Callable) -> Callable:
-    """As `compiled`, for what takes microseconds: keeps Python's lock, as to give it away and wait for it takes longer."""
+    """As `compiled`, for what takes microseconds: keeps Python's lock, since waiting to get it back takes longer."""
     return _compiled(function, nogil=False)
 
 

@@ -95,7 +95,7 @@ def _decode(data, frame, plan, top, left, codes, tables, found, levels, image):
 def _decode_and_resize(
     data, frame, plan, top, left, codes, tables, found, levels, image, boxes, wanted, bicubic, flip, made
 ):
-    """All in one call, as after each call that lets other threads run this one may be on a core with none of its data."""
+    """In one call: after each one that lets other threads run, this may go on on a core that has none of its data."""
     if not _decode(data, frame, plan, top, left, codes, tables, found, levels, image):
         return False
     within = boxes.copy()

@@ -68,8 +68,8 @@ def decode(data, frame, plan, codes, size, tables, found, levels):
     """Fills levels with a part of the image -> whether its codes were sound and all there.
 
     data uint8 [n] is the file, frame read_frame's, plan jpeg_header.plan's; size, codes and tables are
-    jpeg_tables.prepare's. found int16 [(ROW_GROUPS + 1) * GROUP] is used inside. levels uint8 [ALL_GROUPS * 64 * LANES]:
-    the components' lines after each other, a line as long as its row of groups.
+    jpeg_tables.prepare's. found int16 [(ROW_GROUPS + 1) * GROUP] is used inside. levels uint8 [ALL_GROUPS * 64 * LANES]
+    are the components' lines after each other, a line as long as its row of groups.
     """
     top, left, bottom, right = plan[0], plan[1], plan[2], plan[3]
     blocks, steps, starts = _layout(data, frame, plan)
@@ -146,8 +146,8 @@ def decode(data, frame, plan, codes, size, tables, found, levels):
 def _layout(data, frame, plan):
     """-> blocks int64 [blocks of an MCU, 5], steps int32 [components, 64], starts int64 [components].
 
-    blocks: component; its blocks in a row of the MCU; this one's column therein; its first group in a row of MCUs; where
-    its tables begin. steps: of quantisation, by coefficient. starts: of a component's levels.
+    blocks: component; its blocks in a row of the MCU; this one's column therein; the first group of its row; where its
+    tables begin. steps: of quantisation, by coefficient. starts: of a component's levels.
     """
     count, across, down = frame[jpeg_header.COMPONENTS], frame[jpeg_header.ACROSS], frame[jpeg_header.DOWN]
     blocks = np.zeros((across * down + count - 1, 5), np.int64)

@@ -1,7 +1,7 @@
 """What reading a JPEG's Huffman codes needs, in compiled loops: look-up tables, and the bytes without stuffing.
 
-After ITU-T T.81 (names in capitals are its). A code is looked up together with the bits that follow it, so that one look
-gives a coefficient, or two of them where both are short.
+After ITU-T T.81 (names in capitals are its). A code is looked up together with the bits that follow it, so that one
+look gives a coefficient, or two of them where both are short.
 """
 
 import numpy as np
