@@ -19,7 +19,7 @@ CHECKED = {"NUMBA_BOUNDSCHECK": "1"}  # read when Numba is imported; what it com
 
 
 def damaged(random: np.random.Generator, data: bytes) -> bytes:
-    """The file with up to eight bytes changed, mostly in its first kilobyte, where the tables are; or without its end."""
+    """The file with up to eight bytes changed, half of them where the tables are, or without its end."""
     data = bytearray(data)
     if random.random() < 0.2:
         return bytes(data[: random.integers(len(data))])
