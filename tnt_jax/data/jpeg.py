@@ -60,7 +60,7 @@ def resized_boxes(
     -> whether its codes were sound.
     """
     top, left, height, width = around = _around(boxes).tolist()
-    image = _workspace("image", height * width * 3, np.uint8)[: height * width * 3].reshape(height, width, 3)
+    image = _workspace("image", height * width * 3, np.uint8).reshape(height, width, 3)
     return _decode_and_resize(*_arguments(file, *around), image, boxes, wanted, bicubic, flip, made)
 
 
@@ -106,10 +106,10 @@ def _decode_and_resize(
 
 
 def _workspace(name: str, size: int, kind: type) -> np.ndarray:
-    """This thread's array of that name, at least `size` long: fresh memory would cost more than what is done in it."""
+    """This thread's array of that name, `size` long: fresh memory would cost more than what is done in it."""
     array = getattr(_space, name, None)
     if array is None or array.size < size:
         array = np.empty(size + size // 4, kind)
         if array.nbytes <= _KEPT:
             setattr(_space, name, array)
-    return array
+    return array[:size]
