@@ -11,6 +11,7 @@ import tensorflow as tf
 from PIL import Image, ImageEnhance
 
 from configs.default import get_config
+from tests.data import odd_images
 from tests.data.test_resample import pillow_resize
 from tnt_jax.data import augment, destinations, randaugment, resample
 from tnt_jax.data.settings import DataSettings
@@ -306,6 +307,30 @@ def test_a_damaged_image_is_an_error():
             augment.eval_image(tf.constant(encoded), settings_with(), (16, 16))
         with pytest.raises(tf.errors.InvalidArgumentError):
             made(encoded, [(0, 0)], settings_with(crop_area=(1.0, 1.0)), (16, 16))
+
+
+def test_whether_an_image_is_faulty_does_not_depend_on_the_copies_made_here():
+    """Of a JPEG that was cut off: another process, which makes the other copies, must come to the same result."""
+    settings = settings_with()
+    data = odd_images.noise(0, (64, 64))
+    data = data[: len(data) * 3 // 4]
+    shares = np.full((1, 2, 11, 2), 0.25)  # crops of 16 x 16
+    shares[0, :, -1] = [[0.0, 0.0], [0.99, 0.99]]  # in the first corner, which is there, and in the last
+    choices = augment.draw(np.zeros((1, 2, 2), int), settings).choices
+
+    def images(copies, places):
+        made = np.zeros((1, 16, 16, 3), np.uint8)
+        chosen = augment.Draws(*(tf.constant(part[:, :copies]) for part in (shares, choices)))
+        with destinations.lend(made) as destination:
+            place = tf.constant([places], tf.int64), tf.constant(destination, tf.int64)
+            augment.train_images([tf.constant(data)], chosen, *place, settings, (16, 16))
+        return made
+
+    assert images(1, [0]).any()
+    for places in ([0, -1], [-1, 0]):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            images(2, places)
+    assert not images(2, [-1, -1]).any()  # an empty place at a batch's end is not decoded at all
 
 
 def test_bad_settings_are_named(photographs):

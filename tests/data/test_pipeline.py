@@ -229,10 +229,10 @@ def test_a_label_out_of_range_is_named(settings_for, tiles, monkeypatch, untrace
 def test_an_error_in_the_augmentation_is_not_hidden(settings_for, tiles, monkeypatch, untraced):
     """Where no single example is at fault, the batch is named."""
 
-    def failing(crop, *arguments):
+    def failing(*arguments):
         raise RuntimeError("no pixels today")
 
-    monkeypatch.setattr(augment.resample, "resize", failing)
+    monkeypatch.setattr(augment.resample, "resize_boxes", failing)
     with pytest.raises(ValueError, match=r"A batch with 12 examples of tiles.* failed: .*no pixels today"):
         train(settings_for("tiles", tiles("tfrecord")), 1)
 

@@ -1,5 +1,10 @@
 """The short form of `python -m tests.fuzz`: every key is drawn from; what is refused, and what trains, is checked."""
 
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from tests.fuzz import harness, properties, values
@@ -21,3 +26,12 @@ def test_what_cannot_work_is_refused_with_the_key():
 
 def test_what_is_accepted_trains_a_step():
     properties.check_training(examples=6)
+
+
+def test_damaged_jpegs_stay_within_their_arrays():
+    command = [sys.executable, "-m", "tests.fuzz.jpegs", "--files=3000"]
+    root = Path(__file__).parents[2]
+    found = subprocess.run(command, cwd=root, text=True, capture_output=True, timeout=300)
+    assert found.returncode == 0, found.stderr[-2000:]
+    counts = ast.literal_eval(found.stdout)
+    assert min(counts.values()) > 100, counts
