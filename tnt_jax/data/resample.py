@@ -34,11 +34,9 @@ def resize(
     left to right at no cost. With `resized` and `corner` (rows, columns) the result is the part of size (H, W) at
     `corner` of the image resized to `resized`; the rest is not computed.
     """
-    (height, width), (tall, wide), (top, left) = size, size if resized is None else resized, corner
-    box = 0, 0, *image.shape[:2]
-    sides = int(tall), int(top), height, int(wide), int(left), width
-    made = np.empty((height, width, 3), np.uint8)
-    _resize(np.ascontiguousarray(image), *box, *sides, bool(bicubic), bool(flip), made)
+    (tall, wide), (top, left) = size if resized is None else resized, corner
+    made = np.empty((*size, 3), np.uint8)
+    _resize(np.ascontiguousarray(image), int(tall), int(top), int(wide), int(left), bool(bicubic), bool(flip), made)
     return made
 
 
@@ -48,12 +46,60 @@ def resize_boxes(image, boxes, wanted, bicubic, flip, made):
 
     boxes int64 [k, 4]: top, left, height, width. wanted, bicubic, flip: bool [k]; what is not wanted may be anything.
     """
+    turned = np.empty(turned_shape(image.shape[0], image.shape[1], made.shape[2]), np.uint8)
+    _turn(image.reshape(image.shape[0], image.shape[1] * 3), turned)
+    resize_turned_boxes(turned, boxes, wanted, bicubic, flip, made)
+
+
+@compiled
+def resize_turned_boxes(turned, boxes, wanted, bicubic, flip, made):
+    """As `resize_boxes`, of an image that is turned: uint8 [lines, places], of turned_shape.
+
+    Line 3 * column + channel holds a column from top to bottom. What is beyond the image may be anything.
+    """
     height, width = made.shape[1], made.shape[2]
     for copy in range(len(boxes)):
         if wanted[copy]:
-            top, left, tall, wide = boxes[copy, 0], boxes[copy, 1], boxes[copy, 2], boxes[copy, 3]
-            sides = height, 0, height, width, 0, width
-            _resize(image, top, left, tall, wide, *sides, bicubic[copy], flip[copy], made[copy])
+            sides = height, 0, width, 0
+            _resize_turned(turned, boxes[copy], *sides, bicubic[copy], flip[copy], made[copy])
+
+
+@compiled
+def turned_shape(height, width, new_width):
+    """Lines and places of an array for an image turned: whole words, and lines for weights 0 beyond the last column."""
+    widest = int(math.ceil(2.0 * max(width / new_width, 1.0))) * 2 + 1 + _TAPS
+    return _words(3 * width) + 3 * widest, _words(height)
+
+
+@compiled
+def turn_words(words, place, target):
+    """Eight lines of words uint64 [8, n] -> target uint64 [8 * n or more, m], words at that place of its lines.
+
+    Eight by eight levels at a time, as eight words whose halves, quarters and eighths change places.
+    """
+    half, quarter, eighth = np.uint64(32), np.uint64(16), np.uint64(8)
+    low_half, low_quarter = np.uint64(0x00000000FFFFFFFF), np.uint64(0x0000FFFF0000FFFF)
+    low_eighth = np.uint64(0x00FF00FF00FF00FF)
+    for right in range(words.shape[1]):
+        a0, a1, a2, a3 = words[0, right], words[1, right], words[2, right], words[3, right]
+        b0, b1, b2, b3 = words[4, right], words[5, right], words[6, right], words[7, right]
+        a0, b0 = _exchange(a0, b0, half, low_half)
+        a1, b1 = _exchange(a1, b1, half, low_half)
+        a2, b2 = _exchange(a2, b2, half, low_half)
+        a3, b3 = _exchange(a3, b3, half, low_half)
+        a0, a2 = _exchange(a0, a2, quarter, low_quarter)
+        a1, a3 = _exchange(a1, a3, quarter, low_quarter)
+        b0, b2 = _exchange(b0, b2, quarter, low_quarter)
+        b1, b3 = _exchange(b1, b3, quarter, low_quarter)
+        a0, a1 = _exchange(a0, a1, eighth, low_eighth)
+        a2, a3 = _exchange(a2, a3, eighth, low_eighth)
+        b0, b1 = _exchange(b0, b1, eighth, low_eighth)
+        b2, b3 = _exchange(b2, b3, eighth, low_eighth)
+        first = right * _WORD
+        target[first, place], target[first + 1, place] = a0, a1
+        target[first + 2, place], target[first + 3, place] = a2, a3
+        target[first + 4, place], target[first + 5, place] = b0, b1
+        target[first + 6, place], target[first + 7, place] = b2, b3
 
 
 @compiled
@@ -95,45 +141,71 @@ def _weights(length, resized, corner, size, bicubic, flip):
 
 
 @compiled
-def _resize(image, box_top, box_left, box_height, box_width, tall, top, height, wide, left, width, bicubic, flip, made):
-    row_starts, row_weights = _weights(box_height, tall, top, height, bicubic, False)
-    column_starts, column_weights = _weights(box_width, wide, left, width, bicubic, flip)
-    first = row_starts.min()
-    last = min(row_starts.max() + row_weights.shape[1], box_height)
-    lines = image.reshape(image.shape[0], image.shape[1] * 3)[box_top + first : box_top + last]
-    pixels = _transpose(lines, 3 * box_left, 3 * box_width, 3 * column_weights.shape[1])
-    pixels = _sum_lines(pixels, 3, column_starts, column_weights)
-    pixels = _transpose(pixels, 0, pixels.shape[1], row_weights.shape[1])
-    pixels = _sum_lines(pixels, 1, row_starts - first, row_weights)
-    for row in range(height):
-        line, levels = pixels[row], made[row].reshape(-1)
-        for place in range(levels.size):
-            levels[place] = line[place]
+def _resize(image, tall, top, wide, left, bicubic, flip, made):
+    turned = np.empty(turned_shape(image.shape[0], image.shape[1], wide), np.uint8)
+    _turn(image.reshape(image.shape[0], image.shape[1] * 3), turned)
+    box = np.array([0, 0, image.shape[0], image.shape[1]])
+    _resize_turned(turned, box, tall, top, wide, left, bicubic, flip, made)
 
 
 @compiled
-def _sum_lines(pixels, step, starts, weights):
-    """pixels uint8 [lines, n]; starts [size], weights [size, taps] -> uint8 [size * step, n].
+def _resize_turned(turned, box, tall, top, wide, left, bicubic, flip, made):
+    height, width, _ = made.shape
+    row_starts, row_weights = _weights(box[2], tall, top, height, bicubic, False)
+    column_starts, column_weights = _weights(box[3], wide, left, width, bicubic, flip)
+    first = row_starts.min()
+    count = min(row_starts.max() + row_weights.shape[1], box[2]) - first
+    lines = np.empty((_words(3 * width), _words(count)), np.uint8)
+    _sum_lines(turned[3 * box[1] :], 3, column_starts, column_weights, box[0] + first, count, lines)
+    pixels = np.empty((lines.shape[1] + row_weights.shape[1], lines.shape[0]), np.uint8)
+    _turn(lines, pixels)
+    levels = made.reshape(height, 3 * width)
+    _sum_lines(pixels, 1, row_starts - first, row_weights, 0, levels.shape[1], levels)
 
-    Line s * step + c is the sum of the lines (starts[s] + tap) * step + c. Lines with weight 0 may hold anything.
+
+@compiled
+def _words(length):
+    """The next larger multiple of _WORD."""
+    return (length + _WORD - 1) // _WORD * _WORD
+
+
+@compiled
+def _turn(pixels, turned):
+    """Columns of uint8 [m, n] -> lines of uint8 [_words(n) or more, _words(m)]; what is beyond is anything."""
+    count, length = pixels.shape
+    band = np.empty((_WORD, _words(length)), np.uint8)
+    words, target = band.view(np.uint64), turned.view(np.uint64)
+    for place in range(turned.shape[1] // _WORD):
+        for line in range(min(_WORD, count - place * _WORD)):
+            source, copy = pixels[place * _WORD + line], band[line]
+            for level in range(length):  # Numba copies a slice many times slower
+                copy[level] = source[level]
+        turn_words(words, place, target)
+
+
+@compiled
+def _sum_lines(pixels, step, starts, weights, start, count, levels):
+    """pixels uint8 [lines, ...]; starts [size], weights [size, taps] -> levels uint8 [size * step or more, count or more].
+
+    Line s * step + c is the sum of the lines (starts[s] + tap) * step + c, of each the `count` levels from `start` on.
+    Lines with weight 0 may hold anything.
     """
     size, taps = weights.shape
-    levels = np.empty((size * step, pixels.shape[1]), np.uint8)
-    sums = np.empty(pixels.shape[1], np.int32)
+    sums = np.empty(count, np.int32)
     for output in range(size):
         for part in range(step):
             sums[:] = 1 << (_PLACES - 1)  # a half: rounding
             for tap in range(0, taps, _TAPS):
                 line = (starts[output] + tap) * step + part
-                _add_four(sums, pixels[line : line + 3 * step + 1 : step], weights[output, tap : tap + _TAPS])
+                lines = pixels[line : line + 3 * step + 1 : step]
+                _add_four(sums, lines, start, weights[output, tap : tap + _TAPS])
             _to_levels(sums, levels[output * step + part])
-    return levels
 
 
 @compiled
-def _add_four(sums, lines, weights):
+def _add_four(sums, lines, start, weights):
     """Adds four weighted lines to the sums int32 [n]. The lines are named first: so the loop becomes vector code."""
-    line0, line1, line2, line3 = lines[0], lines[1], lines[2], lines[3]
+    line0, line1, line2, line3 = lines[0][start:], lines[1][start:], lines[2][start:], lines[3][start:]
     weight0, weight1, weight2, weight3 = weights[0], weights[1], weights[2], weights[3]
     for place in range(sums.size):
         sums[place] += (
@@ -148,53 +220,6 @@ def _add_four(sums, lines, weights):
 def _to_levels(sums, levels):
     for place in range(sums.size):
         levels[place] = min(max(np.int32(sums[place] >> _PLACES), np.int32(0)), np.int32(255))
-
-
-@compiled
-def _transpose(pixels, start, length, more):
-    """Columns start, start + 1, ... of uint8 [m, ...] -> uint8 [length or somewhat more, m or somewhat more].
-
-    And `more` lines. What is beyond is anything.
-
-    Eight by eight levels at a time, as eight words whose halves, quarters and eighths change places.
-    """
-    count = len(pixels)
-    tall, wide = (count + _WORD - 1) // _WORD, (length + _WORD - 1) // _WORD
-    padded = np.empty((tall * _WORD, wide * _WORD), np.uint8)
-    for line in range(count):
-        source_line, padded_line = pixels[line][start : start + length], padded[line]
-        for place in range(length):  # Numba copies a slice many times slower
-            padded_line[place] = source_line[place]
-    turned = np.empty((wide * _WORD + more, tall * _WORD), np.uint8)
-    source = padded.reshape(-1).view(np.uint64).reshape(tall * _WORD, wide)
-    target = turned.reshape(-1).view(np.uint64).reshape(wide * _WORD + more, tall)
-    half, quarter, eighth = np.uint64(32), np.uint64(16), np.uint64(8)
-    low_half, low_quarter = np.uint64(0x00000000FFFFFFFF), np.uint64(0x0000FFFF0000FFFF)
-    low_eighth = np.uint64(0x00FF00FF00FF00FF)
-    for down in range(tall):
-        for right in range(wide):
-            first = down * _WORD
-            upper, lower = source[first : first + 4, right], source[first + 4 : first + 8, right]
-            a0, a1, a2, a3 = upper[0], upper[1], upper[2], upper[3]
-            b0, b1, b2, b3 = lower[0], lower[1], lower[2], lower[3]
-            a0, b0 = _exchange(a0, b0, half, low_half)
-            a1, b1 = _exchange(a1, b1, half, low_half)
-            a2, b2 = _exchange(a2, b2, half, low_half)
-            a3, b3 = _exchange(a3, b3, half, low_half)
-            a0, a2 = _exchange(a0, a2, quarter, low_quarter)
-            a1, a3 = _exchange(a1, a3, quarter, low_quarter)
-            b0, b2 = _exchange(b0, b2, quarter, low_quarter)
-            b1, b3 = _exchange(b1, b3, quarter, low_quarter)
-            a0, a1 = _exchange(a0, a1, eighth, low_eighth)
-            a2, a3 = _exchange(a2, a3, eighth, low_eighth)
-            b0, b1 = _exchange(b0, b1, eighth, low_eighth)
-            b2, b3 = _exchange(b2, b3, eighth, low_eighth)
-            first = right * _WORD
-            target[first, down], target[first + 1, down] = a0, a1
-            target[first + 2, down], target[first + 3, down] = a2, a3
-            target[first + 4, down], target[first + 5, down] = b0, b1
-            target[first + 6, down], target[first + 7, down] = b2, b3
-    return turned
 
 
 @compiled
