@@ -49,7 +49,7 @@ def part(file: Jpeg, top: int, left: int, height: int, width: int) -> np.ndarray
     The part lies within the image. What is stored below it is not read.
     """
     image = np.empty((height, width, 3), np.uint8)
-    return image if _decode(*_arguments(file, top, left, height, width), image) else None
+    return image if _decode_all(*_arguments(file, top, left, height, width), image) else None
 
 
 def resized_boxes(
@@ -60,8 +60,9 @@ def resized_boxes(
     -> whether its codes were sound.
     """
     top, left, height, width = around = _around(boxes).tolist()
-    image = _workspace("image", height * width * 3, np.uint8).reshape(height, width, 3)
-    return _decode_and_resize(*_arguments(file, *around), image, boxes, wanted, bicubic, flip, made)
+    shape = resample.turned_shape(height, width, made.shape[2])
+    turned = _workspace("turned", shape[0] * shape[1], np.uint8).reshape(shape)
+    return _decode_and_resize(*_arguments(file, *around), height, width, turned, boxes, wanted, bicubic, flip, made)
 
 
 @quick
@@ -83,25 +84,44 @@ def _arguments(file: Jpeg, top: int, left: int, height: int, width: int) -> tupl
 
 
 @compiled
-def _decode(data, frame, plan, top, left, codes, tables, found, levels, image):
+def _decode_all(data, frame, plan, top, left, codes, tables, found, levels, image):
     size = jpeg_tables.prepare(data, frame, codes, tables)
     if not jpeg_blocks.decode(data, frame, plan, codes, size, tables, found, levels):
         return False
-    jpeg_pixels.pixels(frame, plan, top, left, levels, image)
+    height, width, _ = image.shape
+    jpeg_pixels.pixels(frame, plan, top, left, height, width, levels, image.reshape(height, 3 * width))
     return True
 
 
 @compiled
 def _decode_and_resize(
-    data, frame, plan, top, left, codes, tables, found, levels, image, boxes, wanted, bicubic, flip, made
+    data,
+    frame,
+    plan,
+    top,
+    left,
+    codes,
+    tables,
+    found,
+    levels,
+    height,
+    width,
+    turned,
+    boxes,
+    wanted,
+    bicubic,
+    flip,
+    made,
 ):
     """In one call: after each one that lets other threads run, this may go on on a core that has none of its data."""
-    if not _decode(data, frame, plan, top, left, codes, tables, found, levels, image):
+    size = jpeg_tables.prepare(data, frame, codes, tables)
+    if not jpeg_blocks.decode(data, frame, plan, codes, size, tables, found, levels):
         return False
+    jpeg_pixels.turned_pixels(frame, plan, top, left, height, width, levels, turned)
     within = boxes.copy()
     within[:, 0] -= top
     within[:, 1] -= left
-    resample.resize_boxes(image, within, wanted, bicubic, flip, made)
+    resample.resize_turned_boxes(turned, within, wanted, bicubic, flip, made)
     return True
 
 

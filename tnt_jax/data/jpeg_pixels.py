@@ -6,7 +6,7 @@ Halved colours are smoothed by its triangle filter ("fancy upsampling"), and YCb
 
 import numpy as np
 
-from tnt_jax.data import jpeg_header
+from tnt_jax.data import jpeg_header, resample
 from tnt_jax.data.compiled import compiled
 from tnt_jax.data.jpeg_header import LANES
 
@@ -15,12 +15,21 @@ _int32 = np.int32  # around each result, as Numba calculates with 64 bits
 
 
 @compiled
-def pixels(frame, plan, top, left, levels, image):
-    """Fills image uint8 [h, w, 3], whose corner is at (top, left) of the whole, from jpeg_blocks.decode's levels.
+def turned_pixels(frame, plan, top, left, height, width, levels, turned):
+    """As `pixels`, of height and width, turned for resample.resize_turned_boxes, while they are near the processor."""
+    band = np.empty((8, (3 * width + 7) // 8 * 8), np.uint8)
+    words, target = band.view(np.uint64), turned.view(np.uint64)
+    for place in range((height + 7) // 8):
+        pixels(frame, plan, top + 8 * place, left, min(8, height - 8 * place), width, levels, band)
+        resample.turn_words(words, place, target)
 
-    frame: read_frame's, plan: jpeg_header.plan's for this part.
+
+@compiled
+def pixels(frame, plan, top, left, height, width, levels, lines):
+    """Fills lines uint8 [h, 3 w or more] with what is from (top, left) of the whole on, from jpeg_blocks.decode's levels.
+
+    frame: read_frame's, plan: jpeg_header.plan's for a part that holds this one and begins in the same column.
     """
-    height, width, _ = image.shape
     down, across = frame[jpeg_header.DOWN], frame[jpeg_header.ACROSS]
     tall = plan[jpeg_header.BOTTOM] - plan[jpeg_header.TOP]
     first, second = plan[jpeg_header.TOP] * 8, plan[jpeg_header.LEFT] * 8  # of the colours' lines and columns
@@ -34,7 +43,7 @@ def pixels(frame, plan, top, left, levels, image):
     real = min(columns - second, line)
     for row in range(height):
         at = (top + row - first * down) * light_line + left - second * across
-        light, flat = levels[at : at + width], image[row].reshape(-1)
+        light, flat = levels[at : at + width], lines[row, : 3 * width]
         if frame[jpeg_header.COMPONENTS] == 1:
             _grey(light, flat)
             continue

@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from tnt_jax.data.compiled import compiled
+from tnt_jax.data.compiled import compiled, quick
 
 _PLACES = 22  # binary places of the weights
 _TAPS = 4  # lines that are added at once
@@ -64,7 +64,7 @@ def resize_turned_boxes(turned, boxes, wanted, bicubic, flip, made):
             _resize_turned(turned, boxes[copy], *sides, bicubic[copy], flip[copy], made[copy])
 
 
-@compiled
+@quick
 def turned_shape(height, width, new_width):
     """Lines and places of an array for an image turned: whole words, and lines for weights 0 beyond the last column."""
     widest = int(math.ceil(2.0 * max(width / new_width, 1.0))) * 2 + 1 + _TAPS
@@ -185,7 +185,7 @@ def _turn(pixels, turned):
 
 @compiled
 def _sum_lines(pixels, step, starts, weights, start, count, levels):
-    """pixels uint8 [lines, ...]; starts [size], weights [size, taps] -> levels uint8 [size * step or more, count or more].
+    """pixels uint8 [lines, n]; starts [size], weights [size, taps] -> levels uint8 [size * step or more, count or more].
 
     Line s * step + c is the sum of the lines (starts[s] + tap) * step + c, of each the `count` levels from `start` on.
     Lines with weight 0 may hold anything.
