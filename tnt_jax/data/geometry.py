@@ -73,21 +73,40 @@ def _along_rows(image, offsets, bicubic, fill):
         whole = int(math.floor(offsets[row]))
         for column in range(width):
             part = column + 0.5 + offsets[row] - 0.5 - (column + whole)  # rounded as Pillow's is
-            for channel in range(3):
-                parts[3 * column + channel] = part
-        for column in range(width + 3):
-            source = min(max(column + whole - 1, 0), width - 1)
-            for channel in range(3):
-                line[3 * column + channel] = image[row, source, channel]
+            parts[3 * column], parts[3 * column + 1], parts[3 * column + 2] = part, part, part
+        _fill_line(image[row].reshape(-1), whole - 1, line)
         if bicubic:
             _cubic(line[:-9], line[3:-6], line[6:-3], line[9:], parts, values)
         else:
             _linear(line[3:-6], line[6:-3], parts, values)
         _cut(values, moved[row].reshape(-1))
-        for column in range(width):
-            if not 0 <= column + 0.5 + offsets[row] < width:
-                _paint(moved[row, column], fill)
+        column = 0
+        while column < width and not 0 <= column + 0.5 + offsets[row] < width:
+            _paint(moved[row, column], fill)
+            column += 1
+        last = width - 1
+        while last > column and not 0 <= last + 0.5 + offsets[row] < width:
+            _paint(moved[row, last], fill)
+            last -= 1
     return moved
+
+
+@compiled
+def _fill_line(levels, first, line):
+    """Pixels first, first + 1, ... of levels [3 w], the border's repeated outside -> line [3 n]."""
+    width, count = levels.size // 3, line.size // 3
+    start = min(max(-first, 0), count)
+    end = max(min(width - first, count), start)
+    inside = line[3 * start : 3 * end]
+    if inside.size:
+        source = levels[3 * (start + first) :]
+        for place in range(inside.size):
+            inside[place] = source[place]
+    for column in range(start):
+        line[3 * column], line[3 * column + 1], line[3 * column + 2] = levels[0], levels[1], levels[2]
+    red, green, blue = levels[3 * width - 3], levels[3 * width - 2], levels[3 * width - 1]
+    for column in range(end, count):
+        line[3 * column], line[3 * column + 1], line[3 * column + 2] = red, green, blue
 
 
 @compiled
@@ -101,8 +120,7 @@ def _along_columns(image, offsets, bicubic, fill):
     for row in range(height):
         for column in range(width):
             part = row + 0.5 + offsets[column] - 0.5 - (row + whole[column])  # rounded as Pillow's is
-            for channel in range(3):
-                parts[3 * column + channel] = part
+            parts[3 * column], parts[3 * column + 1], parts[3 * column + 2] = part, part, part
         for tap in range(3 if row else 0, 4):  # the other three are those of the row above
             line = lines[(row + tap) % 4]
             for column in range(width):
