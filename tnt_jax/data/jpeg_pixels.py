@@ -26,7 +26,7 @@ def turned_pixels(frame, plan, top, left, height, width, levels, turned):
 
 @compiled
 def pixels(frame, plan, top, left, height, width, levels, lines):
-    """Fills lines uint8 [h, 3 w or more] with what is from (top, left) of the whole on, from jpeg_blocks.decode's levels.
+    """Fills lines uint8 [h, 3 w or more] from (top, left) of the whole on, from jpeg_blocks.decode's levels.
 
     frame: read_frame's, plan: jpeg_header.plan's for a part that holds this one and begins in the same column.
     """

@@ -19,8 +19,6 @@ LIST = VALUES + 256
 TABLES = LISTS + 2 * LIST
 SPARE = 2048  # zeros behind the codes: more than the blocks of one MCU can take
 
-_ONE, _EIGHT = np.uint64(1), np.uint64(8)
-
 
 @compiled
 def prepare(data, frame, codes, tables):
@@ -65,28 +63,30 @@ def eight(data, place):
 
 @compiled
 def _without_stuffing(data, start, codes):
-    size, place, end = np.uint64(0), np.uint64(start), np.uint64(data.size)
+    size, place, end = 0, start, data.size
     while place < end:
-        while place + _EIGHT < end:
-            word = eight(data, place)
-            if (~word - np.uint64(0x0101010101010101)) & word & np.uint64(0x8080808080808080):  # one of them is 0xFF
-                break
-            for step in range(8):
-                codes[size + np.uint64(step)] = data[place + np.uint64(step)]
-            size, place = size + _EIGHT, place + _EIGHT
-        level = np.uint8(0)
-        while place < end and level != 0xFF:
-            level = data[place]
-            codes[size] = level
-            size, place = size + _ONE, place + _ONE
-        if level == 0xFF:
-            if place >= end or data[place] != 0:
-                size -= _ONE
-                break
-            place += _ONE
+        stop = place
+        while stop + 8 <= end and not _has_255(eight(data, np.uint64(stop))):
+            stop += 8
+        while stop < end and data[stop] != 0xFF:
+            stop += 1
+        source, copy = data[place:stop], codes[size:]
+        for step in range(source.size):
+            copy[step] = source[step]
+        size += source.size
+        if stop + 1 >= end or data[stop + 1] != 0:
+            break
+        codes[size] = 0xFF
+        size, place = size + 1, stop + 2
     for step in range(SPARE):
-        codes[size + np.uint64(step)] = 0
-    return np.int64(size)
+        codes[size + step] = 0
+    return size
+
+
+@inlined
+def _has_255(word):
+    """Whether one of the word's bytes is 0xFF."""
+    return (~word - np.uint64(0x0101010101010101)) & word & np.uint64(0x8080808080808080) != 0
 
 
 @compiled
@@ -142,12 +142,10 @@ def _fill_ac(data, start, table):
                 for entry in range(code << free, (code + 1) << free):
                     table[entry] = (size << 20) | (steps << 7) | LONG | (length + size)
             else:
-                free -= size
-                for bits in range(1 << size):
-                    level = bits if size == 0 or bits >= 1 << (size - 1) else bits + 1 - (1 << size)
-                    first = ((code << size) + bits) << free
-                    for entry in range(first, first + (1 << free)):
-                        table[entry] = np.int32(((level & 4095) << 20) | (steps << 7) | (length + size))
+                for entry in range(code << free, (code + 1) << free):
+                    bits = (entry >> (free - size)) & ((1 << size) - 1)
+                    level = bits - ((1 << size) - 1 if 2 * bits < 1 << size else 0)
+                    table[entry] = np.int32((level << 20) | (steps << 7) | (length + size))
             code, place = code + 1, place + 1
         code *= 2
     _pair(table)
@@ -159,12 +157,11 @@ def _pair(table):
     single = table[: 1 << AC_BITS].copy()
     for bits in range(1 << AC_BITS):
         one = np.int64(single[bits])
-        if one & LONG or (one >> 7) & 63 == 63 or not -32 <= one >> 20 < 32:
-            continue
         used = one & 63
         two = np.int64(single[(bits << used) & ((1 << AC_BITS) - 1)])
         used += two & 63
-        if two & LONG or used > AC_BITS or not -32 <= two >> 20 < 32:
-            continue
         levels = (((two >> 20) & 63) << 26) | (((one >> 20) & 63) << 20)
-        table[bits] = np.int32(levels | (((two >> 7) & 63) << 13) | (one & (63 << 7)) | used)
+        pair = np.int32(levels | (((two >> 7) & 63) << 13) | (one & (63 << 7)) | used)
+        fits = ((one | two) & LONG == 0) & ((one >> 7) & 63 != 63) & (used <= AC_BITS)
+        small = ((one >> 20) + 32 < 64) & ((one >> 20) + 32 >= 0) & ((two >> 20) + 32 < 64) & ((two >> 20) + 32 >= 0)
+        table[bits] = pair if fits & small else single[bits]  # without a branch, which would be taken at random

@@ -185,7 +185,7 @@ def _turn(pixels, turned):
 
 @compiled
 def _sum_lines(pixels, step, starts, weights, start, count, levels):
-    """pixels uint8 [lines, n]; starts [size], weights [size, taps] -> levels uint8 [size * step or more, count or more].
+    """pixels uint8 [lines, n], starts [size], weights [size, taps] -> levels [size * step or more, count or more].
 
     Line s * step + c is the sum of the lines (starts[s] + tap) * step + c, of each the `count` levels from `start` on.
     Lines with weight 0 may hold anything.
