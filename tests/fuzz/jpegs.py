@@ -3,8 +3,8 @@
     python -m tests.fuzz.jpegs [--files 50000] [--seed 0] [DIR]
 
 Writes random JPEGs, and takes those in DIR (CLASS/*) where it is given, changes some of their bytes or cuts them off,
-and decodes a random part of each. Prints how many were decoded and how many refused; a bad index is an IndexError, and
-the file that caused it is kept in the current folder as damaged.jpg.
+and decodes a random part of each, and some that are resized. Prints how many were decoded and how many refused. A bad
+index is an IndexError, and the file that caused it is kept in the current folder as damaged.jpg.
 """
 
 import argparse
@@ -59,6 +59,10 @@ def run(files: int, random: np.random.Generator, folder: Path | None) -> dict[st
             continue
         try:
             found = jpeg.part(file, *test_jpeg.random_box(random, file.size))
+            boxes = np.array([test_jpeg.random_box(random, file.size) for _ in range(random.integers(1, 4))])
+            choices = (random.random((3, len(boxes))) < [[0.9], [0.5], [0.5]]).astype(bool)
+            made = np.empty((len(boxes), *random.integers(1, 40, 2), 3), np.uint8)
+            jpeg.resized_boxes(file, boxes, *choices, made)
         except IndexError:
             Path("damaged.jpg").write_bytes(data)
             raise

@@ -1,9 +1,10 @@
 """From an encoded image to a uint8 array of the network's size: crop, resize, flip, RandAugment or colour jitter.
 
 What is drawn (`draw`) is a function of the seeds alone, so that an image is a function of its seed, whatever thread
-makes it. The images are made in TensorFlow graphs: decoding by TensorFlow's operations, the rest by compiled loops that
-a graph calls. The results agree with Pillow on the same image and draws, since the peers' recipes are
-Pillow's (resample.py, color.py, geometry.py). Random erasing and mixing happen later, on the device.
+makes it. Training images are made by compiled loops that a TensorFlow graph calls, from a JPEG's bytes on (jpeg.py);
+TensorFlow decodes all other files, and those for evaluation. The results agree with Pillow on the same image and draws,
+since the peers' recipes are Pillow's (resample.py, color.py, geometry.py). Random erasing and mixing happen later, on
+the device.
 """
 
 import math

@@ -3,7 +3,7 @@
 Decoding is most of the work of an input pipeline, and most of it is reading Huffman codes, which libjpeg-turbo and the
 other decoders that Python can install do one at a time (benchmarks/input_pipeline.md has their times). Here the header
 is read by jpeg_header.py, the codes by jpeg_tables.py and jpeg_blocks.py, and jpeg_pixels.py makes pixels of them. What
-is less common than a photograph's JPEG, or is damaged, is left to TensorFlow's decoder: both functions then give None.
+is less common than a photograph's JPEG, or is damaged, is left to TensorFlow's decoder: None or False says so.
 """
 
 import threading
@@ -48,8 +48,8 @@ def part(file: Jpeg, top: int, left: int, height: int, width: int) -> np.ndarray
 
     The part lies within the image. What is stored below it is not read.
     """
-    image = np.empty((height, width, 3), np.uint8)
-    return image if _decode_all(*_arguments(file, top, left, height, width), image) else None
+    image, box = np.empty((height, width, 3), np.uint8), np.array([top, left, height, width])
+    return image if _decode(*_arguments(file, box), box, image) else None
 
 
 def resized_boxes(
@@ -59,10 +59,10 @@ def resized_boxes(
 
     -> whether its codes were sound.
     """
-    top, left, height, width = around = _around(boxes).tolist()
-    shape = resample.turned_shape(height, width, made.shape[2])
+    box = _around(boxes)
+    shape = resample.turned_shape(int(box[2]), int(box[3]), made.shape[2])
     turned = _workspace("turned", shape[0] * shape[1], np.uint8).reshape(shape)
-    return _decode_and_resize(*_arguments(file, *around), height, width, turned, boxes, wanted, bicubic, flip, made)
+    return _decode_and_resize(*_arguments(file, box), box, turned, boxes, wanted, bicubic, flip, made)
 
 
 @quick
@@ -72,55 +72,39 @@ def _around(boxes):
     return np.array([top, left, (boxes[:, 0] + boxes[:, 2]).max() - top, (boxes[:, 1] + boxes[:, 3]).max() - left])
 
 
-def _arguments(file: Jpeg, top: int, left: int, height: int, width: int) -> tuple:
-    """What `_decode` needs before the image."""
+def _arguments(file: Jpeg, box: np.ndarray) -> tuple:
+    """What the compiled functions begin with: the file, its frame, the plan for a box [4], and arrays to work in."""
     data, frame = file
-    plan = jpeg_header.plan(frame, top, left, height, width)
+    plan = jpeg_header.plan(frame, *box.tolist())
     codes = _workspace("codes", data.size + jpeg_tables.SPARE, np.uint8)
     tables = _workspace("tables", 3 * jpeg_tables.TABLES, np.int32)
     found = _workspace("found", (int(plan[jpeg_header.ROW_GROUPS]) + 1) * jpeg_blocks.GROUP, np.int16)
     levels = _workspace("levels", int(plan[jpeg_header.ALL_GROUPS]) * 64 * jpeg_header.LANES, np.uint8)
-    return data, frame, plan, top, left, codes, tables, found, levels
+    return data, frame, plan, (codes, tables, found, levels)
 
 
 @compiled
-def _decode_all(data, frame, plan, top, left, codes, tables, found, levels, image):
+def _decode(data, frame, plan, space, box, image):
+    """Fills image uint8 [h, w, 3] with a box -> whether the codes were sound."""
+    codes, tables, found, levels = space
     size = jpeg_tables.prepare(data, frame, codes, tables)
     if not jpeg_blocks.decode(data, frame, plan, codes, size, tables, found, levels):
         return False
-    height, width, _ = image.shape
-    jpeg_pixels.pixels(frame, plan, top, left, height, width, levels, image.reshape(height, 3 * width))
+    jpeg_pixels.pixels(frame, plan, box, levels, image.reshape(box[2], 3 * box[3]))
     return True
 
 
 @compiled
-def _decode_and_resize(
-    data,
-    frame,
-    plan,
-    top,
-    left,
-    codes,
-    tables,
-    found,
-    levels,
-    height,
-    width,
-    turned,
-    boxes,
-    wanted,
-    bicubic,
-    flip,
-    made,
-):
+def _decode_and_resize(data, frame, plan, space, box, turned, boxes, wanted, bicubic, flip, made):
     """In one call: after each one that lets other threads run, this may go on on a core that has none of its data."""
+    codes, tables, found, levels = space
     size = jpeg_tables.prepare(data, frame, codes, tables)
     if not jpeg_blocks.decode(data, frame, plan, codes, size, tables, found, levels):
         return False
-    jpeg_pixels.turned_pixels(frame, plan, top, left, height, width, levels, turned)
+    jpeg_pixels.turned_pixels(frame, plan, box, levels, turned)
     within = boxes.copy()
-    within[:, 0] -= top
-    within[:, 1] -= left
+    within[:, 0] -= box[0]
+    within[:, 1] -= box[1]
     resample.resize_turned_boxes(turned, within, wanted, bicubic, flip, made)
     return True
 

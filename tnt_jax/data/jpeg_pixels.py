@@ -15,21 +15,23 @@ _int32 = np.int32  # around each result, as Numba calculates with 64 bits
 
 
 @compiled
-def turned_pixels(frame, plan, top, left, height, width, levels, turned):
-    """As `pixels`, of height and width, turned for resample.resize_turned_boxes, while they are near the processor."""
-    band = np.empty((8, (3 * width + 7) // 8 * 8), np.uint8)
-    words, target = band.view(np.uint64), turned.view(np.uint64)
-    for place in range((height + 7) // 8):
-        pixels(frame, plan, top + 8 * place, left, min(8, height - 8 * place), width, levels, band)
+def turned_pixels(frame, plan, box, levels, turned):
+    """As `pixels`, turned for resample.resize_turned_boxes while they are near the processor."""
+    band = np.empty((8, (3 * box[3] + 7) // 8 * 8), np.uint8)
+    words, target, part = band.view(np.uint64), turned.view(np.uint64), box.copy()
+    for place in range((box[2] + 7) // 8):
+        part[0], part[2] = box[0] + 8 * place, min(8, box[2] - 8 * place)
+        pixels(frame, plan, part, levels, band)
         resample.turn_words(words, place, target)
 
 
 @compiled
-def pixels(frame, plan, top, left, height, width, levels, lines):
-    """Fills lines uint8 [h, 3 w or more] from (top, left) of the whole on, from jpeg_blocks.decode's levels.
+def pixels(frame, plan, box, levels, lines):
+    """Fills lines uint8 [h, 3 w or more] with a box (top, left, height, width) from jpeg_blocks.decode's levels.
 
-    frame: read_frame's, plan: jpeg_header.plan's for a part that holds this one and begins in the same column.
+    frame: read_frame's, plan: jpeg_header.plan's for this box, or for one that holds it and begins in the same column.
     """
+    top, left, height, width = box[0], box[1], box[2], box[3]
     down, across = frame[jpeg_header.DOWN], frame[jpeg_header.ACROSS]
     tall = plan[jpeg_header.BOTTOM] - plan[jpeg_header.TOP]
     first, second = plan[jpeg_header.TOP] * 8, plan[jpeg_header.LEFT] * 8  # of the colours' lines and columns
