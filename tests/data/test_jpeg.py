@@ -152,6 +152,54 @@ def test_damaged_files_give_pixels_or_none():
     assert outcomes == {True, False, "refused"}
 
 
+@pytest.mark.parametrize("run", [9, 15])
+@pytest.mark.parametrize("quality", [30, 100])
+def test_coefficients_beyond_a_block_are_damage(run, quality):
+    """libjpeg keeps them in the last place; here TensorFlow does so."""
+    data = bytearray(saved(np.random.default_rng(8).integers(0, 256, (8, 8), np.uint8), quality=quality))
+    start = int(jpeg.opened(bytes(data)).frame[jpeg_header.AC]) + 16
+    for place in range(start, start + sum(data[start - 16 : start])):
+        if data[place] & 15:
+            data[place] = data[place] & 15 | run << 4
+    file = jpeg.opened(bytes(data))
+    assert file is not None and jpeg.part(file, 0, 0, 8, 8) is None
+
+
+def changed(old: bytes, new: bytes, **options) -> bytes:
+    data = saved(np.full((16, 16) if old == b"\x01\x11\x00" else (16, 16, 3), 99, np.uint8), subsampling=0, **options)
+    assert data.count(old) == 1
+    return data.replace(old, new)
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        (b"\x01\x11\x00", b"\x01\x01\x00"),  # no samples across
+        (b"\x01\x11\x00", b"\x01\x15\x00"),  # too many down
+        (b"\x02\x11\x01", b"\x02\x11\x04"),  # a fifth table of quantisation
+        (b"\x08\x00\x10\x00\x10\x03", b"\x08\x00\x10\xff\xff\x03"),  # wider than libjpeg allows
+        (b"\x00\x00\x01\x05\x01\x01\x01\x01\x01\x01\x00", b"\x00\x00\x01\x05\x01\x01\x01\x01\x01\x01\x01"),
+    ],
+)
+def test_headers_that_tensorflow_refuses_are_refused(old, new):
+    data = changed(old, new)
+    assert jpeg.opened(data) is None
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        whole(data)
+
+
+def test_colours_are_red_green_and_blue_where_libjpeg_takes_them_so():
+    """By the components' names, unless a whole JFIF or Adobe segment says otherwise."""
+    data = saved(np.full((16, 16, 3), 99, np.uint8), subsampling=0)
+    for old, new in ((b"\x01\x11\x00", b"R\x11\x00"), (b"\x02\x11\x01", b"G\x11\x01"), (b"\x03\x11\x01", b"B\x11\x01")):
+        assert data.count(old) == 1
+        data = data.replace(old, new)
+    data = data.replace(b"\x03\x01\x00\x02\x11\x03\x11", b"\x03R\x00G\x11B\x11")
+    assert jpeg.opened(data) is not None  # JFIF
+    data = data.replace(b"JFIF\0", b"JFIX\0")
+    assert jpeg.opened(data) is None
+
+
 def test_boxes_are_resized_as_they_are_one_by_one():
     random, path = np.random.default_rng(6), JPEGS[0]
     file, image = jpeg.opened(path.read_bytes()), whole(path.read_bytes())

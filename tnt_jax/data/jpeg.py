@@ -46,7 +46,8 @@ def opened(encoded: bytes) -> Jpeg | None:
 def part(file: Jpeg, top: int, left: int, height: int, width: int) -> np.ndarray | None:
     """-> uint8 [height, width, 3], the same as of the whole decoded image; None where the codes are damaged.
 
-    The part lies within the image. What is stored below it is not read.
+    The part lies within the image. What is stored below it is not read, nor the file's end marker. (Where damage leaves
+    codes that can be read, levels may be others than libjpeg's, which calculates with 16 bits where this does with 32.)
     """
     image, box = np.empty((height, width, 3), np.uint8), np.array([top, left, height, width])
     return image if _decode(*_arguments(file, box), box, image) else None

@@ -120,6 +120,9 @@ def decode(data, frame, plan, codes, size, tables, found, levels):
                                 k, held, bits = two, held << used, bits - used
                                 continue
                             if one != _U63 or two == one:  # else the second coefficient is the next block's
+                                last = entry >> np.uint64(7 if two == one else 13) & _U63
+                                if (two != _U63 and last != _U63) or (one > _U63 and two != one):
+                                    return False  # it does not end here, but lies beyond the block
                                 k, held, bits = two, held << used, bits - used
                                 break
                         held, place, bits = _more(codes, held, place, bits)
@@ -131,6 +134,8 @@ def decode(data, frame, plan, codes, size, tables, found, levels):
                             length = np.uint64(symbol & 15)
                             used += length
                             one = k + np.uint64((symbol >> 4) + 1 if symbol & 15 or symbol == 0xF0 else 64)
+                        if one > _U63 and one < k + np.uint64(64):
+                            return False  # beyond the block
                         k = one
                         found[at + np.uint64(_STORED[k])] = _level(held, used, length)
                         held, bits = held << used, bits - used

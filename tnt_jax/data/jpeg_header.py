@@ -16,6 +16,8 @@ TOP, LEFT, BOTTOM, RIGHT, GROUPS, ROW_GROUPS, ALL_GROUPS = 0, 1, 2, 3, 4, 7, 8
 LANES = 16  # blocks of a group, side by side
 
 _VALUES = 256
+_LONGEST = 65_500  # lines or columns, of libjpeg
+_JFIF, _ADOBE = np.frombuffer(b"JFIF\0", np.uint8), np.frombuffer(b"Adobe", np.uint8)
 
 
 @quick
@@ -51,8 +53,8 @@ def read_frame(data):
             frame[SCAN] = end
             return frame
         elif marker == 0xE0:
-            jfif = jfif or (length >= 7 and data[first] == 0x4A and data[first + 1] == 0x46 and data[first + 2] == 0x49)
-        elif marker == 0xEE and length >= 14 and data[first] == 0x41 and data[first + 1] == 0x64:
+            jfif = jfif or (length >= 16 and _begins(data, first, _JFIF))
+        elif marker == 0xEE and length >= 14 and _begins(data, first, _ADOBE):
             adobe = data[first + 11] == 1
             if not adobe and not jfif:
                 return nothing
@@ -63,6 +65,14 @@ def read_frame(data):
             return nothing
         place = end
     return nothing
+
+
+@compiled
+def _begins(data, first, name):
+    for place in range(name.size):
+        if data[first + place] != name[place]:
+            return False
+    return True
 
 
 @compiled
@@ -99,14 +109,16 @@ def _note_components(data, first, end, frame, identifiers):
         place = first + 6 + 3 * number
         identifiers[number] = data[place]
         across, down = data[place + 1] >> 4, data[place + 1] & 15
-        frame[QUANTIZATION + number] = data[place + 2] & 3
+        frame[QUANTIZATION + number] = data[place + 2]
+        if data[place + 2] > 3 or not 0 < across < 5 or not 0 < down < 5:
+            return False
         if number == 0:
             frame[ACROSS], frame[DOWN] = (across, down) if count == 3 else (1, 1)
         elif across != 1 or down != 1:
             return False
     full = frame[ACROSS] == 1 and frame[DOWN] == 1
     halved = frame[ACROSS] == 2 and (frame[DOWN] == 1 or frame[DOWN] == 2) and frame[WIDTH] > 4
-    return frame[HEIGHT] > 0 and frame[WIDTH] > 0 and (full or halved)
+    return 0 < frame[HEIGHT] <= _LONGEST and 0 < frame[WIDTH] <= _LONGEST and (full or halved)
 
 
 @compiled
@@ -122,6 +134,10 @@ def _note_scan(data, first, end, frame, identifiers, tables):
         missing = not frame[QUANTIZATION + number] or not frame[DC + number] or not frame[AC + number]
         if which != identifiers[number] or missing or selected & 0xCC:
             return False
+        codes = data[frame[DC + number] : frame[DC + number] + 16].sum()
+        for place in range(frame[DC + number] + 16, frame[DC + number] + 16 + codes):
+            if data[place] > 15:
+                return False
     return data[end - 3] == 0 and data[end - 2] == 63 and data[end - 1] == 0
 
 
