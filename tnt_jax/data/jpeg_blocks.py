@@ -107,24 +107,24 @@ def decode(data, frame, plan, codes, size, tables, found, levels):
                 at, entries, k = np.uint64(start), table + np.uint64(AC_ENTRIES), _U0
                 while k < _U63:
                     held, place, bits = _more(codes, held, place, bits)
-                    for _ in range(4):  # 4 * AC_BITS bits are held
+                    for _ in range(56 // AC_BITS):
                         signed = np.int64(tables[entries + (held >> np.uint64(64 - AC_BITS))])
                         entry = np.uint64(signed)
                         one = k + ((entry >> np.uint64(7)) & _U63)
-                        if not entry & np.uint64(LONG):
-                            two = one + ((entry >> np.uint64(13)) & _U63)
-                            found[at + np.uint64(_STORED[one])] = (signed << 38) >> 58
-                            found[at + np.uint64(_STORED[two])] = signed >> (20 if two == one else 26)
-                            used = entry & _U63
-                            if two < _U63:
-                                k, held, bits = two, held << used, bits - used
-                                continue
-                            if one != _U63 or two == one:  # else the second coefficient is the next block's
-                                last = entry >> np.uint64(7 if two == one else 13) & _U63
-                                if (two != _U63 and last != _U63) or (one > _U63 and two != one):
-                                    return False  # it does not end here, but lies beyond the block
-                                k, held, bits = two, held << used, bits - used
-                                break
+                        two = one + ((entry >> np.uint64(13)) & _U63)
+                        found[at + np.uint64(_STORED[one])] = (signed << 38) >> 58
+                        found[at + np.uint64(_STORED[two])] = signed >> (20 if two == one else 26)
+                        used = entry & _U63
+                        if two < _U63:
+                            k, held, bits = two, held << used, bits - used
+                            continue
+                        # The block ends, or the entry is LONG, or its second coefficient is the next block's first
+                        if not entry & np.uint64(LONG) and (one != _U63 or two == one):
+                            last = entry >> np.uint64(7 if two == one else 13) & _U63
+                            if (two != _U63 and last != _U63) or (one > _U63 and two != one):
+                                return False  # it does not end here, but lies beyond the block
+                            k, held, bits = two, held << used, bits - used
+                            break
                         held, place, bits = _more(codes, held, place, bits)
                         used, length = entry & _U63, (entry >> np.uint64(20)) & np.uint64(15)
                         if not entry & np.uint64(LONG) or not used:

@@ -129,10 +129,11 @@ def _fill_ac(data, start, table):
     6 bits for how many a code and its level have, LONG (1 bit), 6 the steps to the coefficient (63: the block ends), 6
     the steps from there to a second one, or 0; then 1 bit unused, 6 the first one's level and 6 the second one's, or,
     without a second one, 12 the level. In a LONG entry the level has more bits than those looked up; how many, stands
-    in the place of the level. LONG and no bits: a code longer than what is looked up.
+    in the place of the level. LONG and no bits: a code longer than what is looked up. The steps from a LONG entry's
+    coefficient are 63, so that it looks like a block's end.
     """
     for entry in range(1 << AC_BITS):
-        table[entry] = LONG
+        table[entry] = LONG | (63 << 7) | (63 << 13)
     code, place = 0, start + 16
     for length in range(1, AC_BITS + 1):
         for _ in range(data[start + length - 1]):
@@ -140,7 +141,7 @@ def _fill_ac(data, start, table):
             steps = run + 1 if size or run == 15 else 63
             if size > free:
                 for entry in range(code << free, (code + 1) << free):
-                    table[entry] = (size << 20) | (steps << 7) | LONG | (length + size)
+                    table[entry] = (size << 20) | (63 << 13) | (steps << 7) | LONG | (length + size)
             else:
                 for entry in range(code << free, (code + 1) << free):
                     bits = (entry >> (free - size)) & ((1 << size) - 1)
