@@ -180,9 +180,14 @@ def serve_timm(arguments: argparse.Namespace) -> None:
     """The other process: a line with a kind and a number of batches in, a line with the turn's seconds out."""
     import torch
 
-    operators = torch.library.Library("torchvision", "DEF")  # torchvision beside a CPU build of torch lacks them
-    for name in ("nms", "qnms"):
-        operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:  # beside a CPU build of torch it may lack these operators, which nothing here uses
+        operators = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
     import PIL
     import timm
 
