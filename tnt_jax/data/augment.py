@@ -22,7 +22,7 @@ _CROP_TRIES = 10
 
 
 class Draws(NamedTuple):
-    """The choices for images with leading axes [...]: NumPy arrays from `draw`, tensors of one image in a graph."""
+    """The choices for images with leading axes [...]: NumPy arrays from `draw`, tensors in a graph."""
 
     crop: np.ndarray | tf.Tensor  # float64 [..., tries + 1, 2]: CropDraws' tries, then its corner
     choices: np.ndarray | tf.Tensor  # float64 [..., n]: bicubic, flip, then RandAugment's or colour jitter's

@@ -33,10 +33,10 @@ class Jpeg(NamedTuple):
 
 
 def opened(encoded: bytes) -> Jpeg | None:
-    """A file's bytes -> what `part` needs; None where they are no JPEG, or another one than those it decodes.
+    """A file's bytes -> what `part` and `resized_boxes` need; None: no JPEG, or another one than those they decode.
 
-    It decodes baseline files, grey or YCbCr, whose colours are in full (4:4:4), halved in columns (4:2:2) or in both
-    directions (4:2:0), without restart intervals, as cameras and Pillow write them.
+    These are baseline files, grey or YCbCr, whose colours are in full (4:4:4), halved in columns (4:2:2) or in both
+    directions (4:2:0; more than 4 columns, as libjpeg does not smooth fewer), without restart intervals.
     """
     data = np.frombuffer(encoded, np.uint8)
     file = Jpeg(data, jpeg_header.read_frame(data))
@@ -85,24 +85,27 @@ def _arguments(file: Jpeg, box: np.ndarray) -> tuple:
 
 
 @compiled
-def _decode(data, frame, plan, space, box, image):
-    """Fills image uint8 [h, w, 3] with a box -> whether the codes were sound."""
+def _find_levels(data, frame, plan, space):
     codes, tables, found, levels = space
     size = jpeg_tables.prepare(data, frame, codes, tables)
-    if not jpeg_blocks.decode(data, frame, plan, codes, size, tables, found, levels):
-        return False
-    jpeg_pixels.pixels(frame, plan, box, levels, image.reshape(box[2], 3 * box[3]))
-    return True
+    return jpeg_blocks.decode(data, frame, plan, codes, size, tables, found, levels)
+
+
+@compiled
+def _decode(data, frame, plan, space, box, image):
+    """Fills image uint8 [h, w, 3] with a box -> whether the codes were sound."""
+    sound = _find_levels(data, frame, plan, space)
+    if sound:
+        jpeg_pixels.pixels(frame, plan, box, space[3], image.reshape(box[2], 3 * box[3]))
+    return sound
 
 
 @compiled
 def _decode_and_resize(data, frame, plan, space, box, turned, boxes, wanted, bicubic, flip, made):
     """In one call: after each one that lets other threads run, this may go on on a core that has none of its data."""
-    codes, tables, found, levels = space
-    size = jpeg_tables.prepare(data, frame, codes, tables)
-    if not jpeg_blocks.decode(data, frame, plan, codes, size, tables, found, levels):
+    if not _find_levels(data, frame, plan, space):
         return False
-    jpeg_pixels.turned_pixels(frame, plan, box, levels, turned)
+    jpeg_pixels.turned_pixels(frame, plan, box, space[3], turned)
     within = boxes.copy()
     within[:, 0] -= box[0]
     within[:, 1] -= box[1]

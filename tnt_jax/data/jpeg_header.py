@@ -25,8 +25,8 @@ def read_frame(data):
     """data uint8 [n], a file -> int64 [FIELDS] (the places above), or 0 for the height where another decoder must do.
 
     ACROSS and DOWN: blocks of the first component in an MCU. SCAN: where the codes begin. The other places: where a
-    component's table begins. What is read: SOF0 with 8 bits, grey or YCbCr, one scan, colours in full or halved in one
-    or both directions, no restart intervals.
+    component's table begins. What is read: SOF0 with 8 bits, grey or YCbCr, one scan, colours in full or halved in
+    columns or both directions, no restart intervals.
     """
     frame, nothing = np.zeros(FIELDS, np.int64), np.zeros(FIELDS, np.int64)
     tables = np.zeros(12, np.int64)  # by their number: four of quantisation, four DC, four AC

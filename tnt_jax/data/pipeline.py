@@ -74,7 +74,7 @@ def train_batches(
 
     An example whose image cannot be decoded is noted in `faulty`, and its place (with the draws for it) taken by the
     one that order.replacement draws; "index" and "label" are then that one's. A JPEG that was cut off is faulty where
-    what the crops of its copies need of it is not all there.
+    what the crops of its copies need of it is not all there; one of another kind than jpeg.opened's, anyway.
 
     Raises ValueError for a batch that the devices do not divide or that is larger than the split; while iterating, for
     more faulty images than data.max_faulty_images, a file that cannot be read or a label out of range (by name).

@@ -49,7 +49,7 @@ class Reader:
             sample = np.arange(len(rows) * copies) if sample is None else sample
             return images(records[rows], index[rows], augment.Draws(*(part[rows] for part in chosen)), sample)
 
-        def replace(row: int, error: Exception | None) -> None:
+        def replace(row: int, error: Exception) -> None:
             for attempt in range(1, _ATTEMPTS + 1):
                 reason = self._reason(records[row], int(index[row]), error, len(index))
                 self.faulty.add("train", self.split.where(int(index[row])), reason)
@@ -102,7 +102,7 @@ class Reader:
         except Exception as error:  # every example is sound
             raise self._batch_error(error, len(index)) from error
 
-    def _reason(self, record: bytes, index: int, error: Exception | None, count: int) -> str:
+    def _reason(self, record: bytes, index: int, error: Exception, count: int) -> str:
         """Why the example cannot be decoded. ValueError where it can be: the batch's error is of what comes after."""
         try:
             decode(self.split, record, index)
@@ -110,7 +110,7 @@ class Reader:
             return str(cause)
         raise self._batch_error(error, count) from error
 
-    def _batch_error(self, error: Exception | None, count: int) -> ValueError:
+    def _batch_error(self, error: Exception, count: int) -> ValueError:
         return ValueError(f"A batch with {count} examples of {self.split.name} failed: {first_line(error)}")
 
 
@@ -142,7 +142,7 @@ def decode(split: sources.Split, record: bytes, index: int) -> tuple[tf.Tensor, 
         raise Undecodable(_size_in_words(image) or first_line(error)) from error
 
 
-def first_line(error: Exception | None) -> str:
+def first_line(error: Exception) -> str:
     """The message without what TensorFlow puts around it about its graph."""
     message = (getattr(error, "message", None) or str(error)).strip()
     message = _AROUND_A_GRAPHS_ERROR.sub("", message)

@@ -165,7 +165,7 @@ def _resize_turned(turned, box, tall, top, wide, left, bicubic, flip, made):
 
 @compiled
 def _words(length):
-    """The next larger multiple of _WORD."""
+    """The smallest multiple of _WORD that is not below."""
     return (length + _WORD - 1) // _WORD * _WORD
 
 
