@@ -70,6 +70,8 @@ def decode(data, frame, plan, codes, size, tables, found, levels):
     data uint8 [n] is the file, frame read_frame's, plan jpeg_header.plan's; size, codes and tables are
     jpeg_tables.prepare's. found int16 [(ROW_GROUPS + 1) * GROUP] is used inside. levels uint8 [ALL_GROUPS * 64 * LANES]
     are the components' lines after each other, a line as long as its row of groups.
+
+    One function, long as it is: with the inner loop in one of its own it takes a tenth longer, even inlined.
     """
     top, left, bottom, right = plan[0], plan[1], plan[2], plan[3]
     blocks, steps, starts = _layout(data, frame, plan)
