@@ -56,15 +56,15 @@ def test_imagenet_configs_are_the_recipe_with_another_model(name, model):
 
 
 def test_deits_own_recipe_differs_by_its_column_alone():
-    assert set(changes("imagenet_deit_s_original", "imagenet_deit_s")) == {
-        "learning_rate",
-        "learning_rate_batch_size",
-        "cooldown_epochs",
-        "mixing.order",
-        "data.mean",
-        "data.std",
-        "data.train_interpolation",
-        "data.eval_crop_fraction",
+    assert changes("imagenet_deit_s_original", "imagenet_deit_s") == {
+        "learning_rate": 5e-4,
+        "learning_rate_batch_size": 512,
+        "cooldown_epochs": 0,
+        "mixing.order": "erase_mix",
+        "data.mean": [0.485, 0.456, 0.406],
+        "data.std": [0.229, 0.224, 0.225],
+        "data.train_interpolation": "bicubic",
+        "data.eval_crop_fraction": 0.875,
     }
 
 
@@ -99,7 +99,9 @@ def test_the_default_is_the_published_recipe():
         "data.crop_area": (0.08, 1.0),
         "data.crop_aspect": (3 / 4, 4 / 3),
         "data.flip_probability": 0.5,
+        "data.train_interpolation": "random",
         "data.randaugment": "rand-m9-mstd0.5-inc1",
+        "data.color_jitter": 0.4,
         "data.mean": (0.5, 0.5, 0.5),
         "data.std": (0.5, 0.5, 0.5),
         "data.eval_crop_fraction": 0.9,

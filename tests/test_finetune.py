@@ -25,6 +25,7 @@ CLASSES = {
 }
 BATCH = 16
 SMALL = helpers.SMALL | {"depth": 1}
+PUBLISHED_SIZES = {"image_size": 224, "patch_size": 16, "word_size": 4}
 
 
 @pytest.mark.parametrize("model", finetune.WEIGHTS)
@@ -102,6 +103,16 @@ def weights(tmp_path_factory):
     return path, model, variables
 
 
+@pytest.fixture(scope="module")
+def weights_224(tmp_path_factory):
+    """The same at 224 x 224, with patches and words of the published sizes."""
+    model = helpers.small_model(depth=1, **PUBLISHED_SIZES)
+    variables = helpers.random_variables(model)
+    path = tmp_path_factory.mktemp("weights") / "small_224.safetensors"
+    save_pretrained(path, model, variables)
+    return path, model, variables
+
+
 def small_config(image_size, folder, source):
     """Fine-tuning as configs/finetune.py has it, of a small model on a folder, with nothing random in the model."""
     config = finetune.get_config("oxford_flowers102")
@@ -127,18 +138,22 @@ def first_loss(model, variables, batch, experiment) -> float:
     return float(loss(variables, batch["image"][0], batch["label"][0]))
 
 
-@pytest.mark.parametrize("image_size", [16, 24])
-def test_the_first_loss_is_that_of_the_weights_on_resized_images(image_size, folder, weights, tmp_path):
+@pytest.mark.parametrize("image_size", [16, 24, 224, 384])
+def test_the_first_loss_is_that_of_the_weights_on_resized_images(image_size, folder, request, tmp_path):
     """At the size of pre-training nothing has changed; at another one, only the sentence positions have."""
-    path, model, variables = weights
-    run = setup.prepare(small_config(image_size, folder, path), tmp_path / "run")
+    path, model, variables = request.getfixturevalue("weights" if image_size < 100 else "weights_224")
+    config = small_config(image_size, folder, path)
+    if image_size > 100:
+        config.model.update(PUBLISHED_SIZES | {"image_size": image_size})
+    run = setup.prepare(config, tmp_path / "run")
     before, now = variables["params"], run.pretrained
     np.testing.assert_array_equal(now["word_position"], before["word_position"])
     np.testing.assert_array_equal(now["sentence_position"][0], before["sentence_position"][0])
-    if image_size == 16:
+    if image_size in (16, 224):
         jax.tree.map(np.testing.assert_array_equal, now, before)
     else:
-        assert now["sentence_position"].shape == (1 + 6 * 6, SMALL["outer_dim"])
+        patches = {24: 6, 384: 24}[image_size]
+        assert now["sentence_position"].shape == (1 + patches**2, SMALL["outer_dim"])
 
     experiment, size = run.experiment, (image_size, image_size)
     batch = next(

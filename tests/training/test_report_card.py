@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from tensorflow_datasets.datasets.imagenet2012_corrupted import imagenet2012_corrupted_dataset_builder as corrupted
 from tensorflow_datasets.datasets.imagenet2012_real import imagenet2012_real_dataset_builder as real
 from tensorflow_datasets.datasets.imagenet_a import imagenet_a_dataset_builder as imagenet_a
+from tensorflow_datasets.datasets.imagenet_r import imagenet_r_dataset_builder as imagenet_r
+from tensorflow_datasets.datasets.imagenet_sketch import imagenet_sketch_dataset_builder as imagenet_sketch
+from tensorflow_datasets.datasets.imagenet_v2 import imagenet_v2_dataset_builder as imagenet_v2
 
 from tests.training.helpers import TinyModel, batch, experiment, random_variables, tiny_config
 from tnt_jax.data.subsets import SUBSETS
@@ -206,6 +210,56 @@ def directory(tmp_path_factory):
         for builder in (A, Real, Few):
             builder(data_dir=str(root)).download_and_prepare()
         yield root
+
+
+@pytest.fixture(scope="module")
+def more_sets(tmp_path_factory):
+    """data_dir with the other sets' real features over a few images each."""
+    root = tmp_path_factory.mktemp("more_sets")
+
+    def examples(labels, image=pixels):
+        return ((i, {"image": image(i), "label": label, "file_name": f"{i}"}) for i, label in enumerate(labels))
+
+    class R(imagenet_r.Builder, skip_registration=True):
+        name = "imagenet_r"
+
+        def _split_generators(self, dl_manager):
+            return {"test": examples([SYNSETS[1], SYNSETS[2]])}
+
+    class V2(imagenet_v2.Builder, skip_registration=True):
+        name = "imagenet_v2"
+
+        def _split_generators(self, dl_manager):
+            return {"test": examples([0, 500, 999])}
+
+    class Sketch(imagenet_sketch.Builder, skip_registration=True):
+        name = "imagenet_sketch"
+
+        def _split_generators(self, dl_manager):
+            return {"test": examples([SYNSETS[0], SYNSETS[500], SYNSETS[7], SYNSETS[999]])}
+
+    class Corrupted(corrupted.Builder, skip_registration=True):
+        name = "imagenet2012_corrupted"
+
+        def _split_generators(self, dl_manager):
+            labels = [SYNSETS[0], SYNSETS[1], SYNSETS[2], SYNSETS[3], SYNSETS[999]]
+            return {"validation": examples(labels, lambda i: np.full((224, 224, 3), 40 * i, np.uint8))}
+
+    for builder, config in ((R, None), (V2, "matched-frequency"), (Sketch, None), (Corrupted, "gaussian_noise_1")):
+        builder(data_dir=str(root), config=config).download_and_prepare()
+    return root
+
+
+def test_every_set_that_the_readme_names_is_evaluated(tmp_path, more_sets, weights):
+    sets = ("imagenet_v2/matched-frequency", "imagenet_r", "imagenet_sketch", "imagenet2012_corrupted/gaussian_noise_1")
+    card = loop.evaluate(prepared(tmp_path, more_sets, weights, *sets))
+    found = [(row["set"], row["split"], row["count"]) for row in card["results"]]
+    splits, counts = ("test", "test", "test", "validation"), (3, 2, 4, 5)
+    assert found == list(zip(sets, splits, counts, strict=True))
+    for row in card["results"]:
+        assert np.isfinite(row["negative_log_likelihood"]) and 0 <= row["accuracy"] <= row["accuracy_top5"] <= 1
+    few = max(row["negative_log_likelihood"] for row in card["results"] if row["set"] == "imagenet_r")
+    assert few < 0.95 * card["results"][0]["negative_log_likelihood"]  # of 200 classes, not of 1,000
 
 
 @pytest.fixture(scope="module")
