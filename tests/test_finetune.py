@@ -96,19 +96,19 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """(a file of weights trained at 16 x 16, its model, its variables)."""
-    model = helpers.small_model(depth=1)
-    variables = helpers.random_variables(model)
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_pretrained(path, model, variables)
-    return path, model, variables
+    return saved_weights(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def weights_224(tmp_path_factory):
     """The same at 224 x 224, with patches and words of the published sizes."""
-    model = helpers.small_model(depth=1, **PUBLISHED_SIZES)
+    return saved_weights(tmp_path_factory, **PUBLISHED_SIZES)
+
+
+def saved_weights(tmp_path_factory, **sizes):
+    model = helpers.small_model(depth=1, **sizes)
     variables = helpers.random_variables(model)
-    path = tmp_path_factory.mktemp("weights") / "small_224.safetensors"
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
     save_pretrained(path, model, variables)
     return path, model, variables
 

@@ -26,6 +26,16 @@ def test_operations_agree_with_pillow(differences, name):
         assert values.max() == 0, (magnitude, values.max(), values.mean())
 
 
+@pytest.mark.parametrize("bicubic", [False, True])
+@pytest.mark.parametrize("name", randaugment.OPERATIONS)
+def test_operations_take_images_that_lie_in_memory_in_any_way(name, bicubic):
+    image = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)[::-1, ::2]
+    there, copied = (
+        randaugment.operate(name, levels, 9.0, False, bicubic, True, (1, 2, 3)) for levels in (image, image.copy())
+    )
+    np.testing.assert_array_equal(there, copied)
+
+
 def policy_with(**values):
     return randaugment.Policy(**values)
 

@@ -217,36 +217,25 @@ def more_sets(tmp_path_factory):
     """data_dir with the other sets' real features over a few images each."""
     root = tmp_path_factory.mktemp("more_sets")
 
-    def examples(labels, image=pixels):
-        return ((i, {"image": image(i), "label": label, "file_name": f"{i}"}) for i, label in enumerate(labels))
+    def prepare(base, set_name, split, labels, image=pixels, config=None):
+        class Small(base, skip_registration=True):
+            name = set_name
 
-    class R(imagenet_r.Builder, skip_registration=True):
-        name = "imagenet_r"
+            def _split_generators(self, dl_manager):
+                fields = ({"image": image(i), "label": label, "file_name": f"{i}"} for i, label in enumerate(labels))
+                return {split: enumerate(fields)}
 
-        def _split_generators(self, dl_manager):
-            return {"test": examples([SYNSETS[1], SYNSETS[2]])}
+        Small(data_dir=str(root), config=config).download_and_prepare()
 
-    class V2(imagenet_v2.Builder, skip_registration=True):
-        name = "imagenet_v2"
+    prepare(imagenet_r.Builder, "imagenet_r", "test", [SYNSETS[1], SYNSETS[2]])
+    prepare(imagenet_v2.Builder, "imagenet_v2", "test", [0, 500, 999], config="matched-frequency")
+    prepare(imagenet_sketch.Builder, "imagenet_sketch", "test", [SYNSETS[number] for number in (0, 500, 7, 999)])
+    labels = [SYNSETS[number] for number in (0, 1, 2, 3, 999)]
 
-        def _split_generators(self, dl_manager):
-            return {"test": examples([0, 500, 999])}
+    def grey(number):
+        return np.full((224, 224, 3), 40 * number, np.uint8)
 
-    class Sketch(imagenet_sketch.Builder, skip_registration=True):
-        name = "imagenet_sketch"
-
-        def _split_generators(self, dl_manager):
-            return {"test": examples([SYNSETS[0], SYNSETS[500], SYNSETS[7], SYNSETS[999]])}
-
-    class Corrupted(corrupted.Builder, skip_registration=True):
-        name = "imagenet2012_corrupted"
-
-        def _split_generators(self, dl_manager):
-            labels = [SYNSETS[0], SYNSETS[1], SYNSETS[2], SYNSETS[3], SYNSETS[999]]
-            return {"validation": examples(labels, lambda i: np.full((224, 224, 3), 40 * i, np.uint8))}
-
-    for builder, config in ((R, None), (V2, "matched-frequency"), (Sketch, None), (Corrupted, "gaussian_noise_1")):
-        builder(data_dir=str(root), config=config).download_and_prepare()
+    prepare(corrupted.Builder, "imagenet2012_corrupted", "validation", labels, grey, "gaussian_noise_1")
     return root
 
 

@@ -34,27 +34,27 @@ def posterize(image: np.ndarray, bits: int) -> np.ndarray:
 
 def solarize(image: np.ndarray, threshold: int) -> np.ndarray:
     """Inverts the levels from `threshold` (0..256) up."""
-    return _solarize(np.ascontiguousarray(image), threshold, 0, -1)
+    return _solarize(image, threshold, 0, -1)
 
 
 def solarize_add(image: np.ndarray, addition: int) -> np.ndarray:
     """Adds `addition` (0..128) to the levels below 128."""
-    return _solarize(np.ascontiguousarray(image), 128, addition, 0)
+    return _solarize(image, 128, addition, 0)
 
 
 def brightness(image: np.ndarray, factor: float) -> np.ndarray:
     """Blends black (factor 0) with the image (1) and beyond."""
-    return _blend(np.ascontiguousarray(image), np.float32(0), np.float32(factor))
+    return _blend(image, np.float32(0), np.float32(factor))
 
 
 def contrast(image: np.ndarray, factor: float) -> np.ndarray:
     """Blends the mean grey level (factor 0) with the image (1) and beyond."""
-    return _blend(np.ascontiguousarray(image), np.float32(_mean_grey(np.ascontiguousarray(image))), np.float32(factor))
+    return _blend(image, np.float32(_mean_grey(image)), np.float32(factor))
 
 
 def color(image: np.ndarray, factor: float) -> np.ndarray:
     """Blends the grey image (factor 0) with the image (1) and beyond: saturation."""
-    return _saturate(np.ascontiguousarray(image), np.float32(factor))
+    return _saturate(image, np.float32(factor))
 
 
 def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
@@ -82,8 +82,8 @@ def _look_up(image, table):
 @compiled
 def _solarize(image, threshold, addition, flips):
     """Adds to the levels below the threshold, and exchanges those bits of the others that are 1 in `flips`."""
-    changed = np.empty_like(image)
-    levels, target = image.reshape(-1), changed.reshape(-1)
+    changed = np.empty(image.shape, np.uint8)
+    levels, target = np.ascontiguousarray(image).reshape(-1), changed.reshape(-1)
     for place in range(levels.size):
         level = levels[place]
         target[place] = np.uint8(level + addition) if level < threshold else np.uint8(level ^ flips)
@@ -93,8 +93,8 @@ def _solarize(image, threshold, addition, flips):
 @compiled
 def _blend(image, degenerate, factor):
     """Blend.c for each level against one: degenerate + factor * (level - degenerate), clipped and cut."""
-    blended = np.empty_like(image)
-    levels, target = image.reshape(-1), blended.reshape(-1)
+    blended = np.empty(image.shape, np.uint8)
+    levels, target = np.ascontiguousarray(image).reshape(-1), blended.reshape(-1)
     for place in range(levels.size):
         target[place] = _cut(degenerate + factor * (_float32(levels[place]) - degenerate))
     return blended
@@ -157,7 +157,7 @@ def _fill_greys(line, greys):
 @compiled
 def _mean_grey(image):
     """ImageEnhance.Contrast: the mean grey level, rounded."""
-    total, greys = 0, np.empty(image.shape[1], np.int32)
+    total, greys, image = 0, np.empty(image.shape[1], np.int32), np.ascontiguousarray(image)
     for row in range(image.shape[0]):
         _fill_greys(image[row].reshape(-1), greys)
         total += greys.sum()
@@ -166,7 +166,8 @@ def _mean_grey(image):
 
 @compiled
 def _saturate(image, factor):
-    blended, greys = np.empty_like(image), np.empty(image.shape[1], np.int32)
+    blended, greys = np.empty(image.shape, np.uint8), np.empty(image.shape[1], np.int32)
+    image = np.ascontiguousarray(image)
     for row in range(image.shape[0]):
         line, target = image[row].reshape(-1), blended[row].reshape(-1)
         _fill_greys(line, greys)

@@ -23,30 +23,22 @@ _BORDER = 2  # pixels around an image that points inside it see
 
 def translate_x(image: np.ndarray, share: float, bicubic: bool, fill: Fill) -> np.ndarray:
     """Moves the image left by `share` of its width."""
-    return _along_rows(
-        np.ascontiguousarray(image), np.full(image.shape[0], share * image.shape[1]), bool(bicubic), _colour(fill)
-    )
+    return _along_rows(image, np.full(image.shape[0], share * image.shape[1]), bool(bicubic), _colour(fill))
 
 
 def translate_y(image: np.ndarray, share: float, bicubic: bool, fill: Fill) -> np.ndarray:
     """Moves the image up by `share` of its height."""
-    return _along_columns(
-        np.ascontiguousarray(image), np.full(image.shape[1], share * image.shape[0]), bool(bicubic), _colour(fill)
-    )
+    return _along_columns(image, np.full(image.shape[1], share * image.shape[0]), bool(bicubic), _colour(fill))
 
 
 def shear_x(image: np.ndarray, factor: float, bicubic: bool, fill: Fill) -> np.ndarray:
     """Row y moves left by factor * (y + 1/2) pixels."""
-    return _along_rows(
-        np.ascontiguousarray(image), factor * (np.arange(image.shape[0]) + 0.5), bool(bicubic), _colour(fill)
-    )
+    return _along_rows(image, factor * (np.arange(image.shape[0]) + 0.5), bool(bicubic), _colour(fill))
 
 
 def shear_y(image: np.ndarray, factor: float, bicubic: bool, fill: Fill) -> np.ndarray:
     """Column x moves up by factor * (x + 1/2) pixels."""
-    return _along_columns(
-        np.ascontiguousarray(image), factor * (np.arange(image.shape[1]) + 0.5), bool(bicubic), _colour(fill)
-    )
+    return _along_columns(image, factor * (np.arange(image.shape[1]) + 0.5), bool(bicubic), _colour(fill))
 
 
 def rotate(image: np.ndarray, degrees: float, bicubic: bool, fill: Fill) -> np.ndarray:
@@ -55,7 +47,7 @@ def rotate(image: np.ndarray, degrees: float, bicubic: bool, fill: Fill) -> np.n
     cosine, sine = round(math.cos(angle), 15), round(math.sin(angle), 15)
     down, right = image.shape[0] / 2, image.shape[1] / 2
     shifts = cosine * -right - sine * -down + right, sine * -right + cosine * -down + down
-    return _rotate(np.ascontiguousarray(image), cosine, sine, *shifts, bool(bicubic), _colour(fill))
+    return _rotate(image, cosine, sine, *shifts, bool(bicubic), _colour(fill))
 
 
 def _colour(fill: Fill) -> np.ndarray:
@@ -65,7 +57,7 @@ def _colour(fill: Fill) -> np.ndarray:
 @compiled
 def _along_rows(image, offsets, bicubic, fill):
     """Row y moves left by offsets[y] pixels, float64 [H]."""
-    height, width, _ = image.shape
+    (height, width, _), image = image.shape, np.ascontiguousarray(image)
     moved = np.empty((height, width, 3), np.uint8)
     line = np.empty((width + 3) * 3, np.uint8)  # the row as its points see it: from -1 of the first to 2 of the last
     parts, values = np.empty(3 * width), np.empty(3 * width)
@@ -112,7 +104,7 @@ def _fill_line(levels, first, line):
 @compiled
 def _along_columns(image, offsets, bicubic, fill):
     """Column x moves up by offsets[x] pixels, float64 [W]."""
-    height, width, _ = image.shape
+    (height, width, _), image = image.shape, np.ascontiguousarray(image)
     moved = np.empty((height, width, 3), np.uint8)
     whole = np.floor(offsets)
     parts, values = np.empty(3 * width), np.empty(3 * width)
@@ -143,7 +135,7 @@ def _along_columns(image, offsets, bicubic, fill):
 def _rotate(image, cosine, sine, shift_x, shift_y, bicubic, fill):
     height, width, _ = image.shape
     turned = np.empty((height, width, 3), np.uint8)
-    padded, across = _words(image), width + 2 * _BORDER
+    padded, across = _words(np.ascontiguousarray(image)), width + 2 * _BORDER
     places, near = np.empty(width, np.int64), np.empty((16, width), np.uint32)
     parts_x, parts_y, values = np.empty(width), np.empty(width), np.empty((5, width))
     levels = np.empty((3, width), np.uint8)
@@ -211,26 +203,24 @@ def _interleave(red, green, blue, line):
 
 @compiled
 def _cubic_words(words0, words1, words2, words3, shift, parts, values):
-    mask = np.uint32(255)
+    """As `_cubic`, of a channel of words, uint32."""
     for place in range(values.size):
-        level0, level1 = (
-            float(np.int32((words0[place] >> shift) & mask)),
-            float(np.int32((words1[place] >> shift) & mask)),
-        )
-        level2, level3 = (
-            float(np.int32((words2[place] >> shift) & mask)),
-            float(np.int32((words3[place] >> shift) & mask)),
-        )
+        level0, level1 = _channel(words0[place], shift), _channel(words1[place], shift)
+        level2, level3 = _channel(words2[place], shift), _channel(words3[place], shift)
         values[place] = _cubic_value(level0, level1, level2, level3, parts[place])
 
 
 @compiled
 def _linear_words(words0, words1, shift, parts, values):
-    mask = np.uint32(255)
+    """As `_linear`, of a channel of words, uint32."""
     for place in range(values.size):
-        level0 = float(np.int32((words0[place] >> shift) & mask))
-        level1 = float(np.int32((words1[place] >> shift) & mask))
+        level0, level1 = _channel(words0[place], shift), _channel(words1[place], shift)
         values[place] = _linear_value(level0, level1, parts[place])
+
+
+@compiled
+def _channel(word, shift):
+    return float(np.int32((word >> shift) & np.uint32(255)))
 
 
 @compiled

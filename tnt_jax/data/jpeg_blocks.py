@@ -22,42 +22,9 @@ _int32 = np.int32  # around each result, as Numba calculates with 64 bits
 _U0, _U1, _U63 = (np.uint64(number) for number in (0, 1, 63))
 
 _ORDER = np.array(  # zigzag: coefficients as they come in a file
-    [
-        0,
-        1,
-        8,
-        16,
-        9,
-        2,
-        3,
-        10,
-        17,
-        24,
-        32,
-        25,
-        18,
-        11,
-        4,
-        5,
-        12,
-        19,
-        26,
-        33,
-        40,
-        48,
-        41,
-        34,
-        27,
-        20,
-        13,
-        6,
-        7,
-        14,
-        21,
-        28,
-    ]
-    + [35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54]
-    + [47, 55, 62, 63]
+    [0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6]
+    + [7, 14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31]
+    + [39, 46, 53, 60, 61, 54, 47, 55, 62, 63]
 )
 # Where the k-th coefficient is stored; k is beyond 63 after the code for a block's end.
 _STORED = (np.concatenate([_ORDER, np.full(128, 64)]) * LANES).astype(np.uint16)
@@ -73,7 +40,8 @@ def decode(data, frame, plan, codes, size, tables, found, levels):
 
     One function, long as it is: with the inner loop in one of its own it takes a tenth longer, even inlined.
     """
-    top, left, bottom, right = plan[0], plan[1], plan[2], plan[3]
+    top, bottom = plan[jpeg_header.TOP], plan[jpeg_header.BOTTOM]
+    left, right = plan[jpeg_header.LEFT], plan[jpeg_header.RIGHT]
     blocks, steps, starts = _layout(data, frame, plan)
     between = np.empty(64 * LANES, np.int32)
     waste = plan[jpeg_header.ROW_GROUPS] * GROUP
@@ -223,6 +191,7 @@ def _transform_row(found, steps, between, plan, down, starts, levels):
 
 @compiled
 def _columns(coefficients, steps, between):
+    """Columns of LANES blocks, int16 [64 * LANES], times steps [64], transformed -> between int32 [64 * LANES]."""
     half, places = 1 << (_PLACES - _KEPT - 1), _PLACES - _KEPT
     for column in range(8):
         s0, s1, s2, s3 = steps[column], steps[column + 8], steps[column + 16], steps[column + 24]
@@ -250,8 +219,7 @@ def _columns(coefficients, steps, between):
 
 @compiled
 def _lines(between, levels, start, length):
-    places = _PLACES + _KEPT + 3
-    half, black, white = (1 << (places - 1)) + (128 << places), _int32(0), _int32(255)
+    """Rows of LANES blocks, int32 [64 * LANES], transformed -> their levels, in lines of `length` from start on."""
     for row in range(8):
         line = levels[start + row * length : start + row * length + 8 * LANES]
         first = 8 * LANES * row
@@ -266,14 +234,22 @@ def _lines(between, levels, start, length):
                 between[first + 6 * LANES + lane],
                 between[first + 7 * LANES + lane],
             )
-            line[8 * lane] = min(max(_int32(_int32(y0 + half) >> places), black), white)
-            line[8 * lane + 1] = min(max(_int32(_int32(y1 + half) >> places), black), white)
-            line[8 * lane + 2] = min(max(_int32(_int32(y2 + half) >> places), black), white)
-            line[8 * lane + 3] = min(max(_int32(_int32(y3 + half) >> places), black), white)
-            line[8 * lane + 4] = min(max(_int32(_int32(y4 + half) >> places), black), white)
-            line[8 * lane + 5] = min(max(_int32(_int32(y5 + half) >> places), black), white)
-            line[8 * lane + 6] = min(max(_int32(_int32(y6 + half) >> places), black), white)
-            line[8 * lane + 7] = min(max(_int32(_int32(y7 + half) >> places), black), white)
+            line[8 * lane] = _to_level(y0)
+            line[8 * lane + 1] = _to_level(y1)
+            line[8 * lane + 2] = _to_level(y2)
+            line[8 * lane + 3] = _to_level(y3)
+            line[8 * lane + 4] = _to_level(y4)
+            line[8 * lane + 5] = _to_level(y5)
+            line[8 * lane + 6] = _to_level(y6)
+            line[8 * lane + 7] = _to_level(y7)
+
+
+@compiled
+def _to_level(value):
+    """Of _transform's result in both directions: rounded, moved up by 128 and clipped."""
+    places = _PLACES + _KEPT + 3
+    level = _int32(_int32(value + (1 << (places - 1)) + (128 << places)) >> places)
+    return min(max(level, _int32(0)), _int32(255))
 
 
 @compiled

@@ -17,7 +17,7 @@ _int32 = np.int32  # around each result, as Numba calculates with 64 bits
 @compiled
 def turned_pixels(frame, plan, box, levels, turned):
     """As `pixels`, turned for resample.resize_turned_boxes while they are near the processor."""
-    band = np.empty((8, (3 * box[3] + 7) // 8 * 8), np.uint8)
+    band = np.empty((8, resample.whole_words(3 * box[3])), np.uint8)
     words, target, part = band.view(np.uint64), turned.view(np.uint64), box.copy()
     for place in range((box[2] + 7) // 8):
         part[0], part[2] = box[0] + 8 * place, min(8, box[2] - 8 * place)

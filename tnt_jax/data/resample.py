@@ -46,9 +46,7 @@ def resize_boxes(image, boxes, wanted, bicubic, flip, made):
 
     boxes int64 [k, 4]: top, left, height, width. wanted, bicubic, flip: bool [k]; what is not wanted may be anything.
     """
-    turned = np.empty(turned_shape(image.shape[0], image.shape[1], made.shape[2]), np.uint8)
-    _turn(image.reshape(image.shape[0], image.shape[1] * 3), turned)
-    resize_turned_boxes(turned, boxes, wanted, bicubic, flip, made)
+    resize_turned_boxes(_turned(image, made.shape[2]), boxes, wanted, bicubic, flip, made)
 
 
 @compiled
@@ -68,7 +66,7 @@ def resize_turned_boxes(turned, boxes, wanted, bicubic, flip, made):
 def turned_shape(height, width, new_width):
     """Lines and places of an array for an image turned: whole words, and lines for weights 0 beyond the last column."""
     widest = int(math.ceil(2.0 * max(width / new_width, 1.0))) * 2 + 1 + _TAPS
-    return _words(3 * width) + 3 * widest, _words(height)
+    return whole_words(3 * width) + 3 * widest, whole_words(height)
 
 
 @compiled
@@ -142,10 +140,16 @@ def _weights(length, resized, corner, size, bicubic, flip):
 
 @compiled
 def _resize(image, tall, top, wide, left, bicubic, flip, made):
-    turned = np.empty(turned_shape(image.shape[0], image.shape[1], wide), np.uint8)
-    _turn(image.reshape(image.shape[0], image.shape[1] * 3), turned)
     box = np.array([0, 0, image.shape[0], image.shape[1]])
-    _resize_turned(turned, box, tall, top, wide, left, bicubic, flip, made)
+    _resize_turned(_turned(image, wide), box, tall, top, wide, left, bicubic, flip, made)
+
+
+@compiled
+def _turned(image, new_width):
+    """uint8 [h, w, 3] -> the same turned, for `resize_turned_boxes`."""
+    turned = np.empty(turned_shape(image.shape[0], image.shape[1], new_width), np.uint8)
+    _turn(image.reshape(image.shape[0], image.shape[1] * 3), turned)
+    return turned
 
 
 @compiled
@@ -155,7 +159,7 @@ def _resize_turned(turned, box, tall, top, wide, left, bicubic, flip, made):
     column_starts, column_weights = _weights(box[3], wide, left, width, bicubic, flip)
     first = row_starts.min()
     count = min(row_starts.max() + row_weights.shape[1], box[2]) - first
-    lines = np.empty((_words(3 * width), _words(count)), np.uint8)
+    lines = np.empty((whole_words(3 * width), whole_words(count)), np.uint8)
     _sum_lines(turned[3 * box[1] :], 3, column_starts, column_weights, box[0] + first, count, lines)
     pixels = np.empty((lines.shape[1] + row_weights.shape[1], lines.shape[0]), np.uint8)
     _turn(lines, pixels)
@@ -164,16 +168,16 @@ def _resize_turned(turned, box, tall, top, wide, left, bicubic, flip, made):
 
 
 @compiled
-def _words(length):
-    """The smallest multiple of _WORD that is not below."""
+def whole_words(length):
+    """The smallest multiple of the levels in a word that is not below a length."""
     return (length + _WORD - 1) // _WORD * _WORD
 
 
 @compiled
 def _turn(pixels, turned):
-    """Columns of uint8 [m, n] -> lines of uint8 [_words(n) or more, _words(m)]; what is beyond is anything."""
+    """Columns of uint8 [m, n] -> lines of uint8 [whole_words(n) or more, whole_words(m)], beyond which is anything."""
     count, length = pixels.shape
-    band = np.empty((_WORD, _words(length)), np.uint8)
+    band = np.empty((_WORD, whole_words(length)), np.uint8)
     words, target = band.view(np.uint64), turned.view(np.uint64)
     for place in range(turned.shape[1] // _WORD):
         for line in range(min(_WORD, count - place * _WORD)):
