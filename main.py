@@ -10,10 +10,6 @@ import os
 import signal
 import sys
 
-import huge_pages
-
-if __name__ == "__main__":
-    huge_pages.start_anew()
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow starts
 
 from absl import app, flags, logging

@@ -4,7 +4,7 @@
 
 Each form is compiled for one chip of the topology, forward and backward, and priced by tnt_jax.tools.tpu_cost (the
 greater of instruction bundles and padded memory traffic of every operation). No TPU is needed, but libtpu is
-(requirements-tpu-report.txt); a form takes one to five minutes of a core. docs/tpu.md has a table and what it says.
+(the extra tpu-report); a form takes one to five minutes of a core. docs/tpu.md has a table and what it says.
 """
 
 import argparse

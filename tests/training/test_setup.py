@@ -180,16 +180,16 @@ def test_one_source_of_weights_is_evaluated(tmp_path):
 
 
 @pytest.mark.parametrize("prepare_one", [setup.prepare, setup.prepare_evaluation])
-def test_an_older_run_is_completed_from_the_defaults(tmp_path, caplog, prepare_one):
+def test_an_older_run_goes_on_as_it_began(tmp_path, caplog, prepare_one):
     pretend_run(tmp_path)
     path = tmp_path / "config.json"
     saved = json.loads(path.read_text())
-    del saved["cpu_devices"], saved["model"]["remat"], saved["distributed"]
+    del saved["cpu_devices"], saved["model"]["remat_keeps"], saved["data"]["on_device"]
     path.write_text(json.dumps(saved))
     config = tiny_config() if prepare_one is setup.prepare else None
     experiment = prepare_one(config, tmp_path, TinyFeed(tiny_config())).experiment
-    assert (experiment.cpu_devices, experiment.model.remat, experiment.distributed.process_id) == (0, False, -1)
-    assert f"{path} lacks keys" in caplog.text and "cpu_devices=0, model.remat=False" in caplog.text
+    assert (experiment.cpu_devices, experiment.model.remat_keeps, experiment.data.on_device) == (0, "inputs", False)
+    assert f"{path} lacks keys" in caplog.text and "cpu_devices=0, model.remat_keeps='inputs'" in caplog.text
 
 
 @pytest.mark.parametrize(("old", "new"), [("auto", "auto"), ("broadcast", "xla"), ("dot", "xla")])

@@ -4,7 +4,7 @@
     print(cost(block, jax.ShapeDtypeStruct((128, 197, 384), jnp.bfloat16), topology="v5e:2x2", gradient=True))
 
 libtpu compiles for one chip of a topology and dumps the final instruction bundles; tools/tpu/prices.py says what a
-price is. Static: compiled, never run. Needs libtpu (requirements-tpu-report.txt), and that this process has not loaded
+price is. Static: compiled, never run. Needs libtpu (the extra tpu-report), and that this process has not loaded
 it before without the dump.
 """
 

@@ -8,7 +8,7 @@ rests on the final instruction bundles, which the compiler dumps into the tempor
 scan, several times as much without; gone at the end); --basis=xla takes XLA's own estimates, which are too high for
 element-wise operations and know nothing of Pallas kernels. --largest-batch searches the largest batch a chip holds:
 several compilations of minutes each. --config.model.scan=True compiles in less than half the time, TNT-S in less than a
-quarter (config.scan_tile_kib). Needs libtpu: pip install -r requirements-tpu-report.txt.
+quarter (config.scan_tile_kib). Needs libtpu: pip install -e ".[tpu-report]".
 """
 
 import dataclasses

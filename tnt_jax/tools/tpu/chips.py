@@ -18,8 +18,8 @@ from tnt_jax.training.throughput import peak_flops
 
 EXAMPLES = "v4:2x2x1, v4:4x4x4, v5e:2x2, v5e:4x8, v5p:2x2x2, v6e:2x2, v6e:4x8"
 MISSING_LIBTPU = (
-    "libtpu, the compiler for TPUs, is missing. Install it beside jax: pip install -r requirements-tpu-report.txt "
-    "(700 MB; it needs no TPU and takes none)."
+    "libtpu, the compiler for TPUs, is missing. Install it beside jax: pip install 'jax[tpu]' (the extra tpu-report; "
+    "700 MB; it needs no TPU and takes none)."
 )
 
 

@@ -1,4 +1,4 @@
-"""A worker of tnt_jax.tools.benchmark: timm's model of the same name in PyTorch, on a GPU if there is one.
+"""A worker of benchmarks.speed: timm's model of the same name in PyTorch, on a GPU if there is one.
 
 Run as a file by an interpreter with torch and timm, which need not have jax or this project. Training is forward,
 softmax cross-entropy on soft targets, backward, AdamW (biases, norms and encodings without decay); images and targets

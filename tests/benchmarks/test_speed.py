@@ -8,13 +8,13 @@ import types
 
 import pytest
 
+from benchmarks import speed
+from benchmarks.sides import ours, turns
 from configs import default
 from tests.training.helpers import tiny_config
-from tnt_jax.tools import benchmark
-from tnt_jax.tools.benchmarking import ours, turns
 from tnt_jax.training.config import as_dict, check_config
 
-ABSL = benchmark.FLAGS
+ABSL = speed.FLAGS
 # A side that needs nothing but time. Its step lasts as long as the case says; some fail, in the ways that sides do.
 WORKER = """
 import sys, time
@@ -43,16 +43,16 @@ def program(tmp_path, monkeypatch):
     """-> a function that runs the benchmark with sleeping workers and these flags -> its JSON."""
     script = tmp_path / "worker.py"
     script.write_text(WORKER.format(folder=str(pathlib.Path(turns.__file__).parent)))
-    monkeypatch.setattr(benchmark, "PAUSE", 0)
-    monkeypatch.setattr(benchmark, "start", lambda case: turns.Worker([sys.executable, str(script)], case))
-    monkeypatch.setattr(benchmark, "has_peer", lambda: True)
-    monkeypatch.setattr(benchmark, "CONFIG", types.SimpleNamespace(value=default.get_config()))
+    monkeypatch.setattr(speed, "PAUSE", 0)
+    monkeypatch.setattr(speed, "start", lambda case: turns.Worker([sys.executable, str(script)], case))
+    monkeypatch.setattr(speed, "has_peer", lambda: True)
+    monkeypatch.setattr(speed, "CONFIG", types.SimpleNamespace(value=default.get_config()))
     output = tmp_path / "figures.json"
 
     def run(**flags):
         flags = {"rounds": 3, "turn_seconds": 0.02, "warmup_steps": 1, "output": str(output)} | flags
         set_flags(monkeypatch, **flags)
-        benchmark.main([])
+        speed.main([])
         return json.loads(output.read_text())
 
     return run
@@ -60,8 +60,8 @@ def program(tmp_path, monkeypatch):
 
 def set_flags(monkeypatch, **values):
     parsed = {name: ABSL[name].default for name in ABSL}
-    monkeypatch.setattr(benchmark, "FLAGS", types.SimpleNamespace(**parsed | values))
-    monkeypatch.setattr(benchmark, "be_quiet", lambda: None)
+    monkeypatch.setattr(speed, "FLAGS", types.SimpleNamespace(**parsed | values))
+    monkeypatch.setattr(speed, "be_quiet", lambda: None)
 
 
 def test_sides_take_turns_and_the_ratio_is_theirs(program, capsys):
@@ -125,11 +125,11 @@ def test_on_a_tpu_each_case_has_the_device_to_itself(monkeypatch):
         def close(self):
             alive.discard(self.name)
 
-    monkeypatch.setattr(benchmark, "PAUSE", 0)
-    monkeypatch.setattr(benchmark, "start", OnTPU)
+    monkeypatch.setattr(speed, "PAUSE", 0)
+    monkeypatch.setattr(speed, "start", OnTPU)
     set_flags(monkeypatch, rounds=2)
     case = {"side": "tnt_jax", "mode": "train", "batch_size": 4, "dtype": "float32"}
-    results = benchmark.measure([case | {"model": name} for name in ("first", "second", "third")])
+    results = speed.measure([case | {"model": name} for name in ("first", "second", "third")])
     assert most == [1, 1, 1] and not alive
     assert [each["interleaved"] for each in results[1:]] == [False, False]
     assert [each["images_per_second"] and each["images_per_second"]["turns"] for each in results] == [
@@ -158,7 +158,7 @@ def test_flags_that_cannot_work(program, flags, message, capsys):
 def test_settings_that_would_change_ours_alone(program, monkeypatch, capsys):
     config = default.get_config()
     config.model.mlp_ratio = 2.0
-    monkeypatch.setattr(benchmark, "CONFIG", types.SimpleNamespace(value=config))
+    monkeypatch.setattr(speed, "CONFIG", types.SimpleNamespace(value=config))
     with pytest.raises(SystemExit):
         program()
     assert "config.model.mlp_ratio: timm's models keep their own" in capsys.readouterr().err
@@ -168,11 +168,11 @@ def test_a_peer_that_is_not_there(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     set_flags(monkeypatch, peer="timm")
     with pytest.raises(ValueError, match="Name one that has: --peer-python=PYTHON"):
-        benchmark.has_peer()
+        speed.has_peer()
     set_flags(monkeypatch, peer="auto")
-    assert not benchmark.has_peer()
+    assert not speed.has_peer()
     set_flags(monkeypatch, peer="auto", peer_python="python")
-    assert benchmark.has_peer()
+    assert speed.has_peer()
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -189,4 +189,4 @@ def test_our_side_runs_the_loops_step(training):
 
 
 def test_the_peers_file_is_where_it_is_looked_for():
-    assert benchmark.PEER_FILE.is_file()
+    assert speed.PEER_FILE.is_file()

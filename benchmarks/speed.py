@@ -1,7 +1,7 @@
 """Images a second and memory of forward passes and training steps on the device at hand, beside timm's in PyTorch.
 
-    python -m tnt_jax.tools.benchmark --batch-sizes=16 --train-batch-sizes=8 --threads=2 --output=benchmark.json
-    python -m tnt_jax.tools.benchmark --models=tnt_s_patch16_224,deit_small_patch16_224 --batch-sizes=64,128 \
+    python -m benchmarks.speed --batch-sizes=16 --train-batch-sizes=8 --threads=2 --output=benchmark.json
+    python -m benchmarks.speed --models=tnt_s_patch16_224,deit_small_patch16_224 --batch-sizes=64,128 \
         --dtype=bfloat16 --peer=timm --peer-python=PYTHON
 
 For each kind of work (forward, training) and batch size, every model on every side runs in a process of its own; they
@@ -26,13 +26,12 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-import huge_pages
+from benchmarks.sides.turns import Worker, WorkerError
 from tnt_jax.tools import arguments as command_line
 from tnt_jax.tools import be_quiet
-from tnt_jax.tools.benchmarking.turns import Worker, WorkerError
 
-DEFAULT = "configs/default.py"
-CONFIG = config_flags.DEFINE_config_file("config", None, f"The recipe, and settings for all models; {DEFAULT}.")
+DEFAULT = str(Path(__file__).parents[1] / "configs/default.py")
+CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, and settings for all models; configs/default.py.")
 flags.DEFINE_list("models", ["tnt_s_patch16_224", "deit_small_patch16_224"], "Names; timm's of the same name.")
 flags.DEFINE_list("modes", ["forward", "train"], "What is timed: forward, train or both.")
 flags.DEFINE_list("batch_sizes", ["16"], "Images a step, over all devices of the machine.")
@@ -50,10 +49,10 @@ flags.DEFINE_string("output", None, "File for the figures as JSON.")
 FLAGS = flags.FLAGS
 OURS, PEER = "tnt_jax", "timm"
 MODES = ("forward", "train")
-OURS_COMMAND = [sys.executable, "-m", "tnt_jax.tools.benchmarking.ours"]
-PEER_FILE = Path(__file__).parent / "benchmarking" / "peer.py"
-# Several processes share a GPU: each must leave the others room. Huge pages as main.py has them.
-OURS_ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "2"} | huge_pages.environment()
+OURS_COMMAND = [sys.executable, "-m", "benchmarks.sides.ours"]
+PEER_FILE = Path(__file__).parent / "sides/peer.py"
+# Several processes share a GPU: each must leave the others room.
+OURS_ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "2"}
 # Settings that change what is computed; the peer takes image_size, num_classes, depth and drop_path_rate over.
 ARCHITECTURE = (
     *("patch_size", "word_size", "inner_dim", "outer_dim", "inner_num_heads", "outer_num_heads", "mlp_ratio"),
@@ -66,7 +65,7 @@ PAUSE = 0.3  # seconds between turns: threads of the last side that spin for wor
 def cases(config: dict[str, Any]) -> list[list[dict[str, Any]]]:
     """The flags and a config's plain form -> groups of cases that take turns. Raises ValueError with the mend.
 
-    A case: side, model, mode, batch_size, and what the workers need (benchmarking/ours.py and peer.py).
+    A case: side, model, mode, batch_size, and what the workers need (sides/ours.py and peer.py).
     """
     sides = [OURS] + [PEER] * has_peer()
     if not FLAGS.models:
@@ -279,7 +278,7 @@ def setting(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     facts = [result for result in results if "platform" in result]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
-        "command": " ".join(["python -m tnt_jax.tools.benchmark", *sys.argv[1:]]),
+        "command": " ".join(["python -m benchmarks.speed", *sys.argv[1:]]),
         "devices": sorted({f"{f['device_count']} x {f['device_kind']} ({f['platform']})" for f in facts}),
         "processor": processor_name(),
         "threads": min(FLAGS.threads, cores) if FLAGS.threads else cores,
@@ -314,7 +313,7 @@ def main(_: Sequence[str]) -> None:
     try:
         groups = cases(as_dict(check_config(CONFIG.value)))
     except ValueError as error:
-        command_line.stop(error, "benchmark")
+        command_line.stop(error, "speed")
     results, quotients = [], []
     for group in groups:
         measured = measure(group)
@@ -336,4 +335,4 @@ def main(_: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, "benchmark", config=DEFAULT)
+    command_line.run(main, "speed", config=DEFAULT)

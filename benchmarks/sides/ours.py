@@ -1,4 +1,4 @@
-"""A worker of tnt_jax.tools.benchmark: this project's forward pass or training step, over the machine's devices.
+"""A worker of benchmarks.speed: this project's forward pass or training step, over the machine's devices.
 
 The training step is the one that training.loop runs (training.steps.make_train_step): pmapped, state donated, with the
 config's mixing, erasing, AdamW and moving average. The batch stays on the devices; reading images is not timed.
@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.sides import turns
 from tnt_jax.models.variants import create_model
-from tnt_jax.tools.benchmarking import turns
 from tnt_jax.training import steps
 from tnt_jax.training.config import Experiment, check_config
 from tnt_jax.training.devices import limit_tiles

@@ -1,0 +1,1 @@
+"""The processes that benchmarks.speed times: one side of a comparison each, in turns."""

@@ -1,0 +1,85 @@
+"""`pip install .` is whole: the wheel, installed in a folder of its own, works from another folder than the clone."""
+
+import ast
+import csv
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.training.helpers import random_variables
+from tnt_jax.models.variants import create_model
+from tnt_jax.pretrained import save_pretrained
+
+ROOT = pathlib.Path(__file__).parents[1]
+PROGRAMS = sorted(path.stem for path in (ROOT / "tnt_jax/tools").glob("*.py") if "__main__" in path.read_text())
+PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"]
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+
+def files(folder):
+    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """Builds and installs the wheel -> a function that runs Python in an empty folder with that installation alone."""
+    folder = tmp_path_factory.mktemp("wheel")
+    sources, installed, elsewhere = folder / "sources", folder / "installed", folder / "elsewhere"
+    elsewhere.mkdir()
+    # A copy: setuptools builds beside the sources.
+    shutil.copytree(ROOT / "tnt_jax", sources / "tnt_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "requirements.txt"):
+        shutil.copy(ROOT / name, sources)
+    build = [*PIP, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), "."]
+    built = subprocess.run(build, cwd=sources, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = folder.glob("*.whl")
+    subprocess.run([*PIP, "install", "--no-deps", "--target", str(installed), str(wheel)], check=True)
+    environment = os.environ | {"PYTHONPATH": str(installed), "XLA_FLAGS": QUICK}
+
+    def run(*arguments):
+        command = [sys.executable, *map(str, arguments)]
+        return subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
+
+    assert files(ROOT / "tnt_jax") == files(installed / "tnt_jax")  # page.html too
+    found = run("-c", "import tnt_jax; print(tnt_jax.__file__)")
+    assert found.stdout.strip() == str(installed / "tnt_jax/__init__.py"), found.stderr
+    return run
+
+
+def test_the_package_imports_nothing_from_beside_it():
+    """Such an import works in the clone and nowhere else."""
+    beside = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or path.is_dir()} - {"tnt_jax"}
+    assert {"configs", "main", "tests", "benchmarks"} <= beside
+    for file in sorted((ROOT / "tnt_jax").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            for name in names:
+                assert name.partition(".")[0] not in beside, f"{file}:{node.lineno} imports {name}"
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_program_is_there(start, program):
+    done = start("-m", f"tnt_jax.tools.{program}", "--help")
+    assert done.returncode in (0, 1) and not done.stderr, done.stderr  # absl's --help ends with 1
+    assert program in done.stdout and "--" in done.stdout
+
+
+def test_it_predicts(start, tmp_path):
+    name = "deit_tiny_patch16_224"
+    model = create_model(name, num_classes=3)
+    save_pretrained(tmp_path / "weights.safetensors", model, random_variables(model, 224))
+    Image.fromarray(np.full((40, 40, 3), 90, np.uint8)).save(tmp_path / "grey.png")
+    source = f"--source={name}:{tmp_path / 'weights.safetensors'}"
+    done = start("-m", "tnt_jax.tools.predict", tmp_path / "grey.png", source, "--image-size=32", "--format=csv")
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    assert {row["class"] for row in rows} == {"0", "1", "2"}
+    assert sum(float(row["probability"]) for row in rows) == pytest.approx(1, abs=1e-5)
