@@ -1,5 +1,7 @@
 """Trains or evaluates a model: python main.py --config=configs/NAME.py --workdir=DIR [--config.KEY=VALUE ...].
 
+Without --config, the configuration of the run in the workdir is taken, and --config.KEY=VALUE changes that.
+
 Exit codes: 0 done; 2 the command cannot work (one message says what, where and the mend, and nothing was written);
 3 the run had to stop (not a number, a full disk, unreadable data or checkpoints, another process gone: or 134, by jax);
 4 SIGTERM (a machine is taken away) and 130 SIGINT (Ctrl-C): training has saved the step under way. After 3 (and its
@@ -12,11 +14,12 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow starts
 
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 
+from tnt_jax.tools import arguments
 from tnt_jax.training import devices, preemption
-from tnt_jax.training.config import accepted_keys, check_config, unknown_key_message
+from tnt_jax.training.config import check_config
 
 CANNOT_WORK, STOPPED, TERMINATED, INTERRUPTED = 2, 3, 4, 130
 
@@ -34,15 +37,15 @@ def main(_: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # orbax tells of every file
     try:
         if FLAGS.mode == "train" and FLAGS.config is None:
-            raise ValueError("--config is missing: name a file, such as --config=configs/digits.py.")
-        from tnt_jax.training import loop, recorded, setup  # seconds that a misspelt flag need not wait for
+            raise ValueError(
+                "--config is missing: name a file, such as --config=configs/digits.py, or by --workdir a run."
+            )
+        from tnt_jax.training import loop, setup  # seconds that a misspelt flag need not wait for
 
         if FLAGS.config is not None:
             devices.set_up(check_config(FLAGS.config))
             if FLAGS.mode == "evaluate":
                 preemption.end_at_once(ends)  # again: jax's preemption service has taken SIGTERM, for training
-        elif (saved := recorded.read_run_config(setup.check_workdir(FLAGS.workdir))) is not None:
-            devices.set_up(check_config(saved), join=False)  # one process can evaluate what several have trained
         prepare = setup.prepare if FLAGS.mode == "train" else setup.prepare_evaluation
         run = prepare(FLAGS.config, FLAGS.workdir)
     except (ValueError, FileNotFoundError, PermissionError) as error:
@@ -55,33 +58,6 @@ def main(_: list[str]) -> None:
         stop(error, STOPPED)
 
 
-def parse(arguments: list[str]) -> list[str]:
-    """The flags; a file, key or value that does not work, and a word that is no flag, is said in one message."""
-    pairs = [split(argument) for argument in arguments]
-    for (name, equals, value), following in zip(pairs, [*arguments[1:], ""], strict=True):
-        path = (value if equals else following).partition(":")[0]  # --config=FILE or --config FILE
-        if name == "config" and not os.path.isfile(path):
-            stop(f"--config={path}: there is no such file. Those of the project are in configs/.", CANNOT_WORK)
-    try:
-        rest = FLAGS(arguments)[1:]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # config_flags: a key or group that is not there
-        keys = [name.partition("config.")[2] for name, _, _ in pairs if name.startswith(("config.", "noconfig."))]
-        unknown = "\n".join(unknown_key_message(key) for key in keys if key not in accepted_keys())
-        stop(unknown or f"{type(error).__name__} in the config: {error}", CANNOT_WORK)
-    except flags.Error as error:  # an error of a config's own get_config comes with its traceback as the message
-        lines = str(error).splitlines()
-        stop(lines[0] if len(lines) == 1 else f"{lines[0].partition(': Error')[0]}: {lines[-1]}", CANNOT_WORK)
-    if rest:
-        mend = f"--{rest[0].lstrip('-')}" if "=" in rest[0] else "--NAME=VALUE"
-        stop(f"{' '.join(rest)}: not understood. Everything is given as a flag, such as {mend}.", CANNOT_WORK)
-    return arguments[:1]
-
-
-def split(argument: str) -> tuple[str, str, str]:
-    """--NAME=VALUE -> (NAME, "=", VALUE)."""
-    return argument.lstrip("-").partition("=")
-
-
 def stop(error: object, code: int) -> None:
     """Ends the process with a message instead of a traceback."""
     logging.debug("Where it happened:", exc_info=True)
@@ -90,4 +66,4 @@ def stop(error: object, code: int) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse)
+    arguments.run(main, "main.py", run_flag="workdir")

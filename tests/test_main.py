@@ -83,7 +83,8 @@ def test_training_and_evaluating_from_the_command_line(tmp_path):
     assert "step 3/3" in done.stdout and "360 images" in done.stdout
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["eval"]["count"] == summary["eval_ema"]["count"] == 360
-    again = main("--mode=evaluate", f"--workdir={workdir}", cwd=tmp_path)
+    # Without --config a key changes the run's own configuration.
+    again = main("--mode=evaluate", f"--workdir={workdir}", "--config.prefetch_batches=1", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert json.loads((workdir / "evaluation.json").read_text())["eval"] == summary["eval"]
 
@@ -95,7 +96,7 @@ def test_a_signal_before_the_first_step_ends_with_its_code_and_a_message(tmp_pat
 import sys
 sys.addaudithook(lambda name, args: name == "import" and args[0] == "tensorflow" and print("now", flush=True))
 import main
-main.app.run(main.main, ["main.py", *sys.argv[1:]])
+main.arguments.run(main.main, "main.py", run_flag="workdir")
 """
     flags = ["--config=configs/default.py", "--config.data.name=synthetic", f"--workdir={tmp_path / 'run'}"]
     command = [sys.executable, "-c", script, *flags]

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 PROGRAMS = {
-    "benchmark": [],
+    "speed": [],
     "probe": ["--source=weights.safetensors", "--output=probe.json"],
     "tpu_report": ["--topology=v5e:2x2"],
 }
@@ -14,7 +14,8 @@ PROGRAMS = {
 
 def start(program, *arguments):
     """-> exit status, standard output, standard error."""
-    command = [sys.executable, "-m", f"tnt_jax.tools.{program}", *PROGRAMS[program], *arguments]
+    package = "benchmarks" if program == "speed" else "tnt_jax.tools"
+    command = [sys.executable, "-m", f"{package}.{program}", *PROGRAMS[program], *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     return done.returncode, done.stdout, done.stderr
 
@@ -43,17 +44,15 @@ def test_a_key_needs_the_config_whose_it_is():
 
 
 def test_without_a_config_the_benchmark_takes_its_own():
-    code, _, printed = start("benchmark", "--config.model.dpth=2")
-    assert code == 2 and printed == "benchmark: config.model.dpth: there is no such key. Did you mean model.depth?\n"
-    code, _, printed = start("benchmark", "--config.model.depth=-2", "--peer=none")
-    assert code == 2 and printed.startswith("benchmark: config.model.depth=-2"), printed
+    code, _, printed = start("speed", "--config.model.dpth=2")
+    assert code == 2 and printed == "speed: config.model.dpth: there is no such key. Did you mean model.depth?\n"
+    code, _, printed = start("speed", "--config.model.depth=-2", "--peer=none")
+    assert code == 2 and printed.startswith("speed: config.model.depth=-2"), printed
 
 
 def test_a_peer_that_is_not_there_is_named():
-    code, _, printed = start("benchmark", "--peer-python=nowhere/python")
-    assert code == 2 and printed.startswith("benchmark: --peer-python=nowhere/python: there is no such program."), (
-        printed
-    )
+    code, _, printed = start("speed", "--peer-python=nowhere/python")
+    assert code == 2 and printed.startswith("speed: --peer-python=nowhere/python: there is no such program."), printed
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -115,7 +115,7 @@ def test_the_program_evaluates_and_writes(workdir, monkeypatch, capsys):
     model = create_model(**experiment.model.arguments())
     asked = []
 
-    def open_trained(source, ema):
+    def open_trained(source, ema, changes):
         asked.append((source, ema))
         images, names = EvalImages(), tuple("0123456789")
         return Trained(source, "tnt", model, random_variables(model), images, names, experiment)

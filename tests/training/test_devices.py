@@ -122,7 +122,7 @@ def prepare(config, workdir):
     print(os.environ.get("LIBTPU_INIT_ARGS"))
     sys.exit()
 setup.prepare = setup.prepare_evaluation = prepare
-main.app.run(main.main, ["main.py", *sys.argv[1:]], flags_parser=main.parse)
+main.arguments.run(main.main, "main.py", run_flag="workdir")
 """
 
 

@@ -1,12 +1,17 @@
-"""config.json of runs of before: read by every later version, as what it meant."""
+"""config.json of runs of before: read by every later version, as what it meant; and changed from the command line."""
 
+import functools
 import json
 import logging
 import pathlib
+import shutil
 
 import pytest
 
-from tnt_jax.training.config import accepted_keys, check_config
+from configs import default
+from tnt_jax.tools import arguments
+from tnt_jax.training import recorded, setup
+from tnt_jax.training.config import accepted_keys, as_dict, check_config
 from tnt_jax.training.recorded import BEFORE, read_run_config
 
 FIRST = pathlib.Path(__file__).parents[1] / "fixtures/config_first_version.json"
@@ -46,3 +51,122 @@ def test_a_key_that_every_run_has_written_is_never_made_up(workdir, key):
     (workdir / "config.json").write_text(json.dumps(values))
     with pytest.raises(ValueError, match=f"config.json lacks {key}, which every run has written"):
         read_run_config(workdir)
+
+
+SAVED = (
+    pathlib.Path(__file__).parents[1] / "fixtures" / "run_config.json"
+)  # of a run of configs/folder.py, of November 2026
+
+
+@pytest.fixture
+def run(tmp_path):
+    shutil.copy(SAVED, tmp_path / "config.json")
+    (tmp_path / "checkpoints" / "6").mkdir(parents=True)
+    return tmp_path
+
+
+def take(values, key):
+    return functools.reduce(lambda group, name: group[name], key.split("."), values)
+
+
+def remove(values, key):
+    *groups, leaf = key.split(".")
+    del functools.reduce(lambda group, name: group[name], groups, values)[leaf]
+
+
+def test_a_run_of_before_keeps_its_values_and_goes_on(run):
+    saved = json.loads(SAVED.read_text())
+    now = as_dict(check_config(recorded.saved_config(run, evaluates=False)))
+    assert {key: take(now, key) for key in flat(saved)} == flat(saved)
+    setup.check_same_run(run, check_config(recorded.saved_config(run, evaluates=False)), evaluates=False)
+
+
+def flat(values, prefix=""):
+    found = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
+
+
+def test_a_key_that_a_run_lacks_never_blocks_it(tmp_path, monkeypatch):
+    """Each that came later in turn, and one that would come now and that the model fills in."""
+    monkeypatch.setitem(BEFORE, "model.squeeze_excitation", None)
+    (tmp_path / "checkpoints" / "6").mkdir(parents=True)
+    for key, value in BEFORE.items():
+        settings = default.get_config()
+        settings.update_from_flattened_dict({key: tuple(value) if isinstance(value, list) else value})
+        experiment = setup.resolved_experiment(check_config(settings), 4)
+        saved = as_dict(experiment)
+        remove(saved, key)
+        (tmp_path / "config.json").write_text(json.dumps(saved))
+        for evaluates in (False, True):
+            setup.check_same_run(tmp_path, experiment, evaluates)
+
+
+def test_a_saved_configuration_has_the_types_of_default(run):
+    found = recorded.saved_config(run, evaluates=False)
+    wanted = default.get_config()
+    for group in ("model", "data", "mixing", "distributed"):
+        for key in wanted[group]:
+            assert found[group].get_type(key) is wanted[group].get_type(key), key
+    assert {key for key in wanted if found.get_type(key) is not wanted.get_type(key)} == set()
+
+
+def test_evaluating_takes_neither_the_processes_nor_the_kernel_of_the_run(run):
+    saved = json.loads(SAVED.read_text())
+    saved["distributed"] |= {"enabled": True, "num_processes": 4, "coordinator_address": "a:1"}
+    saved["model"]["inner_implementation"] = "pallas"
+    (run / "config.json").write_text(json.dumps(saved))
+    found = recorded.saved_config(run, evaluates=True)
+    assert found.distributed.to_dict() == default.get_config().distributed.to_dict()
+    assert found.model.inner_implementation == "auto"
+    found = recorded.saved_config(run, evaluates=False)
+    assert found.distributed.num_processes == 4 and found.model.inner_implementation == "pallas"
+
+
+def test_keys_of_a_saved_configuration_are_changed_as_those_of_a_file(run):
+    changes = ["--config.data.directory=/else where/photos", "--config.data.mean=(0.1, 0.2, 0.3)"]
+    found = arguments.run_config(run, [*changes, "--config.eval_batch_size=8"])
+    assert found.data.directory == "/else where/photos" and found.data.mean == (0.1, 0.2, 0.3)
+    assert found.eval_batch_size == 8 and found.model.depth == 1
+    assert arguments.run_config(run).data.directory == "/data/photos"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("--config.data.directroy=x", "Did you mean data.directory?"),
+        ("--config.learning_rate=1", "config.learning_rate: of a run's configuration this program reads"),
+        ("--config.model.depth=3", "config.model.depth: of a run's"),
+        ("--config.eval_batch_size=many", "eval_batch_size"),
+    ],
+)
+def test_what_a_tool_cannot_change_of_a_run_is_said(run, change, words):
+    with pytest.raises(ValueError, match=words.replace("?", r"\?")):
+        arguments.run_config(run, [change])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[]", "holds no configuration"),
+        ("3", "holds no configuration"),
+        ('{"model": 3}', r"config\.model"),
+        (SAVED.read_text().replace('"batch_size": 16', '"batch_size": "16"'), r"config\.batch_size='16'"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_named(tmp_path, content, words):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"{tmp_path}/config\.json.*{words}"):
+        arguments.run_config(tmp_path)
+
+
+def test_the_workdir_alone_is_enough_to_go_on(run):
+    """The flags that main.py hands to ml_collections."""
+    given = {"workdir": str(run), "mode": "evaluate"}
+    assert arguments.saved_flag(given, "workdir").endswith(f"recorded.py:evaluate:{run}")
+    assert arguments.saved_flag(given | {"mode": "train"}, "workdir").endswith(f"recorded.py:{run}")
+    assert arguments.saved_flag({"source": f"{run}/checkpoints/6"}, "source").endswith(f"evaluate:{run}")
+    assert arguments.saved_flag({"workdir": str(run / "checkpoints")}, "workdir") is None
+    assert arguments.saved_flag({}, "workdir") is None and arguments.saved_flag(given, None) is None
+    assert recorded.get_config(str(run)).to_dict() == recorded.saved_config(run, evaluates=False).to_dict()

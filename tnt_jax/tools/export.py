@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
+from tnt_jax.tools import arguments as command_line
 from tnt_jax.tools import be_quiet
 from tnt_jax.tools.trained import Trained, open_trained
 
@@ -168,7 +169,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--input", choices=INPUTS, default="uint8", help="pixels, or normalised images")
     parser.add_argument("--image-size", type=int, help="pixels, a side; the model's own unless given")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the arithmetic; the run's unless given")
-    options = parser.parse_args(arguments)
+    options = command_line.parse_known(parser, arguments)
     if options.format == "safetensors" and (options.input, options.dtype) != ("uint8", None):
         parser.error("--input and --dtype concern a program; weights are float32")
     return options
@@ -180,7 +181,7 @@ def run(options: argparse.Namespace) -> str:
 
     if options.format == "stablehlo" and (options.output.is_file() or options.output.suffix == ".safetensors"):
         raise ValueError(f"--output={options.output} is a file's name; a program and its README go into a folder")
-    trained = open_trained(options.source, options.image_size)
+    trained = open_trained(options.source, options.image_size, changes=options.changes)
     if options.format == "safetensors":
         save_pretrained(options.output, trained.model, trained.variables)
         return f"{options.output}: {options.output.stat().st_size / 1e6:.1f} MB, timm's names for {trained.name}"

@@ -38,6 +38,7 @@ from tnt_jax.analysis.picture import Subject, read_picture
 from tnt_jax.analysis.queries import Query, parse_query
 from tnt_jax.models.embeddings import grid_of
 from tnt_jax.models.variants import VARIANTS, create_model, nearest
+from tnt_jax.tools import arguments as command_line
 from tnt_jax.tools import be_quiet
 from tnt_jax.tools.trained import check_run, open_trained, workdir_of
 
@@ -87,7 +88,7 @@ def open_subjects(sources: str) -> list[Subject]:
     ]
 
 
-def open_picture(image: str, sources: str) -> np.ndarray:
+def open_picture(image: str, sources: str, changes: Sequence[str] = ()) -> np.ndarray:
     """A file, or eval:K of the first workdir among the sources -> [H, W, 3] uint8. Raises as read_picture."""
     if not image.startswith(EXAMPLE):
         return read_picture(image)
@@ -99,7 +100,7 @@ def open_picture(image: str, sources: str) -> np.ndarray:
         raise ValueError(f"--image={image}: none of the models is a workdir, which would know its images; give a file")
     from tnt_jax.data.example import read_example
 
-    settings = check_run(workdir).data
+    settings = check_run(workdir, changes).data
     return read_example(settings, settings.eval_split, int(number))
 
 
@@ -180,7 +181,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "(default: four words of much contrast)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the channels and of t-SNE (default 0)")
-    return parser.parse_args(arguments)
+    return command_line.parse_known(parser, arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -189,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     be_quiet()
     try:
         figures = chosen_figures(options.figure)
-        pixels = open_picture(options.image, options.models)
+        pixels = open_picture(options.image, options.models, options.changes)
         subjects = open_subjects(options.models)
         if options.figure == "all" and not any(subject.model.inner_blocks for subject in subjects):
             figures = [name for name in figures if name not in INNER_FIGURES]

@@ -5,6 +5,7 @@
 Writes curves.png and attention.png into the workdir and prints the run's accuracy and the pictures' paths.
 """
 
+import argparse
 import itertools
 import json
 import sys
@@ -12,30 +13,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
 
 from tnt_jax.analysis.attention import draw_class_token_attention
 from tnt_jax.analysis.curves import draw_curves
+from tnt_jax.tools import arguments as command_line
 from tnt_jax.tools import be_quiet
+from tnt_jax.tools.trained import check_run
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run that has trained.", required=True)
-IMAGES = flags.DEFINE_integer("images", 10, "How many test images to draw the attention over.", lower_bound=1)
+CANNOT_WORK = 2
 
 
-def draw_pictures(workdir: Path, count: int) -> list[Path]:
-    """A run's workdir -> the paths of curves.png and attention.png in it.
+def draw_pictures(workdir: Path, count: int, changes: Sequence[str] = ()) -> list[Path]:
+    """A run's workdir, with `changes` (--config.KEY=VALUE) of its configuration -> its curves.png and attention.png.
 
     Raises:
       FileNotFoundError, ValueError: the workdir has no metrics, configuration or checkpoint.
     """
     from tnt_jax.data import sources
     from tnt_jax.pretrained import load_model
-    from tnt_jax.training.config import check_config
-    from tnt_jax.training.recorded import read_run_config
 
     curves = draw_curves(workdir, workdir / "curves.png")
     model, variables = load_model(workdir)
-    experiment = check_config(read_run_config(workdir))
+    experiment = check_run(workdir, changes)
     pixels, labels = first_examples(experiment, model.input_size, count)
     attention = draw_class_token_attention(
         model,
@@ -62,16 +61,29 @@ def first_examples(experiment, image_size: tuple[int, int], count: int) -> tuple
     return batch["image"][0][real], batch["label"][0][real]
 
 
-def main(arguments: Sequence[str]) -> None:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; argparse ends the process with code 2 where it cannot be understood."""
+    parser = argparse.ArgumentParser(
+        "pictures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workdir", required=True, type=Path, help="a run that has trained")
+    parser.add_argument("--images", type=int, default=10, help="how many test images to draw the attention over")
+    options = command_line.parse_known(parser, arguments)
+    if options.images < 1:
+        parser.error(f"--images={options.images} must be at least 1")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Draws the pictures and prints where they are."""
-    if len(arguments) > 1:
-        raise app.UsageError(f"unexpected arguments {arguments[1:]}")
+    options = parse(arguments)
     be_quiet()
-    workdir = Path(WORKDIR.value)
+    workdir = options.workdir.expanduser()
     try:
-        pictures = draw_pictures(workdir, IMAGES.value)
+        pictures = draw_pictures(workdir, options.images, options.changes)
     except (FileNotFoundError, ValueError) as error:
-        sys.exit(f"pictures: {error}")
+        print(f"pictures: {error}", file=sys.stderr)
+        sys.exit(CANNOT_WORK)
     summary = workdir / "summary.json"
     if summary.is_file():
         results = json.loads(summary.read_text())
@@ -83,4 +95,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tnt_jax.analysis.predictions import Failure, Prediction, classify
+from tnt_jax.tools import arguments as command_line
 from tnt_jax.tools import be_quiet
 from tnt_jax.tools.trained import open_trained
 
@@ -99,7 +100,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--image-size", type=int, help="pixels, a side; the model's own unless given")
     parser.add_argument("--format", choices=FORMATS, default="table")
     parser.add_argument("--output", type=Path, help="a file; standard output unless given")
-    options = parser.parse_args(arguments)
+    options = command_line.parse_known(parser, arguments)
     for name in ("top", "batch_size"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')}={getattr(options, name)} must be at least 1")
@@ -134,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     try:
         images = find_images(options.images)
-        trained = open_trained(options.source, options.image_size)
+        trained = open_trained(options.source, options.image_size, changes=options.changes)
         results = classify(
             trained.model,
             trained.variables,

@@ -53,12 +53,11 @@ def probe(
     from tnt_jax.models.variants import VARIANTS, create_model
     from tnt_jax.pretrained import load_model, load_pretrained
     from tnt_jax.training.config import check_config
-    from tnt_jax.training.recorded import read_run_config
 
     workdir = workdir_of(source)
     if config is None and workdir is None:
         raise ValueError(f"--config is missing: {source} is not a workdir, which would know its data set and model.")
-    experiment = check_config(config if config is not None else read_run_config(workdir))
+    experiment = check_config(config if config is not None else command_line.run_config(workdir))
     weights = source
     if workdir is not None:
         model, _ = load_model(source)
@@ -125,4 +124,4 @@ def main(_: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, "probe", FLAGS)
+    command_line.run(main, "probe", FLAGS, run_flag="source")

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from tnt_jax.analysis.mistakes import Evaluated, evaluate
+from tnt_jax.tools import arguments as command_line
 from tnt_jax.tools import be_quiet
 from tnt_jax.tools.trained import Trained, check_run, open_trained
 
@@ -41,7 +42,9 @@ def evaluate_trained(trained: Trained, mistakes: int) -> Evaluated:
     return evaluate(probabilities_of, batches, trained.model.num_classes, keep=mistakes)
 
 
-def draw_figures(trained: Trained, workdir: Path, figures: str, image: str) -> dict[str, bytes]:
+def draw_figures(
+    trained: Trained, workdir: Path, figures: str, image: str, changes: Sequence[str] = ()
+) -> dict[str, bytes]:
     """A run's model -> PNG files by the figures' names (tools.figures), in the paper's order."""
     if figures == "none":
         return {}
@@ -60,19 +63,29 @@ def draw_figures(trained: Trained, workdir: Path, figures: str, image: str) -> d
     )
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, drawn in tool.draw([subject], tool.open_picture(image, str(workdir)), names):
+        for name, drawn in tool.draw([subject], tool.open_picture(image, str(workdir), changes), names):
             found[name] = save_figure(drawn, Path(folder), name, dpi=110)[0].read_bytes()
     return found
 
 
-def make_report(workdir: Path, *, figures: str = "all", image: str = "eval:0", mistakes: int = 24) -> str:
-    """A run's workdir -> the page. Raises ValueError, FileNotFoundError or OSError with the mend."""
+def make_report(
+    workdir: Path,
+    *,
+    figures: str = "all",
+    image: str = "eval:0",
+    mistakes: int = 24,
+    changes: Sequence[str] = (),
+) -> str:
+    """A run's workdir, with `changes` (--config.KEY=VALUE) of its configuration -> the page.
+
+    Raises ValueError, FileNotFoundError or OSError with the mend.
+    """
     from tnt_jax.analysis import page
 
-    check_run(workdir)
+    check_run(workdir, changes)
     summary = page.read_summary(workdir)
     averaged = summary is None or summary["best"] == "eval_ema"
-    trained = open_trained(str(workdir), ema=averaged)
+    trained = open_trained(str(workdir), ema=averaged, changes=changes)
     evaluated = evaluate_trained(trained, mistakes)
     contents: dict[str, Any] = {
         "workdir": workdir,
@@ -81,7 +94,7 @@ def make_report(workdir: Path, *, figures: str = "all", image: str = "eval:0", m
         "summary": summary,
         "averaged": averaged and bool(trained.experiment.ema_decay),
         "evaluated": evaluated,
-        "figures": draw_figures(trained, workdir, figures, image),
+        "figures": draw_figures(trained, workdir, figures, image, changes),
         "image": image,
     }
     return page.render(**contents)
@@ -97,7 +110,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--figures", default="all", help="all (default), none, or names with commas between them")
     parser.add_argument("--image", default="eval:0", help="of the figures: a file, or eval:K (default eval:0)")
     parser.add_argument("--mistakes", type=int, default=24, help="how many of the worst to show (default 24)")
-    options = parser.parse_args(arguments)
+    options = command_line.parse_known(parser, arguments)
     if options.mistakes < 1:
         parser.error(f"--mistakes={options.mistakes} must be at least 1")
     return options
@@ -110,7 +123,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     workdir = options.workdir.expanduser().absolute()
     output = (options.output or workdir / REPORT_FILE).expanduser()
     try:
-        page = make_report(workdir, figures=options.figures, image=options.image, mistakes=options.mistakes)
+        page = make_report(
+            workdir,
+            figures=options.figures,
+            image=options.image,
+            mistakes=options.mistakes,
+            changes=options.changes,
+        )
         output.parent.mkdir(parents=True, exist_ok=True)
         temporary = output.with_name(output.name + ".tmp")
         temporary.write_text(page, encoding="utf-8")

@@ -8,6 +8,7 @@ A source is
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tnt_jax.models.tnt import TNT
 from tnt_jax.models.variants import VARIANTS, create_model
 from tnt_jax.pretrained.sources import HUB_PREFIX
 from tnt_jax.pretrained.workdir import is_folder, split_step
+from tnt_jax.tools import arguments
 from tnt_jax.training.config import Experiment, check_config
 
 # DeiT's own (recipe: its column): ImageNet's mean and deviation, 256 pixels then 224.
@@ -39,10 +41,13 @@ class Trained:
     experiment: Experiment | None  # of a workdir
 
 
-def open_trained(source: str, image_size: int | tuple[int, int] | None = None, *, ema: bool = True) -> Trained:
+def open_trained(
+    source: str, image_size: int | tuple[int, int] | None = None, *, ema: bool = True, changes: Sequence[str] = ()
+) -> Trained:
     """A source, image_size in pixels (None: the model's own; another interpolates the sentence positions) -> Trained.
 
-    Where a run kept averaged weights, these are taken, unless `ema` is False. Raises ValueError or FileNotFoundError
+    changes: --config.KEY=VALUE of a run's configuration. Where a run kept averaged weights, these are taken, unless
+    `ema` is False. Raises ValueError or FileNotFoundError
     with the mend.
     """
     from tnt_jax.pretrained import load_model, load_pretrained
@@ -50,12 +55,14 @@ def open_trained(source: str, image_size: int | tuple[int, int] | None = None, *
     workdir = workdir_of(source)
     if workdir is not None:
         model, _ = load_model(source)
-        experiment = check_run(workdir)
+        experiment = check_run(workdir, changes)
         names = class_names(workdir, experiment, model.num_classes)
         fields = (field.name for field in dataclasses.fields(EvalImages))
         images = EvalImages(**{name: getattr(experiment.data, name) for name in fields})
         name, weights = experiment.model.name, source
     else:
+        if changes:
+            raise ValueError(f"{changes[0]}: {source} is no run, whose configuration it could change. Leave it out.")
         name, weights = split_source(source)
         model, experiment = create_model(name, num_classes=count_classes(weights)), None
         names = published_names(model.num_classes)
@@ -72,14 +79,11 @@ def workdir_of(source: str) -> Path | None:
     return split_step(source)[0] if is_folder(source) else None
 
 
-def check_run(workdir: Path) -> Experiment:
-    """A run's folder -> its experiment. Raises ValueError where there is none."""
-    from tnt_jax.training.recorded import read_run_config
-
-    config = read_run_config(workdir)
-    if config is None:
+def check_run(workdir: Path, changes: Sequence[str] = ()) -> Experiment:
+    """A run's folder and --config.KEY=VALUE -> its experiment, changed. Raises ValueError where there is none."""
+    if not (workdir / workdirs.CONFIG_FILE).is_file():
         raise ValueError(f"{workdir} is not a workdir of this project: it has no {workdirs.CONFIG_FILE}.")
-    return check_config(config)
+    return check_config(arguments.run_config(workdir, changes))
 
 
 def split_source(source: str) -> tuple[str, str]:

@@ -22,12 +22,11 @@ TILES = "--xla_tpu_scoped_vmem_limit_kib"  # vector memory that the tiles of one
 MEASURED_TILES = {("tnt_s_patch16_224", 224): 6144}
 
 
-def set_up(experiment: Experiment, join: bool = True) -> None:
-    """What the config says of devices and, with `join`, of other processes; before any device is touched."""
+def set_up(experiment: Experiment) -> None:
+    """What the config says of devices and of other processes; before any device is touched."""
     split_cpu(experiment)
     limit_tiles(experiment)
-    if join:
-        join_processes(experiment)
+    join_processes(experiment)
 
 
 def limit_tiles(experiment: Experiment) -> None:

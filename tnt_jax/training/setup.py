@@ -21,7 +21,7 @@ from tnt_jax.training.feed import Feed, make_feed
 from tnt_jax.training.memory import check_memory
 from tnt_jax.training.optimizer import Schedule, make_optimizer, make_schedule
 from tnt_jax.training.plan import Plan, check_evaluation_devices, check_training_devices, make_plan
-from tnt_jax.training.recorded import read_run_config
+from tnt_jax.training.recorded import read_run_config, saved_config
 from tnt_jax.training.steps import for_platform
 
 HUB_PREFIX = "hf-hub:"
@@ -108,9 +108,7 @@ def prepare_evaluation(config: Any, workdir: str | os.PathLike[str], feed: Feed 
     path = check_workdir(workdir)
     before = read_run_config(path)
     if config is None and before is not None:
-        config = before
-        if before["model"]["inner_implementation"] == "pallas":
-            before["model"]["inner_implementation"] = "auto"  # trained on a TPU, perhaps evaluated elsewhere
+        config = saved_config(path, evaluates=True)
     if config is None:
         raise ValueError(
             f"{path} holds no {workdirs.CONFIG_FILE}. Give the --workdir of a run, or --config and --config.pretrained."
@@ -150,7 +148,7 @@ def _prepare(experiment: Experiment, workdir: Path, feed: Feed | CardFeed | None
             "Leave it None to take the data set's."
         )
     model = make_model(experiment, num_classes)
-    experiment = dataclasses.replace(experiment, model=resolved(experiment.model, model))
+    experiment = resolved_experiment(experiment, num_classes)
     check_same_run(workdir, experiment, evaluates)
     pretrained = load(source, experiment, model) if source else None
     return Run(experiment, workdir, feed or make_feed(experiment), model, pretrained)
@@ -216,6 +214,11 @@ def resolved(settings: ModelSettings, model: nn.Module) -> ModelSettings:
     return dataclasses.replace(settings, **values)
 
 
+def resolved_experiment(experiment: Experiment, num_classes: int) -> Experiment:
+    """The experiment with every None of its model filled in."""
+    return dataclasses.replace(experiment, model=resolved(experiment.model, make_model(experiment, num_classes)))
+
+
 def check_workdir(workdir: str | os.PathLike[str]) -> Path:
     """-> the path, absolute, if a run can write there; it may not exist yet."""
     if not str(workdir):
@@ -259,7 +262,7 @@ def check_same_run(workdir: Path, experiment: Experiment, evaluates: bool) -> No
         )
     differing = [
         f"{key} ({old!r} there, {new!r} now)"
-        for key, old, new in differences(before, as_dict(experiment))
+        for key, old, new in differences(_filled_in(before, workdir / workdirs.CONFIG_FILE), as_dict(experiment))
         if not evaluates or (key.startswith("model.") and key not in CHANGEABLE_IN_EVALUATION)
     ]
     if differing:
@@ -267,6 +270,15 @@ def check_same_run(workdir: Path, experiment: Experiment, evaluates: bool) -> No
             f"{workdir} holds a run of another configuration: {'; '.join(differing)}. Use another --workdir, or give "
             f"the keys their old values to go on; --config.pretrained={workdir} starts a new run from its weights."
         )
+
+
+def _filled_in(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A run's configuration -> the same, with what it lacks of the model's sizes as `resolved` fills them in."""
+    try:
+        experiment = check_config(config)
+        return as_dict(resolved_experiment(experiment, experiment.model.num_classes or 2))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
