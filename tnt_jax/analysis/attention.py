@@ -10,6 +10,7 @@ import numpy as np
 
 from tnt_jax.analysis.style import hide_axes, save, style
 from tnt_jax.models.tnt import TNT
+from tnt_jax.names import figure_label
 
 
 def class_token_attention(model: TNT, variables: dict, images: jax.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -51,7 +52,7 @@ def draw_class_token_attention(
     logits, maps = class_token_attention(model, variables, images)
     heat = enlarge(maps, *pixels.shape[1:3])
     predicted = logits.argmax(-1)
-    names = class_names or [str(i) for i in range(logits.shape[-1])]
+    names = [figure_label(name) for name in class_names or range(logits.shape[-1])]
     with style():
         count = len(pixels)
         figure, grid = plt.subplots(2, count, figsize=(1.15 * count, 2.9), squeeze=False)

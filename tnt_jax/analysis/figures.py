@@ -16,6 +16,7 @@ from tnt_jax.analysis.inner_figure import inner_attention
 from tnt_jax.analysis.panels import Drawn, check_inner, chosen_blocks, draw_over, named, put_title, show_picture
 from tnt_jax.analysis.picture import Subject, fit, map_size
 from tnt_jax.analysis.style import BLUE, ORANGE, hide_axes, style
+from tnt_jax.names import figure_label
 
 CHANNELS = 12
 LARGEST = 400  # pixels a side of a drawn attention matrix; larger ones are averaged down
@@ -99,7 +100,8 @@ def channel_tsne(
                 points, alike = tsne.fit_transform(found), mean_correlation(found)
             arrays |= named(subject, points=points, correlation=np.asarray(alike, np.float32))
             axes.scatter(*points.T, s=10, color=(BLUE, ORANGE)[i % 2], alpha=0.75, linewidths=0)
-            axes.set_title(f"{subject.title}, block {model.depth}\nmean |correlation| of two maps: {alike:.2f}")
+            title = f"{figure_label(subject.title)}, block {model.depth}"
+            axes.set_title(f"{title}\nmean |correlation| of two maps: {alike:.2f}")
             axes.set_box_aspect(1)
             axes.set(xticks=[], yticks=[], xlabel="t-SNE 1", ylabel="t-SNE 2")
         put_title(figure, "One point for each channel's feature map: far apart where maps differ")

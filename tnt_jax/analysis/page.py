@@ -15,6 +15,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from tnt_jax.analysis.curves import PANELS, Series, draw_panel, read_metrics
 from tnt_jax.analysis.mistakes import Evaluated, class_accuracies, most_confused
 from tnt_jax.analysis.style import ORANGE, RED, as_png, style
+from tnt_jax.names import printable, without_formulas
 from tnt_jax.training.config import Experiment, as_dict
 from tnt_jax.training.throughput import in_words
 
@@ -58,7 +59,9 @@ def render(
     image: str,
 ) -> str:
     """A run -> HTML. figures: PNG files by name. Raises FileNotFoundError or ValueError for missing metrics."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_without_escapes
+    )
     environment.filters["percent"] = lambda share, digits=1: "–" if share is None else f"{100 * share:.{digits}f}%"
     series = read_metrics(workdir)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
@@ -152,7 +155,8 @@ def draw_confusion(confusion: np.ndarray, names: Sequence[str]) -> Any:
         figure, axes = plt.subplots(figsize=(side, 0.93 * side))
         drawn = axes.imshow(np.sqrt(shares), cmap=colors, vmin=0, vmax=1)
         ticks = range(0, count, every)
-        labels = [names[i] if len(names[i]) <= 18 else f"{names[i][:17]}…" for i in ticks]
+        shown = [printable(names[i]) for i in ticks]
+        labels = [without_formulas(name if len(name) <= 18 else f"{name[:17]}…") for name in shown]
         axes.set_xticks(ticks, labels, rotation=90, fontsize=5.5)
         axes.set_yticks(ticks, labels, fontsize=5.5)
         axes.set(xlabel="taken for", ylabel="class")
@@ -171,6 +175,11 @@ def config_groups(config: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, 
         else:
             groups[""].append((key, json.dumps(value)))
     return list(groups.items())
+
+
+def _without_escapes(value: Any) -> Any:
+    """What the page shows: names have no control characters, nor anything that is no text."""
+    return printable(value) if isinstance(value, str | Path) else value
 
 
 def _curves(series: Series) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure, FigureBase
 from tnt_jax.analysis.attention import enlarge
 from tnt_jax.analysis.picture import Subject
 from tnt_jax.analysis.style import hide_axes, save, style
+from tnt_jax.names import printable, without_formulas
 
 LETTERS_PER_INCH = 13.5  # of a title in 9 points
 Drawn = tuple[Figure, dict[str, np.ndarray]]
@@ -34,7 +35,8 @@ def chosen_blocks(depth: int) -> tuple[int, ...]:
 def put_title(part: FigureBase, text: str) -> None:
     """A figure, or a part of one -> the text above it, in as many lines as its width asks for."""
     inches = part.bbox.width / part.get_figure(root=True).dpi
-    part.suptitle(textwrap.fill(text, max(int(inches * LETTERS_PER_INCH), 20)), fontsize=9)
+    lines = textwrap.fill(printable(text), max(int(inches * LETTERS_PER_INCH), 20))
+    part.suptitle(without_formulas(lines), fontsize=9)
 
 
 def draw_over(axes, image: np.ndarray, attention: np.ndarray) -> None:

@@ -16,6 +16,8 @@ from ml_collections import ConfigDict, config_flags
 
 from tnt_jax.workdir import CONFIG_FILE
 
+from tnt_jax.names import printable_text
+
 CANNOT_WORK = 2
 # How config_flags reports a key or group that is not there, or (ValueError) that cannot be, such as batch-size.
 _UNKNOWN_KEY = (AttributeError, KeyError, TypeError, ValueError)
@@ -187,5 +189,5 @@ def with_underscores(argument: str) -> str:
 
 def stop(message: object, program: str) -> NoReturn:
     """Ends the process with a message instead of a traceback."""
-    print(f"{program}: {message}", file=sys.stderr)
+    print(f"{program}: {printable_text(message)}", file=sys.stderr)
     sys.exit(CANNOT_WORK)

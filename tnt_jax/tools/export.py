@@ -16,8 +16,6 @@ safetensors: OUTPUT is a file, with timm's names (tnt_jax.save_pretrained).
 
 import argparse
 import functools
-import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
+from tnt_jax import names
 from tnt_jax.tools import arguments as command_line
 from tnt_jax.tools import be_quiet
 from tnt_jax.tools.trained import Trained, open_trained
@@ -35,12 +34,12 @@ from tnt_jax.tools.trained import Trained, open_trained
 PLATFORMS = ("cpu", "cuda", "tpu")
 INPUTS = ("uint8", "float32")
 PROGRAM_FILE, CLASSES_FILE, README_FILE = "model.stablehlo", "classes.json", "README.md"
-CANNOT_WORK = 2
 
 README = """\
 # {name} as a program
 
-`{program}` is serialised StableHLO of jax.export, weights inside, for {platforms}. It needs jax alone:
+`{program}` is serialised StableHLO of jax.export, weights inside, for {platforms}. It needs jax and flatbuffers
+(`pip install jax flatbuffers`), and nothing of tnt_jax:
 
 ```python
 import json
@@ -111,12 +110,12 @@ def write_program(trained: Trained, folder: Path, input_kind: str = "uint8") -> 
         count=trained.model.num_classes,
         resizing=_resizing(trained),
         scaling=SCALING[input_kind].format(**scaling),
-        source=Path(trained.source).name,
+        source=names.printable(Path(trained.source).name),
         version=jax.__version__,
         calling_convention=exported.calling_convention_version,
     )
     _replace(folder / README_FILE, text.encode())
-    _replace(folder / CLASSES_FILE, (json.dumps(trained.class_names, indent=0, ensure_ascii=False) + "\n").encode())
+    _replace(folder / CLASSES_FILE, (names.as_json(trained.class_names, indent=0) + "\n").encode())
     _replace(folder / PROGRAM_FILE, exported.serialize())
     return folder / PROGRAM_FILE
 
@@ -204,8 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         print(run(options))
     except (ValueError, OSError) as error:
-        print(f"export: {error}", file=sys.stderr)
-        sys.exit(CANNOT_WORK)
+        command_line.stop(error, "export")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ same bytes.
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,6 @@ from tnt_jax.tools import arguments as command_line
 from tnt_jax.tools import be_quiet
 from tnt_jax.tools.trained import check_run, open_trained, workdir_of
 
-CANNOT_WORK = 2
 EXAMPLE = "eval:"
 RANDOM = "random"
 TITLES = {
@@ -209,8 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             png, pdf, arrays = save_figure(drawn, options.output, name)
             print(f"{png}, {pdf.suffix}, {arrays.suffix}", flush=True)
     except (ValueError, OSError) as error:
-        print(f"figures: {error}", file=sys.stderr)
-        sys.exit(CANNOT_WORK)
+        command_line.stop(error, "figures")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 
 --source: a workdir, or a model's name and weights, NAME:FILE or NAME:hf-hub:OWNER/REPOSITORY (tools/trained.py). IMAGE
 is a file (JPEG, PNG, BMP, GIF) or a folder, whose images are taken, those of its folders too. Images are resized,
-cropped and normalised as for the run's evaluation, or as the published weights' authors do.
+cropped and normalised as for the run's evaluation, or as the published weights' authors do. Names with line ends,
+escape sequences or bytes that are no text have them as \\n, \\x1b, \\udcff in table and CSV; JSON has them exactly.
 
 Exit codes: 0 done; 1 some images could not be read (they are named, and the others predicted); 2 the command cannot
 work.
@@ -14,11 +15,11 @@ work.
 import argparse
 import csv
 import io
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tnt_jax import names
 from tnt_jax.analysis.predictions import Failure, Prediction, classify
 from tnt_jax.tools import arguments as command_line
 from tnt_jax.tools import be_quiet
@@ -26,7 +27,7 @@ from tnt_jax.tools.trained import open_trained
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 COLUMNS = ("image", "rank", "label", "class", "probability")
-SOME_FAILED, CANNOT_WORK = 1, 2
+SOME_FAILED = 1  # beside arguments.CANNOT_WORK
 
 
 def find_images(paths: Sequence[str]) -> list[Path]:
@@ -49,11 +50,11 @@ def find_images(paths: Sequence[str]) -> list[Path]:
 def as_table(results: Iterator[Prediction | Failure]) -> Iterator[str]:
     """-> lines for people: the image's name, and under it the classes with their probabilities in percent."""
     for result in results:
-        yield f"{result.path}"
+        yield names.printable(result.path)
         if isinstance(result, Failure):
-            yield f"      cannot be read: {result.reason}"
+            yield f"      cannot be read: {names.printable(result.reason)}"
             continue
-        yield from (f"  {100 * guess.probability:6.2f}%  {guess.name}" for guess in result.guesses)
+        yield from (f"  {100 * guess.probability:6.2f}%  {names.printable(guess.name)}" for guess in result.guesses)
 
 
 def as_csv(results: Iterator[Prediction | Failure]) -> Iterator[str]:
@@ -63,9 +64,9 @@ def as_csv(results: Iterator[Prediction | Failure]) -> Iterator[str]:
         if isinstance(result, Prediction):
             for rank, guess in enumerate(result.guesses, 1):
                 line = io.StringIO()
-                row = (result.path, rank, guess.label, guess.name, f"{guess.probability:.6f}")
-                csv.writer(line, lineterminator="").writerow(row)
-                yield line.getvalue()
+                image, name = names.printable(result.path), names.printable(guess.name)  # a row is a line
+                csv.writer(line).writerow((image, rank, guess.label, name, f"{guess.probability:.6f}"))
+                yield line.getvalue().rstrip()
 
 
 def as_json(results: Iterator[Prediction | Failure]) -> Iterator[str]:
@@ -80,7 +81,7 @@ def as_json(results: Iterator[Prediction | Failure]) -> Iterator[str]:
                 {"label": guess.label, "class": guess.name, "probability": round(guess.probability, 6)}
                 for guess in result.guesses
             ]
-        yield before + json.dumps(entry, ensure_ascii=False)
+        yield before + names.as_json(entry)
         before = ","
     yield "]" if before == "," else "[]"
 
@@ -130,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for result in results:
             if isinstance(result, Failure):
                 failures.append(result)
-                print(f"predict: {result.path} cannot be read: {result.reason}", file=sys.stderr)
+                print(f"predict: {names.printable(f'{result.path} cannot be read: {result.reason}')}", file=sys.stderr)
             yield result
 
     try:
@@ -147,8 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         write(FORMATS[options.format](noted(results)), options.output)
     except (ValueError, OSError) as error:
-        print(f"predict: {error}", file=sys.stderr)
-        sys.exit(CANNOT_WORK)
+        command_line.stop(error, "predict")
     if failures:
         print(f"predict: {len(failures)} of {len(images)} images could not be read", file=sys.stderr)
         sys.exit(SOME_FAILED)

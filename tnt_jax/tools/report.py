@@ -8,7 +8,6 @@ summary.json calls the best. --figures: as in tools.figures, or none; they are d
 """
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,6 @@ from tnt_jax.tools import be_quiet
 from tnt_jax.tools.trained import Trained, check_run, open_trained
 
 REPORT_FILE = "report.html"
-CANNOT_WORK = 2
 
 
 def evaluate_trained(trained: Trained, mistakes: int) -> Evaluated:
@@ -135,8 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         temporary.write_text(page, encoding="utf-8")
         temporary.replace(output)
     except (ValueError, OSError) as error:
-        print(f"report: {error}", file=sys.stderr)
-        sys.exit(CANNOT_WORK)
+        command_line.stop(error, "report")
     print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
 
 

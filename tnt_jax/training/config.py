@@ -5,7 +5,6 @@ with the nearest accepted name, and nothing is filled in silently.
 """
 
 import dataclasses
-import difflib
 import json
 import math
 import re
@@ -17,6 +16,7 @@ from typing import Any
 import ml_collections
 
 from tnt_jax.data.settings import DataSettings, shown
+from tnt_jax.training.hints import hint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,13 +252,8 @@ def accepted_keys() -> list[str]:
 
 
 def unknown_key_message(key: str) -> str:
-    """What to say about a dotted key that does not exist: the nearest ones that do."""
-    accepted = accepted_keys()
-    near = difflib.get_close_matches(key, accepted, n=1, cutoff=0.5)
-    leaf = key.rsplit(".", 1)[-1]
-    near += [name for name in accepted if name.rsplit(".", 1)[-1] == leaf and name not in near]
-    hint = f"Did you mean {' or '.join(near)}?" if near else "configs/default.py lists every key."
-    return f"config.{key}: there is no such key. {hint}"
+    """What to say about a dotted key that does not exist: the nearest ones that do, by meaning or by spelling."""
+    return f"config.{key}: there is no such key. {hint(key, accepted_keys())}"
 
 
 def as_dict(experiment: Experiment) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from clu import parameter_overview
 
+from tnt_jax.names import printable_text
 from tnt_jax.training import throughput
 from tnt_jax.training.evaluation import Result
 from tnt_jax.training.setup import Run, TrainingRun
@@ -25,7 +26,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tens
 def say(text: str) -> None:
     """One line on standard output, of the first process alone."""
     if jax.process_index() == 0:
-        print(text, flush=True)
+        print(printable_text(text), flush=True)
 
 
 def write_json(path: Path, values: Mapping[str, Any] | Sequence[Any] | None) -> None:

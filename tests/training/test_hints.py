@@ -1,0 +1,50 @@
+"""What is said about a key that does not exist: ours of the same meaning, then of nearly the same spelling."""
+
+import difflib
+
+import pytest
+
+from tnt_jax.training.config import accepted_keys, unknown_key_message
+from tnt_jax.training.hints import KEYS_BY_MEANING, NO_SUCH_THING
+
+
+def test_the_table_leads_to_keys_that_exist_and_from_names_that_do_not():
+    accepted = accepted_keys()
+    assert set(KEYS_BY_MEANING.values()) <= set(accepted)
+    leaves = {key.rpartition(".")[2] for key in accepted}
+    assert not leaves & (KEYS_BY_MEANING.keys() | NO_SUCH_THING.keys())
+    assert not KEYS_BY_MEANING.keys() & NO_SUCH_THING.keys()
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("model.in_chans", "Images have three channels"),
+        ("lr", "Did you mean learning_rate?"),
+        ("model.lr", "Did you mean learning_rate?"),
+        ("model.img-size", "Did you mean model.image_size?"),
+        ("model.embed_dim", "Did you mean model.outer_dim?"),
+        ("model.num_heads", "Did you mean model.outer_num_heads?"),
+        ("model.drop_path", "Did you mean model.drop_path_rate?"),
+        ("wd", "Did you mean weight_decay?"),
+        ("model.drop_rate", "There is no dropout"),
+        ("data.data_dir", "Did you mean data.directory?"),
+        ("opt", "The optimizer is AdamW"),
+        ("output_dir", "--workdir"),
+        ("lerning_rate", "Did you mean learning_rate?"),
+        ("modle.image_size", "Did you mean model.image_size?"),
+        ("name", "Did you mean model.name or data.name?"),
+        ("data.maen", "Did you mean data.mean?"),
+        ("data.name.x", "Did you mean data.name?"),
+        ("model.xyzzy", "configs/default.py lists every key."),
+    ],
+)
+def test_hints(key, words):
+    message = unknown_key_message(key)
+    assert message.startswith(f"config.{key}: there is no such key. ") and words in message
+
+
+def test_a_name_of_another_project_is_not_read_as_a_misspelling():
+    """As in_chans was: scan is its nearest by letters."""
+    assert difflib.get_close_matches("model.in_chans", accepted_keys(), n=1) == ["model.scan"]
+    assert "scan" not in unknown_key_message("model.in_chans")

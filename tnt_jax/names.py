@@ -1,0 +1,45 @@
+"""Names that people chose, of classes, files and folders, as they may be shown: on one line, plain, never a formula.
+
+A folder can be called "a<newline>b", "$x$", an escape sequence that repaints a terminal, or bytes that are no text.
+"""
+
+import json
+import unicodedata
+
+_JOINERS = "\u200c\u200d"  # invisible, and needed to spell Persian, Hindi and some emoji
+
+
+def printable(name: object) -> str:
+    r"""A name -> the same on one line, with control characters, and bytes that are no text, as \n, \x1b, \udcff."""
+    return "".join(map(_shown, str(name)))
+
+
+def printable_text(text: object) -> str:
+    """The same of a text of several lines, whose line ends stay."""
+    return "\n".join(map(printable, str(text).split("\n")))
+
+
+def figure_label(name: object) -> str:
+    """A name -> a text for matplotlib, which takes what stands between two dollar signs for a formula."""
+    return without_formulas(printable(name))
+
+
+def without_formulas(text: str) -> str:
+    r"""A text for matplotlib -> the same with each "$" as \$, which it shows as a dollar sign."""
+    return text.replace("$", r"\$")
+
+
+def as_json(value: object, indent: int | None = None) -> str:
+    r"""A value -> its JSON, exact: letters of any script as they are, and \uXXXX for what `printable` escapes."""
+    return "".join(
+        character if _plain(character) or character == "\n" else json.dumps(character)[1:-1]
+        for character in json.dumps(value, ensure_ascii=False, indent=indent)  # its line ends are between values
+    )
+
+
+def _shown(character: str) -> str:
+    return character if _plain(character) else repr(character)[1:-1]
+
+
+def _plain(character: str) -> bool:
+    return character.isprintable() or character in _JOINERS or unicodedata.category(character) == "Zs"  # spaces
