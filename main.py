@@ -17,6 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow start
 from absl import flags, logging
 from ml_collections import config_flags
 
+from tnt_jax.names import printable_text
 from tnt_jax.tools import arguments
 from tnt_jax.training import devices, preemption
 from tnt_jax.training.config import check_config
@@ -61,7 +62,7 @@ def main(_: list[str]) -> None:
 def stop(error: object, code: int) -> None:
     """Ends the process with a message instead of a traceback."""
     logging.debug("Where it happened:", exc_info=True)
-    print(f"main.py: {error}", file=sys.stderr)
+    print(f"main.py: {printable_text(error)}", file=sys.stderr)
     sys.exit(code) if code in (TERMINATED, INTERRUPTED) else devices.leave(code)  # several end together, or at once
 
 

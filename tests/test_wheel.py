@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -23,14 +24,16 @@ QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=
 
 
 def files(folder):
-    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    return {
+        path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__"
+    }
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     """Builds and installs the wheel -> a function that runs Python in an empty folder with that installation alone."""
     folder = tmp_path_factory.mktemp("wheel")
-    sources, installed, elsewhere = folder / "sources", folder / "installed", folder / "elsewhere"
+    sources, installed, elsewhere = folder / "tnt_jax", folder / "installed", folder / "elsewhere"
     elsewhere.mkdir()
     # A copy: setuptools builds beside the sources.
     shutil.copytree(ROOT / "tnt_jax", sources / "tnt_jax", ignore=shutil.ignore_patterns("__pycache__"))
@@ -48,9 +51,25 @@ def start(tmp_path_factory):
         return subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
 
     assert files(ROOT / "tnt_jax") == files(installed / "tnt_jax")  # page.html too
+    # The script's folder holds another one named tnt_jax, as beside a clone: a package that it would import empty.
+    (elsewhere / "tnt_jax").mkdir()
     found = run("-c", "import tnt_jax; print(tnt_jax.__file__)")
     assert found.stdout.strip() == str(installed / "tnt_jax/__init__.py"), found.stderr
     return run
+
+
+def test_an_editable_installation_is_a_path_that_a_clone_beside_the_script_does_not_hide(tmp_path):
+    """As make install makes it. setuptools' other form, a hook, comes after the empty package that a clone would be."""
+    clone = tmp_path / "tnt_jax"
+    shutil.copytree(ROOT / "tnt_jax", clone / "tnt_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "requirements.txt"):
+        shutil.copy(ROOT / name, clone)
+    build = "from setuptools import build_meta; print(build_meta.build_editable('..'))"
+    built = subprocess.run([sys.executable, "-c", build], cwd=clone, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        (name,) = [name for name in wheel.namelist() if not name.partition("/")[0].endswith(".dist-info")]
+        assert name.endswith(".pth") and wheel.read(name).decode().strip() == str(clone)
 
 
 def test_the_package_imports_nothing_from_beside_it():

@@ -43,7 +43,14 @@ def test_the_picture_holds_every_image(tmp_path):
     model = small_model()
     pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
     path = draw_class_token_attention(
-        model, random_variables(model), pixels, [0, 1, 2], tmp_path / "attention.png", mean=(0.5,) * 3, std=(0.5,) * 3
+        model,
+        random_variables(model),
+        pixels,
+        [0, 1, 2],
+        tmp_path / "attention.png",
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        class_names=[r"$\frac{1$", "a\nb$", "\x1b[31m"] * 4,
     )
     picture = matplotlib.image.imread(path)
     assert picture.shape[1] > picture.shape[0] and picture[..., :3].std() > 0.1

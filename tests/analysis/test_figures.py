@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import matplotlib.image
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,7 +17,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from tests.models.helpers import random_variables, small_model
 from tnt_jax.analysis import figures, maps
-from tnt_jax.analysis.panels import chosen_blocks, save_figure
+from tnt_jax.analysis.panels import chosen_blocks, put_title, save_figure
 from tnt_jax.analysis.picture import Subject, fit, map_size, read_picture
 from tnt_jax.models.variants import create_model
 
@@ -185,3 +186,12 @@ def test_pictures_are_read_upright_and_what_is_none_is_said(tmp_path):
         read_picture(tmp_path / "c.png")
     with pytest.raises(FileNotFoundError, match="d.png: there is no such file"):
         read_picture(tmp_path / "d.png")
+
+
+def test_a_title_is_no_formula():
+    """Of a workdir with such a name, also where it is broken into lines."""
+    figure = plt.figure(figsize=(2, 2))
+    put_title(figure, "TNT ($x_{1$ \x1b[31m " + "$" * 60 + ")")
+    figure.canvas.draw()
+    assert "\n" in figure.get_suptitle() and "\x1b" not in figure.get_suptitle()
+    plt.close(figure)

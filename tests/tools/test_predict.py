@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.training.helpers import experiment, random_variables
+from tnt_jax.analysis.predictions import Failure, Guess, Prediction
 from tnt_jax.data.settings import EvalImages
 from tnt_jax.models.variants import create_model
 from tnt_jax.tools import predict
@@ -90,6 +92,21 @@ def test_table_for_people(folder, capsys):
     predict.main([str(place / "05.png"), "--source=a", "--top=1"])
     name, line = capsys.readouterr().out.splitlines()
     assert name == str(place / "05.png") and line.split("%")[1].strip() in NAMES
+
+
+def test_names_with_line_ends_and_escape_sequences_stay_in_their_place():
+    file, name = pathlib.Path("photos/a\n\x1b[2J\udcff,.png"), '\x1b[31m"fox"\r\n'
+    results = [Prediction(file, (Guess(3, name, 0.75),)), Failure(file, "no\nimage")]
+    shown, said = r"photos/a\n\x1b[2J\udcff,.png", r"\x1b[31m" + r'"fox"\r\n'
+    table = list(predict.as_table(iter(results)))
+    assert table == [shown, f"   75.00%  {said}", shown, r"      cannot be read: no\nimage"]
+    lines = list(predict.as_csv(iter(results)))
+    assert [line.count("\n") for line in lines] == [0, 0]  # a row is a line
+    assert list(csv.reader(lines)) == [list(predict.COLUMNS), [shown, "1", "3", said, "0.750000"]]
+    text = "\n".join(predict.as_json(iter(results)))
+    assert text.encode() and "\x1b" not in text
+    first, second = json.loads(text)
+    assert first["image"] == second["image"] == str(file) and first["predictions"][0]["class"] == name  # exact
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,15 @@ def test_many_classes_are_a_picture_and_few_are_numbers(workdir, count):
     assert len(shown.text) < 60_000
 
 
+def test_no_name_is_a_formula_or_an_escape_sequence(workdir):
+    folder = workdir.rename(workdir.parent / "$x_{1$ \x1b[31m\udcff")
+    names = [r"$\frac{1$", "a\nb", "\x1b[31m"]
+    for count in (3, 27):  # the matrix in numbers, and as a figure
+        text = render(folder, np.diag(range(1, count + 1))[::-1], (names * 9)[:count], image="\x1b.png")
+        assert not {"\x1b", "\udcff"} & set(text)
+        assert r"$\frac{1$" in text and r"a\nb" in text and r"\x1b[31m" in text and r"\udcff" in text
+
+
 def test_a_perfect_or_unfinished_run_says_so(workdir):
     text = render(workdir, np.diag([3, 4]), ["a", "b"], summary=None, averaged=False)
     assert "has not ended" in text and "No image was mistaken" in text and "Every class is always right" in text

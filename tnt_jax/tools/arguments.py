@@ -14,9 +14,8 @@ from typing import Any, NoReturn
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from tnt_jax.workdir import CONFIG_FILE
-
 from tnt_jax.names import printable_text
+from tnt_jax.workdir import CONFIG_FILE
 
 CANNOT_WORK = 2
 # How config_flags reports a key or group that is not there, or (ValueError) that cannot be, such as batch-size.
@@ -185,6 +184,11 @@ def with_underscores(argument: str) -> str:
     if not name.startswith("--") or name.startswith("--config."):
         return argument
     return f"--{name[2:].replace('-', '_')}{equals}{value}"
+
+
+def say(text: str) -> None:
+    """A result on standard output, whatever the names in it."""
+    print(printable_text(text), flush=True)
 
 
 def stop(message: object, program: str) -> NoReturn:

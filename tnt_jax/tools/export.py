@@ -201,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     be_quiet()
     try:
-        print(run(options))
+        command_line.say(run(options))
     except (ValueError, OSError) as error:
         command_line.stop(error, "export")
 

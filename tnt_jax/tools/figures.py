@@ -205,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         for name, drawn in drawings:
             png, pdf, arrays = save_figure(drawn, options.output, name)
-            print(f"{png}, {pdf.suffix}, {arrays.suffix}", flush=True)
+            command_line.say(f"{png}, {pdf.suffix}, {arrays.suffix}")
     except (ValueError, OSError) as error:
         command_line.stop(error, "figures")
 

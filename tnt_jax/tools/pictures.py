@@ -8,7 +8,6 @@ Writes curves.png and attention.png into the workdir and prints the run's accura
 import argparse
 import itertools
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,8 +18,6 @@ from tnt_jax.analysis.curves import draw_curves
 from tnt_jax.tools import arguments as command_line
 from tnt_jax.tools import be_quiet
 from tnt_jax.tools.trained import check_run
-
-CANNOT_WORK = 2
 
 
 def draw_pictures(workdir: Path, count: int, changes: Sequence[str] = ()) -> list[Path]:
@@ -82,8 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         pictures = draw_pictures(workdir, options.images, options.changes)
     except (FileNotFoundError, ValueError) as error:
-        print(f"pictures: {error}", file=sys.stderr)
-        sys.exit(CANNOT_WORK)
+        command_line.stop(error, "pictures")
     summary = workdir / "summary.json"
     if summary.is_file():
         results = json.loads(summary.read_text())
@@ -91,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         which = "averaged weights" if results["best"] == "eval_ema" else "raw weights"
         right = round(best["accuracy"] * best["count"])
         print(f"Test accuracy: {100 * best['accuracy']:.2f}% ({right} of {best['count']:.0f} images, {which})")
-    print("Pictures: " + ", ".join(str(path) for path in pictures))
+    command_line.say("Pictures: " + ", ".join(str(path) for path in pictures))
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def main(_: Sequence[str]) -> None:
     note = "" if linear["converged"] else "; not converged, so take it as a lower bound"
     print(f"Linear probe:         {100 * linear['accuracy']:.2f}% ({penalty}{note})")
     print(f"{nearest['neighbours']} nearest neighbours: {100 * nearest['accuracy']:.2f}%")
-    print(f"Written to {output}")
+    command_line.say(f"Written to {output}")
 
 
 if __name__ == "__main__":

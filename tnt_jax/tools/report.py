@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         temporary.replace(output)
     except (ValueError, OSError) as error:
         command_line.stop(error, "report")
-    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+    command_line.say(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
