@@ -19,6 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = default.get_config()
     config.batch_size = 128
     config.eval_batch_size = 128
+    config.accumulation_steps = 4  # 32 images at a time: fits a machine of 16 GB without an accelerator
     config.learning_rate_batch_size = 1024  # learning_rate is the recipe's; it scales to the batch
     config.min_learning_rate = 1e-6
     config.epochs = 100.0

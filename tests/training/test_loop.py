@@ -92,7 +92,13 @@ def test_scanned_runs_have_checkpoints_block_by_block_and_go_on_unrolled_and_bac
 
     def spied(*args, **options):
         step = make(*args, **options)
-        return lambda state, batch: (trained.append(jax.tree.map(jax.typeof, state)), step(state, batch))[1]
+
+        def noted(state, batch):
+            trained.append(jax.tree.map(jax.typeof, state))
+            return step(state, batch)
+
+        noted.lower = step.lower
+        return noted
 
     monkeypatch.setattr(loop.steps, "make_train_step", spied)
     for name, scans in zip(NAMES, ((True, False), (False, True)), strict=True):
@@ -335,6 +341,7 @@ def test_a_step_is_under_way_while_the_last_one_is_read(tmp_path, monkeypatch):
             events.append("dispatch")
             return step(state, batch)
 
+        recorded.lower = step.lower
         return recorded
 
     report_step = loop._report

@@ -1,12 +1,18 @@
 """What can never fit is refused; what turns out not to fit ends a run with one message."""
 
+import logging
+import re
+import types
+
 import jax
 import pytest
 
-from tests.training.helpers import experiment
+from tests.training.helpers import TinyModel, batch, experiment
 from tnt_jax.models.complexity import count_parameters
-from tnt_jax.training import memory, setup
+from tnt_jax.training import memory, setup, steps
 from tnt_jax.training.errors import RunError
+from tnt_jax.training.optimizer import make_optimizer, make_schedule
+from tnt_jax.training.state import initial_state, replicate
 
 
 def model_of(settings, num_classes=1000):
@@ -26,6 +32,85 @@ def test_the_least_is_less_than_the_weights_and_their_copies_alone_can_explain(n
 def test_published_sizes_are_not_refused():
     settings = experiment(batch_size=1024, eval_batch_size=1024, model__image_size=224, model__patch_size=16)
     memory.check_memory(settings, model_of(settings))
+
+
+def make_step(model=None, **changes):
+    """The step of a tiny model on one device -> (step, state, batch, experiment)."""
+    settings = experiment(**changes)
+    model = model or model_of(settings, num_classes=4)
+    schedule = make_schedule(settings, steps_per_epoch=5)
+    optimizer = make_optimizer(settings, schedule)
+    devices = jax.local_devices()[:1]
+    step = steps.make_train_step(settings, model, optimizer, schedule, log_every_steps=5, devices=devices)
+    state = replicate(jax.device_get(jax.jit(lambda: initial_state(settings, model, optimizer))()), devices)
+    return step, state, batch(0, settings.batch_size), settings
+
+
+def test_what_a_step_needs_is_said_once_and_nothing_is_compiled_twice(caplog):
+    step, state, images, settings = make_step(TinyModel())
+    said = []
+    announced = memory.announced(step, settings, said.append)
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            state, results = announced(state, images)
+            assert len(said) == 1 and said[0].startswith("A training step needs ")
+    assert int(state.step[0]) == 3 and bool(results["finite"][0])
+    assert caplog.text.count("Finished XLA compilation of jit(train_step)") <= 1  # none: another test's was kept
+
+
+def test_the_need_is_what_the_compiler_plans_and_this_process_holds(monkeypatch):
+    """Of which the activations grow with the images of a pass: as large a batch in eight parts needs much less."""
+    monkeypatch.setattr(memory, "host_memory", lambda: 0)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    needs = {}
+    for parts in (1, 8):
+        step, state, images, settings = make_step(batch_size=512, accumulation_steps=parts)
+        plan = step.lower(state, images).compile()
+        message = memory.need_message(plan, settings)
+        needs[parts] = plan.memory_analysis().temp_size_in_bytes
+        assert float(re.search(r"needs ([0-9.]+) GiB on this machine", message)[1]) == pytest.approx(
+            needs[parts] / 2**30, abs=0.06
+        )
+    tokens = 512 * 4 * (4 * 2 * 10 + 4 * 10)  # images, sentences, (words, channels, tensors kept) and the sentences'
+    assert needs[1] > 4 * tokens and needs[1] > 3 * needs[8]
+
+
+@pytest.mark.parametrize(
+    ("scratch", "words"),
+    [
+        (7.5, []),
+        (
+            30,
+            [
+                "Note: A training step needs 31.0 GiB on this machine, which has 10.0 GiB.",
+                "accumulation_steps=8",
+                "4.8 GiB",
+            ],
+        ),
+        (1e6, ["Note: A training step needs", "config.model.remat=True"]),
+    ],
+)
+def test_a_step_that_is_too_large_comes_with_what_to_lower(monkeypatch, scratch, words):
+    monkeypatch.setattr(memory, "host_memory", lambda: 2**30)
+    monkeypatch.setattr(memory, "machine_bytes", lambda: 10 * 2**30)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    plan = types.SimpleNamespace(
+        temp_size_in_bytes=scratch * 2**30, argument_size_in_bytes=0, output_size_in_bytes=0, alias_size_in_bytes=0
+    )
+    compiled = types.SimpleNamespace(memory_analysis=lambda: plan)
+    message = memory.need_message(compiled, experiment(batch_size=64 * jax.device_count()))
+    assert message.startswith("Note: ") == bool(words)
+    for word in words:
+        assert word in message
+
+
+def test_a_containers_limit_is_the_machines(tmp_path, monkeypatch):
+    whole = memory.machine_bytes()
+    limits = [tmp_path / "memory.max", tmp_path / "absent"]
+    monkeypatch.setattr(memory, "CONTAINER_LIMITS", limits)
+    for text, bytes_ in (("max", None), (str(2**30), 2**30), ("9" * 19, None)):
+        limits[0].write_text(text + "\n")
+        assert memory.machine_bytes() == bytes_ if bytes_ else memory.machine_bytes() >= whole
 
 
 @pytest.mark.parametrize("error", [jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"), MemoryError()])

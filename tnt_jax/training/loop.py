@@ -205,6 +205,7 @@ def _train(session: Session, state: TrainState, start: int) -> TrainState:
     if start >= run.plan.total_steps:
         report.say(f"All {run.plan.total_steps:,} steps are done.")
         return state
+    train_step = memory.announced(train_step, run.experiment, report.say)
     train_step = session.profiler.around(train_step, start)
     batches = prefetch(readable(lambda: run.feed.train(start)), run.experiment.prefetch_batches)
     waiting: tuple[int, Any, Any] | None = None

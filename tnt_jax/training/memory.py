@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,8 +12,11 @@ import jax.numpy as jnp
 from tnt_jax.models.complexity import by_formula
 from tnt_jax.training.config import Experiment
 from tnt_jax.training.errors import RunError
+from tnt_jax.training.watch import host_memory
 
 GIB = 2**30
+ROOM = 0.8  # of the memory, which a suggestion may take: other programs need some
+CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 MEND = (
     "Take a smaller config.batch_size (or more config.accumulation_steps, which leave the result as it is), "
     "config.model.remat=True, or a smaller model."
@@ -42,7 +46,7 @@ def least_bytes(experiment: Experiment, model: Any, devices: int) -> float:
 def check_memory(experiment: Experiment, model: Any) -> None:
     """Raises ValueError where training cannot fit the devices, however it is compiled."""
     statistics = jax.local_devices()[0].memory_stats() or {}  # a CPU has none
-    held = statistics.get("bytes_limit") or _host_bytes() / jax.local_device_count()
+    held = statistics.get("bytes_limit") or machine_bytes() / jax.local_device_count()
     least = least_bytes(experiment, model, jax.device_count())
     if least > held:
         sizes = ("image_size", "patch_size", "word_size", "inner_dim", "outer_dim", "mlp_ratio", "depth", "num_classes")
@@ -53,6 +57,52 @@ def check_memory(experiment: Experiment, model: Any) -> None:
             f"{experiment.prefetch_batches} needs at least {least / GIB:,.0f} GiB on each device; there are "
             f"{held / GIB:,.0f}. {MEND}"
         )
+
+
+def announced(train_step: Callable[..., Any], experiment: Experiment, log: Callable[[str], None]) -> Callable[..., Any]:
+    """A pmapped training step -> the same; before it runs for the first time, `log` gets `need_message`.
+
+    jax keeps what is compiled here, so nothing is compiled twice.
+    """
+    known = False
+
+    def step(state: Any, batch: Any) -> Any:
+        nonlocal known
+        if not known:
+            known = True
+            log(need_message(train_step.lower(state, batch).compile(), experiment))
+        return train_step(state, batch)
+
+    return step
+
+
+def need_message(compiled: jax.stages.Compiled, experiment: Experiment) -> str:
+    """A compiled training step -> how much memory it needs, of how much; and what to lower where that is too little."""
+    plan = compiled.memory_analysis()
+    new = plan.output_size_in_bytes - plan.alias_size_in_bytes  # what is donated lies where it lay
+    scratch, count = plan.temp_size_in_bytes, jax.local_device_count()
+    statistics = jax.local_devices()[0].memory_stats() or {}  # a CPU has none: its devices share the machine's memory
+    if limit := statistics.get("bytes_limit"):
+        kept, copies, have, where = plan.argument_size_in_bytes + new, 1, float(limit), "on each device"
+    else:
+        kept = new + host_memory() / count  # libraries, and what the devices hold already
+        copies, have, where = count, machine_bytes(), "on this machine"
+    need = copies * (kept + scratch)
+    text = f"A training step needs {need / GIB:.1f} GiB {where}, which has {have / GIB:.1f} GiB."
+    if need <= have:
+        return text
+    local = experiment.batch_size // jax.device_count()
+    parts = experiment.accumulation_steps
+    more = [parts * 2**i for i in range(1, 17) if local % (parts * 2**i) == 0]
+    enough = [each for each in more if copies * (kept + scratch * parts / each) <= ROOM * have]
+    if not enough:
+        return f"Note: {text} The system may end the run. {MEND}"
+    then = copies * (kept + scratch * parts / enough[0])
+    return (
+        f"Note: {text} The system may end the run. --config.accumulation_steps={enough[0]} takes the batch in as many "
+        f"parts, with the same result, and needs about {then / GIB:.1f} GiB; a smaller config.batch_size or model, or "
+        "config.model.remat=True, needs less as well."
+    )
 
 
 @contextlib.contextmanager
@@ -67,6 +117,10 @@ def enough() -> Iterator[None]:
         raise
 
 
-def _host_bytes() -> float:
-    """The machine's memory."""
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+def machine_bytes() -> float:
+    """The machine's memory, or as much of it as this process's container (control group) may have."""
+    limits = [float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))]
+    for file in CONTAINER_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # not there, or "max"
+            limits.append(float(file.read_text()))
+    return min(limits)
