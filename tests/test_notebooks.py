@@ -2,6 +2,9 @@
 
 import os
 import pathlib
+import shutil
+import subprocess
+import sys
 
 import nbclient
 import nbformat
@@ -45,14 +48,68 @@ def test_they_are_committed_without_outputs_and_with_the_same_installation(name)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert not any(cell.outputs or cell.execution_count for cell in code)
     assert code[0].source == next(cell for cell in read("train").cells if cell.cell_type == "code").source
-    assert 'if importlib.util.find_spec("tnt_jax") is None' in code[0].source
+
+
+@pytest.fixture
+def first_cell(tmp_path):
+    """-> a function that runs the first cell, twice, in a folder, as a new kernel without tnt_jax would -> its output.
+
+    REPOSITORY is a small repository whose tnt_jax says where it lies.
+    """
+    origin = tmp_path / "origin"
+    (origin / "tnt_jax").mkdir(parents=True)
+    (origin / "tnt_jax/__init__.py").write_text("print(__file__)")
+    (origin / "requirements.txt").write_text("")
+    for command in (["init"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-m", "one"]):
+        subprocess.run(["git", *command], cwd=origin, check=True, capture_output=True)
+    cell = next(cell for cell in read("train").cells if cell.cell_type == "code").source
+    assert 'REPOSITORY = ""' in cell
+    program = f"""
+import os, sys
+sys.path[:] = [path for path in sys.path if path and not os.path.isfile(os.path.join(path, "tnt_jax", "__init__.py"))]
+sys.path.insert(0, "")
+cell = {cell!r}.replace('REPOSITORY = ""', 'REPOSITORY = "file://{origin}"' if sys.argv[1:] else 'REPOSITORY = ""')
+exec(cell)
+exec(cell)
+os.chdir("/")
+import tnt_jax
+"""
+
+    def run(folder, *arguments):
+        folder.mkdir(exist_ok=True)
+        command = [sys.executable, "-c", program, *arguments]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_the_first_cell_may_run_twice_and_again_in_a_new_kernel(first_cell, tmp_path):
+    folder = tmp_path / "colab"
+    for _ in range(2):
+        done = first_cell(folder, "clone")
+        assert done.stdout == f"{folder / 'tnt_jax_repository/tnt_jax/__init__.py'}\n", done.stderr
+    assert len(list(folder.iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["tnt_jax", "another_name"])
+def test_the_first_cell_finds_a_clone_beside_the_notebook(first_cell, tmp_path, name):
+    folder = tmp_path / "work"
+    shutil.copytree(tmp_path / "origin", folder / name)
+    done = first_cell(folder)
+    assert done.stdout == f"{folder / name / 'tnt_jax/__init__.py'}\n", done.stderr
+
+
+def test_without_a_clone_the_first_cell_asks_for_the_address(first_cell, tmp_path):
+    (tmp_path / "work/tnt_jax").mkdir(parents=True)  # an empty folder of that name is no package
+    done = first_cell(tmp_path / "work")
+    assert done.returncode == 1 and "into REPOSITORY." in done.stderr
 
 
 def test_train_learns_digits_and_looks_inside(tmp_path):
     printed, pictures = run("train", tmp_path)
     right = float(printed.split("right: ")[1].split("%")[0])
-    assert right > 70 and pictures == 4  # chance is 10
-    assert "inner_attention  [(120, 16, 2, 4, 4), (120, 16, 2, 4, 4)]" in printed
+    assert right > 95 and pictures == 4
+    assert "inner_attention  [(360, 16, 2, 4, 4), (360, 16, 2, 4, 4)]" in printed
 
 
 def test_published_weights_from_a_file(tmp_path):
