@@ -36,6 +36,11 @@ def test_the_table_leads_to_keys_that_exist_and_from_names_that_do_not():
         ("name", "Did you mean model.name or data.name?"),
         ("data.maen", "Did you mean data.mean?"),
         ("data.name.x", "Did you mean data.name?"),
+        ("model.patch", "Did you mean model.patch_size?"),
+        ("clip", "Did you mean gradient_clip_norm?"),
+        ("layer_decay", "All blocks have the same learning rate."),
+        ("model.head_dim", "configs/default.py lists every key."),
+        ("decay", "Did you mean weight_decay or ema_decay?"),
         ("model.xyzzy", "configs/default.py lists every key."),
     ],
 )

@@ -22,6 +22,7 @@ KEYS_BY_MEANING = {
     "inner_stride": "model.word_size",
     "in_dim": "model.inner_dim",
     "embed_dim": "model.outer_dim",
+    "num_features": "model.outer_dim",
     "hidden_size": "model.outer_dim",
     "hidden_dim": "model.outer_dim",
     "width": "model.outer_dim",
@@ -75,6 +76,8 @@ KEYS_BY_MEANING = {
     "base_lr": "learning_rate",
     "blr": "learning_rate",
     "min_lr": "min_learning_rate",
+    "lr_min": "min_learning_rate",
+    "final_lr": "min_learning_rate",
     "warmup_lr": "warmup_learning_rate",
     "warmup": "warmup_epochs",
     "warmup_steps": "warmup_epochs",
@@ -94,6 +97,7 @@ KEYS_BY_MEANING = {
     "grad_clip": "gradient_clip_norm",
     "grad_clip_norm": "gradient_clip_norm",
     "clip_grad_norm": "gradient_clip_norm",
+    "max_norm": "gradient_clip_norm",
     "max_grad_norm": "gradient_clip_norm",
     "ema": "ema_decay",
     "model_ema": "ema_decay",
@@ -110,6 +114,9 @@ KEYS_BY_MEANING = {
     "print_freq": "log_every_steps",
     "eval_interval": "eval_every_steps",
     "eval_freq": "eval_every_steps",
+    "eval_every": "eval_every_steps",
+    "test_every": "eval_every_steps",
+    "save_interval": "checkpoint_every_steps",
     "save_freq": "checkpoint_every_steps",
     "save_every": "checkpoint_every_steps",
     "save_steps": "checkpoint_every_steps",
@@ -119,6 +126,7 @@ KEYS_BY_MEANING = {
     "dataset": "data.name",
     "dataset_name": "data.name",
     "data_dir": "data.directory",
+    "train_dir": "data.directory",
     "data_path": "data.directory",
     "dataset_dir": "data.directory",
     "root": "data.directory",
@@ -166,6 +174,10 @@ NO_SUCH_THING = {
     **dict.fromkeys(("opt", "optim", "optimizer", "momentum"), _OPTIMIZER),
     **dict.fromkeys(("output", "output_dir", "workdir", "save_dir", "log_dir", "resume"), _WORKDIR),
     **dict.fromkeys(("device", "gpu", "gpus", "num_gpus"), _DEVICES),
+    **dict.fromkeys(("mode", "eval_only", "evaluate", "test_only"), "It is a flag of its own: --mode=evaluate."),
+    **dict.fromkeys(("loss", "criterion", "bce", "bce_loss"), "The loss is softmax cross-entropy."),
+    **dict.fromkeys(("init_values", "layer_scale", "layerscale"), "There is no LayerScale."),
+    **dict.fromkeys(("layer_decay", "layerwise_decay", "llrd"), "All blocks have the same learning rate."),
     "global_pool": "The head reads the class token.",
 }
 
@@ -179,10 +191,13 @@ def hint(key: str, accepted: Sequence[str]) -> str:
     near = [each for each in accepted if each.rpartition(".")[2] == name]
     if not near and name in KEYS_BY_MEANING:
         near = [KEYS_BY_MEANING[name]]
+    if not near:  # the words of a key: "patch" of patch_size
+        near = [each for each in accepted if set(name.split("_")) <= set(each.rpartition(".")[2].split("_"))]
+        near = near if len(near) <= 3 else []
     if not near:
         leaves = difflib.get_close_matches(name, {each.rpartition(".")[2] for each in accepted}, n=1, cutoff=0.7)
         near = [each for each in accepted if each.rpartition(".")[2] in leaves]
-    if not near:
+    if not near and group not in {each.rpartition(".")[0] for each in accepted}:
         near = difflib.get_close_matches(key, accepted, n=1, cutoff=0.8)
     same = [each for each in near if each.rpartition(".")[0] == group]
     return f"Did you mean {' or '.join(same or near)}?" if near else "configs/default.py lists every key."

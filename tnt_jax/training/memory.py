@@ -79,6 +79,8 @@ def announced(train_step: Callable[..., Any], experiment: Experiment, log: Calla
 def need_message(compiled: jax.stages.Compiled, experiment: Experiment) -> str:
     """A compiled training step -> how much memory it needs, of how much; and what to lower where that is too little."""
     plan = compiled.memory_analysis()
+    if plan is None:
+        return "What a training step needs of the memory is not known on this platform."
     new = plan.output_size_in_bytes - plan.alias_size_in_bytes  # what is donated lies where it lay
     scratch, count = plan.temp_size_in_bytes, jax.local_device_count()
     statistics = jax.local_devices()[0].memory_stats() or {}  # a CPU has none: its devices share the machine's memory
@@ -100,7 +102,7 @@ def need_message(compiled: jax.stages.Compiled, experiment: Experiment) -> str:
     then = copies * (kept + scratch * parts / enough[0])
     return (
         f"Note: {text} The system may end the run. --config.accumulation_steps={enough[0]} takes the batch in as many "
-        f"parts, with the same result, and needs about {then / GIB:.1f} GiB; a smaller config.batch_size or model, or "
+        f"parts, one after the other, and needs about {then / GIB:.1f} GiB; a smaller config.batch_size or model, or "
         "config.model.remat=True, needs less as well."
     )
 
