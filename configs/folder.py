@@ -2,6 +2,7 @@
 
 Command:  python main.py --config=configs/folder.py --config.data.directory=DIRECTORY --workdir=runs/folder
           Small images: --config.model.image_size=32 --config.model.patch_size=4 --config.model.word_size=2
+          Accelerators with room for the batch, and small images: --config.accumulation_steps=1
           From published weights: --config.pretrained=FILE --config.pretrained_new_head=True
 Hardware: not yet run at 224 x 224. CIFAR-10 as JPEGs, a TNT of 364,594 parameters at 32 x 32 (README, Results): two
           cores of an AMD EPYC (Zen 5), virtual
