@@ -34,10 +34,15 @@ def get_config() -> ml_collections.ConfigDict:
     config.adam_epsilon = 1e-8  # added to the square root of that
     config.gradient_clip_norm = 0.0  # largest global norm of the gradient; 0: no clipping
     config.ema_decay = 0.99996  # moving average of the weights, a step; evaluated beside the raw weights; 0: none
+    config.ema_warmup = (
+        False  # True: update t (from 0) averages with min(ema_decay, (1 + t) / (10 + t)), for short runs
+    )
     config.label_smoothing = 0.1  # off value 0.1 / K, on value 0.9 + 0.1 / K
 
-    # Starting point: published weights (.safetensors, .pth, .pth.tar, hf-hub:OWNER/NAME) or another run's workdir.
+    # Starting point: published weights (.safetensors, .pth, .pth.tar, hf-hub:OWNER/NAME) or another run's workdir, from
+    # which the model takes the sizes that are None below.
     config.pretrained = ""  # empty: random initialisation
+    config.pretrained_weights = "best"  # of a run's last evaluation; or its "raw" or "averaged" weights
     config.pretrained_new_head = False  # True: a head for another number of classes starts anew
 
     # The loop. Intervals in optimizer steps; 0 means once an epoch.

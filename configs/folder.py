@@ -26,6 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.epochs = 100.0
     config.cooldown_epochs = 0.0
     config.ema_decay = 0.999
+    config.ema_warmup = True  # else the average of a run of few steps is mostly where it started
 
     config.data.name = "folder"
     config.data.eval_split = "test"

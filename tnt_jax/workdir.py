@@ -14,6 +14,7 @@ numbers: a line for each write, {"step": 100, "train/loss": 1.5, ...}, null for 
 
 import concurrent.futures
 import json
+import math
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,9 @@ FOLDER = "checkpoints"
 CONFIG_FILE = "config.json"
 CLASSES_FILE = "classes.json"
 METRICS_FILE = "metrics.jsonl"
+# A checkpoint's sets of weights, as messages and --weights call them: their name in its state, and in an evaluation.
+IN_STATE = {"raw": "params", "averaged": "ema_params"}
+IN_EVALUATION = {"raw": "eval", "averaged": "eval_ema"}
 
 
 def read_config(workdir: Path) -> dict[str, Any] | None:
@@ -58,6 +62,37 @@ def parse_metrics_line(line: bytes | str) -> dict[str, Any] | None:
     if not isinstance(values, dict) or not isinstance(values.get("step"), int):
         return None
     return values if all(isinstance(value, int | float | None) for value in values.values()) else None
+
+
+def select_best(results: Mapping[str, Mapping[str, float | None]]) -> str:
+    """The name of the result with the highest accuracy; among equals the one with the lowest loss."""
+
+    def quality(name: str) -> tuple[float, float]:
+        accuracy, loss = results[name]["accuracy"], results[name]["loss"]
+        return -math.inf if accuracy is None else accuracy, -loss if loss is not None and loss == loss else -math.inf
+
+    return max(results, key=quality)
+
+
+def last_evaluation(workdir: Path, step: int) -> tuple[int, dict[str, dict[str, float | None]]] | None:
+    """The last evaluation up to a step -> (its step, {"raw": {"accuracy": 0.9, "loss": 0.3}, "averaged": ...}).
+
+    From metrics.jsonl; None where that has none. Losses that were not finite are None.
+    """
+    path = workdir / METRICS_FILE
+    lines = map(parse_metrics_line, path.read_bytes().splitlines()) if path.is_file() else ()
+    found = None
+    for values in lines:
+        if values is None or values["step"] > step:
+            continue
+        results = {
+            name: {metric: values.get(f"{prefix}/{metric}") for metric in ("accuracy", "loss")}
+            for name, prefix in IN_EVALUATION.items()
+            if f"{prefix}/accuracy" in values
+        }
+        if results:
+            found = values["step"], results
+    return found
 
 
 def read_class_names(workdir: Path) -> tuple[str, ...] | None:

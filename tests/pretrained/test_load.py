@@ -229,3 +229,22 @@ def test_a_file_needs_a_model_and_is_no_workdir(tmp_path):
         load_pretrained("runs/digitz", None)
     with pytest.raises(ValueError, match="is not a workdir"):
         load_model(published.weights_file("tnt_tiny"))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"patch_size": 16, "word_size": 4, "image_size": 64}, "patch_size=8, word_size=2; this one has patch_size=16"),
+        ({"inner_num_heads": 3}, "inner_num_heads=2; this one has inner_num_heads=3"),
+        ({"norm_epsilon": 1e-6}, "norm_epsilon=1e-05; this one has norm_epsilon=1e-06"),
+    ],
+)
+def test_a_file_of_this_project_says_what_it_is_of_so_that_fitting_shapes_are_not_enough(tmp_path, changes, message):
+    """The published file has the same arrays and does not say it: its reader has to know."""
+    model = published.model("tnt_tiny")
+    variables = load_pretrained(published.weights_file("tnt_tiny"), model)
+    save_pretrained(tmp_path / "w.safetensors", model, variables)
+    other = published.model("tnt_tiny", **changes)
+    load_pretrained(published.weights_file("tnt_tiny"), other)
+    with pytest.raises(ValueError, match=rf"w\.safetensors is of a model with {message}"):
+        load_pretrained(tmp_path / "w.safetensors", other)

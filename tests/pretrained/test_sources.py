@@ -1,5 +1,7 @@
 import argparse
+import json
 import pickle
+import struct
 import sys
 import types
 from pathlib import Path
@@ -21,6 +23,13 @@ class FakeTensor:
 
     def __init__(self, array):
         self.array = array
+
+    @property
+    def dtype(self):
+        return self.array.dtype
+
+    def is_complex(self):
+        return np.iscomplexobj(self.array)
 
     def detach(self):
         return self
@@ -96,6 +105,16 @@ def test_wrappers_prefixes_go(tmp_path):
         sources.read_weights(tmp_path / "twice.safetensors")
 
 
+@pytest.mark.parametrize("prefix", ["model.", "net.", "backbone.", "module.model.", "student.backbone."])
+def test_a_prefix_that_all_names_share_goes(tmp_path, prefix):
+    save_file({prefix + name: array for name, array in ARRAYS.items()}, tmp_path / "w.safetensors")
+    check_arrays(sources.read_weights(tmp_path / "w.safetensors"))
+    others = {prefix + name: array for name, array in ARRAYS.items()} | {"loss.weight": ARRAYS["norm.weight"]}
+    save_file(others, tmp_path / "more.safetensors")
+    with pytest.raises(ValueError, match="holds neither timm's"):
+        sources.read_weights(tmp_path / "more.safetensors")
+
+
 @pytest.mark.parametrize("ending", sources.TORCH_SUFFIXES)
 def test_pytorch_files_are_read_without_running_their_code(fake_torch, tmp_path, ending):
     check_arrays(sources.read_weights(write(tmp_path / f"w{ending}", tensors())))
@@ -103,36 +122,102 @@ def test_pytorch_files_are_read_without_running_their_code(fake_torch, tmp_path,
 
 
 @pytest.mark.parametrize(
-    "keys, ema, taken",
+    "keys, choice, taken",
     [
-        (["model", "state_dict", "model_ema", "state_dict_ema"], True, "state_dict_ema"),
-        (["model", "state_dict", "model_ema"], True, "model_ema"),
-        (["model", "state_dict", "model_ema", "state_dict_ema"], False, "state_dict"),
-        (["model"], True, "model"),
-        (["model"], False, "model"),
+        (["model", "state_dict", "model_ema", "state_dict_ema"], "best", "state_dict_ema"),
+        (["model", "state_dict", "model_ema"], "best", "model_ema"),
+        (["model", "state_dict", "model_ema"], "averaged", "model_ema"),
+        (["model", "state_dict", "model_ema", "state_dict_ema"], "raw", "state_dict"),
+        (["model"], "best", "model"),
+        (["model"], "raw", "model"),
+        (["net", "model_state_dict"], "best", "model_state_dict"),
+        (["net"], "best", "net"),
     ],
 )
-def test_a_checkpoint_is_unwrapped_in_timms_order(fake_torch, tmp_path, keys, ema, taken):
+def test_a_checkpoint_is_unwrapped_in_timms_order(fake_torch, tmp_path, keys, choice, taken):
     content = {key: tensors(offset) for offset, key in enumerate(keys)} | {"epoch": 3, "optimizer": {}}
-    weights = sources.read_weights(write(tmp_path / "w.pth.tar", content), ema=ema)
+    weights = sources.read_weights(write(tmp_path / "w.pth.tar", content), choice)
     check_arrays(weights, keys.index(taken))
-    assert repr(taken) in weights.source
+    kind = "averaged" if "ema" in taken else "raw"
+    assert repr(taken) in weights.source and weights.label == f"{kind} weights"
+
+
+def test_averaged_weights_that_are_not_there_are_an_error(fake_torch, tmp_path):
+    with pytest.raises(ValueError, match=r"a\.pth has no averaged weights \(state_dict_ema, model_ema\).*holds net"):
+        sources.read_weights(write(tmp_path / "a.pth", {"net": tensors()}), "averaged")
+    with pytest.raises(ValueError, match=r"b\.pth holds one set of weights"):
+        sources.read_weights(write(tmp_path / "b.pth", tensors()), "averaged")
+    with pytest.raises(ValueError, match="weights='ema': must be one of best, raw, averaged"):
+        sources.read_weights(tmp_path / "b.pth", "ema")
 
 
 def test_pytorch_files_without_weights_say_what_they_hold(fake_torch, tmp_path):
-    with pytest.raises(ValueError, match="holds also epoch, state_dict_ema; averaged weights are read with ema=True"):
-        sources.read_weights(write(tmp_path / "a.pth", {"epoch": 3, "state_dict_ema": tensors()}), ema=False)
+    with pytest.raises(ValueError, match="holds also epoch, state_dict_ema; its averaged weights were not asked"):
+        sources.read_weights(write(tmp_path / "a.pth", {"epoch": 3, "state_dict_ema": tensors()}), "raw")
     with pytest.raises(ValueError, match="holds a list, not a dictionary"):
         sources.read_weights(write(tmp_path / "b.pth", [1]))
     with pytest.raises(ValueError, match="holds nothing"):
         sources.read_weights(write(tmp_path / "c.pth", {"model": {}}))
 
+
+@pytest.mark.parametrize(
+    "error, message",
+    [  # what PyTorch 2.13 says
+        (
+            pickle.UnpicklingError(
+                "Weights only load failed. This file can still be loaded, to do so you have two options, ...\n"
+                "\tWeightsUnpickler error: Unsupported global: GLOBAL pathlib.PosixPath was not an allowed ..."
+            ),
+            r"w\.pth holds more than arrays \(pathlib\.PosixPath\).*\nWhere you trust it, .* state_dict alone\.$",
+        ),
+        (
+            RuntimeError("Cannot use ``weights_only=True`` with TorchScript archives passed to ``torch.load``. In ..."),
+            r"w\.pth holds more than arrays \(TorchScript code\)",
+        ),
+        (
+            pickle.UnpicklingError(
+                "Weights only load failed. In PyTorch 2.6, we ...\nPlease file an issue with the following so that we "
+                "can ...: WeightsUnpickler error: \n\nUnsupported operand 118\n\nCheck the documentation ..."
+            ),
+            r"w\.pth cannot be read as PyTorch weights \(UnpicklingError: Unsupported operand 118\); it is damaged",
+        ),
+        (EOFError(), r"w\.pth cannot be read as PyTorch weights \(EOFError\)"),
+        (KeyError("storages"), r"w\.pth cannot be read as PyTorch weights \(KeyError: 'storages'\)"),
+        (AssertionError("x\ny"), r"w\.pth cannot be read as PyTorch weights \(AssertionError: x\)"),
+    ],
+)
+def test_what_pytorch_will_not_read_is_one_error_in_our_words(fake_torch, tmp_path, error, message):
     def refuse(path, **options):
-        raise pickle.UnpicklingError("Unsupported global: os.system")
+        raise error
 
     fake_torch.load = refuse
-    with pytest.raises(ValueError, match=r"d\.pth cannot be read .*weights_only=True.*os\.system"):
-        sources.read_weights(write(tmp_path / "d.pth", {}))
+    with pytest.raises(ValueError, match=message):
+        sources.read_weights(write(tmp_path / "w.pth", {}))
+
+
+def test_what_float32_cannot_hold_is_an_error_that_names_file_and_array(fake_torch, tmp_path):
+    content = tensors() | {"norm.weight": FakeTensor(np.ones(3, np.complex64))}
+    with pytest.raises(ValueError, match=r"w\.pth: norm\.weight .* of complex64, and weights are real"):
+        sources.read_weights(write(tmp_path / "w.pth", content))
+    with pytest.raises(ValueError, match=r"v\.pth should hold arrays alone and holds also 1"):
+        sources.read_weights(write(tmp_path / "v.pth", tensors() | {1: FakeTensor(np.ones(3))}))
+    save_file({"patch_pos": ARRAYS["patch_pos"], "norm.weight": np.ones(3, np.complex64)}, tmp_path / "c.safetensors")
+    with pytest.raises(ValueError, match=r"c\.safetensors has arrays of a type .*: norm\.weight \(C64\)"):
+        sources.read_weights(tmp_path / "c.safetensors")
+    for kind in ("F8_E4M3", "F4"):
+        path = tmp_path / f"{kind}.safetensors"
+        count = 6 if kind == "F4" else 3
+        header = json.dumps({"norm.weight": {"dtype": kind, "shape": [count], "data_offsets": [0, 3]}}).encode()
+        path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(3))
+        with pytest.raises(ValueError, match=rf"{kind}\.safetensors has arrays of a type .*: norm\.weight \({kind}\)"):
+            sources.read_weights(path)
+
+
+@pytest.mark.parametrize("noted", [{"sentence_grid": "4x"}, {"sentence_grid": "0x4"}, {"tnt_jax_sizes": "[1"}])
+def test_damaged_notes_name_the_file(tmp_path, noted):
+    save_file(ARRAYS, tmp_path / "w.safetensors", noted)
+    with pytest.raises(ValueError, match=rf"w\.safetensors: its metadata {next(iter(noted))}.*damaged"):
+        sources.read_weights(tmp_path / "w.safetensors")
 
 
 def test_a_pytorch_file_without_pytorch_names_the_extra(monkeypatch, tmp_path):
@@ -147,7 +232,7 @@ def test_a_real_pytorch_file(tmp_path):
     torch.save(content | {"args": argparse.Namespace(lr=1.0), "epoch": 3}, tmp_path / "w.pth.tar")
     check_arrays(sources.read_weights(tmp_path / "w.pth.tar"))
     torch.save({"model": content, "code": print}, tmp_path / "code.pth")
-    with pytest.raises(ValueError, match="weights_only=True"):
+    with pytest.raises(ValueError, match=r"code\.pth holds more than arrays"):
         sources.read_weights(tmp_path / "code.pth")
 
 
@@ -155,7 +240,7 @@ def test_bad_files_name_path_and_cause(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.safetensors: there is no such file"):
         sources.read_weights(tmp_path / "nowhere.safetensors")
     (tmp_path / "w.h5").touch()
-    with pytest.raises(ValueError, match=r"w\.h5 is no weights file; known endings are \.safetensors"):
+    with pytest.raises(ValueError, match=r"w\.h5 is no weights file; known endings are \.safetensors.*\.ckpt"):
         sources.read_weights(tmp_path / "w.h5")
     (tmp_path / "half.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1")
     with pytest.raises(ValueError, match=r"half\.safetensors cannot be read as safetensors"):
@@ -165,17 +250,20 @@ def test_bad_files_name_path_and_cause(tmp_path):
         sources.read_weights(tmp_path / "resnet.safetensors")
 
 
-def hub(monkeypatch, files, error=None):
+def hub(monkeypatch, files, error=None, network=True, cached=False):
     """A hub whose only repository has `files` (name -> path)."""
     asked = []
 
-    def hf_hub_download(repository, file, revision=None):
+    def hf_hub_download(repository, file, revision=None, local_files_only=False):
         asked.append((repository, file, revision))
+        if local_files_only and not cached:
+            raise LocalEntryNotFoundError("not in the cache")
         if file not in files:
             raise error or EntryNotFoundError("no such entry")
         return str(files[file])
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
+    monkeypatch.setattr(sources, "why_unreachable", lambda: "" if network else "Name or service not known")
     return asked
 
 
@@ -195,12 +283,38 @@ def test_the_hub_is_asked_for_safetensors_first(monkeypatch, fake_torch, tmp_pat
     "name, error, message",
     [
         ("timm/none", EntryNotFoundError("no"), "neither model.safetensors nor pytorch_model.bin"),
-        ("timm/none", LocalEntryNotFoundError("no"), "hub cannot be reached; check the network"),
         ("timm/none", OSError("401 Client Error"), "cannot be had from the hub: 401 Client Error"),
-        ("tnt_s", EntryNotFoundError("no"), "give hf-hub:OWNER/NAME"),
+        ("timm/none", OSError("404\n\nmore\nlines"), "cannot be had from the hub: 404$"),
+        *((name, None, "give hf-hub:OWNER/NAME") for name in ("tnt_s", "a/b/c", "a b/c", "timm/", "timm/x@")),
     ],
 )
 def test_hub_errors_name_the_source_and_the_mend(monkeypatch, name, error, message):
     hub(monkeypatch, {}, error)
     with pytest.raises(ValueError, match=f"hf-hub:{name}.*{message}"):
         sources.read_weights(f"hf-hub:{name}")
+
+
+def test_without_network_the_cache_is_used_and_the_library_never_retries(monkeypatch, tmp_path, caplog):
+    asked = hub(monkeypatch, {}, network=False)
+    with pytest.raises(
+        ValueError, match=r"not in the cache and the hub cannot be reached \(Name or .*\); check the net"
+    ):
+        sources.read_weights("hf-hub:timm/none")
+    assert len(asked) == 2
+    save_file(ARRAYS, tmp_path / "model.safetensors")
+    hub(monkeypatch, {"model.safetensors": tmp_path / "model.safetensors"}, network=False, cached=True)
+    check_arrays(sources.read_weights("hf-hub:timm/some"))
+    assert "hf-hub:timm/some is taken from the cache" in caplog.text
+
+
+def test_whether_the_hub_answers_is_one_question(monkeypatch):
+    asked = []
+
+    def head(url, timeout):
+        asked.append((url, timeout))
+        if len(asked) > 1:
+            raise OSError("Name or service not known\nmore")
+
+    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: types.SimpleNamespace(head=head))
+    assert sources.why_unreachable() == "" and sources.why_unreachable() == "Name or service not known"
+    assert asked == [(huggingface_hub.constants.ENDPOINT, sources.HUB_SECONDS)] * 2

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from tests.pretrained import published
 from tnt_jax import workdir as workdirs
 from tnt_jax.pretrained import load_model, load_pretrained, save_pretrained
+from tnt_jax.pretrained.load import read_source
 from tnt_jax.training import checkpoints
 from tnt_jax.training.state import TrainState
 
@@ -29,6 +31,15 @@ def state_of(step, params, ema_params):
     )
 
 
+def save(workdir, keep, states, **metadata):
+    """States -> checkpoints of a workdir."""
+    keeper = checkpoints.Checkpoints(workdir, keep=keep)
+    for state in states:
+        keeper.save(state, {"step": int(state.step)} | metadata)
+    keeper.wait()
+    keeper.close()
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """(workdir, raw weights, averaged weights by step) of a run of two checkpoints."""
@@ -40,26 +51,81 @@ def run(tmp_path_factory):
     model = published.model("deit_tiny_depth2")
     raw = jax.device_get(load_pretrained(published.weights_file("deit_tiny_depth2"), model)["params"])
     averaged = {step: jax.tree.map(lambda leaf, step=step: leaf + np.float32(step), raw) for step in STEPS}
-    keeper = checkpoints.Checkpoints(workdir, keep=5)
-    for step in STEPS:
-        keeper.save(state_of(step, raw, averaged[step]), {"step": step})
-    keeper.wait()
-    keeper.close()
+    save(workdir, 5, [state_of(step, raw, averaged[step]) for step in STEPS])
     return workdir, raw, averaged
 
 
-def test_a_workdir_knows_its_model_and_gives_its_newest_averaged_weights(run):
-    workdir, raw, averaged = run
-    model, variables = load_model(workdir)
+@pytest.fixture
+def evaluated(run, tmp_path):
+    """The same, where step 2's evaluation found raw weights better, and step 6's the averaged ones."""
+    workdir = tmp_path / "evaluated"
+    shutil.copytree(run[0], workdir)
+    found = [(2, 0.9, 0.4), (6, 0.6, 0.8), (9, 0.9, 0.1)]  # the last one is of a step that was not saved
+    lines = [{"step": step, "eval/accuracy": raw, "eval/loss": 1.0, "eval_ema/accuracy": averaged, "eval_ema/loss": 1.0}
+             for step, raw, averaged in found]  # fmt: skip
+    lines.insert(1, {"step": 5, "train/loss": 1.0})
+    (workdir / workdirs.METRICS_FILE).write_text("".join(f"{json.dumps(line)}\n" for line in lines) + '{"step": 7, "ev')
+    return workdir
+
+
+def test_a_workdir_knows_its_model_and_gives_the_weights_that_its_last_evaluation_found_better(run, evaluated):
+    _, raw, averaged = run
+    model, variables = load_model(evaluated)
     assert model == published.model("deit_tiny_depth2", dtype="bfloat16")
     assert_equal_trees(variables, {"params": averaged[7]})
-    assert_equal_trees(load_pretrained(str(workdir), None), variables)
-    assert_equal_trees(load_pretrained(workdir, None, ema=False), {"params": raw})
+    assert_equal_trees(load_pretrained(str(evaluated), None), variables)
+    assert_equal_trees(load_pretrained(evaluated / "checkpoints/3", None), {"params": raw})
+    for folder, step in ((evaluated, 7), (evaluated / "checkpoints/3", 3)):
+        assert_equal_trees(load_pretrained(folder, None, weights="raw"), {"params": raw})
+        assert_equal_trees(load_model(folder, weights="averaged")[1], {"params": averaged[step]})
+
+
+def test_what_was_taken_is_said(evaluated, caplog):
+    caplog.set_level("INFO")
+    _, weights = read_source(evaluated)
+    assert weights.source == f"{evaluated}, averaged weights of step 7"
+    assert weights.label == "averaged weights of step 7"
+    assert "at step 6: raw weights 0.6; averaged weights 0.8. The averaged weights are better" in caplog.text
+    assert f"Taking {weights.source}" in caplog.text
+
+
+@pytest.mark.parametrize("content", [None, "", '{"step": 9, "eval/accuracy": 1.0, "eval_ema/accuracy": 0.0}\n{"st'])
+def test_without_an_evaluation_up_to_the_step_raw_weights_are_taken_with_a_warning(run, tmp_path, caplog, content):
+    """The average of a short run is mostly where it started; the raw weights are always what was trained."""
+    workdir = tmp_path / "run"
+    shutil.copytree(run[0], workdir)
+    if content is not None:
+        (workdir / workdirs.METRICS_FILE).write_text(content)
+    assert_equal_trees(load_pretrained(workdir, None), {"params": run[1]})
+    assert "no evaluation up to step 7" in caplog.text and "Taking the raw ones" in caplog.text
+
+
+def test_the_better_one():
+    raw, average = {"accuracy": 0.5, "loss": 2.0}, {"accuracy": 0.5, "loss": 1.0}
+    best = workdirs.select_best
+    assert best({"eval": raw, "eval_ema": average}) == "eval_ema"
+    assert best({"eval": raw | {"accuracy": 0.6}, "eval_ema": average}) == "eval"
+    assert best({"eval": raw}) == "eval"
+    for nothing in (None, float("nan")):  # weights that went wrong
+        assert best({"eval": raw, "eval_ema": raw | {"loss": nothing}}) == "eval"
+        assert best({"eval": raw | {"loss": nothing}, "eval_ema": raw}) == "eval_ema"
+
+
+def test_a_set_that_is_not_there_is_an_error(run, tmp_path):
+    with pytest.raises(ValueError, match="weights='ema': must be one of best, raw, averaged"):
+        load_pretrained(run[0], None, weights="ema")
+    workdir, raw, _ = run
+    (tmp_path / workdirs.CONFIG_FILE).write_text((workdir / workdirs.CONFIG_FILE).read_text())
+    save(tmp_path, 1, [state_of(1, raw, None)])
+    assert_equal_trees(load_pretrained(tmp_path, None), {"params": raw})
+    assert_equal_trees(load_pretrained(tmp_path, None, weights="raw"), {"params": raw})
+    with pytest.raises(ValueError, match="has no averaged weights at step 1: its config.ema_decay is 0"):
+        load_pretrained(tmp_path, None, weights="averaged")
 
 
 def test_another_checkpoint_by_its_folder(run):
     workdir, _, averaged = run
-    _, variables = load_model(workdir / "checkpoints" / "3")
+    _, variables = load_model(workdir / "checkpoints" / "3", weights="averaged")
     assert_equal_trees(variables, {"params": averaged[3]})
     with pytest.raises(FileNotFoundError, match="no such file"):
         load_pretrained(workdir / "checkpoints" / "5", published.model("deit_tiny_depth2"))
@@ -67,30 +133,48 @@ def test_another_checkpoint_by_its_folder(run):
 
 def test_weights_of_a_run_start_another_one(run):
     """Fine-tuning from a workdir: more pixels, other classes."""
-    workdir, _, averaged = run
+    workdir, raw, _ = run
     model = published.model("deit_tiny_depth2", num_classes=3, image_size=64)
-    with pytest.raises(ValueError, match=r"ema_params of step 7 does not fit .*\nmisshapen \(2\):\n  head/.*\n  head/"):
+    with pytest.raises(
+        ValueError, match=r"raw weights of step 7 does not fit .*\nmisshapen \(2\):\n  head/.*\n  head/"
+    ):
         load_pretrained(workdir, model)
     params = load_pretrained(workdir, model, new_head=True)["params"]
     assert params["head"]["kernel"].shape == (48, 3) and params["sentence_position"].shape == (65, 48)
-    assert_equal_trees(params["block_1"], averaged[7]["block_1"])
+    assert_equal_trees(params["block_1"], raw["block_1"])
+
+
+@pytest.mark.parametrize("changes", [{"outer_num_heads": 6}, {"patch_size": 16, "image_size": 64}, {"depth": 1}])
+def test_weights_of_a_run_are_refused_for_other_sizes_even_where_all_shapes_fit(run, changes):
+    (key, value), *_ = changes.items()
+    there = {"outer_num_heads": 3, "patch_size": 8, "depth": 2}[key]
+    words = rf"raw weights of step 7 is of a model with {key}={there}.*; this one has {key}={value}"
+    with pytest.raises(ValueError, match=words):
+        load_pretrained(run[0], published.model("deit_tiny_depth2", **changes))
+
+
+def test_a_config_that_was_edited_is_told_from_the_model_that_was_saved(run, tmp_path):
+    """A checkpoint says of which model it is; one of an earlier version does not, and its shapes speak."""
+    workdir, raw, _ = run
+    config = json.loads((workdir / workdirs.CONFIG_FILE).read_text())
+    says, edited = tmp_path / "says", config | {"model": config["model"] | {"outer_num_heads": 6}}
+    says.mkdir()
+    save(says, 1, [state_of(1, raw, None)], model=config["model"])
+    (says / workdirs.CONFIG_FILE).write_text(json.dumps(edited))
+    with pytest.raises(ValueError, match="is of a model with outer_num_heads=3; this one has outer_num_heads=6"):
+        load_model(says)
+    shutil.copytree(workdir, tmp_path / "old")
+    edited = config | {"model": config["model"] | {"depth": 1}}
+    (tmp_path / "old" / workdirs.CONFIG_FILE).write_text(json.dumps(edited))
+    with pytest.raises(ValueError, match=r"unused \(\d+\):\n  block_2/"):
+        load_model(tmp_path / "old")
 
 
 def test_a_run_is_exported_for_timm(run, tmp_path):
-    workdir, _, averaged = run
+    workdir, raw, _ = run
     save_pretrained(tmp_path / "run.safetensors", *load_model(workdir))
     again = load_pretrained(tmp_path / "run.safetensors", published.model("deit_tiny_depth2"))
-    assert_equal_trees(again, {"params": averaged[7]})
-
-
-def test_a_run_without_averages_gives_the_raw_weights(run, tmp_path):
-    workdir, raw, _ = run
-    (tmp_path / workdirs.CONFIG_FILE).write_text((workdir / workdirs.CONFIG_FILE).read_text())
-    keeper = checkpoints.Checkpoints(tmp_path, keep=1)
-    keeper.save(state_of(1, raw, None), {"step": 1})
-    keeper.wait()
-    keeper.close()
-    assert_equal_trees(load_pretrained(tmp_path, None), {"params": raw})
+    assert_equal_trees(again, {"params": raw})
 
 
 def test_folders_that_are_no_run_say_why(tmp_path):

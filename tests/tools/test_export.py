@@ -39,9 +39,8 @@ print(program.platforms)
 @pytest.fixture(scope="module")
 def trained():
     model = published.model("tnt_tiny")
-    return Trained(
-        "runs/mine", "tnt_tiny", model, load_pretrained(published.weights_file("tnt_tiny"), model), IMAGES, NAMES, None
-    )
+    variables = load_pretrained(published.weights_file("tnt_tiny"), model)
+    return Trained("runs/mine", "tnt_tiny", model, variables, IMAGES, NAMES, "raw weights of step 7", None)
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +80,7 @@ def test_the_file_is_the_weights_and_little_more(trained, tmp_path):
     assert weights < path.stat().st_size < weights + 200_000
     assert json.loads((tmp_path / "classes.json").read_text()) == list(NAMES)
     readme = (tmp_path / "README.md").read_text()
+    assert "Made from mine, raw weights of step 7, by jax" in readme
     assert "shorter side is resized to 35 pixels (bicubic" in readme and "subtracts (0.4, 0.5, 0.6)" in readme
 
 
@@ -92,10 +92,13 @@ def test_no_platform_gets_a_kernel_of_another(trained):
 
 
 def test_the_program_says_what_it_wrote_and_checked(trained, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(export, "open_trained", lambda source, image_size: trained)
+    monkeypatch.setattr(export, "open_trained", lambda source, image_size, weights: trained)
     export.main(["--source=x", f"--output={tmp_path / 'a'}", "--dtype=bfloat16"])
     said = capsys.readouterr().out
-    assert re.search(r"0\.\d MB for cpu, cuda, tpu, loaded in \d\.\d\d s; .* at most \d\.\de[+-]\d\d on", said)
+    assert re.search(
+        r": raw weights of step 7, 0\.\d MB for cpu, cuda, tpu, loaded in \d\.\d\d s; .* at most \d\.\de[+-]\d\d on",
+        said,
+    )
     export.main(["--source=x", f"--output={tmp_path / 'b.safetensors'}", "--format=safetensors"])
     back = load_pretrained(tmp_path / "b.safetensors", trained.model)
     assert jax.tree.all(jax.tree.map(np.array_equal, back, dict(trained.variables)))
@@ -105,12 +108,14 @@ def test_the_program_says_what_it_wrote_and_checked(trained, tmp_path, monkeypat
     ("arguments", "message"),
     [
         (["--output=a.safetensors"], "go into a folder"),
+        (["--output=a.onnx"], "no export to ONNX here. Through timm"),
+        (["--output=a.TFLITE"], "no export to TensorFlow Lite here"),
         (["--output=a", "--format=safetensors"], "choose a name with that ending"),
         (["--output=a.safetensors", "--format=safetensors", "--dtype=bfloat16"], "weights are float32"),
     ],
 )
 def test_what_cannot_work_ends_with_one_message(trained, tmp_path, monkeypatch, capsys, arguments, message):
-    monkeypatch.setattr(export, "open_trained", lambda source, image_size: trained)
+    monkeypatch.setattr(export, "open_trained", lambda source, image_size, weights: trained)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
         export.main(["--source=x", *arguments])

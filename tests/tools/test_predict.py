@@ -23,13 +23,13 @@ IMAGES = EvalImages(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25), eval_crop_fracti
 @pytest.fixture(scope="module")
 def trained():
     model = create_model(**experiment(model__num_classes=6).model.arguments())
-    return Trained("a", "tnt", model, random_variables(model), IMAGES, NAMES, None)
+    return Trained("a", "tnt", model, random_variables(model), IMAGES, NAMES, "raw weights of step 7", None)
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch, trained):
     """Eleven images of the network's size, so that resizing leaves them alone; one in a folder; one is none."""
-    monkeypatch.setattr(predict, "open_trained", lambda source, image_size: trained)
+    monkeypatch.setattr(predict, "open_trained", lambda source, image_size, weights: trained)
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (11, 8, 8, 3), np.uint8)
     (tmp_path / "photos/more").mkdir(parents=True)
@@ -55,6 +55,7 @@ def test_json_is_what_the_model_says_of_each_image_of_a_folder(folder, trained, 
         str(place / "more/10.PNG"),
     ]
     for entry, row in zip(found, probabilities(trained, pixels), strict=True):
+        assert entry["weights"] == "raw weights of step 7"
         best = np.argsort(-row)[:5]
         assert [guess["label"] for guess in entry["predictions"]] == best.tolist()
         assert [guess["class"] for guess in entry["predictions"]] == [NAMES[i] for i in best]
@@ -66,6 +67,7 @@ def test_csv_quotes_what_needs_it_and_top_may_exceed_the_classes(folder, capsys)
     place, _ = folder
     predict.main([str(place / "00.png"), "--source=a", "--format=csv", "--top=9"])
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert {row["weights"] for row in rows} == {"raw weights of step 7"}
     assert [row["rank"] for row in rows] == list("123456") and {row["class"] for row in rows} == set(NAMES)
     assert sum(float(row["probability"]) for row in rows) == pytest.approx(1, abs=1e-5)
 
@@ -90,7 +92,8 @@ def test_what_cannot_be_read_is_named_and_the_rest_predicted(folder, capsys):
 def test_table_for_people(folder, capsys):
     place, _ = folder
     predict.main([str(place / "05.png"), "--source=a", "--top=1"])
-    name, line = capsys.readouterr().out.splitlines()
+    weights, name, line = capsys.readouterr().out.splitlines()
+    assert weights == "Raw weights of step 7"
     assert name == str(place / "05.png") and line.split("%")[1].strip() in NAMES
 
 

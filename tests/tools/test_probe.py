@@ -44,9 +44,18 @@ def test_digits_from_a_file_of_weights(tmp_path, weights, monkeypatch, capsys):
     """Frozen random features of the right images tell digits apart better than chance; the head's size is no matter."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     output = tmp_path / "out" / "probe.json"
-    run(monkeypatch, SOURCE=str(weights), CONFIG=digits(tmp_path), BLOCK=1, KIND="mean", OUTPUT=str(output))
+    run(
+        monkeypatch,
+        SOURCE=str(weights),
+        CONFIG=digits(tmp_path),
+        BLOCK=1,
+        KIND="mean",
+        OUTPUT=str(output),
+        WEIGHTS="best",
+    )
     found = json.loads(output.read_text())
     assert (found["data"], found["block"], found["features"]) == ("digits", 1, "mean")
+    assert found["weights"] == "weights of the file"
     assert (found["train_count"], found["eval_count"]) == (300, 90)
     linear, nearest = found["linear_probe"]["accuracy"], found["nearest_neighbours"]["accuracy"]
     assert 0.15 < linear < 1 and 0.15 < nearest < 1
@@ -76,16 +85,16 @@ def test_a_workdir_knows_its_model_and_data(tmp_path, weights, monkeypatch):
     (tmp_path / "run/config.json").write_text(json.dumps(config.to_dict()))
     asked = []
 
-    def load_pretrained(source, model, image_size):
-        asked.append((source, model.num_classes, image_size))
+    def fit(found, model):
+        asked.append((found, model.num_classes, model.image_size))
         raise ValueError("far enough")
 
-    monkeypatch.setattr("tnt_jax.pretrained.load_model", lambda source: (model, None))
-    monkeypatch.setattr("tnt_jax.pretrained.load_pretrained", load_pretrained)
-    for source in (tmp_path / "run", tmp_path / "run/checkpoints/7"):
+    monkeypatch.setattr("tnt_jax.pretrained.load.read_source", lambda source, weights: (model, (source, weights)))
+    monkeypatch.setattr("tnt_jax.pretrained.load.fit", fit)
+    for source, weights in ((tmp_path / "run", "best"), (tmp_path / "run/checkpoints/7", "raw")):
         with pytest.raises(ValueError, match="far enough"):
-            probe.probe(str(source), None)
-    assert asked == [(str(tmp_path / "run"), 0, 8), (str(tmp_path / "run/checkpoints/7"), 0, 8)]
+            probe.probe(str(source), None, weights=weights)
+    assert asked == [((str(tmp_path / "run"), "best"), 0, 8), ((str(tmp_path / "run/checkpoints/7"), "raw"), 0, 8)]
 
 
 def test_weights_without_a_config_are_refused(weights):
@@ -100,7 +109,15 @@ def test_weights_without_a_config_are_refused(weights):
 def test_the_program_says_in_one_line_what_is_missing(weights, monkeypatch, tmp_path, capsys, source, output, words):
     output = output and str(tmp_path / output)
     with pytest.raises(SystemExit) as stop:
-        run(monkeypatch, SOURCE=source and str(weights), CONFIG=None, BLOCK=None, KIND="mean", OUTPUT=output)
+        run(
+            monkeypatch,
+            SOURCE=source and str(weights),
+            CONFIG=None,
+            BLOCK=None,
+            KIND="mean",
+            OUTPUT=output,
+            WEIGHTS="best",
+        )
     assert stop.value.code == 2 and capsys.readouterr().err.startswith(f"probe: {words}")
     assert list(tmp_path.iterdir()) == []
 
@@ -109,11 +126,12 @@ def test_a_models_name_before_the_weights_is_the_model(monkeypatch, tmp_path):
     """As with the other tools; data and image size are the config's."""
     asked = []
 
-    def load_pretrained(source, model, image_size):
-        asked.append((source, model.outer_dim, model.depth, image_size))
+    def fit(found, model):
+        asked.append((found, model.outer_dim, model.depth, model.image_size))
         raise ValueError("far enough")
 
-    monkeypatch.setattr("tnt_jax.pretrained.load_pretrained", load_pretrained)
+    monkeypatch.setattr("tnt_jax.pretrained.load.read_source", lambda source, weights: (None, source))
+    monkeypatch.setattr("tnt_jax.pretrained.load.fit", fit)
     with pytest.raises(ValueError, match="far enough"):
-        probe.probe("tnt_s_patch16_224:weights.safetensors", digits(tmp_path))
-    assert asked == [("weights.safetensors", 384, 12, 8)]
+        probe.probe("tnt_s_patch16_224:weights.safetensors", digits(tmp_path, model__image_size=32))
+    assert asked == [("weights.safetensors", 384, 12, 32)]

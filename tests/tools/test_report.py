@@ -67,7 +67,12 @@ def workdir(tmp_path):
 
 def render(workdir, confusion, names, **changes):
     mistakes = [Mistake(7, np.full((4, 4, 3), 9, np.uint8), 1, 0, 0.001, 0.9)]
-    arguments = {"figures": {}, "image": "eval:0", "averaged": True, "summary": page.read_summary(workdir)}
+    arguments = {
+        "figures": {},
+        "image": "eval:0",
+        "weights": "averaged weights of step 3",
+        "summary": page.read_summary(workdir),
+    }
     return page.render(
         workdir=workdir,
         experiment=check_run(workdir),
@@ -113,7 +118,7 @@ def test_no_name_is_a_formula_or_an_escape_sequence(workdir):
 
 
 def test_a_perfect_or_unfinished_run_says_so(workdir):
-    text = render(workdir, np.diag([3, 4]), ["a", "b"], summary=None, averaged=False)
+    text = render(workdir, np.diag([3, 4]), ["a", "b"], summary=None)
     assert "has not ended" in text and "No image was mistaken" in text and "Every class is always right" in text
 
 
@@ -124,17 +129,23 @@ def test_the_program_evaluates_and_writes(workdir, monkeypatch, capsys):
     model = create_model(**experiment.model.arguments())
     asked = []
 
-    def open_trained(source, ema, changes):
-        asked.append((source, ema))
+    def open_trained(source, weights, changes):
+        asked.append((source, weights))
         images, names = EvalImages(), tuple("0123456789")
-        return Trained(source, "tnt", model, random_variables(model), images, names, experiment)
+        return Trained(
+            source, "tnt", model, random_variables(model), images, names, "raw weights of step 3", experiment
+        )
 
     monkeypatch.setattr(report, "open_trained", open_trained)
     report.main([f"--workdir={workdir}", "--figures=none", "--mistakes=3"])
     assert capsys.readouterr().out.splitlines()[-1].startswith(f"{workdir / 'report.html'}: ")
-    assert asked == [(str(workdir), True)]
+    assert asked == [(str(workdir), "best")]
     text = (workdir / "report.html").read_text()
-    assert " of the 90 images of" in text and text.count('alt="Example ') == 3
+    assert (
+        "The newest checkpoint (raw weights of step 3)" in text
+        and " of the 90 images of" in text
+        and text.count('alt="Example ') == 3
+    )
     assert not list(workdir.glob("*.tmp"))
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import flax.traverse_util
 import jax
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tests.training.helpers import experiment, random_variables, tiny_config
 from tnt_jax.data.settings import EvalImages
 from tnt_jax.models.variants import create_model
 from tnt_jax.pretrained import save_pretrained
+from tnt_jax.pretrained.sources import Weights
 from tnt_jax.tools import trained
 
 
@@ -20,6 +22,8 @@ def test_names_and_weights_are_told_apart():
     hub = "hf-hub:timm/tnt_b_patch16_224.in1k"
     assert split(hub) == ("tnt_b_patch16_224", hub) and split(f"{hub}@main") == ("tnt_b_patch16_224", f"{hub}@main")
     assert split(f"tnt_s_patch16_224:{hub}") == ("tnt_s_patch16_224", hub)
+    with pytest.raises(ValueError, match="hf-hub:tnt_s_patch16_224: give hf-hub:OWNER/NAME"):
+        split("hf-hub:tnt_s_patch16_224")
     for source in ("weights.safetensors", "tnt_x:weights.safetensors", "hf-hub:me/mine"):
         with pytest.raises(ValueError, match=f"such as tnt_s_patch16_224:{source}"):
             split(source)
@@ -53,10 +57,9 @@ def workdir(tmp_path, monkeypatch):
     config = tiny_config(model__num_classes=3, data__eval_crop_fraction=0.5, data__mean=(0.1, 0.2, 0.3))
     (tmp_path / "run/checkpoints/7").mkdir(parents=True)
     (tmp_path / "run/config.json").write_text(json.dumps(config.to_dict()))
-    monkeypatch.setattr("tnt_jax.pretrained.load_model", lambda source: (model, None))
-    monkeypatch.setattr(
-        "tnt_jax.pretrained.load_pretrained", lambda source, model, image_size, ema: random_variables(model)
-    )
+    arrays = flax.traverse_util.flatten_dict(random_variables(model)["params"], sep="/")
+    found = Weights(arrays, "own", "a", kind="raw", step=7)
+    monkeypatch.setattr(trained, "read_source", lambda source, weights: (model, found))
     return tmp_path / "run"
 
 
@@ -64,7 +67,7 @@ def test_a_workdir_brings_its_own_names_and_images(workdir):
     (workdir / "classes.json").write_text('["cat", "n02099601"]')
     for source in (workdir, workdir / "checkpoints/7"):
         found = trained.open_trained(str(source))
-        assert found.class_names == ("cat", "golden retriever", "2")
+        assert found.class_names == ("cat", "golden retriever", "2") and found.weights == "raw weights of step 7"
         assert found.images == EvalImages((0.1, 0.2, 0.3), (0.5, 0.5, 0.5), 0.5, "bicubic")
         assert jax.tree.all(jax.tree.map(lambda leaf: np.isfinite(leaf).all(), found.variables))
 

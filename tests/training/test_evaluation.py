@@ -1,11 +1,11 @@
-"""Every example once, all weights over the same batches, and which of them is the best."""
+"""Every example once, all weights over the same batches."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.training.helpers import batch
-from tnt_jax.training.evaluation import better, evaluate_weights
+from tnt_jax.training.evaluation import evaluate_weights
 
 
 def eval_step(params, made):
@@ -29,10 +29,3 @@ def test_sums_over_ragged_batches():
 def test_an_empty_split_is_an_error():
     with pytest.raises(ValueError, match="eval_split"):
         evaluate_weights(eval_step, {"eval": 0}, iter([]), 2)
-
-
-def test_the_better_one():
-    raw, average = {"accuracy": 0.5, "loss": 2.0}, {"accuracy": 0.5, "loss": 1.0}
-    assert better({"eval": raw, "eval_ema": average}) == "eval_ema"
-    assert better({"eval": raw | {"accuracy": 0.6}, "eval_ema": average}) == "eval"
-    assert better({"eval": raw}) == "eval"

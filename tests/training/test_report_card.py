@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 
+import flax.traverse_util
 import jax
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from tests.training.helpers import TinyModel, batch, experiment, random_variable
 from tnt_jax.data.subsets import SUBSETS
 from tnt_jax.models.variants import create_model
 from tnt_jax.pretrained import save_pretrained
+from tnt_jax.pretrained.sources import Weights
 from tnt_jax.training import card_sets, loop, measures, report_card, setup
 from tnt_jax.training.state import replicate
 
@@ -312,8 +314,10 @@ def test_raw_and_averaged_weights_of_a_run(tmp_path, weights, monkeypatch):
     """A checkpoint's card has a row for each, the same as the loop's own evaluation of that set."""
     params = weights[2]["params"]
     ema = jax.tree.map(lambda leaf: leaf * 3, params)
-    saved = {"params": params, "ema_params": ema}, {"step": 2}
-    monkeypatch.setattr("tnt_jax.workdir.read_weights", lambda workdir: saved)
+    trees = {"raw": params, "averaged": ema}
+    flat = {name: flax.traverse_util.flatten_dict(tree, sep="/") for name, tree in trees.items()}
+    saved = {name: Weights(arrays, "own", "a", kind=name, step=2) for name, arrays in flat.items()}
+    monkeypatch.setattr(loop, "read_sets", lambda workdir: (None, saved))
     changes = {"data__name": "synthetic", "data__synthetic_examples": 35, "model__num_classes": 1000}
     found = []
     for sets in ((), ("synthetic:test",)):
@@ -350,7 +354,9 @@ def test_all_sets_that_are_missing_are_named_at_once(tmp_path, directory, weight
 
 
 def test_sets_of_other_classes_are_refused(tmp_path, directory, weights):
-    with pytest.raises(ValueError, match="digits has 10 classes, the model's head 1000, and 10 of the set's are not"):
+    with pytest.raises(
+        ValueError, match="digits has classes that the model does not know: '0', '1', .* Take the set off"
+    ):
         prepared(tmp_path, directory, weights, "digits")
     with pytest.raises(ValueError, match="few has the splits held_out: say which"):
         prepared(tmp_path, directory, weights, "few")
@@ -363,8 +369,8 @@ def test_sets_of_other_classes_are_refused(tmp_path, directory, weights):
     )
     with pytest.raises(ValueError) as error:
         setup.prepare_evaluation(config, tmp_path)
-    assert "imagenet_a has 1000 classes, the model's head 10" in str(error.value)
-    assert "few has 3 classes, the model's head 10, and 3 of the set's are not the model's" in str(error.value)
+    assert "imagenet_a has classes that the model does not know: 'n01440764'" in str(error.value)
+    assert "few has classes that the model does not know: 'n" in str(error.value)
 
 
 def test_a_label_outside_the_sets_classes_is_an_error(tmp_path, directory, weights):

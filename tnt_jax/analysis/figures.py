@@ -59,7 +59,7 @@ def feature_maps(
             cells = "{} x {}".format(*found.shape[-2:])
             put_title(
                 part,
-                f"{subject.title}: {len(picks)} of {subject.model.outer_dim} channels of the sentence embeddings, "
+                f"{subject.heading}: {len(picks)} of {subject.model.outer_dim} channels of the sentence embeddings, "
                 f"{cells} sentences; each map from its least to its greatest value",
             )
         return figure, arrays
@@ -100,7 +100,7 @@ def channel_tsne(
                 points, alike = tsne.fit_transform(found), mean_correlation(found)
             arrays |= named(subject, points=points, correlation=np.asarray(alike, np.float32))
             axes.scatter(*points.T, s=10, color=(BLUE, ORANGE)[i % 2], alpha=0.75, linewidths=0)
-            title = f"{figure_label(subject.title)}, block {model.depth}"
+            title = f"{figure_label(subject.heading)}, block {model.depth}"
             axes.set_title(f"{title}\nmean |correlation| of two maps: {alike:.2f}")
             axes.set_box_aspect(1)
             axes.set(xticks=[], yticks=[], xlabel="t-SNE 1", ylabel="t-SNE 2")
@@ -142,7 +142,7 @@ def word_maps(subjects: Sequence[Subject], pixels: np.ndarray) -> Drawn:
                 axes = grid[i // columns, 1 + i % columns]
                 axes.imshow(each, cmap="viridis")
                 axes.set_title(f"block {block}\n{each.min():.2f} to {each.max():.2f}", fontsize=8)
-            put_title(part, f"{subject.title}: word embeddings, averaged over their {model.inner_dim} channels")
+            put_title(part, f"{subject.heading}: word embeddings, averaged over their {model.inner_dim} channels")
         return figure, arrays
 
 
@@ -177,7 +177,7 @@ def outer_attention(subjects: Sequence[Subject], pixels: np.ndarray) -> Drawn:
             bar.set_label(f"times 1/{each.shape[-1]}")
             put_title(
                 part,
-                f"{subject.title}: from each of {each.shape[-1] - 1} sentences (row) to all (column), "
+                f"{subject.heading}: from each of {each.shape[-1] - 1} sentences (row) to all (column), "
                 f"numbered row by row; mean of the heads; an even share is 1/{each.shape[-1]}",
             )
         return figure, arrays
@@ -221,7 +221,7 @@ def class_attention(subjects: Sequence[Subject], pixels: np.ndarray) -> Drawn:
             itself = found[:, 0].mean()
             put_title(
                 part,
-                f"{subject.title}: what the class token attends to in block {model.depth} "
+                f"{subject.heading}: what the class token attends to in block {model.depth} "
                 f"(bright: more; {itself:.1%} goes to itself)",
             )
         return figure, arrays

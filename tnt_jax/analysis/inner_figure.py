@@ -46,8 +46,8 @@ def inner_attention(
             _show_panels(panels, subject, image, queried, found.mean(2))
             put_title(
                 part,
-                f"{subject.title}: attention of query words (red crosses) over the {subject.model.num_words} words of "
-                "their sentence; mean of the heads",
+                f"{subject.heading}: attention of query words (red crosses) over the {subject.model.num_words} words "
+                "of their sentence; mean of the heads",
             )
         return figure, arrays
 

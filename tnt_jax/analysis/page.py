@@ -53,7 +53,7 @@ def render(
     experiment: Experiment,
     class_names: Sequence[str],
     summary: Mapping[str, Any] | None,
-    averaged: bool,
+    weights: str,
     evaluated: Evaluated,
     figures: Mapping[str, bytes],
     image: str,
@@ -72,7 +72,7 @@ def render(
         finished=summary is not None,
         curves=_curves(series),
         card=_read_json(workdir / "report_card.json"),
-        weights="averaged weights" if averaged else "raw weights",
+        weights=weights,
         evaluated=evaluated,
         matrix=confusion_table(evaluated.confusion) if len(class_names) <= MOST_NUMBERS else None,
         heat_map=None

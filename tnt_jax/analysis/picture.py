@@ -22,6 +22,12 @@ class Subject:
     variables: dict[str, Any]  # {"params": ...}
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of pixels in 0..1, as in its training
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    weights: str = ""  # which these are, such as "raw weights of step 200"
+
+    @property
+    def heading(self) -> str:
+        """Title and weights, for what a reader sees; arrays are named by the title alone."""
+        return f"{self.title}, {self.weights}" if self.weights else self.title
 
     def inputs(self, pixels: np.ndarray) -> np.ndarray:
         """pixels [H, W, 3] uint8 -> [1, H, W, 3] float32, normalised."""

@@ -21,13 +21,16 @@ def linear_probe(
     held_out: float = 0.2,
     inverse_penalties: Sequence[float] = INVERSE_PENALTIES,
     iterations: int = 1000,
+    class_names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Features [n, D] of two splits -> accuracy (0..1, on `test`), inverse_penalty, held_out_accuracy and converged.
+    """Features [n, D] of two splits -> accuracy (0..1, on `test`), inverse_penalty, held_out_accuracy, and two bools.
 
     Multinomial logistic regression (scikit-learn's, L-BFGS) on features standardised by the training split's mean and
     deviation. The penalty is chosen on a stratified `held_out` share of the training split, then the regression is
     fitted on all of it; the test split plays no part in the choice. Among equals the strongest penalty is taken.
-    Raises ValueError where a class has too few images to be held out.
+    `converged`: the regression did; `at_end`: the choice is at an end of the grid and better than the one beside it, so
+    that a better one may lie beyond. class_names: for messages; without them classes are numbers.
+    Raises ValueError that names a class with one image, of which none could be held out.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import train_test_split
@@ -36,22 +39,43 @@ def linear_probe(
     def fitted(values: np.ndarray, labels: np.ndarray, inverse_penalty: float) -> LogisticRegression:
         return LogisticRegression(C=inverse_penalty, max_iter=iterations).fit(values, labels)
 
+    _check_counts(train.labels, held_out, class_names)
     scaler = StandardScaler().fit(train.values)
     values = scaler.transform(train.values)
     parts = train_test_split(values, train.labels, test_size=held_out, random_state=seed, stratify=train.labels)
     fit_values, held_values, fit_labels, held_labels = parts
-    scores = {
-        each: float(fitted(fit_values, fit_labels, each).score(held_values, held_labels))
-        for each in sorted(inverse_penalties)
-    }
+    grid = sorted(inverse_penalties)
+    scores = {each: float(fitted(fit_values, fit_labels, each).score(held_values, held_labels)) for each in grid}
     best = max(scores, key=scores.get)
+    beside = {grid[0]: grid[1], grid[-1]: grid[-2]}.get(best) if len(grid) > 1 else None
     model = fitted(values, train.labels, best)
     return {
         "accuracy": float(model.score(scaler.transform(test.values), test.labels)),
         "inverse_penalty": best,
         "held_out_accuracy": scores[best],
+        "at_end": beside is not None and scores[best] > scores[beside],
         "converged": bool(np.max(model.n_iter_) < iterations),
     }
+
+
+def _check_counts(labels: np.ndarray, held_out: float, class_names: Sequence[str] | None) -> None:
+    """Raises ValueError where there is one class, a class has one image, or too few can be held out for all classes."""
+    classes, counts = np.unique(labels, return_counts=True)
+    names = [str(each) if class_names is None else class_names[each] for each in classes]
+    if len(classes) < 2:
+        raise ValueError(f"the training split has images of {names[0]} alone; a probe tells classes apart.")
+    lone = [name for name, count in zip(names, counts, strict=True) if count < 2]
+    if lone:
+        more = f" and {len(lone) - 5} more" if len(lone) > 5 else ""
+        raise ValueError(
+            f"the training split has a single image of {', '.join(lone[:5])}{more}, of which none can be held out to "
+            "choose the penalty by. Add images of it, or leave it out of the data set."
+        )
+    if np.ceil(held_out * len(labels)) < len(classes):
+        raise ValueError(
+            f"the training split has {len(labels)} images of {len(classes)} classes; {held_out:.0%} of them, which are "
+            "held out to choose the penalty by, are less than one image a class. Take a split with more images."
+        )
 
 
 def nearest_neighbours(

@@ -1,5 +1,7 @@
 """load_pretrained, load_model and save_pretrained: weights in and out, with every name accounted for."""
 
+import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path as FilePath
 from typing import Any
@@ -16,7 +18,8 @@ from tnt_jax.models.resize import resize_sentence_positions
 from tnt_jax.models.tnt import TNT
 from tnt_jax.pretrained.mismatch import check_kind, explain
 from tnt_jax.pretrained.names import Entry, entries_for, file_name, to_arrays
-from tnt_jax.pretrained.sources import Weights, read_weights
+from tnt_jax.pretrained.sizes import check_sizes, sizes_of
+from tnt_jax.pretrained.sources import BEST, GRID_KEY, SIZES_KEY, Weights, read_weights
 from tnt_jax.pretrained.workdir import is_folder, read_workdir
 
 Variables = dict[str, Any]
@@ -28,52 +31,58 @@ def load_pretrained(
     image_size: int | tuple[int, int] | None = None,
     *,
     new_head: bool = False,
-    ema: bool = True,
+    weights: str = BEST,
 ) -> Variables:
     """Published weights or a run's -> variables {"params": ...} of `model`, float32.
 
     Args:
-      source: a .safetensors file; a PyTorch file (.pth, .pth.tar, .pt, .bin; needs PyTorch, which loads weights alone
-        and runs no code); hf-hub:OWNER/NAME[@REVISION]; or a workdir of this project, for its newest checkpoint
+      source: a .safetensors file; a PyTorch file (.pth, .pth.tar, .pt, .bin, .ckpt; needs PyTorch, which loads weights
+        alone and runs no code); hf-hub:OWNER/NAME[@REVISION]; or a workdir of this project, for its newest checkpoint
         (WORKDIR/checkpoints/STEP for another). Published files have timm's names, the official release's or, for
-        DeiT, timm's VisionTransformer's. No file tells the numbers of heads: they are the model's.
+        DeiT, timm's VisionTransformer's. They do not tell the numbers of heads: these are the model's.
       model: what the weights are for; None with a workdir, which knows its own.
       image_size: pixels, a side or (H, W), for model.clone(image_size=image_size); None: model.image_size. Where that
         is not the size that the weights were trained at, the sentence positions, and nothing else, are resized
         (models/resize.py). A file that does not say so is taken to be trained on squares.
       new_head: True: the source's head is left alone and the model's starts anew, the same in each call.
-      ema: the averaged weights where the source has them (timm's choice); False: the raw ones.
+      weights: "best": of a run's two sets the one that its last evaluation found better, of a file's the averaged one
+        (timm's choice); "raw" or "averaged": that set.
 
     Raises:
       FileNotFoundError: there is no such file or folder.
-      ValueError: the source cannot be read, or it and the model differ: one error with every missing, unused and
-        misshapen name, and how the model would have to be made. With num_classes=0 the source's head is not needed
-        and not an error.
+      ValueError: the source cannot be read or has no such set, or it and the model differ: one error with every
+        missing, unused and misshapen name, and how the model would have to be made. With num_classes=0 the source's
+        head is not needed and not an error.
     """
-    if is_folder(source):
-        own_model, weights = read_workdir(source, ema)
-        model = own_model if model is None else model
-    else:
-        weights = read_weights(source, ema)
-        if model is None:
-            raise ValueError(f"{source} does not say which model it is for; give one of tnt_jax.create_model")
+    own_model, found = read_source(source, weights)
+    model = own_model if model is None else model
+    if model is None:
+        raise ValueError(f"{source} does not say which model it is for; give one of tnt_jax.create_model")
     if image_size is not None:
         model = model.clone(image_size=image_size)
-    return {"params": _fit(weights, model, new_head)}
+    return {"params": fit(found, model, new_head)}
 
 
-def load_model(source: str | FilePath, *, ema: bool = True) -> tuple[TNT, Variables]:
+def load_model(source: str | FilePath, *, weights: str = BEST) -> tuple[TNT, Variables]:
     """A workdir of this project, or WORKDIR/checkpoints/STEP -> (its model, its variables {"params": ...}).
 
-    `ema` as in load_pretrained.
+    `weights` as in load_pretrained.
 
     Raises:
       ValueError: not a workdir, or one without a checkpoint.
     """
     if not is_folder(source):
         raise ValueError(f"{source} is not a workdir of this project (a folder with config.json and checkpoints/)")
-    model, weights = read_workdir(source, ema)
-    return model, {"params": _fit(weights, model, new_head=False)}
+    model, found = read_workdir(source, weights)
+    return model, {"params": fit(found, model)}
+
+
+def read_source(source: str | FilePath, weights: str = BEST) -> tuple[TNT | None, Weights]:
+    """Any source -> (its own model, which a workdir alone knows; the set of weights that `weights` asks for).
+
+    The one place that decides between raw and averaged weights. Arguments and errors as in load_pretrained.
+    """
+    return read_workdir(source, weights) if is_folder(source) else (None, read_weights(source, weights))
 
 
 def save_pretrained(path: str | FilePath, model: TNT, variables: Mapping[str, Any]) -> None:
@@ -99,15 +108,19 @@ def save_pretrained(path: str | FilePath, model: TNT, variables: Mapping[str, An
         raise ValueError(problem)
     scheme = "timm" if model.inner_blocks else "vit"
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"format": "pt", "sentence_grid": "x".join(map(str, model.grid))}
+    metadata = {"format": "pt", GRID_KEY: "x".join(map(str, model.grid)), SIZES_KEY: json.dumps(sizes_of(model))}
     save_file(to_arrays({entry.path: arrays[entry.name] for entry in entries}, scheme), path, metadata)
     logging.info("Wrote %d parameters to %s", sum(array.size for array in arrays.values()), path)
 
 
-def _fit(weights: Weights, model: TNT, new_head: bool) -> dict[str, Any]:
-    """Weights -> the model's parameter tree, or one error about all that does not fit."""
+def fit(weights: Weights, model: TNT, new_head: bool = False, flag: str = "new_head=True") -> dict[str, Any]:
+    """Weights -> the model's parameter tree, or one ValueError about all that does not fit (see load_pretrained).
+
+    `flag` is how whoever asks says `new_head`, for the message.
+    """
     shapes = parameter_shapes(model)
     check_kind(weights, shapes)
+    check_sizes(weights.sizes, model, weights.source)
     arrays = _without_outer_tokens(weights)
     entries = entries_for(shapes, weights.scheme)
     fresh: dict[tuple[str, ...], jax.Array] = {}
@@ -118,8 +131,8 @@ def _fit(weights: Weights, model: TNT, new_head: bool) -> dict[str, Any]:
         fresh = _new_head(shapes)
         entries = [entry for entry in entries if entry.path not in fresh]
     arrays = _resize_positions(arrays, entries, weights, model.grid)
-    weights = Weights(arrays, weights.scheme, weights.source, weights.grid)
-    if problem := explain(weights, entries):
+    weights = dataclasses.replace(weights, arrays=arrays)
+    if problem := explain(weights, entries, flag):
         raise ValueError(problem)
     read = {entry.path: jnp.asarray(entry.read(arrays[entry.name]), jnp.float32) for entry in entries}
     return flax.traverse_util.unflatten_dict(read | fresh)

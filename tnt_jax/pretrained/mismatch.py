@@ -37,8 +37,11 @@ def check_kind(weights: Weights, shapes: Mapping[Path, Shape]) -> None:
         )
 
 
-def explain(weights: Weights, entries: list[Entry]) -> str:
-    """Weights and what the model needs of them -> "" when every name and shape fits, else the message."""
+def explain(weights: Weights, entries: list[Entry], new_head: str = "new_head=True") -> str:
+    """Weights and what the model needs of them -> "" when every name and shape fits, else the message.
+
+    `new_head` is how whoever reads the message would ask for a new head.
+    """
     expected = {entry.name: entry.file_shape for entry in entries}
     found = {name: tuple(array.shape) for name, array in weights.arrays.items()}
     missing = [f"{name} {list(shape)}" for name, shape in expected.items() if name not in found]
@@ -54,10 +57,10 @@ def explain(weights: Weights, entries: list[Entry]) -> str:
     for title, names in (("missing", missing), ("unused", unused), ("misshapen", misshapen)):
         if names:
             lines += [f"{title} ({len(names)}):", *(f"  {name}" for name in names)]
-    return "\n".join([*lines, *_mend(found, expected, weights.scheme)])
+    return "\n".join([*lines, *_mend(found, expected, weights.scheme, new_head)])
 
 
-def _mend(found: dict[str, Shape], expected: dict[str, Shape], scheme: str) -> list[str]:
+def _mend(found: dict[str, Shape], expected: dict[str, Shape], scheme: str, new_head: str) -> list[str]:
     """Shapes by name in the source and in the model -> what to change."""
     there, here = describe(found, scheme), describe(expected, scheme)
     different = {key: value for key, value in there.items() if key in here and here[key] != value}
@@ -69,9 +72,9 @@ def _mend(found: dict[str, Shape], expected: dict[str, Shape], scheme: str) -> l
             f"The source looks like a model with {change}; this one has {now}. Make the model with the former."
         )
     if "num_classes" in different:
-        lines.append("To keep this model's num_classes and start its head anew, load with new_head=True.")
+        lines.append(f"To keep this model's num_classes and start its head anew, load with {new_head}.")
     if "num_classes" in here and "num_classes" not in there:
-        lines.append("The source has no head; load with new_head=True to start one anew, or set num_classes=0.")
+        lines.append(f"The source has no head; load with {new_head} to start one anew, or set num_classes=0.")
     if "num_sentences" in different:
         lines.append(
             "Sentence positions are resized from one image size to another only where their old grid is known: "

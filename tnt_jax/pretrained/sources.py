@@ -1,8 +1,8 @@
-"""From a source, such as a file or a run, to named arrays. Knows formats and wrappings; nothing about any model."""
+"""From a source, such as a file on the hub, to named arrays. Knows formats and wrappings; nothing about any model."""
 
-import argparse
 import dataclasses
-import pickle
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,35 +11,53 @@ from absl import logging
 
 from tnt_jax.pretrained.names import detect_scheme
 
-TORCH_SUFFIXES = (".pth", ".pth.tar", ".pt", ".bin")
+TORCH_SUFFIXES = (".pth", ".pth.tar", ".pt", ".bin", ".ckpt")
 HUB_PREFIX = "hf-hub:"
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-# Where training scripts keep the weights, in the order in which timm looks.
-EMA_KEYS = ("state_dict_ema", "model_ema")
-RAW_KEYS = ("state_dict", "model")
+HUB_SECONDS = 5  # for the hub's answer, before it counts as out of reach
 WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile, in any order
+BEST, RAW, AVERAGED = CHOICES = ("best", "raw", "averaged")
+GRID_KEY, SIZES_KEY = "sentence_grid", "tnt_jax_sizes"  # what save_pretrained notes in a .safetensors file's metadata
+# safetensors' name of a type: numpy's. Those that numpy lacks, or that lose something as float32, are not read.
+_READABLE = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Arrays by the file's own names, in its layout and float32; `scheme` as in names.py; `source` for messages.
+    """One set of weights: arrays by the file's own names, in its layout and float32; `scheme` as in names.py.
 
-    `grid` (rows, columns) is the one that the sentence positions lie on, where the source says so.
+    `source` says in words where they come from and which set they are.
     """
 
     arrays: dict[str, np.ndarray]
     scheme: str
     source: str
-    grid: tuple[int, int] | None = None
+    grid: tuple[int, int] | None = None  # (rows, columns) that the sentence positions lie on; None: not said
+    kind: str = ""  # RAW or AVERAGED; "" for a file with one set, which does not say
+    step: int | None = None  # of the checkpoint
+    sizes: dict[str, Any] | None = None  # of the model they belong to (sizes.py); None: not said
+
+    @property
+    def label(self) -> str:
+        """In words, for whatever is made with them: "raw weights of step 200", "weights of the file"."""
+        name = f"{self.kind} weights" if self.kind else "weights of the file"
+        return name if self.step is None else f"{name} of step {self.step}"
 
 
-def read_weights(source: str | Path, ema: bool = True) -> Weights:
+def check_choice(choice: str) -> None:
+    """Raises ValueError for what is none of CHOICES."""
+    if choice not in CHOICES:
+        raise ValueError(f"weights={choice!r}: must be one of {', '.join(CHOICES)}")
+
+
+def read_weights(source: str | Path, choice: str = BEST) -> Weights:
     """A source (see load.load_pretrained; not a workdir) -> Weights.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: not readable, or holding no TNT's or DeiT's weights.
+      ValueError: not readable, holding no TNT's or DeiT's weights, or no averaged ones where these are asked for.
     """
+    check_choice(choice)
     if str(source).startswith(HUB_PREFIX):
         path = download(str(source).removeprefix(HUB_PREFIX))
     else:
@@ -49,24 +67,37 @@ def read_weights(source: str | Path, ema: bool = True) -> Weights:
             f"{path}: there is no such file; give a .safetensors, {', '.join(TORCH_SUFFIXES)} file, a workdir of this "
             f"project, or {HUB_PREFIX}OWNER/NAME"
         )
-    grid = None
     if path.name.endswith(".safetensors"):
-        arrays, grid = _read_safetensors(path)
-        taken = str(path)
+        found = _read_safetensors(path)
     elif path.name.endswith(TORCH_SUFFIXES):
-        arrays, taken = _read_torch(path, ema)
+        from tnt_jax.pretrained.torch_file import read_torch
+
+        arrays, taken, kind = read_torch(path, choice)
+        found = Weights(arrays, "", taken, kind=kind)
     else:
         raise ValueError(f"{path} is no weights file; known endings are .safetensors, {', '.join(TORCH_SUFFIXES)}")
-    arrays = _unwrapped_names(arrays, taken)
-    scheme = detect_scheme(set(arrays))
+    if choice == AVERAGED and not found.kind:
+        raise ValueError(f"{found.source} holds one set of weights, which does not say whether it is averaged")
+    names = list(found.arrays)
+    found = dataclasses.replace(found, arrays=_unwrapped_names(found.arrays, found.source))
+    scheme = detect_scheme(set(found.arrays))
     if scheme is None:
-        first = ", ".join(list(arrays)[:8]) or "nothing"
+        first = ", ".join(names[:8]) or "nothing"
         raise ValueError(
-            f"{taken} holds neither timm's nor the official release's TNT, nor a DeiT; it holds {first}"
-            f"{', ...' if len(arrays) > 8 else ''}"
+            f"{found.source} holds neither timm's nor the official release's TNT, nor a DeiT; it holds {first[:500]}"
+            f"{', ...' if len(names) > 8 else ''}"
         )
-    logging.info("Read %d arrays with %s names from %s", len(arrays), scheme, taken)
-    return Weights(arrays, scheme, taken, grid)
+    logging.info("Read %d arrays with %s names from %s (%s)", len(found.arrays), scheme, found.source, found.label)
+    return dataclasses.replace(found, scheme=scheme)
+
+
+def check_hub_name(name: str) -> None:
+    """OWNER/NAME or OWNER/NAME@REVISION -> None. Raises ValueError for anything else."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[^@\s]+)?", name, re.ASCII):
+        raise ValueError(
+            f"{HUB_PREFIX}{name}: give {HUB_PREFIX}OWNER/NAME or {HUB_PREFIX}OWNER/NAME@REVISION, such as "
+            f"{HUB_PREFIX}timm/tnt_s_patch16_224.in1k"
+        )
 
 
 def download(name: str) -> Path:
@@ -78,77 +109,81 @@ def download(name: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    check_hub_name(name)
     source = HUB_PREFIX + name
     repository, _, revision = name.partition("@")
-    if repository.count("/") != 1:
-        raise ValueError(f"{source}: give {HUB_PREFIX}OWNER/NAME or {HUB_PREFIX}OWNER/NAME@REVISION")
+    unreachable = why_unreachable()
     for file in HUB_FILES:
         try:
-            return Path(hf_hub_download(repository, file, revision=revision or None))
-        except LocalEntryNotFoundError as error:
-            raise ValueError(
-                f"{source} is not in the cache and the hub cannot be reached; check the network, or download "
-                f"{HUB_FILES[0]} elsewhere and give its path"
-            ) from error
-        except EntryNotFoundError:
+            found = hf_hub_download(repository, file, revision=revision or None, local_files_only=bool(unreachable))
+        except (EntryNotFoundError, LocalEntryNotFoundError):
             continue
         except (OSError, ValueError) as error:
-            raise ValueError(f"{source} cannot be had from the hub: {error}") from error
+            raise ValueError(f"{source} cannot be had from the hub: {str(error).partition(chr(10))[0]}") from error
+        if unreachable:
+            logging.warning("%s is taken from the cache, for the hub cannot be reached (%s)", source, unreachable)
+        return Path(found)
+    if unreachable:
+        raise ValueError(
+            f"{source} is not in the cache and the hub cannot be reached ({unreachable}); check the network, or "
+            f"download {HUB_FILES[0]} elsewhere and give its path"
+        )
     raise ValueError(f"{source}: the repository has neither {' nor '.join(HUB_FILES)}")
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], tuple[int, int] | None]:
-    """A .safetensors file -> its arrays, and the sentences' grid where save_pretrained noted it."""
-    from safetensors import SafetensorError, safe_open
+def why_unreachable() -> str:
+    """-> "" if the Hugging Face hub answers, else why not: one question, no retries for 20 s."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
+    except Exception as error:  # whatever the session's HTTP library makes of a network that is not there
+        return str(error).partition("\n")[0] or type(error).__name__
+    return ""
+
+
+def _read_safetensors(path: Path) -> Weights:
+    """A .safetensors file -> its arrays, with what save_pretrained noted; the naming scheme is still open.
+
+    Raises ValueError that names the file, whatever is wrong with it.
+    """
+    from safetensors import safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
-            arrays = {name: np.asarray(file.get_tensor(name), np.float32) for name in file.keys()}
-            noted = (file.metadata() or {}).get("sentence_grid")
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors ({error}); is the download complete?") from error
-    grid = tuple(int(side) for side in noted.split("x")) if noted else None
-    return arrays, grid
-
-
-def _read_torch(path: Path, ema: bool) -> tuple[dict[str, np.ndarray], str]:
-    """A file of torch.save -> its arrays, and the path with the dictionary taken from it. Runs no code of the file."""
-    try:
-        import torch
-    except ImportError as error:
+            types = {name: file.get_slice(name).get_dtype() for name in file.keys()}
+            unread = [f"{name} ({kind})" for name, kind in types.items() if kind not in _READABLE]
+            arrays = {} if unread else {name: np.asarray(file.get_tensor(name), np.float32) for name in types}
+            metadata = file.metadata() or {}
+    except Exception as error:  # safetensors' own, and what numpy makes of absurd shapes
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{path} cannot be read as safetensors ({reason[:300]}); is the download complete?") from error
+    if unread:
+        more = f" and {len(unread) - 3} more" if len(unread) > 3 else ""
         raise ValueError(
-            f"{path} needs PyTorch to be read: pip install torch (the CPU build will do), or give a .safetensors file"
-        ) from error
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # timm's checkpoints carry their arguments
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as PyTorch weights (weights_only=True): {error}") from error
-    if not isinstance(checkpoint, dict):
-        raise ValueError(
-            f"{path} holds a {type(checkpoint).__name__}, not a dictionary of weights; save its state_dict()"
+            f"{path} has arrays of a type that cannot be read here: {', '.join(unread[:3])}{more}. "
+            "Convert them to float32 where the file was made"
         )
-    state, key = _unwrap(checkpoint, ema)
-    taken = f"{path}, its {key!r}" if key else str(path)
-    others = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
-    if others or not state:
-        found = f"also {', '.join(map(str, others[:8]))}" if others else "nothing"
-        hint = "" if ema else "; averaged weights are read with ema=True"
-        raise ValueError(f"{taken} should hold arrays alone and holds {found}{hint}")
-    return {name: tensor.detach().float().numpy() for name, tensor in state.items()}, taken
+    return Weights(arrays, "", str(path), **_read_notes(metadata, path))
 
 
-def _unwrap(checkpoint: dict[str, Any], ema: bool) -> tuple[dict[str, Any], str]:
-    """A training script's checkpoint -> (the weights in it, their key there); ("" where it is the weights itself)."""
-    for key in (*(EMA_KEYS if ema else ()), *RAW_KEYS):
-        if isinstance(checkpoint.get(key), dict):
-            logging.info("Taking %r of the checkpoint's %s", key, sorted(map(str, checkpoint)))
-            return checkpoint[key], key
-    return checkpoint, ""
+def _read_notes(metadata: dict[str, str], path: Path) -> dict[str, Any]:
+    """A .safetensors file's metadata -> the grid and the sizes that save_pretrained left there, where it did."""
+    grid, sizes = metadata.get(GRID_KEY), metadata.get(SIZES_KEY)
+    if grid is not None and not re.fullmatch("[1-9][0-9]{0,4}x[1-9][0-9]{0,4}", grid):
+        raise ValueError(f"{path}: its metadata {GRID_KEY}={grid[:50]!r} is no ROWSxCOLUMNS; the file is damaged")
+    try:
+        sizes = None if sizes is None else json.loads(sizes)
+    except (ValueError, RecursionError):
+        sizes = ()
+    if sizes is not None and not isinstance(sizes, dict):
+        raise ValueError(f"{path}: its metadata {SIZES_KEY} is no JSON object; the file is damaged")
+    return {"grid": grid and tuple(map(int, grid.split("x"))), "sizes": sizes}
 
 
 def _unwrapped_names(arrays: dict[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
-    """Names without the prefixes that PyTorch's wrappers put in front."""
+    """Names without what training code puts in front: PyTorch's wrappers, and a module that all names lie in."""
     plain = {}
     for name, array in arrays.items():
         while name.startswith(WRAPPERS):
@@ -156,4 +191,10 @@ def _unwrapped_names(arrays: dict[str, np.ndarray], source: str) -> dict[str, np
         if name in plain:
             raise ValueError(f"{source} holds {name} twice, with and without a wrapper's prefix; keep one of the two")
         plain[name] = array
+    # Such as "model." or "backbone.". A whole model has names without a dot, such as its class token's.
+    while (
+        plain and len(shared := {name.partition(".")[0] for name in plain}) == 1 and all("." in name for name in plain)
+    ):
+        logging.info("Leaving out %r, which all names in %s begin with", f"{shared.pop()}.", source)
+        plain = {name.partition(".")[2]: array for name, array in plain.items()}
     return plain

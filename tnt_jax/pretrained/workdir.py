@@ -9,8 +9,18 @@ from absl import logging
 
 from tnt_jax.models.tnt import TNT
 from tnt_jax.models.variants import create_model
-from tnt_jax.pretrained.sources import HUB_PREFIX, Weights
-from tnt_jax.workdir import CONFIG_FILE, FOLDER, read_config, read_weights
+from tnt_jax.pretrained.sizes import sizes_of
+from tnt_jax.pretrained.sources import BEST, HUB_PREFIX, Weights, check_choice
+from tnt_jax.workdir import (
+    CONFIG_FILE,
+    FOLDER,
+    IN_STATE,
+    METRICS_FILE,
+    last_evaluation,
+    read_config,
+    read_weights,
+    select_best,
+)
 
 
 def is_folder(source: str | Path) -> bool:
@@ -26,14 +36,28 @@ def split_step(source: str | Path) -> tuple[Path, int | None]:
     return folder, None
 
 
-def read_workdir(source: str | Path, ema: bool) -> tuple[TNT, Weights]:
+def read_workdir(source: str | Path, choice: str = BEST) -> tuple[TNT, Weights]:
     """WORKDIR (its newest checkpoint) or WORKDIR/checkpoints/STEP -> (the run's model, its weights).
 
-    `ema` takes the averaged weights where the run kept them, else the raw ones.
+    `choice` as in load.load_pretrained: "best" is the set that the run's last evaluation, up to that step, found better
+    (raw weights where there was none).
 
     Raises:
-      ValueError: not a workdir, no such checkpoint, or a configuration of another version of this project.
+      ValueError: not a workdir, no such checkpoint or set, or a configuration of another version of this project.
     """
+    check_choice(choice)
+    model, sets = read_sets(source)
+    (step,) = {weights.step for weights in sets.values()}
+    folder, _ = split_step(source)
+    if choice != BEST and choice not in sets:
+        raise ValueError(f"{folder} has no averaged weights at step {step}: its config.ema_decay is 0. Use weights=raw")
+    taken = choice if choice != BEST else _best(folder, step, set(sets))
+    logging.info("Taking %s", sets[taken].source)
+    return model, sets[taken]
+
+
+def read_sets(source: str | Path) -> tuple[TNT, dict[str, Weights]]:
+    """As read_workdir, but -> (the run's model, the checkpoint's sets of weights by "raw" and "averaged")."""
     folder, step = split_step(source)
     config = read_config(folder)
     if config is None:
@@ -43,17 +67,51 @@ def read_workdir(source: str | Path, ema: bool) -> tuple[TNT, Weights]:
         )
     model = _model(config, folder / CONFIG_FILE)
     found, metadata = read_weights(folder, step)
-    kind = "ema_params" if ema and "ema_params" in found else "params"
-    taken = f"{folder}, {kind} of step {metadata['step']}"
-    logging.info("Taking %s", taken)
-    flat = flax.traverse_util.flatten_dict(found[kind], sep="/")
-    arrays = {name: np.asarray(array, np.float32) for name, array in flat.items()}
-    return model, Weights(arrays, "own", taken, model.grid)
+    # config.json may have been edited since; checkpoints of earlier versions do not say what they are of.
+    trained = _model(metadata, folder / FOLDER / str(metadata["step"])) if "model" in metadata else model
+    return model, {
+        name: Weights(
+            {path: np.asarray(array, np.float32) for path, array in _flat(found[key]).items()},
+            "own",
+            f"{folder}, {name} weights of step {metadata['step']}",
+            grid=model.grid,
+            kind=name,
+            step=metadata["step"],
+            sizes=sizes_of(trained),
+        )
+        for name, key in IN_STATE.items()
+        if key in found
+    }
+
+
+def _best(folder: Path, step: int, names: set[str]) -> str:
+    """The sets of weights of a checkpoint -> the better one, and says why where there are two."""
+    if len(names) == 1:
+        return next(iter(names))
+    evaluation = last_evaluation(folder, step)
+    if evaluation is None or not names <= evaluation[1].keys():
+        logging.warning(
+            "%s has no evaluation up to step %d that could tell whether raw or averaged weights are better. Taking "
+            "the raw ones; weights=averaged takes the others.",
+            folder / METRICS_FILE,
+            step,
+        )
+        return "raw"
+    evaluated, results = evaluation
+    best = select_best(results)
+    told = "; ".join(f"{name} weights {result['accuracy']}" for name, result in results.items())
+    logging.info("Accuracies at step %d: %s. The %s weights are better", evaluated, told, best)
+    return best
+
+
+def _flat(tree: Any) -> dict[str, np.ndarray]:
+    return flax.traverse_util.flatten_dict(tree, sep="/")
 
 
 def _model(config: dict[str, Any], path: Path) -> TNT:
-    """config.json's content -> the run's model."""
-    settings = {key: value for key, value in config.get("model", {}).items() if value is not None}
+    """The content of config.json, or a checkpoint's metadata, which has the same "model" -> the run's model."""
+    group = config.get("model") if isinstance(config, dict) else None
+    settings = {key: value for key, value in group.items() if value is not None} if isinstance(group, dict) else {}
     if settings.get("inner_implementation") == "pallas":
         settings["inner_implementation"] = "auto"  # the run had a TPU; whoever reads its weights may not
     if "name" not in settings or "num_classes" not in settings:

@@ -29,11 +29,19 @@ from jax import export as jax_export
 from tnt_jax import names
 from tnt_jax.tools import arguments as command_line
 from tnt_jax.tools import be_quiet
-from tnt_jax.tools.trained import Trained, open_trained
+from tnt_jax.tools.trained import Trained, add_weights_flag, open_trained
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 INPUTS = ("uint8", "float32")
 PROGRAM_FILE, CLASSES_FILE, README_FILE = "model.stablehlo", "classes.json", "README.md"
+
+# Formats that people ask for -> what there is instead.
+ELSEWHERE = {
+    ".onnx": "there is no export to ONNX here. Through timm there is one: --format=safetensors, and then as in "
+    "docs/export.md.",
+    ".tflite": "there is no export to TensorFlow Lite here, nor a way through timm. A program (--output=FOLDER) runs "
+    "where jax is installed.",
+}
 
 README = """\
 # {name} as a program
@@ -56,8 +64,8 @@ The first call for a number of images compiles; `jax.jit(program.call)` keeps th
 Images are RGB: {resizing}
 {scaling}
 
-Made from {source} by jax {version}, calling convention {calling_convention}. jax reads programs of versions up to six
-months older than itself; see "Compatibility guarantees" in the documentation of jax.export.
+Made from {source}, {weights}, by jax {version}, calling convention {calling_convention}. jax reads programs of versions
+up to six months older than itself; see "Compatibility guarantees" in the documentation of jax.export.
 """
 SCALING = {
     "uint8": "The program itself divides by 255, subtracts {mean} and divides by {std}.",
@@ -111,6 +119,7 @@ def write_program(trained: Trained, folder: Path, input_kind: str = "uint8") -> 
         resizing=_resizing(trained),
         scaling=SCALING[input_kind].format(**scaling),
         source=names.printable(Path(trained.source).name),
+        weights=trained.weights,
         version=jax.__version__,
         calling_convention=exported.calling_convention_version,
     )
@@ -164,6 +173,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--source", required=True, help="a workdir, or NAME:WEIGHTS")
     parser.add_argument("--output", required=True, type=Path, help="a folder; with safetensors a file")
+    add_weights_flag(parser)
     parser.add_argument("--format", choices=("stablehlo", "safetensors"), default="stablehlo")
     parser.add_argument("--input", choices=INPUTS, default="uint8", help="pixels, or normalised images")
     parser.add_argument("--image-size", type=int, help="pixels, a side; the model's own unless given")
@@ -178,21 +188,24 @@ def run(options: argparse.Namespace) -> str:
     """Exports -> what to say about it. Raises ValueError or OSError for what cannot work, with the mend."""
     from tnt_jax.pretrained import save_pretrained
 
+    if (suffix := options.output.suffix.lower()) in ELSEWHERE:
+        raise ValueError(f"--output={options.output}: {ELSEWHERE[suffix]}")
     if options.format == "stablehlo" and (options.output.is_file() or options.output.suffix == ".safetensors"):
         raise ValueError(f"--output={options.output} is a file's name; a program and its README go into a folder")
-    trained = open_trained(options.source, options.image_size, changes=options.changes)
+    trained = open_trained(options.source, options.image_size, weights=options.weights, changes=options.changes)
     if options.format == "safetensors":
         save_pretrained(options.output, trained.model, trained.variables)
-        return f"{options.output}: {options.output.stat().st_size / 1e6:.1f} MB, timm's names for {trained.name}"
+        size = options.output.stat().st_size / 1e6
+        return f"{options.output}: {size:.1f} MB, {trained.weights}, timm's names for {trained.name}"
     if options.dtype is not None:
         model: Any = trained.model.clone(dtype=jnp.dtype(options.dtype))
         trained = Trained(**{**vars(trained), "model": model})
     path = write_program(trained, options.output.expanduser(), options.input)
     found = check_program(path, trained, options.input)
     return (
-        f"{path}: {found['megabytes']:.1f} MB for {', '.join(PLATFORMS)}, loaded in {found['seconds']:.2f} s; its "
-        f"logits differ from the model's by at most {found['difference']:.1e} on three images. "
-        f"{options.output / README_FILE} says how to call it."
+        f"{path}: {trained.weights}, {found['megabytes']:.1f} MB for {', '.join(PLATFORMS)}, loaded in "
+        f"{found['seconds']:.2f} s; its logits differ from the model's by at most {found['difference']:.1e} on three "
+        f"images. {options.output / README_FILE} says how to call it."
     )
 
 

@@ -37,9 +37,10 @@ from tnt_jax.analysis.picture import Subject, read_picture
 from tnt_jax.analysis.queries import Query, parse_query
 from tnt_jax.models.embeddings import grid_of
 from tnt_jax.models.variants import VARIANTS, create_model, nearest
+from tnt_jax.pretrained.sources import BEST
 from tnt_jax.tools import arguments as command_line
 from tnt_jax.tools import be_quiet
-from tnt_jax.tools.trained import check_run, open_trained, workdir_of
+from tnt_jax.tools.trained import add_weights_flag, check_run, open_trained, workdir_of
 
 EXAMPLE = "eval:"
 RANDOM = "random"
@@ -54,31 +55,32 @@ TITLES = {
 }
 
 
-def open_subject(source: str) -> Subject:
+def open_subject(source: str, weights: str = BEST) -> Subject:
     """A workdir, NAME:WEIGHTS or NAME:random -> the model with its weights, computing in float32.
 
     Raises ValueError or FileNotFoundError with the mend.
     """
-    name, _, weights = source.partition(":")
-    if weights == RANDOM and name in VARIANTS:
+    name, _, file = source.partition(":")
+    if file == RANDOM and name in VARIANTS:
         model = create_model(name)
         images = np.zeros((1, *model.input_size, 3), np.float32)
         variables = jax.jit(model.init)(jax.random.key(0), images)
         return Subject(f"{TITLES[name]} (random weights)", model, variables)
-    trained = open_trained(source)
+    trained = open_trained(source, weights=weights)
     workdir = workdir_of(source)
     kind = "TNT" if trained.model.inner_blocks else "DeiT"
     title = TITLES[trained.name] if workdir is None else f"{kind} ({workdir.absolute().name})"
     model = trained.model.clone(dtype=jnp.float32)
-    return Subject(title, model, trained.variables, tuple(trained.images.mean), tuple(trained.images.std))
+    mean, std = tuple(trained.images.mean), tuple(trained.images.std)
+    return Subject(title, model, trained.variables, mean, std, trained.weights)
 
 
-def open_subjects(sources: str) -> list[Subject]:
+def open_subjects(sources: str, weights: str = BEST) -> list[Subject]:
     """Sources with commas between them -> their models; of like titles, each gets its number too."""
     names = [source.strip() for source in sources.split(",") if source.strip()]
     if not names:
         raise ValueError("--models is empty; give a workdir or NAME:WEIGHTS")
-    subjects = [open_subject(name) for name in names]
+    subjects = [open_subject(name, weights) for name in names]
     slugs = [slug(subject.title) for subject in subjects]  # what stands before their arrays' names
     return [
         subject if slugs.count(each) == 1 else dataclasses.replace(subject, title=f"{subject.title}, {i}")
@@ -167,6 +169,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--models", required=True, help="workdirs or NAME:WEIGHTS, commas between them")
     parser.add_argument("--image", required=True, help="a file, or eval:K of the first workdir's evaluation split")
+    add_weights_flag(parser)
     parser.add_argument("--output", required=True, type=Path, help="a folder")
     parser.add_argument("--figure", default="all", help="all (default), or numbers or names, commas between them")
     parser.add_argument("--image-size", type=int, help="pixels, a side, of figures 1 and 2 (default: see above)")
@@ -189,7 +192,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         figures = chosen_figures(options.figure)
         pixels = open_picture(options.image, options.models, options.changes)
-        subjects = open_subjects(options.models)
+        subjects = open_subjects(options.models, options.weights)
+        for subject in subjects:
+            if subject.weights:
+                command_line.say(subject.heading)
         if options.figure == "all" and not any(subject.model.inner_blocks for subject in subjects):
             figures = [name for name in figures if name not in INNER_FIGURES]
             print(f"figures: no model has an inner path, so {' and '.join(INNER_FIGURES)} are left out")

@@ -23,10 +23,10 @@ from tnt_jax import names
 from tnt_jax.analysis.predictions import Failure, Prediction, classify
 from tnt_jax.tools import arguments as command_line
 from tnt_jax.tools import be_quiet
-from tnt_jax.tools.trained import open_trained
+from tnt_jax.tools.trained import add_weights_flag, open_trained
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
-COLUMNS = ("image", "rank", "label", "class", "probability")
+COLUMNS = ("image", "rank", "label", "class", "probability", "weights")
 SOME_FAILED = 1  # beside arguments.CANNOT_WORK
 
 
@@ -47,8 +47,9 @@ def find_images(paths: Sequence[str]) -> list[Path]:
     return found
 
 
-def as_table(results: Iterator[Prediction | Failure]) -> Iterator[str]:
+def as_table(results: Iterator[Prediction | Failure], weights: str) -> Iterator[str]:
     """-> lines for people: the image's name, and under it the classes with their probabilities in percent."""
+    yield f"{weights[0].upper()}{weights[1:]}"
     for result in results:
         yield names.printable(result.path)
         if isinstance(result, Failure):
@@ -57,7 +58,7 @@ def as_table(results: Iterator[Prediction | Failure]) -> Iterator[str]:
         yield from (f"  {100 * guess.probability:6.2f}%  {names.printable(guess.name)}" for guess in result.guesses)
 
 
-def as_csv(results: Iterator[Prediction | Failure]) -> Iterator[str]:
+def as_csv(results: Iterator[Prediction | Failure], weights: str) -> Iterator[str]:
     """-> lines: one for each image and rank; an image that cannot be read has none."""
     yield ",".join(COLUMNS)
     for result in results:
@@ -65,15 +66,15 @@ def as_csv(results: Iterator[Prediction | Failure]) -> Iterator[str]:
             for rank, guess in enumerate(result.guesses, 1):
                 line = io.StringIO()
                 image, name = names.printable(result.path), names.printable(guess.name)  # a row is a line
-                csv.writer(line).writerow((image, rank, guess.label, name, f"{guess.probability:.6f}"))
+                csv.writer(line).writerow((image, rank, guess.label, name, f"{guess.probability:.6f}", weights))
                 yield line.getvalue().rstrip()
 
 
-def as_json(results: Iterator[Prediction | Failure]) -> Iterator[str]:
+def as_json(results: Iterator[Prediction | Failure], weights: str) -> Iterator[str]:
     """-> the lines of one JSON list: an object for each image, with "predictions" or "error"."""
     before = "["
     for result in results:
-        entry: dict[str, object] = {"image": str(result.path)}
+        entry: dict[str, object] = {"image": str(result.path), "weights": weights}
         if isinstance(result, Failure):
             entry["error"] = result.reason
         else:
@@ -96,6 +97,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, or a folder of images")
     parser.add_argument("--source", required=True, help="a workdir, or NAME:WEIGHTS")
+    add_weights_flag(parser)
     parser.add_argument("--top", type=int, default=5, help="classes an image (default 5)")
     parser.add_argument("--batch-size", type=int, default=32, help="images at a time, over all devices (default 32)")
     parser.add_argument("--image-size", type=int, help="pixels, a side; the model's own unless given")
@@ -136,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     try:
         images = find_images(options.images)
-        trained = open_trained(options.source, options.image_size, changes=options.changes)
+        trained = open_trained(options.source, options.image_size, weights=options.weights, changes=options.changes)
         results = classify(
             trained.model,
             trained.variables,
@@ -146,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             top=options.top,
             batch_size=options.batch_size,
         )
-        write(FORMATS[options.format](noted(results)), options.output)
+        write(FORMATS[options.format](noted(results), trained.weights), options.output)
     except (ValueError, OSError) as error:
         command_line.stop(error, "predict")
     if failures:

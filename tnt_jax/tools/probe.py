@@ -20,6 +20,7 @@ from ml_collections import ConfigDict, config_flags
 
 from tnt_jax.analysis.features import KINDS, extract_features
 from tnt_jax.analysis.probe import INVERSE_PENALTIES, NEIGHBOURS, TEMPERATURE, linear_probe, nearest_neighbours
+from tnt_jax.pretrained.sources import BEST, CHOICES
 from tnt_jax.tools import arguments as command_line
 from tnt_jax.tools import be_quiet
 from tnt_jax.tools.trained import split_source, workdir_of
@@ -38,38 +39,39 @@ BLOCK = flags.DEFINE_integer("block", None, "1-based; the last unless given.", f
 KIND = flags.DEFINE_enum(
     "features", "class_token", KINDS, "The class token, or the mean of the other sentences.", flag_values=FLAGS
 )
+WEIGHTS = flags.DEFINE_enum(
+    "weights", BEST, CHOICES, "Of a run: the better by its last evaluation, or which.", flag_values=FLAGS
+)
 OUTPUT = flags.DEFINE_string("output", None, "JSON file; WORKDIR/probe.json unless given.", flag_values=FLAGS)
 
 
 def probe(
-    source: str, config: ConfigDict | None, block: int | None = None, kind: str = "class_token"
+    source: str, config: ConfigDict | None, block: int | None = None, kind: str = "class_token", weights: str = BEST
 ) -> dict[str, Any]:
     """A source of weights and a config (None: a workdir's own) -> what is written to probe.json.
 
     linear_probe: see analysis.probe.linear_probe; nearest_neighbours: accuracy, neighbours, temperature; all accuracies
-    in 0..1 on data.eval_split. Where a run kept averaged weights, these are probed.
+    in 0..1 on data.eval_split. weights: "best", "raw" or "averaged", as in tnt_jax.load_pretrained.
     Raises ValueError or FileNotFoundError for what cannot work, with the mend.
     """
     from tnt_jax.models.variants import VARIANTS, create_model
-    from tnt_jax.pretrained import load_model, load_pretrained
+    from tnt_jax.pretrained.load import fit, read_source
     from tnt_jax.training.config import check_config
+    from tnt_jax.training.setup import data_classes
 
     workdir = workdir_of(source)
     if config is None and workdir is None:
         raise ValueError(f"--config is missing: {source} is not a workdir, which would know its data set and model.")
     experiment = check_config(config if config is not None else command_line.run_config(workdir))
-    weights = source
-    if workdir is not None:
-        model, _ = load_model(source)
-    elif source.partition(":")[0] in VARIANTS:
-        name, weights = split_source(source)
-        model = create_model(name, dtype=experiment.model.dtype)
-    else:
-        model = create_model(**experiment.model.arguments())
-    model = model.clone(num_classes=0)  # the head plays no part
+    named = workdir is None and source.partition(":")[0] in VARIANTS
+    name, path = split_source(source) if named else (experiment.model.name, source)
+    model, found = read_source(path, weights)
+    if model is None:
+        settings = {"dtype": experiment.model.dtype} if named else experiment.model.arguments()
+        model = create_model(**settings | {"name": name})
     size = experiment.model.image_size
-    params = load_pretrained(weights, model, image_size=size)["params"]
-    model = model.clone(image_size=size)
+    model = model.clone(num_classes=0, image_size=size)  # the head plays no part
+    params = fit(found, model)
     block = model.depth if block is None else block
     train, test = (
         extract_features(model, params, experiment, split, block=block, kind=kind)
@@ -77,6 +79,7 @@ def probe(
     )
     return {
         "source": str(source),
+        "weights": found.label,
         "data": experiment.data.name,
         "train_split": experiment.data.train_split,
         "eval_split": experiment.data.eval_split,
@@ -85,7 +88,7 @@ def probe(
         "block": block,
         "features": kind,
         "image_size": size,
-        "linear_probe": linear_probe(train, test, seed=experiment.seed),
+        "linear_probe": linear_probe(train, test, seed=experiment.seed, class_names=data_classes(experiment)[1]),
         "nearest_neighbours": {
             "accuracy": nearest_neighbours(train, test),
             "neighbours": NEIGHBOURS,
@@ -104,7 +107,7 @@ def main(_: Sequence[str]) -> None:
         command_line.stop(f"--output is missing: {SOURCE.value} is not a workdir that the JSON could go to.", "probe")
     output = Path(OUTPUT.value).expanduser() if OUTPUT.value is not None else workdir / "probe.json"
     try:
-        found = probe(SOURCE.value, CONFIG.value, BLOCK.value, KIND.value)
+        found = probe(SOURCE.value, CONFIG.value, BLOCK.value, KIND.value, WEIGHTS.value)
     except (FileNotFoundError, ValueError) as error:
         command_line.stop(error, "probe")
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -114,10 +117,11 @@ def main(_: Sequence[str]) -> None:
     linear, nearest = found["linear_probe"], found["nearest_neighbours"]
     print(
         f"{found['data']}, {found['train_count']:,} training and {found['eval_count']:,} test images, "
-        f"{found['features']} after block {found['block']}"
+        f"{found['features']} after block {found['block']}, {found['weights']}"
     )
     penalty = f"C = {linear['inverse_penalty']:g} of {INVERSE_PENALTIES[0]:g} to {INVERSE_PENALTIES[-1]:g}"
-    note = "" if linear["converged"] else "; not converged, so take it as a lower bound"
+    note = "; at the end of these, so a better one may lie beyond" if linear["at_end"] else ""
+    note += "" if linear["converged"] else "; not converged, so take it as a lower bound"
     print(f"Linear probe:         {100 * linear['accuracy']:.2f}% ({penalty}{note})")
     print(f"{nearest['neighbours']} nearest neighbours: {100 * nearest['accuracy']:.2f}%")
     command_line.say(f"Written to {output}")

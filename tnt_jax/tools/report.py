@@ -4,7 +4,7 @@
 
 The page is one file with its pictures inside; it asks no server for anything, and reads on a phone too. The mistakes
 and the confusion matrix are of the newest checkpoint on data.eval_split, with the weights (raw or averaged) that
-summary.json calls the best. --figures: as in tools.figures, or none; they are drawn of --image.
+the last evaluation found better, or --weights. --figures: as in tools.figures, or none; they are drawn of --image.
 """
 
 import argparse
@@ -17,19 +17,27 @@ import jax
 import jax.numpy as jnp
 
 from tnt_jax.analysis.mistakes import Evaluated, evaluate
+from tnt_jax.pretrained.sources import BEST
 from tnt_jax.tools import arguments as command_line
 from tnt_jax.tools import be_quiet
-from tnt_jax.tools.trained import Trained, check_run, open_trained
+from tnt_jax.tools.trained import Trained, add_weights_flag, check_run, open_trained
+from tnt_jax.workdir import read_class_names
 
 REPORT_FILE = "report.html"
 
 
-def evaluate_trained(trained: Trained, mistakes: int) -> Evaluated:
-    """A run's model -> where it is wrong on the run's evaluation split. Raises what the data wing raises."""
+def evaluate_trained(trained: Trained, workdir: Path, mistakes: int) -> Evaluated:
+    """A run's model -> where it is wrong on the run's evaluation split.
+
+    Raises what the data wing raises, and ValueError where the data set has classes by now that the run does not know.
+    """
     from tnt_jax.analysis.predictions import predictor, whole_batch
     from tnt_jax.data import pipeline
+    from tnt_jax.training.classes import label_map, relabelled
+    from tnt_jax.training.setup import data_classes
 
     experiment = trained.experiment
+    labels = label_map(read_class_names(workdir), data_classes(experiment)[1], experiment.data.name)
     batches = pipeline.eval_batches(
         experiment.data,
         batch_size=whole_batch(experiment.eval_batch_size),
@@ -37,7 +45,7 @@ def evaluate_trained(trained: Trained, mistakes: int) -> Evaluated:
         local_devices=jax.local_device_count(),
     )
     probabilities_of = predictor(trained.model, trained.variables, trained.images)
-    return evaluate(probabilities_of, batches, trained.model.num_classes, keep=mistakes)
+    return evaluate(probabilities_of, relabelled(batches, labels), trained.model.num_classes, keep=mistakes)
 
 
 def draw_figures(
@@ -57,7 +65,12 @@ def draw_figures(
     kind = "TNT" if trained.model.inner_blocks else "DeiT"
     model = trained.model.clone(dtype=jnp.float32)
     subject = Subject(
-        f"{kind} ({workdir.name})", model, trained.variables, tuple(trained.images.mean), tuple(trained.images.std)
+        f"{kind} ({workdir.name})",
+        model,
+        trained.variables,
+        tuple(trained.images.mean),
+        tuple(trained.images.std),
+        trained.weights,
     )
     found = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -72,9 +85,12 @@ def make_report(
     figures: str = "all",
     image: str = "eval:0",
     mistakes: int = 24,
+    weights: str = BEST,
     changes: Sequence[str] = (),
 ) -> str:
     """A run's workdir, with `changes` (--config.KEY=VALUE) of its configuration -> the page.
+
+    weights: "best", "raw" or "averaged".
 
     Raises ValueError, FileNotFoundError or OSError with the mend.
     """
@@ -82,15 +98,14 @@ def make_report(
 
     check_run(workdir, changes)
     summary = page.read_summary(workdir)
-    averaged = summary is None or summary["best"] == "eval_ema"
-    trained = open_trained(str(workdir), ema=averaged, changes=changes)
-    evaluated = evaluate_trained(trained, mistakes)
+    trained = open_trained(str(workdir), weights=weights, changes=changes)
+    evaluated = evaluate_trained(trained, workdir, mistakes)
     contents: dict[str, Any] = {
         "workdir": workdir,
         "experiment": trained.experiment,
         "class_names": trained.class_names,
         "summary": summary,
-        "averaged": averaged and bool(trained.experiment.ema_decay),
+        "weights": trained.weights,
         "evaluated": evaluated,
         "figures": draw_figures(trained, workdir, figures, image, changes),
         "image": image,
@@ -105,6 +120,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--workdir", required=True, type=Path, help="a run that has trained")
     parser.add_argument("--output", type=Path, help=f"a file; WORKDIR/{REPORT_FILE} unless given")
+    add_weights_flag(parser)
     parser.add_argument("--figures", default="all", help="all (default), none, or names with commas between them")
     parser.add_argument("--image", default="eval:0", help="of the figures: a file, or eval:K (default eval:0)")
     parser.add_argument("--mistakes", type=int, default=24, help="how many of the worst to show (default 24)")
@@ -126,6 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             figures=options.figures,
             image=options.image,
             mistakes=options.mistakes,
+            weights=options.weights,
             changes=options.changes,
         )
         output.parent.mkdir(parents=True, exist_ok=True)

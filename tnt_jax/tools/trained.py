@@ -7,6 +7,7 @@ A source is
   hf-hub:timm/tnt_s_patch16_224.in1k                 the hub's name says which model
 """
 
+import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,8 @@ from tnt_jax import workdir as workdirs
 from tnt_jax.data.settings import EvalImages
 from tnt_jax.models.tnt import TNT
 from tnt_jax.models.variants import VARIANTS, create_model
-from tnt_jax.pretrained.sources import HUB_PREFIX
+from tnt_jax.pretrained.load import fit, read_source
+from tnt_jax.pretrained.sources import BEST, CHOICES, HUB_PREFIX, check_hub_name, read_weights
 from tnt_jax.pretrained.workdir import is_folder, split_step
 from tnt_jax.tools import arguments
 from tnt_jax.training.config import Experiment, check_config
@@ -38,40 +40,49 @@ class Trained:
     variables: dict[str, Any]
     images: EvalImages
     class_names: tuple[str, ...]  # one a logit; the number where nothing is known
+    weights: str  # which these are, in words: "raw weights of step 200"
     experiment: Experiment | None  # of a workdir
 
 
+def add_weights_flag(parser: argparse.ArgumentParser) -> None:
+    """--weights, the same for every program."""
+    words = "of a run: the set that its last evaluation found better (default), or which"
+    parser.add_argument("--weights", choices=CHOICES, default=BEST, help=words)
+
+
 def open_trained(
-    source: str, image_size: int | tuple[int, int] | None = None, *, ema: bool = True, changes: Sequence[str] = ()
+    source: str,
+    image_size: int | tuple[int, int] | None = None,
+    *,
+    weights: str = BEST,
+    changes: Sequence[str] = (),
 ) -> Trained:
     """A source, image_size in pixels (None: the model's own; another interpolates the sentence positions) -> Trained.
 
-    changes: --config.KEY=VALUE of a run's configuration. Where a run kept averaged weights, these are taken, unless
-    `ema` is False. Raises ValueError or FileNotFoundError
-    with the mend.
+    weights: "best", "raw" or "averaged", as in tnt_jax.load_pretrained; changes: --config.KEY=VALUE of a run's
+    configuration. Raises ValueError or FileNotFoundError with the mend.
     """
-    from tnt_jax.pretrained import load_model, load_pretrained
-
     workdir = workdir_of(source)
     if workdir is not None:
-        model, _ = load_model(source)
+        model, found = read_source(source, weights)
         experiment = check_run(workdir, changes)
         names = class_names(workdir, experiment, model.num_classes)
         fields = (field.name for field in dataclasses.fields(EvalImages))
         images = EvalImages(**{name: getattr(experiment.data, name) for name in fields})
-        name, weights = experiment.model.name, source
+        name = experiment.model.name
     else:
         if changes:
             raise ValueError(f"{changes[0]}: {source} is no run, whose configuration it could change. Leave it out.")
-        name, weights = split_source(source)
-        model, experiment = create_model(name, num_classes=count_classes(weights)), None
+        name, path = split_source(source)
+        found, experiment = read_weights(path, weights), None
+        head = found.arrays.get("head.bias")
+        model = create_model(name, num_classes=NUM_IMAGENET_CLASSES if head is None else len(head))
         names = published_names(model.num_classes)
         images = EvalImages() if model.inner_blocks else DEIT_IMAGES
     if image_size is not None:
         model = model.clone(image_size=image_size)
-    # The size trained at, not the model's, is what a file's positions are for: load_pretrained resizes them.
-    variables = load_pretrained(weights, model, image_size=model.image_size, ema=ema)
-    return Trained(str(source), name, model, variables, images, names, experiment)
+    variables = {"params": fit(found, model)}
+    return Trained(str(source), name, model, variables, images, names, found.label, experiment)
 
 
 def workdir_of(source: str) -> Path | None:
@@ -92,6 +103,7 @@ def split_source(source: str) -> tuple[str, str]:
     if colon and name in VARIANTS and weights:
         return name, weights
     if source.startswith(HUB_PREFIX):
+        check_hub_name(source.removeprefix(HUB_PREFIX))
         repository = source.removeprefix(HUB_PREFIX).partition("@")[0].rpartition("/")[2]
         name = repository.partition(".")[0]  # timm's names end with a tag: tnt_s_patch16_224.in1k
         if name in VARIANTS:
@@ -101,14 +113,6 @@ def split_source(source: str) -> tuple[str, str]:
         f"in front, such as tnt_s_patch16_224:{weights or source if name in VARIANTS else source}; the names are "
         f"{', '.join(VARIANTS)}."
     )
-
-
-def count_classes(weights: str) -> int:
-    """A file of weights, or the hub's -> the classes of its head; of a source without a head: ImageNet's."""
-    from tnt_jax.pretrained.sources import read_weights
-
-    arrays = read_weights(weights).arrays
-    return next((array.shape[0] for name, array in arrays.items() if name == "head.bias"), NUM_IMAGENET_CLASSES)
 
 
 def class_names(workdir: Path, experiment: Experiment, num_classes: int) -> tuple[str, ...]:

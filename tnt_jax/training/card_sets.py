@@ -11,6 +11,7 @@ import numpy as np
 from tnt_jax.data.faulty import FaultyImages
 from tnt_jax.data.settings import DataSettings
 from tnt_jax.data.subsets import SUBSETS
+from tnt_jax.training.classes import label_map
 from tnt_jax.training.config import Experiment
 from tnt_jax.training.feed import Batch
 
@@ -54,22 +55,27 @@ class CardFeed:
     """The sets of `config.report_card`. Making one imports TensorFlow, and raises ValueError before anything is read:
 
     one error for all entries that are ill-formed, unknown or not prepared (nothing is downloaded); one for all whose
-    classes are not the model's. A set fits if its classes are the model's, by number and, where both have names, by
-    name; or if it has fewer, all named as some of the model's, which are those of the run's own data set. Of
-    ImageNet-A and ImageNet-R, which tfds labels as ImageNet, the 200 classes are known (tnt_jax/data/subsets.py).
+    classes are not the model's. A set fits if all its classes are named as some of the model's, whatever their order,
+    or, where one of them has no names, if it has as many. Of ImageNet-A and ImageNet-R, which tfds labels as ImageNet,
+    the 200 classes are known (tnt_jax/data/subsets.py).
     """
 
-    def __init__(self, experiment: Experiment, num_classes: int | None):
-        """num_classes: of the model's head; None: those of the run's own data set, which need not be prepared."""
+    def __init__(self, experiment: Experiment, num_classes: int | None, names: tuple[str, ...] | None = None):
+        """num_classes: of the model's head; None: those of the run's own data set, which need not be prepared.
+
+        names: of the model's classes, as its run left them; None: those of its data set.
+        """
         from tnt_jax.data import pipeline, sources
 
         self._experiment = experiment
         self.faulty = FaultyImages()
         self._pipeline = pipeline
         entries = _open_entries(experiment, sources)
-        own_classes, own_names = sources.classes(experiment.data)
-        self.num_classes: int = num_classes or own_classes
-        names = own_names if own_classes == self.num_classes else None
+        if not (num_classes and names):
+            own_classes, own_names = sources.classes(experiment.data)
+            num_classes = num_classes or own_classes
+            names = names or (own_names if own_classes == num_classes else None)
+        self.num_classes: int = num_classes
         self.sets: list[CardSet] = []
         problems = []
         for settings, split in entries:
@@ -147,26 +153,16 @@ def _open_entries(experiment: Experiment, sources: Any) -> list[tuple[DataSettin
 def _label_to_class(source: Any, num_classes: int, names: tuple[str, ...] | None) -> np.ndarray | None:
     """The set's labels as the model's, int32 [k]; None where they are the same. ValueError where they do not fit."""
     counts = f"{source.name} has {source.num_classes} classes, the model's head {num_classes}"
+    fix = "Take the set off the list, or evaluate a model that was trained on its classes."
+    try:
+        mapping = label_map(names, source.class_names, source.name)
+    except ValueError as error:
+        raise ValueError(f"{error} {fix}") from error
     if source.num_classes > num_classes:
-        raise ValueError(f"{counts}. Take the set off the list, or evaluate a model that was trained on its classes.")
-    if source.num_classes == num_classes:
-        if names and source.class_names and names != source.class_names:
-            here, there = next(pair for pair in zip(names, source.class_names, strict=True) if pair[0] != pair[1])
-            raise ValueError(
-                f"{source.name} has {num_classes} classes as the model has, but others: {there!r} where the run's own "
-                f"data set has {here!r}. Take the set off the list, or set --config.data.name to what was trained on."
-            )
-        return None
-    if not names or not source.class_names:
+        raise ValueError(f"{counts}. {fix}")
+    if mapping is None and source.num_classes < num_classes:
         raise ValueError(
             f"{counts}, and which of them it has is not known, since {'the set' if names else 'what the run was on'} "
-            "has no names for its classes. Take the set off the list, or set --config.data.name to what was trained on."
+            f"has no names for its classes. {fix}"
         )
-    unknown = [name for name in source.class_names if name not in names]
-    if unknown:
-        raise ValueError(
-            f"{counts}, and {len(unknown)} of the set's are not the model's: {', '.join(unknown[:5])} ... "
-            "Take the set off the list, or set --config.data.name to what was trained on."
-        )
-    place = {name: number for number, name in enumerate(names)}
-    return np.array([place[name] for name in source.class_names], np.int32)
+    return mapping

@@ -101,8 +101,10 @@ class Experiment:
     adam_epsilon: float
     gradient_clip_norm: float
     ema_decay: float
+    ema_warmup: bool
     label_smoothing: float
     pretrained: str
+    pretrained_weights: str
     pretrained_new_head: bool
     log_every_steps: int
     eval_every_steps: int
@@ -219,6 +221,7 @@ LIMITS = {
 CHOICES = {
     "schedule": ("cosine", "constant"),
     "schedule_unit": ("epoch", "step"),
+    "pretrained_weights": ("best", "raw", "averaged"),
     "nonfinite": ("stop", "skip"),
     "model.remat_keeps": ("inputs", "products"),
     "model.inner_implementation": ("auto", "reference", "xla", "pallas"),

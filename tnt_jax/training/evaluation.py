@@ -42,8 +42,3 @@ def evaluate_weights(
         raise ValueError("The evaluation split is empty. Check config.data.eval_split.")
     add(waiting)
     return {name: metrics.averages(sums) | {"count": round(sums["accuracy"][1])} for name, sums in totals.items()}
-
-
-def better(results: Mapping[str, Result]) -> str:
-    """The name of the result with the highest accuracy; among equals the one with the lowest loss."""
-    return max(results, key=lambda name: (results[name]["accuracy"], -results[name]["loss"]))

@@ -14,6 +14,8 @@ from jax.experimental import multihost_utils
 
 from tnt_jax import workdir as workdirs
 from tnt_jax.models.stacking import unstack_blocks
+from tnt_jax.pretrained.load import fit
+from tnt_jax.pretrained.workdir import read_sets
 from tnt_jax.training import (
     checkpoints,
     devices,
@@ -27,11 +29,12 @@ from tnt_jax.training import (
     steps,
     watch,
 )
+from tnt_jax.training.classes import relabelled
 from tnt_jax.training.config import as_dict
 from tnt_jax.training.errors import RunError, Stopped, readable, writable
-from tnt_jax.training.evaluation import Result, better, evaluate_weights
+from tnt_jax.training.evaluation import Result, evaluate_weights
 from tnt_jax.training.feed import prefetch
-from tnt_jax.training.setup import Run, TrainingRun, normalisation_note, prepare
+from tnt_jax.training.setup import Run, TrainingRun, prepare
 from tnt_jax.training.state import TrainState, create_state, initial_state, replicate, training_form, unreplicate
 from tnt_jax.training.throughput import Meter, SlowSteps
 
@@ -116,7 +119,9 @@ def _enter_workdir(run: TrainingRun) -> None:
         multihost_utils.sync_global_devices("the workdir has been checked")
     run.workdir.mkdir(parents=True, exist_ok=True)
     report.write_json(run.workdir / workdirs.CONFIG_FILE, as_dict(run.experiment))
-    report.write_json(run.workdir / workdirs.CLASSES_FILE, run.feed.class_names)
+    classes = run.workdir / workdirs.CLASSES_FILE
+    if not classes.exists() or not workdirs.checkpoint_steps(run.workdir):  # the labels of what is trained already stay
+        report.write_json(classes, run.feed.class_names)
 
 
 def _start(run: TrainingRun, notice: preemption.Notice, started: float) -> tuple[TrainState, Session]:
@@ -124,14 +129,15 @@ def _start(run: TrainingRun, notice: preemption.Notice, started: float) -> tuple
     from tnt_jax.training import writers  # imports TensorFlow
 
     store = checkpoints.Checkpoints(run.workdir, run.experiment.keep_checkpoints)
+    for note in run.notes:
+        report.say(f"Note: {note}")
     shapes = jax.eval_shape(lambda: initial_state(run.experiment, run.model, run.optimizer))
     restored = store.restore_newest(shapes)
     if restored is None:
         state = create_state(run.experiment, run.model, run.optimizer, run.pretrained)
         metadata = NEW_RUN
         if run.pretrained is not None:
-            report.say(f"Starting from the weights of {run.experiment.pretrained}")
-            _say_normalisation(run)
+            report.say(f"Starting from {run.pretrained_label}")
     else:
         state, metadata = restored[0], NEW_RUN | restored[1]
         report.say(f"Going on from step {int(state.step):,}, {run.workdir / workdirs.FOLDER / str(int(state.step))}")
@@ -161,11 +167,6 @@ def _place() -> dict[str, Any]:
     """What the last bits of a run depend on beside its config."""
     kind = jax.devices()[0].device_kind
     return {"device_count": jax.device_count(), "process_count": jax.process_count(), "device_kind": kind}
-
-
-def _say_normalisation(run: Run) -> None:
-    if note := normalisation_note(run.experiment):
-        report.say(note)
 
 
 def _say_what_differs(run: TrainingRun, metadata: dict[str, Any]) -> None:
@@ -296,6 +297,7 @@ def _evaluate_and_save(session: Session, state: TrainState, step: int, stopping:
             "skipped": dataclasses.asdict(session.skips),
             "evaluation_due": session.evaluation_due,
             "train_examples": session.run.feed.train_examples,
+            "model": as_dict(session.run.experiment)["model"],
             **_place(),
         }
         on_host = unstack_blocks(unreplicate(state))
@@ -320,7 +322,7 @@ def _evaluate_and_write(session: Session, state: TrainState, step: int) -> tuple
         return None, False
     session.evaluation_due = False
     _write_results(session, step)
-    accuracy = session.results[better(session.results)]["accuracy"]
+    accuracy = session.results[workdirs.select_best(session.results)]["accuracy"]
     improved = session.best_accuracy is None or accuracy > session.best_accuracy
     session.best_accuracy = accuracy if improved else session.best_accuracy
     return accuracy, improved
@@ -371,7 +373,7 @@ def _summarize(session: Session, parameters: int, steps_done: int) -> dict[str, 
         "images_per_second": session.meter.images_per_second(),
         "eval": session.results["eval"],
         "eval_ema": session.results.get("eval_ema"),
-        "best": better(session.results),
+        "best": workdirs.select_best(session.results),
         "config": as_dict(session.run.experiment),
         "versions": report.versions(),
     }
@@ -385,26 +387,46 @@ def _summarize(session: Session, parameters: int, steps_done: int) -> dict[str, 
 def evaluate(run: Run) -> dict[str, Any]:
     """Evaluates the newest checkpoint of the run's workdir or, where it has none, `config.pretrained`.
 
-    -> eval and eval_ema (None where there is one set of weights), step, source; also in WORKDIR/evaluation.json.
+    -> eval and eval_ema (None where there is one set of weights), best (of the two), step, source; also in
+    WORKDIR/evaluation.json.
     Where config.report_card names data sets: the report card of these, see report_card.make_report_card.
     """
+    for note in run.notes:
+        report.say(f"Note: {note}")
     if run.pretrained is None:
-        weights, metadata = workdirs.read_weights(run.workdir)
-        named = {"eval": weights["params"], "eval_ema": weights.get("ema_params")}
-        step, source = metadata["step"], str(run.workdir)
+        named, step, source = *_checkpoint(run), str(run.workdir)
     else:
-        named, step, source = {"eval": run.pretrained, "eval_ema": None}, None, run.experiment.pretrained
-        _say_normalisation(run)
-    replicated = {name: replicate(training_form(params, run.experiment)) for name, params in named.items() if params}
+        named, step, source = {"eval": run.pretrained}, None, run.pretrained_label
+    replicated = {name: replicate(training_form(params, run.experiment)) for name, params in named.items()}
     if run.experiment.report_card:
         renamed = {report_card.WEIGHTS[name]: params for name, params in replicated.items()}
         return report_card.make_report_card(run, renamed, step, source)
     eval_step = steps.make_eval_step(run.experiment, run.model)
-    results = evaluate_weights(eval_step, replicated, readable(run.feed.evaluation), run.experiment.prefetch_batches)
+    batches = relabelled(readable(run.feed.evaluation), run.label_map)
+    results = evaluate_weights(eval_step, replicated, batches, run.experiment.prefetch_batches)
     report.say_faulty(run)
     report.say(report.evaluation_line(step, results))
-    outcome = {"eval": results["eval"], "eval_ema": results.get("eval_ema"), "step": step, "source": source}
+    outcome = {
+        "eval": results["eval"],
+        "eval_ema": results.get("eval_ema"),
+        "best": workdirs.select_best(results),
+        "step": step,
+        "source": source,
+    }
     with writable(run.workdir):
         run.workdir.mkdir(parents=True, exist_ok=True)
         report.write_json(run.workdir / EVALUATION_FILE, outcome)
     return outcome
+
+
+def _checkpoint(run: Run) -> tuple[dict[str, Any], int]:
+    """Every set of weights of the workdir's newest checkpoint, by its name in an evaluation, and the step.
+
+    Raises RunError where it is damaged, and where it is not of the model that config.json describes.
+    """
+    try:
+        _, sets = read_sets(run.workdir)
+        named = {workdirs.IN_EVALUATION[kind]: fit(weights, run.model) for kind, weights in sets.items()}
+    except ValueError as error:
+        raise RunError(str(error)) from error
+    return named, sets["raw"].step

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from tnt_jax.training.config import Experiment, peak_learning_rate
@@ -80,7 +81,27 @@ def make_optimizer(experiment: Experiment, schedule: Schedule) -> optax.Gradient
     return optax.chain(optax.clip_by_global_norm(experiment.gradient_clip_norm), adamw)
 
 
+def average_decay(experiment: Experiment, step: Any) -> Any:
+    """Update number, from 0 -> the decay of the weights' average at it; traceable.
+
+    With `ema_warmup` as in TensorFlow's ExponentialMovingAverage, min(ema_decay, (1 + t) / (10 + t)), so that the start
+    is forgotten at once.
+    """
+    if not experiment.ema_warmup:
+        return experiment.ema_decay
+    return jnp.minimum(experiment.ema_decay, (1.0 + step) / (10.0 + step))
+
+
+def start_in_average(experiment: Experiment, steps: int) -> float:
+    """-> the share (0..1) of the weights before the first update in their average after `steps` updates."""
+    decays = np.full(steps, experiment.ema_decay)
+    if experiment.ema_warmup:
+        updates = np.arange(steps)
+        decays = np.minimum(decays, (1.0 + updates) / (10.0 + updates))
+    return float(np.prod(decays))
+
+
 @jax.named_scope("optimizer")
-def update_average(average: Any, params: Any, decay: float) -> Any:
+def update_average(average: Any, params: Any, decay: Any) -> Any:
     """The exponential moving average of the weights: average * decay + params * (1 - decay), leaf by leaf."""
     return jax.tree.map(lambda old, new: old * decay + new * (1 - decay), average, params)

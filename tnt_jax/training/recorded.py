@@ -22,6 +22,8 @@ from tnt_jax.workdir import CONFIG_FILE, read_config
 # Keys that the first version did not have -> the value that a run without them goes on with, whatever
 # configs/default.py says today. A new key needs a line here (tests/training/test_recorded.py).
 BEFORE: dict[str, Any] = {
+    "ema_warmup": False,
+    "pretrained_weights": "best",
     "nonfinite": "stop",
     "nonfinite_limit": 10,
     "slow_step_factor": 10.0,

@@ -13,13 +13,15 @@ from clu import parameter_overview
 from tnt_jax.names import printable_text
 from tnt_jax.training import throughput
 from tnt_jax.training.evaluation import Result
+from tnt_jax.training.optimizer import start_in_average
 from tnt_jax.training.setup import Run, TrainingRun
 
 SUMMARY_FILE = "summary.json"
 PARAMETERS_FILE = "parameters.txt"
 STARVED = 0.05  # share of the time waiting for data from which a line of the log says so
+START_IN_AVERAGE = 0.5  # share of the start in the averaged weights from which a note says so
 _NAMED = 20  # faulty images in the last words of a run
-WEIGHTS = {"eval": "weights", "eval_ema": "averaged weights"}
+WEIGHTS = {"eval": "raw weights", "eval_ema": "averaged weights"}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
 
@@ -58,10 +60,25 @@ def describe(run: TrainingRun, params: Any) -> int:
         f"{plan.total_steps:,} steps of {experiment.batch_size} images ({plan.steps_per_epoch:,} an epoch) of "
         f"{experiment.data.name} into {run.workdir}"
     )
+    if note := average_note(run):
+        say(note)
     if jax.process_index() == 0:
         table = parameter_overview.get_parameter_overview(params, include_stats=False)
         (run.workdir / PARAMETERS_FILE).write_text(table + "\n")
     return count
+
+
+def average_note(run: TrainingRun) -> str:
+    """Where the averaged weights will still be half or more of the start after the last step: a note; else ""."""
+    experiment, steps = run.experiment, run.plan.total_steps
+    share = start_in_average(experiment, steps) if experiment.ema_decay else 0.0
+    if share < START_IN_AVERAGE:
+        return ""
+    way = "Set --config.ema_warmup=True or lower" if not experiment.ema_warmup else "Lower"
+    return (
+        f"Note: {share:.0%} of the averaged weights will still be the start's after the last of {steps:,} steps "
+        f"(config.ema_decay={experiment.ema_decay:g}). {way} config.ema_decay, or go by the raw weights."
+    )
 
 
 def speed_metrics(run: TrainingRun, images_per_second: float | None, input_wait_share: float) -> dict[str, float]:

@@ -9,22 +9,22 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 import optax
 
 from tnt_jax import workdir as workdirs
-from tnt_jax.data.settings import shown
 from tnt_jax.models.complexity import multiply_adds
 from tnt_jax.models.variants import VARIANTS, create_model
 from tnt_jax.training.card_sets import CardFeed
+from tnt_jax.training.classes import check_classes, trained_classes
 from tnt_jax.training.config import Experiment, ModelSettings, as_dict, check_config
 from tnt_jax.training.feed import Feed, make_feed
 from tnt_jax.training.memory import check_memory
 from tnt_jax.training.optimizer import Schedule, make_optimizer, make_schedule
 from tnt_jax.training.plan import Plan, check_evaluation_devices, check_training_devices, make_plan
 from tnt_jax.training.recorded import read_run_config, saved_config
+from tnt_jax.training.starting_point import check_pretrained, load, normalisation_note, take_sizes
 from tnt_jax.training.steps import for_platform
-
-HUB_PREFIX = "hf-hub:"
 
 # Keys that may change between the sessions of a run, because the weights it ends with do not depend on them (up to
 # rounding, for those of the model and the devices), or because they say how to go on after a step that was not finite.
@@ -67,6 +67,9 @@ class Run:
     feed: Feed | CardFeed
     model: nn.Module
     pretrained: Any  # parameters of config.pretrained to start from or to evaluate; None: a checkpoint's or random ones
+    pretrained_label: str  # where these come from and which set they are, in words
+    label_map: np.ndarray | None  # int32 [labels], the model's classes of the data set's labels; None: the same
+    notes: tuple[str, ...]  # what the run should say of how it was made from its config
 
     @functools.cached_property  # counting traces the model, which takes seconds
     def multiply_adds(self) -> int:
@@ -127,7 +130,7 @@ def prepare_evaluation(config: Any, workdir: str | os.PathLike[str], feed: Feed 
         )
     if experiment.report_card and feed is None:
         num_classes = experiment.model.num_classes or (before["model"]["num_classes"] if before else None)
-        feed = CardFeed(experiment, num_classes)
+        feed = CardFeed(experiment, num_classes, trained_classes(experiment, path))
     return _prepare(experiment, path, feed, evaluates=True)
 
 
@@ -136,11 +139,13 @@ def _prepare(experiment: Experiment, workdir: Path, feed: Feed | CardFeed | None
     # With a checkpoint, what the run once started from is no longer needed.
     source = "" if workdirs.checkpoint_steps(workdir) else experiment.pretrained
     check_pretrained(source)
+    experiment, notes = take_sizes(experiment, workdir, evaluates)
     model = for_platform(make_model(experiment, experiment.model.num_classes or 2), jax.devices())
     if not evaluates:
         check_memory(experiment, model)
     check_evaluation_devices(experiment, jax.device_count())
-    classes = feed.num_classes if feed else count_classes(experiment)
+    classes, names = (feed.num_classes, getattr(feed, "class_names", None)) if feed else data_classes(experiment)
+    labels = check_classes(experiment, workdir, names, evaluates)
     num_classes = experiment.model.num_classes or classes
     if num_classes < classes:
         raise ValueError(
@@ -150,44 +155,17 @@ def _prepare(experiment: Experiment, workdir: Path, feed: Feed | CardFeed | None
     model = make_model(experiment, num_classes)
     experiment = resolved_experiment(experiment, num_classes)
     check_same_run(workdir, experiment, evaluates)
-    pretrained = load(source, experiment, model) if source else None
-    return Run(experiment, workdir, feed or make_feed(experiment), model, pretrained)
+    pretrained, label = load(source, experiment, model) if source else (None, "")
+    if source and (note := normalisation_note(experiment)):
+        notes += (note,)
+    return Run(experiment, workdir, feed or make_feed(experiment), model, pretrained, label, labels, notes)
 
 
-def count_classes(experiment: Experiment) -> int:
-    """The number of classes of the experiment's data set; nothing is fetched."""
+def data_classes(experiment: Experiment) -> tuple[int, tuple[str, ...] | None]:
+    """The number of classes of the experiment's data set and their names, if it has any; nothing is fetched."""
     from tnt_jax.data import sources  # imports TensorFlow
 
-    return sources.classes(experiment.data)[0]
-
-
-def load(source: str, experiment: Experiment, model: nn.Module) -> Any:
-    """`config.pretrained` -> parameters of the model."""
-    from tnt_jax.pretrained import load_pretrained
-
-    size, new_head = experiment.model.image_size, experiment.pretrained_new_head
-    try:
-        return load_pretrained(source, model, image_size=size, new_head=new_head)["params"]
-    except ValueError as error:
-        raise ValueError(f"config.pretrained={source}: {error}") from error
-
-
-def normalisation_note(experiment: Experiment) -> str | None:
-    """Where config.pretrained is a run whose images had another mean or deviation: a line that says so."""
-    from tnt_jax.pretrained.workdir import is_folder, split_step
-
-    before = is_folder(experiment.pretrained) and workdirs.read_config(split_step(experiment.pretrained)[0])
-    if not before:
-        return None
-    now = as_dict(experiment)["data"]
-    then = {key: before["data"].get(key, now[key]) for key in ("mean", "std")}
-    flags = [f'--config.data.{key}="{tuple(value)}"' for key, value in then.items() if value != now[key]]
-    if not flags:
-        return None
-    return (
-        f"Note: the images of {experiment.pretrained} were normalised in another way. Unless that is meant, give "
-        f"{' and '.join(flags)}."
-    )
+    return sources.classes(experiment.data)
 
 
 def make_model(experiment: Experiment, num_classes: int) -> nn.Module:
@@ -237,15 +215,6 @@ def check_workdir(workdir: str | os.PathLike[str]) -> Path:
             f"--workdir={workdir}: {existing} is not writable ({error.strerror}). Choose another, or change its rights."
         ) from error
     return path
-
-
-def check_pretrained(source: str) -> None:
-    """Raises FileNotFoundError for a local source that is not there."""
-    if source and not source.startswith(HUB_PREFIX) and not os.path.exists(os.path.expanduser(source)):
-        raise FileNotFoundError(
-            f"config.pretrained={shown(source)}: there is no such file or folder. Give a .safetensors, .pth or "
-            f".pth.tar file, a workdir, or {HUB_PREFIX}OWNER/NAME."
-        )
 
 
 def check_same_run(workdir: Path, experiment: Experiment, evaluates: bool) -> None:

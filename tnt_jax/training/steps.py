@@ -15,7 +15,7 @@ from jax import lax
 
 from tnt_jax.training import crops, losses, metrics, mixing
 from tnt_jax.training.config import Experiment
-from tnt_jax.training.optimizer import Schedule, update_average
+from tnt_jax.training.optimizer import Schedule, average_decay, update_average
 from tnt_jax.training.state import TrainState
 
 AXIS = "batch"
@@ -142,7 +142,9 @@ def train_step(
         sums = where(finite, sums, jax.tree.map(jnp.zeros_like, sums))
     anew = state.step % log_every_steps == 0
     running = jax.tree.map(lambda before, now: jnp.where(anew, 0.0, before) + now, state.metrics, sums)
-    average = update_average(state.ema_params, params, experiment.ema_decay) if experiment.ema_decay else None
+    average = None
+    if experiment.ema_decay:
+        average = update_average(state.ema_params, params, average_decay(experiment, state.step))
     if experiment.nonfinite == "skip" and average is not None:
         average = where(finite, average, state.ema_params)
     next_state = state.replace(

@@ -1,0 +1,92 @@
+"""Files of torch.save -> named arrays, without running any code of theirs. Needs PyTorch, an optional extra."""
+
+import argparse
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+# Where training scripts keep the weights, in the order in which they are looked for: timm's, then others' names.
+AVERAGED_KEYS = ("state_dict_ema", "model_ema")
+RAW_KEYS = ("state_dict", "model", "model_state_dict", "net")
+
+
+def read_torch(path: Path, choice: str) -> tuple[dict[str, np.ndarray], str, str]:
+    """A file of torch.save -> float32 arrays, the path with the dictionary taken, and "raw", "averaged" or "".
+
+    choice: "best" takes averaged weights where there are some. Raises ValueError that names the file, whatever is wrong
+    with it.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise ValueError(
+            f"{path} needs PyTorch to be read: pip install torch (the CPU build will do), or give a .safetensors file"
+        ) from error
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # timm's checkpoints carry their arguments
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of damaged files PyTorch makes whatever its unpickler happens to run into
+        raise ValueError(_explain(path, error)) from error
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(
+            f"{path} holds a {type(checkpoint).__name__}, not a dictionary of weights; save its state_dict()"
+        )
+    state, key, kind = _unwrap(checkpoint, choice)
+    taken = f"{path}, its {key!r}" if key else str(path)
+    if choice == "averaged" and key and not kind == "averaged":
+        raise ValueError(f"{path} has no averaged weights ({', '.join(AVERAGED_KEYS)}); it holds {_names(checkpoint)}")
+    others = [name for name, value in state.items() if not (isinstance(name, str) and isinstance(value, torch.Tensor))]
+    if others or not state:
+        found = f"also {_names(others)}" if others else "nothing"
+        hint = "; its averaged weights were not asked for" if any(name in AVERAGED_KEYS for name in others) else ""
+        raise ValueError(f"{taken} should hold arrays alone and holds {found}{hint}")
+    return {name: _as_array(tensor, f"{taken}: {name}") for name, tensor in state.items()}, taken, kind
+
+
+def _unwrap(checkpoint: Mapping[str, Any], choice: str) -> tuple[Mapping[str, Any], str, str]:
+    """A training script's checkpoint -> (the weights in it, their key there, which set); ("", "") if it is them."""
+    kinds = {"best": ("averaged", "raw"), "raw": ("raw",), "averaged": ("averaged", "raw")}[choice]
+    for kind in kinds:
+        for key in AVERAGED_KEYS if kind == "averaged" else RAW_KEYS:
+            if isinstance(checkpoint.get(key), Mapping):
+                logging.info("Taking %r of the checkpoint's %s", key, _names(checkpoint))
+                return checkpoint[key], key, kind
+    return checkpoint, "", ""
+
+
+def _as_array(tensor: Any, where: str) -> np.ndarray:
+    """A tensor -> float32. Raises ValueError for what float32 cannot hold, such as complex numbers."""
+    try:
+        if tensor.is_complex():
+            raise ValueError(f"is of {tensor.dtype}, and weights are real numbers")
+        return tensor.detach().float().numpy()
+    except Exception as error:  # sparse, quantised, packed and other kinds of tensors each have their own
+        reason = str(error).partition("\n")[0][:300] or type(error).__name__
+        raise ValueError(f"{where} cannot be read as an array of float32: {reason}") from error
+
+
+def _explain(path: Path, error: Exception) -> str:
+    """What torch.load says, in words of ours."""
+    said = str(error)
+    foreign = re.search(r"GLOBAL ([\w.]*\w)", said)
+    if foreign or "TorchScript" in said:
+        what = foreign[1] if foreign else "TorchScript code"
+        return (
+            f"{path} holds more than arrays ({what}), and opening that runs code of whoever wrote the file.\n"
+            "Where you trust it, open it in PyTorch with weights_only=False and save its state_dict alone."
+        )
+    reason = said.rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0][:300]
+    return (
+        f"{path} cannot be read as PyTorch weights ({type(error).__name__}{reason and ': '}{reason}); it is damaged, "
+        "incomplete or another kind of file"
+    )
+
+
+def _names(values: Any) -> str:
+    """The first names of a dictionary or list, for a message."""
+    names = [str(value)[:50] for value in values]
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
