@@ -103,3 +103,28 @@ def test_strong_penalties_win_where_there_is_nothing_to_learn():
     train, test = (Features(rng.normal(size=(100, 30)), rng.integers(0, 2, 100)) for _ in range(2))
     found = probe.linear_probe(train, test, inverse_penalties=(1e-6,))
     assert found["inverse_penalty"] == 1e-6 and 0.3 < found["accuracy"] < 0.7
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([0] * 6 + [1] * 5 + [2], "a single image of fox, of which none can be held out"),
+        ([1] * 9, "has images of dog alone"),
+        ([0, 0, 1, 1, 2, 2], "6 images of 3 classes; 20% of them.* less than one image a class"),
+    ],
+)
+def test_classes_that_cannot_be_held_out_are_named(labels, words):
+    values = np.random.default_rng(0).normal(size=(len(labels), 3))
+    found = Features(values, np.array(labels))
+    with pytest.raises(ValueError, match=words):
+        probe.linear_probe(found, found, class_names=("cat", "dog", "fox"))
+
+
+def test_a_choice_at_the_end_of_the_grid_is_told_from_one_inside_it():
+    train, test = clusters(200, 0), clusters(100, 1)
+    noise = np.random.default_rng(0).normal(0, 20, (200, 1))  # which the two share, so that their difference tells
+    hidden = Features(np.hstack([train.labels[:, None] + noise, noise]), train.labels)
+    found = probe.linear_probe(hidden, hidden, inverse_penalties=(1e-6, 1e-4, 1e4))
+    assert found["inverse_penalty"] == 1e4 and found["at_end"]
+    assert not probe.linear_probe(train, test, inverse_penalties=(10.0, 100.0))["at_end"]  # equally good
+    assert not probe.linear_probe(train, test, inverse_penalties=(1.0,))["at_end"]

@@ -92,7 +92,7 @@ def test_no_platform_gets_a_kernel_of_another(trained):
 
 
 def test_the_program_says_what_it_wrote_and_checked(trained, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(export, "open_trained", lambda source, image_size, weights: trained)
+    monkeypatch.setattr(export, "open_trained", lambda source, image_size, weights, changes: trained)
     export.main(["--source=x", f"--output={tmp_path / 'a'}", "--dtype=bfloat16"])
     said = capsys.readouterr().out
     assert re.search(
@@ -115,7 +115,7 @@ def test_the_program_says_what_it_wrote_and_checked(trained, tmp_path, monkeypat
     ],
 )
 def test_what_cannot_work_ends_with_one_message(trained, tmp_path, monkeypatch, capsys, arguments, message):
-    monkeypatch.setattr(export, "open_trained", lambda source, image_size, weights: trained)
+    monkeypatch.setattr(export, "open_trained", lambda source, image_size, weights, changes: trained)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
         export.main(["--source=x", *arguments])

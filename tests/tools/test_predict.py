@@ -29,7 +29,7 @@ def trained():
 @pytest.fixture
 def folder(tmp_path, monkeypatch, trained):
     """Eleven images of the network's size, so that resizing leaves them alone; one in a folder; one is none."""
-    monkeypatch.setattr(predict, "open_trained", lambda source, image_size, weights: trained)
+    monkeypatch.setattr(predict, "open_trained", lambda source, image_size, weights, changes: trained)
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (11, 8, 8, 3), np.uint8)
     (tmp_path / "photos/more").mkdir(parents=True)
@@ -101,12 +101,14 @@ def test_names_with_line_ends_and_escape_sequences_stay_in_their_place():
     file, name = pathlib.Path("photos/a\n\x1b[2J\udcff,.png"), '\x1b[31m"fox"\r\n'
     results = [Prediction(file, (Guess(3, name, 0.75),)), Failure(file, "no\nimage")]
     shown, said = r"photos/a\n\x1b[2J\udcff,.png", r"\x1b[31m" + r'"fox"\r\n'
-    table = list(predict.as_table(iter(results)))
+    weights = "raw weights of step 7"
+    first, *table = predict.as_table(iter(results), weights)
+    assert first == "Raw weights of step 7"
     assert table == [shown, f"   75.00%  {said}", shown, r"      cannot be read: no\nimage"]
-    lines = list(predict.as_csv(iter(results)))
+    lines = list(predict.as_csv(iter(results), weights))
     assert [line.count("\n") for line in lines] == [0, 0]  # a row is a line
-    assert list(csv.reader(lines)) == [list(predict.COLUMNS), [shown, "1", "3", said, "0.750000"]]
-    text = "\n".join(predict.as_json(iter(results)))
+    assert list(csv.reader(lines)) == [list(predict.COLUMNS), [shown, "1", "3", said, "0.750000", weights]]
+    text = "\n".join(predict.as_json(iter(results), weights))
     assert text.encode() and "\x1b" not in text
     first, second = json.loads(text)
     assert first["image"] == second["image"] == str(file) and first["predictions"][0]["class"] == name  # exact

@@ -8,6 +8,7 @@ import pytest
 
 import tnt_jax
 from tests.training.helpers import experiment
+from tnt_jax.training import optimizer
 from tnt_jax.training.optimizer import decay_mask, make_optimizer, make_schedule, update_average
 
 RECIPE = {
@@ -122,3 +123,21 @@ def test_clipping_is_off_at_zero_and_by_global_norm_otherwise():
 def test_moving_average_by_value():
     average = update_average({"kernel": jnp.array([1.0, 2.0])}, {"kernel": jnp.array([3.0, 0.0])}, 0.75)
     np.testing.assert_allclose(average["kernel"], [1.5, 1.5])
+
+
+def test_the_average_is_warmed_up_where_the_key_says_so():
+    """min(decay, (1 + t) / (10 + t)), and without the key the decay itself."""
+    warm = experiment(ema_decay=0.9, ema_warmup=True)
+    found = [float(optimizer.average_decay(warm, jnp.int32(step))) for step in (0, 1, 8, 79, 80, 81, 10**6)]
+    np.testing.assert_allclose(found, [0.1, 2 / 11, 0.5, 80 / 89, 0.9, 0.9, 0.9], rtol=1e-6)
+    assert optimizer.average_decay(experiment(ema_decay=0.9), 0) == 0.9
+
+
+@pytest.mark.parametrize("warmup", [False, True])
+def test_the_share_of_the_start_is_what_the_average_keeps_of_it(warmup):
+    settings = experiment(ema_decay=0.9, ema_warmup=warmup)
+    average = jnp.float32(1.0)
+    for step in range(7):
+        average = optimizer.update_average(average, 0.0, optimizer.average_decay(settings, jnp.int32(step)))
+    assert optimizer.start_in_average(settings, 7) == pytest.approx(float(average), rel=1e-5)
+    assert (float(average) > 0.4) != warmup

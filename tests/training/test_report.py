@@ -5,7 +5,7 @@ import types
 import jax
 import pytest
 
-from tests.training.helpers import TinyFeed
+from tests.training.helpers import TinyFeed, experiment
 from tnt_jax.training import report, throughput
 
 
@@ -62,3 +62,16 @@ def test_evaluation_line_has_both_weights():
 
 def test_versions_name_what_numbers_depend_on():
     assert {"python", "jax", "jaxlib", "flax", "device"} <= set(report.versions())
+
+
+def test_an_average_that_will_be_half_the_start_is_noted():
+    def note(steps, **changes):
+        run = types.SimpleNamespace(experiment=experiment(**changes), plan=types.SimpleNamespace(total_steps=steps))
+        return report.average_note(run)
+
+    said = note(200, ema_decay=0.999)
+    assert said.startswith("Note: 82% of the averaged weights will still be the start's after the last of 200 steps")
+    assert "--config.ema_warmup=True" in said and "config.ema_decay=0.999" in said
+    assert note(692, ema_decay=0.999) and not note(693, ema_decay=0.999)  # 0.999^692 is 0.5004
+    assert not note(200, ema_decay=0.999, ema_warmup=True) and not note(200, ema_decay=0.0)
+    assert not note(310 * 1251, ema_decay=0.99996)  # the recipe

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from tests.training.helpers import TinyFeed, experiment, tiny_config
+from tests.training.helpers import TinyFeed, tiny_config
 from tnt_jax.training import setup
 
 
@@ -220,16 +220,6 @@ def test_a_run_that_had_the_kernel_is_evaluated_anywhere(tmp_path):
     path.write_text(json.dumps(saved))
     found = setup.prepare_evaluation(None, tmp_path, TinyFeed(tiny_config())).experiment
     assert found.model.inner_implementation == "auto"
-
-
-def test_weights_of_a_run_whose_images_were_normalised_otherwise_are_noted(tmp_path):
-    pretend_run(tmp_path / "run", data__std=(0.25, 0.25, 0.25))
-    started = experiment(pretrained=str(tmp_path / "run" / "checkpoints" / "5"))
-    note = setup.normalisation_note(started)
-    assert '--config.data.std="(0.25, 0.25, 0.25)"' in note and "data.mean" not in note
-    assert setup.normalisation_note(experiment(pretrained=started.pretrained, data__std=(0.25, 0.25, 0.25))) is None
-    assert setup.normalisation_note(experiment(pretrained="hf-hub:timm/tnt_s_patch16_224.in1k")) is None
-    assert setup.normalisation_note(experiment()) is None
 
 
 def test_unknown_keys_of_a_run_name_its_file(tmp_path):

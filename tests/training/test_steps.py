@@ -130,14 +130,16 @@ def test_sums_start_anew_after_every_line_of_the_log():
     assert metrics.to_host(three[5]["sums"])["gradient_norm"][1] == 3
 
 
-def test_average_of_the_weights_by_value():
-    settings = experiment(ema_decay=0.75)
+@pytest.mark.parametrize(("warmup", "decays"), [(False, (0.75, 0.75)), (True, (0.1, 2 / 11))])
+def test_average_of_the_weights_by_value(warmup, decays):
+    settings = experiment(ema_decay=0.75, ema_warmup=warmup)
     start, _ = train_some(settings, [])
     params = [unreplicate(start.params)]
     for count in (1, 2):
         state, _ = train_some(settings, BATCHES[:count])
         params.append(unreplicate(state.params))
-    expected = jax.tree.map(lambda a, b, c: 0.75 * (0.75 * a + 0.25 * b) + 0.25 * c, *params)
+    first, second = decays
+    expected = jax.tree.map(lambda a, b, c: second * (first * a + (1 - first) * b) + (1 - second) * c, *params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), unreplicate(state.ema_params), expected)
     assert train_some(experiment(ema_decay=0.0), BATCHES[:1])[0].ema_params is None
 

@@ -111,7 +111,7 @@ def count_classes(experiment: Any) -> int:
     if FLAGS.num_classes or experiment.model.num_classes:
         return FLAGS.num_classes or experiment.model.num_classes
     try:
-        return setup.count_classes(experiment)
+        return setup.data_classes(experiment)[0]
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(f"The number of classes is not known ({error}). Give --num-classes=N.") from error
 

@@ -93,9 +93,7 @@ def load(source: str, experiment: Experiment, model: nn.Module) -> tuple[Any, st
 
 def _name_hint(source: str, experiment: Experiment) -> str:
     """Where a run's model has another name, how to take its sizes with the name; else nothing."""
-    name = (
-        (workdirs.read_config(split_step(source)[0]) or {}).get("model", {}).get("name") if is_folder(source) else None
-    )
+    name = _group(split_step(source)[0], "model").get("name") if is_folder(source) else None
     if name in (None, experiment.model.name):
         return ""
     return f"\nIts model is {name}: --config.model.name={name} takes the sizes that the config leaves open from there."
@@ -103,15 +101,13 @@ def _name_hint(source: str, experiment: Experiment) -> str:
 
 def normalisation_note(experiment: Experiment) -> str | None:
     """Where config.pretrained is a run whose images had another mean or deviation: a line that says so."""
-    before = is_folder(experiment.pretrained) and workdirs.read_config(split_step(experiment.pretrained)[0])
-    if not before:
-        return None
+    before = _group(split_step(experiment.pretrained)[0], "data") if is_folder(experiment.pretrained) else {}
     now = as_dict(experiment)["data"]
-    then = {key: before["data"].get(key, now[key]) for key in ("mean", "std")}
+    then = {key: before.get(key, now[key]) for key in ("mean", "std")}
     flags = [f'--config.data.{key}="{tuple(value)}"' for key, value in then.items() if value != now[key]]
     if not flags:
         return None
     return (
-        f"Note: the images of {experiment.pretrained} were normalised in another way. Unless that is meant, give "
+        f"the images of {experiment.pretrained} were normalised in another way. Unless that is meant, give "
         f"{' and '.join(flags)}."
     )
