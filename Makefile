@@ -20,6 +20,7 @@ soak: install
 	$(BIN)/python -m tests.soak --kills=20 --seed=0
 	$(BIN)/python -m tests.soak.hosts
 	$(BIN)/python -m tests.fuzz --examples=60 --seed=0
+	$(BIN)/python -m tests.fuzz.weights --files=1500 --seed=0
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -5,9 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.fuzz import harness, properties, values
+from tests.fuzz import harness, properties, values, weights
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -26,6 +27,11 @@ def test_what_cannot_work_is_refused_with_the_key():
 
 def test_what_is_accepted_trains_a_step():
     properties.check_training(examples=6)
+
+
+def test_damaged_weights_are_read_or_refused_by_name(tmp_path):
+    found = weights.run(60, np.random.default_rng(0), tmp_path)
+    assert found[".safetensors read"] and found[".safetensors refused"]
 
 
 def test_damaged_jpegs_stay_within_their_arrays():

@@ -39,9 +39,7 @@ def test_labels_are_mapped_by_name():
 
 def test_evaluating_classes_that_the_run_does_not_know_is_an_error_that_names_them(run):
     assert check_classes(experiment(), run, ("dog", "cat"), evaluates=True).tolist() == [1, 0]
-    with pytest.raises(
-        ValueError, match="synthetic has classes that the model does not know: 'zebra', 'emu'. It"
-    ):
+    with pytest.raises(ValueError, match="synthetic has classes that the model does not know: 'zebra', 'emu'. It"):
         check_classes(experiment(data__name="synthetic"), run, ("dog", "fox", "zebra", "emu"), evaluates=True)
     with pytest.raises(ValueError, match="'cat' more than once"):
         label_map(("cat", "dog", "cat"), ("dog", "cat"), "set")
