@@ -19,7 +19,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # libtpu compiles here, and has n
 import jax
 
 import tnt_jax
-from tnt_jax.models.implementation import Forms
+from tnt_jax.models.fast import choose
+from tnt_jax.models.fast.fused import from_feature_major, to_feature_major
+from tnt_jax.models.layers import Ops
 from tnt_jax.models.tnt import OuterBlock, TNTBlock
 from tnt_jax.tools.tpu.chips import chip_of
 from tnt_jax.tools.tpu_cost import cost
@@ -30,31 +32,27 @@ FORMS = {"plain": "xla", "kernel": "pallas"}  # of the inner path -> inner_imple
 
 def blocks(name: str, images: int, dtype: str, device_kind: str, form: str) -> tuple[Callable[..., Any], list[Any]]:
     """A model's name and a form ("deit": the outer block alone) -> (its block as a function, shapes of arguments)."""
-    implementation = FORMS.get(form, "xla")
-    model = tnt_jax.create_model(name, dtype=dtype, device_kind=device_kind, inner_implementation=implementation)
-    grid, key = model.grid[0] * model.grid[1], jax.random.key(0)
-    sentences = jax.ShapeDtypeStruct((images, 1 + grid, model.outer_dim), model.dtype)
+    config = tnt_jax.create_model(name, dtype=dtype).config
+    choice = choose(config, FORMS.get(form, "xla"), device_kind)
+    sentences = config.grid[0] * config.grid[1]
+    tokens = jax.ShapeDtypeStruct((images, 1 + sentences, config.outer_dim), config.dtype)
+    words = jax.ShapeDtypeStruct((images * sentences, config.num_words, config.inner_dim), config.dtype)
+    definition, key = Ops.definition(config), jax.random.key(0)
     if form == "deit":
-        outer = OuterBlock(
-            model.outer_num_heads,
-            model.mlp_ratio,
-            model.qkv_bias,
-            model.norm_epsilon,
-            attention_form=model.forms().outer,
-            dtype=model.dtype,
-        )
-        params = jax.eval_shape(lambda x: outer.init(key, x, None, False), sentences)
-        return lambda params, x: outer.apply(params, x, None, False)[0], [params, sentences]
-    words = jax.ShapeDtypeStruct((images * grid, model.num_words, model.inner_dim), model.dtype)
+        params = jax.eval_shape(lambda x: OuterBlock(config, definition).init(key, x, {}), tokens)
+        return lambda params, x: OuterBlock(config, choice.ops).apply(params, x, {})[0], [params, tokens]
+    params = jax.eval_shape(lambda *x: TNTBlock(config, definition, True).init(key, *x, {}), words, tokens)
+    block = TNTBlock(config, choice.ops, True)
+    if form == "plain":
+        return lambda params, *x: block.apply(params, *x, {})[:2], [params, words, tokens]
 
-    def block(forms: Forms) -> TNTBlock:
-        return TNTBlock(**model.block_settings(1) | {"forms": forms})
+    def feature_major(params: Any, words: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Words come and go as the kernel has them: between blocks XLA cancels the transpositions."""
+        words, tokens, _ = block.apply(params, from_feature_major(words, config.num_words), tokens, {})
+        return to_feature_major(words), tokens
 
-    forms = model.forms()
-    params = jax.eval_shape(lambda *x: block(Forms(False, "dot", "dot")).init(key, *x), words, sentences)
-    if forms.fused:
-        words = jax.ShapeDtypeStruct((model.num_words * model.inner_dim, images * grid), model.dtype)
-    return lambda params, *x: block(forms).apply(params, *x)[:2], [params, words, sentences]
+    words = jax.ShapeDtypeStruct((config.num_words * config.inner_dim, images * sentences), config.dtype)
+    return feature_major, [params, words, tokens]
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:

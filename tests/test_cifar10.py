@@ -87,7 +87,7 @@ def test_the_table_has_a_line_for_an_argument_and_the_spread_of_its_seeds(tmp_pa
     [*_, last] = lines = benchmark.table(found).splitlines()
     assert len(lines) == 3
     assert last == (
-        "| model=deit,scale=mini | 925,218 | 16.0 M | 30 | 2 | 1 min 30 s | 540 | 51.00 ± 1.41 | 50.00 ± 0.00 |"
+        "| model=deit,scale=mini | 925,218 | 15.9 M | 30 | 2 | 1 min 30 s | 540 | 51.00 ± 1.41 | 50.00 ± 0.00 |"
     )
     assert [list(benchmark.points(workdir)) for workdir in found["model=deit,scale=mini", 30.0]] == [
         [(30.0, 1.5, 50.0)],

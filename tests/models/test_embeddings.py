@@ -3,7 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import tnt_jax
 from tnt_jax.models import embeddings
+from tnt_jax.models.layers import Ops
 
 
 def convolve(images, kernel, stride, padding):
@@ -12,10 +14,16 @@ def convolve(images, kernel, stride, padding):
     )
 
 
-@pytest.mark.parametrize(("patch", "word"), [(16, 4), (16, 2), (16, 8), (16, 16), (8, 1), (4, 2), (14, 7)])
-def test_the_product_is_the_convolution_inside_each_patch(patch, word):
+def word_embedding(patch, word, features=5, **changes):
+    sizes = {"image_size": patch, "patch_size": patch, "word_size": word, "inner_dim": features, "inner_num_heads": 1}
+    config = tnt_jax.create_model("tnt_s_patch16_224", **sizes, **changes).config
+    return embeddings.WordEmbedding(config, Ops.definition(config))
+
+
+@pytest.mark.parametrize(("patch", "word"), [(16, 4), (16, 2), (16, 16), (14, 7)])
+def test_the_words_are_a_convolution_inside_each_patch(patch, word):
     images = jax.random.normal(jax.random.key(0), (2, 2 * patch, 3 * patch, 3))
-    module = embeddings.WordEmbedding(5, patch, word)
+    module = word_embedding(patch, word)
     variables = module.init(jax.random.key(1), images)
     words = module.apply(variables, images)
     kernel, bias = variables["params"]["kernel"], variables["params"]["bias"]
@@ -27,7 +35,7 @@ def test_the_product_is_the_convolution_inside_each_patch(patch, word):
 
 def test_the_legacy_convolution_crosses_the_patches():
     images = jax.random.normal(jax.random.key(0), (1, 16, 16, 3))
-    module = embeddings.WordEmbedding(5, 8, 4, legacy=True)
+    module = word_embedding(8, 4, legacy=True)
     variables = module.init(jax.random.key(1), images)
     whole = convolve(images, variables["params"]["kernel"], 4, ((3, 3), (3, 3))) + variables["params"]["bias"]
     expected = whole.reshape(1, 2, 2, 2, 2, 5).transpose(0, 1, 3, 2, 4, 5).reshape(4, 4, 5)
@@ -36,14 +44,15 @@ def test_the_legacy_convolution_crosses_the_patches():
 
 def test_patch_embedding_is_a_convolution():
     images = jax.random.normal(jax.random.key(0), (2, 8, 12, 3))
-    module = embeddings.PatchEmbedding(6, 4)
+    sizes = {"image_size": 4, "patch_size": 4, "outer_dim": 6, "outer_num_heads": 1}
+    module = embeddings.PatchEmbedding(tnt_jax.create_model("deit_tiny_patch16_224", **sizes).config)
     variables = module.init(jax.random.key(1), images)
     expected = convolve(images, variables["params"]["kernel"], 4, "VALID") + variables["params"]["bias"]
     np.testing.assert_allclose(module.apply(variables, images), expected.reshape(2, 6, 6), atol=1e-5)
 
 
 def test_the_convolution_starts_as_pytorch_starts_it():
-    module = embeddings.WordEmbedding(64, 16, 4)
+    module = word_embedding(16, 4, features=64)
     params = module.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
     bound = (7 * 7 * 3) ** -0.5
     for value in (params["kernel"], params["bias"]):
@@ -51,9 +60,9 @@ def test_the_convolution_starts_as_pytorch_starts_it():
         assert abs(float(value.std()) / (bound / 3**0.5) - 1) < 0.15
 
 
-@pytest.mark.parametrize(("size", "mend"), [(225, "224 or 240"), (10, "16")])
-def test_a_size_that_patches_do_not_divide_is_mended(size, mend):
-    with pytest.raises(ValueError, match=f"image_size={size} is not a multiple of patch_size=16; use {mend}"):
+@pytest.mark.parametrize(("size", "fix"), [(225, "224 or 240"), (10, "16")])
+def test_a_size_that_patches_do_not_divide_gets_the_fix(size, fix):
+    with pytest.raises(ValueError, match=f"image_size={size} is not a multiple of patch_size=16; use {fix}"):
         embeddings.grid_of((size, size), 16)
 
 

@@ -1,9 +1,14 @@
+import re
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.models.helpers import images, random_variables, run, small_model
+from tnt_jax.models import tnt
+from tnt_jax.models.variants import update
 
 EVERYTHING = ("sentences", "words", "outer_attention", "inner_attention")
 
@@ -124,8 +129,10 @@ def test_train_and_eval_differ_only_by_drop_path():
 
 
 def test_drop_path_rises_linearly_from_zero():
-    np.testing.assert_allclose(small_model(drop_path_rate=0.1, depth=5).drop_path_rates(), [0, 0.025, 0.05, 0.075, 0.1])
-    assert small_model(drop_path_rate=0.1, depth=1).drop_path_rates() == [0.0]
+    np.testing.assert_allclose(
+        small_model(drop_path_rate=0.1, depth=5).config.drop_path_rates(), [0, 0.025, 0.05, 0.075, 0.1]
+    )
+    assert small_model(drop_path_rate=0.1, depth=1).config.drop_path_rates() == [0.0]
 
 
 @pytest.mark.parametrize(
@@ -146,7 +153,7 @@ def test_scanned_blocks_compute_what_unrolled_ones_do(tnt_blocks, remat):
 
         return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables)
 
-    ours, expected = gradient(model.clone(scan=True, **remat)), gradient(model)
+    ours, expected = gradient(update(model, scan=True, **remat)), gradient(model)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-4)
 
@@ -158,7 +165,7 @@ def test_what_remat_keeps_decides_what_is_computed_again(scan):
 
     def products(**changes):
         def loss(values):
-            return model.clone(**changes).apply(values, images()).sum()
+            return update(model, **changes).apply(values, images()).sum()
 
         jaxpr = jax.make_jaxpr(jax.grad(loss))(variables)
         dense = [e for e in _equations(jaxpr.jaxpr) if e.primitive.name == "dot_general"]
@@ -187,7 +194,7 @@ def test_the_scanned_model_compiles_one_block_for_all():
     def lines(model):
         return jax.jit(model.apply).lower(variables, images()).as_text().count("\n")
 
-    assert lines(model.clone(scan=True)) < 0.5 * lines(model)
+    assert lines(update(model, scan=True)) < 0.5 * lines(model)
 
 
 def test_deit_is_a_tnt_without_tnt_blocks():
@@ -228,3 +235,22 @@ def test_no_head_gives_the_normed_class_token():
     variables = random_variables(model)
     assert "head" not in variables["params"]
     assert run(model, variables, images()).shape == (2, 24)
+
+
+@pytest.mark.parametrize(
+    ("shape", "hint"),
+    [((2, 3, 16, 16), "channels come last"), ((16, 16, 3), "batch axis"), ((2, 16, 16, 1), r"got \[2, 16, 16, 1\]")],
+)
+def test_images_of_another_layout_are_named(shape, hint):
+    model = small_model()
+    variables = random_variables(model)
+    with pytest.raises(ValueError, match=rf"images must be \[B, H, W, 3\].*{hint}"):
+        model.apply(variables, jnp.zeros(shape))
+
+
+def test_the_definition_does_not_know_what_makes_it_fast():
+    """And is short: whoever changes the model reads this file alone."""
+    source = Path(tnt.__file__).read_text()
+    assert len(source.splitlines()) <= 220
+    assert not re.findall(r"\b(lanes?|fused|scan\w*|remat\w*|platforms?|kernels?|layouts?|forms?)\b", source.lower())
+    assert not re.findall(r"import .*fast|from .*fast", source)

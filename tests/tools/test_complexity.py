@@ -1,8 +1,8 @@
 import pytest
 
 import tnt_jax
-from tnt_jax.analysis.xla_count import xla_multiply_adds
 from tnt_jax.models.complexity import count_parts, frozen_outer_tokens, multiply_adds
+from tnt_jax.models.variants import update
 from tnt_jax.tools import complexity
 
 SMALL = {"image_size": 32, "patch_size": 8, "outer_dim": 24, "inner_dim": 8, "outer_num_heads": 3, "depth": 2}
@@ -12,7 +12,7 @@ def test_the_papers_tables_within_rounding():
     for table, row, name, overrides, parameters, flops in complexity.PUBLISHED:
         model = tnt_jax.create_model(name, **overrides)
         parts = count_parts(model)
-        assert round(sum(part.products for part in parts) / 1e9, 1) == flops, (table, row)
+        assert round(sum(part.multiply_adds for part in parts) / 1e9, 1) == flops, (table, row)
         if parameters is not None:
             counted = sum(part.parameters for part in parts) + frozen_outer_tokens(model)
             assert round(counted / 1e6, 1) == parameters, (table, row)
@@ -24,7 +24,7 @@ def test_report_shows_parts_totals_and_ratio(monkeypatch, capsys):
     text = capsys.readouterr().out
     rows = {line.split("  ")[0]: line.split() for line in text.splitlines() if line}
     assert rows["head"][1:3] == ["385,000", "385,000"]
-    assert rows["projection"][2] == "1,769,472" and rows["projection"][5] == "346,816,512"
+    assert rows["projection"][1:5] == ["1,787,904", "1,769,472", "346,816,512", "346,816,512"]
     assert "65,428,680 trainable + 196 x 640 = 125,440 frozen" in text and "65,554,120, the paper's 65.6 M" in text
     assert rows["total"][1] == "23,768,584" and rows["total"][-1] == "100.0%"
     assert "1.141 times the multiply-adds, 1.087 times the parameters" in text
@@ -39,9 +39,12 @@ def test_another_image_size_and_xla(monkeypatch, capsys):
     complexity.main(["--image-size=128x160"])
     text = capsys.readouterr().out
     assert "One image of 128 x 160 pixels" in text and "XLA counts" in text
-    rows = {line.split("  ")[0]: line.split() for line in text.splitlines() if line}
-    assert int(rows["total"][-2].replace(",", "")) == round(xla_multiply_adds(small.clone(image_size=(128, 160))))
-    assert f"Exactly {multiply_adds(small, (128, 160)) / 1e9:.3f} G" in text
+    counted, exact = (
+        complexity.xla_multiply_adds(update(small, image_size=(128, 160))),
+        multiply_adds(small, (128, 160)),
+    )
+    assert f"{exact / 1e9:.3f} G multiply-adds of products" in text and f"XLA counts {counted / 1e9:.3f} G" in text
+    assert exact < counted < 1.25 * exact  # norms and biases weigh more in a small model
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from PIL import Image
 
 from tests.models.helpers import random_variables, small_model
 from tests.training.helpers import tiny_config
+from tnt_jax.models.variants import update
 from tnt_jax.pretrained import save_pretrained
 from tnt_jax.tools import figures
 
@@ -26,7 +27,7 @@ def small(monkeypatch):
     sizes = {"deit_small_patch16_224": {"tnt_blocks": ()}, "tnt_s_patch16_224": {}}
     models = {name: small_model(depth=1, **changes) for name, changes in sizes.items()}
     monkeypatch.setattr(figures, "create_model", models.__getitem__)
-    monkeypatch.setattr("tnt_jax.tools.trained.create_model", lambda name, **changes: models[name].clone(**changes))
+    monkeypatch.setattr("tnt_jax.tools.trained.create_model", lambda name, **changes: update(models[name], **changes))
     return models
 
 

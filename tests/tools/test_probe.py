@@ -8,7 +8,7 @@ import pytest
 
 from configs import finetune
 from tests.training.helpers import experiment, random_variables, tiny_config
-from tnt_jax.models.variants import create_model
+from tnt_jax.models.variants import create_model, update
 from tnt_jax.pretrained import save_pretrained
 from tnt_jax.tools import probe
 from tnt_jax.training.config import check_config
@@ -70,7 +70,7 @@ def test_the_config_of_the_example_is_that_of_the_published_weights():
     config = finetune.get_config("cifar10")
     config.model.image_size = 224
     model = create_model(**check_config(config).model.arguments())
-    assert model.clone(drop_path_rate=0.0, num_classes=0) == create_model(
+    assert update(model, drop_path_rate=0.0, num_classes=0) == create_model(
         "tnt_s_patch16_224", num_classes=0, dtype=model.dtype
     )
 

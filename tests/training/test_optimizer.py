@@ -8,6 +8,7 @@ import pytest
 
 import tnt_jax
 from tests.training.helpers import experiment
+from tnt_jax.models.fast.stacking import stack_blocks
 from tnt_jax.training import optimizer
 from tnt_jax.training.optimizer import decay_mask, make_optimizer, make_schedule, update_average
 
@@ -73,9 +74,11 @@ def test_kernels_decay_and_nothing_else(name):
     assert flat["['norm']['scale']"] is False
 
 
-def test_an_unknown_kind_of_parameter_must_choose():
-    with pytest.raises(ValueError, match="relative_position"):
-        decay_mask({"block": {"relative_position": jnp.zeros((3, 3))}})
+def test_decay_follows_from_rank_stacked_or_not():
+    params = {f"block_{i}": {"scale": jnp.zeros(3), "gate": {"weights": jnp.zeros((3, 3))}} for i in (1, 2)}
+    decays = decay_mask(params)["block_1"]
+    assert decays == {"scale": False, "gate": {"weights": True}}
+    assert decay_mask(stack_blocks(params)) == {"blocks_1_2": decays}
 
 
 def test_adamw_by_value():

@@ -9,7 +9,8 @@ import pytest
 
 import tnt_jax
 from tests.training.helpers import NUM_CLASSES, TinyModel, batch, compiled, experiment, random_variables, train_some
-from tnt_jax.models.implementation import Forms
+from tnt_jax.models.fast.attention import broadcast_attention, dot_attention, einsum_attention
+from tnt_jax.models.layers import attend, over_sentences
 from tnt_jax.training import losses, metrics, steps
 from tnt_jax.training.optimizer import make_optimizer, make_schedule
 from tnt_jax.training.state import initial_state, replicate, unreplicate
@@ -201,21 +202,23 @@ def test_evaluation_is_the_same_on_any_number_of_devices_and_counts_each_example
 
 
 @pytest.mark.parametrize(
-    ("implementation", "device_kind", "forms"),
+    ("implementation", "device_kind", "words", "sentences", "kernel"),
     [
-        ("auto", "TPU v5 lite", Forms(fused=True, inner="broadcast", outer="einsum")),
-        ("auto", "TPU v4", Forms(fused=False, inner="broadcast", outer="einsum")),
-        ("auto", "NVIDIA H200", Forms(fused=False, inner="dot", outer="dot")),
-        ("auto", "cpu", Forms(fused=False, inner="dot", outer="dot")),
-        ("xla", "TPU v6 lite", Forms(fused=False, inner="broadcast", outer="einsum")),
-        ("reference", "TPU v6 lite", Forms(fused=False, inner="einsum", outer="einsum")),
-        ("reference", "cpu", Forms(fused=False, inner="einsum", outer="dot")),
+        ("auto", "TPU v5 lite", broadcast_attention, einsum_attention, True),
+        ("auto", "TPU v4", broadcast_attention, einsum_attention, False),
+        ("auto", "NVIDIA H200", dot_attention, dot_attention, False),
+        ("auto", "cpu", dot_attention, dot_attention, False),
+        ("xla", "TPU v6 lite", broadcast_attention, einsum_attention, False),
+        ("reference", "TPU v6 lite", attend, attend, False),
     ],
 )
-def test_the_forms_of_the_blocks_follow_the_device(implementation, device_kind, forms):
+def test_how_the_blocks_are_computed_follows_the_device(implementation, device_kind, words, sentences, kernel):
     class Device:
         pass
 
     Device.device_kind = device_kind
     model = tnt_jax.create_model("tnt_ti_patch16_224", inner_implementation=implementation)
-    assert steps.for_platform(model, [Device]).forms() == forms
+    model = steps.for_platform(model, [Device])
+    ops = model.ops(model.config)
+    assert (ops.inner.attend, ops.outer.attend) == (words, sentences)
+    assert (ops.over_sentences is not over_sentences) == kernel

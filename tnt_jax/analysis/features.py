@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from tnt_jax.models.layers import layer_norm
+from tnt_jax.models import fast
 from tnt_jax.models.tnt import TNT
 from tnt_jax.training import metrics
 from tnt_jax.training.config import Experiment
@@ -37,10 +37,10 @@ def block_features(
     DINO does with its intermediate layers (Caron et al. 2021, arXiv 2104.14294, get_intermediate_layers); the class
     token of the last block is then what the head sees. Later blocks are not computed once this is compiled.
     """
-    model = model.clone(scan=False)  # a scan would compute all blocks
+    model = fast.replace(model, scan=False)  # a scan would compute all blocks
     _, features = model.apply({"params": params}, images, return_features=("sentences",))
     sentences = features["sentences"][block - 1]
-    norm = layer_norm("norm", model.norm_epsilon, model.dtype)
+    norm = model.ops(model.config).outer.norm("norm")
     sentences = norm.apply({"params": params["norm"]}, sentences).astype(jnp.float32)
     return sentences[:, 0] if kind == "class_token" else sentences[:, 1:].mean(1)
 

@@ -4,16 +4,17 @@ Attention over n sentences is n x n numbers for every head and block, too many a
 blocks and the rows that are asked for are computed here, some rows at a time.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tnt_jax.models.layers import attention_weights
-from tnt_jax.models.tnt import TNT
+from tnt_jax.models import fast
+from tnt_jax.models.layers import Ops, attention_weights
+from tnt_jax.models.tnt import TNT, Config
 
 ROWS = 256  # queries whose attention is held at a time
 
@@ -80,14 +81,12 @@ def outer_attention(model: TNT, variables: dict, images: np.ndarray, blocks: Seq
     From each sentence (row) to all, the class token first; a row sums to one.
     """
     blocks = tuple(range(1, model.depth + 1) if blocks is None else blocks)
-    normed = _attention_inputs(_plain(model), variables, images, blocks)
-    count = normed[0].shape[0]
+    pairs = _queries_and_keys(_plain(model), variables, images, blocks)
+    count = pairs[0][0].shape[0]
     found = np.empty((len(blocks), count, count), np.float32)
-    for i, (block, x) in enumerate(zip(blocks, normed, strict=True)):
-        params = variables["params"][f"block_{block}"]["outer"]["attention"]["query_key"]
+    for rows, (query, key) in zip(found, pairs, strict=True):
         for first in range(0, count, ROWS):
-            queries = x[first : first + ROWS]
-            found[i, first : first + ROWS] = _rows(params, x, queries, model.outer_num_heads).mean(0)
+            rows[first : first + ROWS] = _rows(query[first : first + ROWS], key).mean(0)
     return found
 
 
@@ -96,42 +95,36 @@ def class_attention(model: TNT, variables: dict, images: np.ndarray, block: int 
 
     The first number is what it gives to itself; a row sums to one.
     """
-    block = model.depth if block is None else block
-    (x,) = _attention_inputs(_plain(model), variables, images, (block,))
-    params = variables["params"][f"block_{block}"]["outer"]["attention"]["query_key"]
-    return np.asarray(_rows(params, x, x[:1], model.outer_num_heads)[:, 0])
+    ((query, key),) = _queries_and_keys(_plain(model), variables, images, (block or model.depth,))
+    return np.asarray(_rows(query[:1], key)[:, 0])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
-def _attention_inputs(model: TNT, variables: dict, images: jax.Array, blocks: tuple[int, ...]) -> list[jax.Array]:
-    """-> for each block [1 + N, D]: the normed sentences that its outer attention is given."""
-    wanted = {(f"block_{block}", "outer", "norm1"): block for block in blocks}
-    _, state = model.apply(
-        variables,
-        images,
-        capture_intermediates=lambda module, method: module.path in wanted,
-        mutable=["intermediates"],
-    )
-    kept = state["intermediates"]
-    return [kept[f"block_{block}"]["outer"]["norm1"]["__call__"][0][0] for block in blocks]
+def _queries_and_keys(
+    model: TNT, variables: dict, images: jax.Array, blocks: tuple[int, ...]
+) -> list[tuple[jax.Array, jax.Array]]:
+    """-> for each block (queries, keys), both [1 + N, heads, D / heads], of its outer attention."""
+    found = []
+
+    def ops(config: Config) -> Ops:
+        ops = model.ops(config)
+
+        def record(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+            found.append((query[0], key[0]))
+            return ops.outer.attend(query, key, value)
+
+        return dataclasses.replace(ops, outer=dataclasses.replace(ops.outer, attend=record))
+
+    model.clone(ops=ops).apply(variables, images)
+    return [found[block - 1] for block in blocks]
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def _rows(params: dict, x: jax.Array, queries: jax.Array, heads: int) -> jax.Array:
-    """The query_key projection, x [n, D], queries [q, D] of them -> [heads, q, n] float32: softmax(q k^T / sqrt(d))."""
-    width = x.shape[-1]
-    dense = nn.Dense(2 * width, use_bias="bias" in params, dtype=x.dtype)
-
-    def projected(tokens, which):
-        both = dense.apply({"params": params}, tokens)
-        return both.reshape(-1, 2, heads, width // heads)[:, which]
-
-    return attention_weights(projected(queries, 0), projected(x, 1))
+_rows = jax.jit(attention_weights)  # queries [q, heads, d], keys [n, heads, d] -> [heads, q, n] float32
 
 
 def _plain(model: TNT) -> TNT:
     """The same model without a scan, which would compute all blocks and hide their names."""
-    return model.clone(scan=False, remat=False)
+    return fast.replace(model, scan=False, remat=False)
 
 
 def _grid(model: TNT, images: np.ndarray) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from PIL import Image, UnidentifiedImageError
 
 from tnt_jax.models.resize import resize_sentence_positions
 from tnt_jax.models.tnt import TNT
+from tnt_jax.models.variants import update
 
 PAPERS_SIZE, PAPERS_INPUT = 1024, 224  # pixels: the input of Figure 3, and the size trained at
 
@@ -36,7 +37,7 @@ class Subject:
 
     def at(self, size: tuple[int, int]) -> "Subject":
         """The same for images of (height, width) pixels, sentence positions interpolated."""
-        model, params = self.model.clone(image_size=size), self.variables["params"]
+        model, params = update(self.model, image_size=size), self.variables["params"]
         if "sentence_position" in params:
             positions = resize_sentence_positions(params["sentence_position"], self.model.grid, model.grid)
             params = {**params, "sentence_position": positions}

@@ -1,4 +1,4 @@
-"""Impossible sizes stop here, at construction, with the mend."""
+"""Impossible sizes stop here, at construction, with the fix."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,16 +6,15 @@ from typing import Any
 import jax.numpy as jnp
 
 from tnt_jax.models.embeddings import grid_of
-from tnt_jax.models.implementation import IMPLEMENTATIONS
 
 FEATURES = ("sentences", "words", "outer_attention", "inner_attention")
 
 
-def check_model(model: Any) -> None:
-    """TNT -> None.
+def check_config(model: Any) -> None:
+    """A model's Config -> None.
 
     Raises:
-      ValueError: sizes of the model that do not fit together; the message has the attribute and the mend.
+      ValueError: sizes of the model that do not fit together; the message has the attribute and the fix.
     """
     for name in ("patch_size", "word_size", "inner_dim", "outer_dim", "inner_num_heads", "outer_num_heads", "depth"):
         value = getattr(model, name)
@@ -44,14 +43,6 @@ def check_model(model: Any) -> None:
     _check_blocks(model)
     if not jnp.issubdtype(jnp.dtype(model.dtype), jnp.floating):
         raise ValueError(f"dtype={model.dtype!r} is not a floating type; use float32 or bfloat16")
-    if model.inner_implementation not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"inner_implementation={model.inner_implementation!r} is not known; use one of {', '.join(IMPLEMENTATIONS)}"
-        )
-    if model.remat_keeps not in ("inputs", "products"):
-        raise ValueError(f"remat_keeps={model.remat_keeps!r} is not known; use 'inputs' or 'products'")
-    if model.device_kind is not None:
-        model.forms()  # the kernel may not be for this device or for these sizes
 
 
 def _check_image(model: Any) -> None:
@@ -88,3 +79,20 @@ def check_features(asked: bool | Sequence[str]) -> tuple[str, ...]:
     if unknown:
         raise ValueError(f"return_features has {unknown}; the names are {', '.join(FEATURES)}")
     return names
+
+
+def check_images(shape: tuple[int, ...], config: Any) -> None:
+    """The shape of a model's input -> None.
+
+    Raises:
+      ValueError: it is not [B, H, W, 3], with what it seems to be; a side is not a multiple of the patch size.
+    """
+    if len(shape) == 4 and shape[-1] == 3:
+        grid_of(shape[1:3], config.patch_size)
+        return
+    hint = ""
+    if len(shape) == 3 and shape[-1] == 3:
+        hint = "; add a batch axis: images[None]"
+    elif len(shape) == 4 and shape[1] == 3:
+        hint = "; channels come last: images.transpose(0, 2, 3, 1)"
+    raise ValueError(f"images must be [B, H, W, 3], got {list(shape)}{hint}")

@@ -1,51 +1,30 @@
-"""Parameters and multiply-adds of a model: exactly, from its parameter tree, and by the paper's eq. 14 to 18."""
+"""Parameters and multiply-adds of a model: as its program has them, and by the paper's equations 14 to 18."""
 
 import dataclasses
+import re
+from collections.abc import Iterator
+from typing import Any
 
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tnt_jax.models.fast import Backend
 from tnt_jax.models.tnt import TNT
-
-# Parts of a model in the order of the computation: title, and how the paths of its parameters begin ("block" is any).
-PARTS = (
-    ("word embedding", ("word_embedding",)),
-    ("patch embedding", ("patch_embedding",)),
-    ("sentence embedding", ("sentence_embedding",)),
-    ("class token, positions", ("class_token", "word_position", "sentence_position")),
-    ("inner attention", ("block/inner/norm1", "block/inner/attention")),
-    ("inner MLP", ("block/inner/norm2", "block/inner/mlp")),
-    ("projection", ("block/projection",)),
-    ("outer attention", ("block/outer/norm1", "block/outer/attention")),
-    ("outer MLP", ("block/outer/norm2", "block/outer/mlp")),
-    ("squeeze and excitation", ("block/outer/squeeze_excitation",)),
-    ("final norm", ("norm",)),
-    ("head", ("head",)),
-)
-# Multiply-adds for each number of a parameter and each vector it is applied to. A bias is one more term of its sum. A
-# norm takes four for each number: mean, variance, scaling by the deviation, and scale with bias.
-_COST = {"kernel": 1, "bias": 1, "scale": 3, "class_token": 0, "word_position": 1, "sentence_position": 1}
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A part of a model, all its blocks together, and what it costs for one image.
+    """A module of a model, in all its blocks together, and what it costs for one image.
 
-    `products` are the multiply-adds of matrix products and convolutions, with their biases, and of attention: what
-    published FLOPs count. `others` are those of norms, position encodings and gates.
+    `multiply_adds` are those of matrix products and convolutions with their biases, attention's among them: what
+    published FLOPs count. Norms, positions, softmax, GELU and residual additions (together about 2%) are left out.
     """
 
-    name: str
+    name: str  # such as "inner/attention", "projection", "head"
     parameters: int
-    products: int
-    others: int
-
-    @property
-    def multiply_adds(self) -> int:
-        """All of them."""
-        return self.products + self.others
+    multiply_adds: int
 
 
 def parameter_shapes(model: TNT) -> dict[tuple[str, ...], tuple[int, ...]]:
@@ -53,8 +32,7 @@ def parameter_shapes(model: TNT) -> dict[tuple[str, ...], tuple[int, ...]]:
 
     Nothing is computed.
     """
-    images = jax.ShapeDtypeStruct((1, *model.input_size, 3), jnp.float32)
-    tree = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    tree = jax.eval_shape(model.init, jax.random.key(0), _image(model))["params"]
     return {path: tuple(leaf.shape) for path, leaf in flax.traverse_util.flatten_dict(tree).items()}
 
 
@@ -64,54 +42,90 @@ def count_parameters(model: TNT) -> int:
 
 
 def multiply_adds(model: TNT, image_size: int | tuple[int, int] | None = None) -> int:
-    """model, image_size in pixels (a side or (H, W); None: the model's own) -> multiply-adds of one image, exactly.
-
-    Stem, positions, inner and outer blocks, projections, norms, biases and head are in; softmax, GELU, the addition of
-    residual branches and the resizing of positions are not (together about 1%). A padding zero counts like any pixel.
-    """
+    """model, image_size in pixels (a side or (H, W); None: the model's own) -> multiply-adds of one image."""
     return sum(part.multiply_adds for part in count_parts(model, image_size))
 
 
 def count_parts(model: TNT, image_size: int | tuple[int, int] | None = None) -> list[Part]:
-    """model, image_size in pixels (None: the model's own) -> what each part holds and costs for one image (as above).
+    """model, image_size in pixels (None: the model's own) -> its modules by name.
 
-    Parameters are the model's at that size: sentence positions grow with it. Parts that it does not have are left out.
+    Counted from the traced definition, so that any module counts, known or not. Sentence positions grow with the size.
+    A padding zero counts like any pixel.
     """
-    if image_size is not None:
-        model = model.clone(image_size=image_size)
-    sentences = model.grid[0] * model.grid[1]
-    counts = {name: [0, 0, 0] for name, _ in PARTS}
-    for path, shape in parameter_shapes(model).items():
-        count = counts[part_of(path)]
-        size = int(np.prod(shape))
-        is_product = path[-1] == "kernel" or (path[-1] == "bias" and not path[-2].startswith("norm"))
-        count[0] += size
-        count[1 if is_product else 2] += size * _vectors(path, sentences, model) * _COST[path[-1]]
-    counts["inner attention"][1] += len(model.inner_blocks) * 2 * sentences * model.num_words**2 * model.inner_dim
-    counts["outer attention"][1] += model.depth * 2 * (1 + sentences) ** 2 * model.outer_dim
-    if model.squeeze_excitation:  # the mean over the tokens, and the gate's multiplication
-        counts["squeeze and excitation"][2] += model.depth * 2 * (1 + sentences) * model.outer_dim
-    return [Part(name, *count) for name, count in counts.items() if any(count)]
+    model = TNT(_resized(model, image_size), Backend("reference", scan=True))  # like blocks are traced once
+    variables = jax.eval_shape(model.init, jax.random.key(0), _image(model))
+    products: dict[str, int] = {}
+    for scopes, count in _products(jax.make_jaxpr(model.apply)(variables, _image(model)).jaxpr):
+        name = "/".join(scopes)
+        products[name] = products.get(name, 0) + count
+    counts: dict[str, list[int]] = {}
+    for path, leaf in flax.traverse_util.flatten_dict(variables["params"]).items():
+        counts.setdefault(_module_of(path), [0, 0])[0] += int(np.prod(leaf.shape))
+    for name, count in products.items():
+        holders = [part for part in counts if part and f"{name}/".startswith(f"{part}/")]
+        counts.setdefault(max(holders, key=len, default=name), [0, 0])[1] += count
+    return [Part(name, *count) for name, count in counts.items()]
 
 
-def part_of(path: tuple[str, ...]) -> str | None:
-    """The path of a parameter or of a layer -> the title of its part; None for what holds several."""
-    name = "/".join("block" if each.startswith("block_") else each for each in path) + "/"
-    return next((title for title, starts in PARTS if any(name.startswith(start + "/") for start in starts)), None)
+def _module_of(path: tuple[str, ...]) -> str:
+    """A parameter's path -> the module that holds its layer, blocks put together: "inner/attention", "head"."""
+    path = path[1:] if path[0].startswith("block_") else path
+    return "/".join(path[:-2] or path[:1])
 
 
-def _vectors(path: tuple[str, ...], sentences: int, model: TNT) -> int:
-    """A parameter's path -> the number of vectors that it is applied to for one image."""
-    words = sentences * model.num_words
-    if path[0] == "word_embedding" or "inner" in path:
-        return words
-    if "projection" in path and model.legacy and "norm1" in path:
-        return words
-    if "projection" in path or path[0] in ("word_position", "patch_embedding", "sentence_embedding"):
-        return sentences
-    if "squeeze_excitation" in path or path[0] in ("head", "sentence_position", "class_token"):
-        return 1
-    return 1 + sentences
+def _products(jaxpr: Any, outer: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
+    """A traced program -> the modules around each product, outermost first, and its multiply-adds."""
+    producers = {id(output): equation for equation in jaxpr.eqns for output in equation.outvars}
+    for equation in jaxpr.eqns:
+        scopes = (*outer, *module_scopes(str(equation.source_info.name_stack)))
+        size = int(np.prod(equation.outvars[0].aval.shape)) if equation.outvars else 0
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            yield scopes, size * int(np.prod([shape[axis] for axis in contracted]))
+        elif equation.primitive.name == "conv_general_dilated":
+            kernel, layout = equation.invars[1].aval.shape, equation.params["dimension_numbers"].rhs_spec
+            yield scopes, size * int(np.prod(kernel)) // kernel[layout[0]]
+        elif equation.primitive.name == "add" and _adds_bias(equation, producers):
+            yield scopes, size
+        turns = equation.params["length"] if equation.primitive.name == "scan" else 1
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda value: hasattr(value, "eqns")):
+            inner = getattr(value, "jaxpr", value)  # a closed one
+            if hasattr(inner, "eqns"):
+                yield from ((path, turns * count) for path, count in _products(inner, scopes))
+
+
+def _adds_bias(equation: Any, producers: dict[int, Any]) -> bool:
+    """Whether an addition is a product plus a vector, reshaped or not: one more term of the product's sums."""
+    names, ranks = [], []
+    for variable in equation.invars:
+        producer = producers.get(id(variable))
+        while producer is not None and producer.primitive.name in ("reshape", "broadcast_in_dim", "transpose"):
+            variable = producer.invars[0]
+            producer = producers.get(id(variable))
+        names.append(producer.primitive.name if producer is not None else "")
+        ranks.append(len(variable.aval.shape))
+    return 1 in ranks and ("dot_general" in names or "conv_general_dilated" in names)
+
+
+def module_scopes(source: str) -> tuple[str, ...]:
+    """The scopes an operation was traced in -> its modules by name, from the model's (left out) or a block's inwards.
+
+    "jit(step)/jvp(TNT)/block_1/vmap(inner)/norm1/mul" -> ("inner", "norm1", "mul"). Without a model: ().
+    """
+    scopes = re.findall(r"[\w.]+", re.sub(r"\w+\(", "", source))  # "vmap(inner)" -> "inner"
+    starts = [i for i, scope in enumerate(scopes) if re.fullmatch(r"TNT(\.\w+)?|TNTBlock|block_\d+", scope)]
+    return tuple(scopes[starts[-1] + 1 :]) if starts else ()
+
+
+def _image(model: TNT) -> jax.ShapeDtypeStruct:
+    """-> the shape of one image."""
+    return jax.ShapeDtypeStruct((1, *model.config.input_size, 3), jnp.float32)
+
+
+def _resized(model: TNT, image_size: int | tuple[int, int] | None) -> Any:
+    """-> the model's Config at another image size; None: its own."""
+    return model.config if image_size is None else dataclasses.replace(model.config, image_size=image_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,33 +155,33 @@ def tnt_block(n: int, d: int, m: int, c: int, r: float = 4.0) -> Formula:
 
 def by_formula(model: TNT, image_size: int | tuple[int, int] | None = None) -> Formula:
     """model, image_size in pixels (None: the model's own) -> its blocks by the paper's formulas, added up."""
-    grid = (model if image_size is None else model.clone(image_size=image_size)).grid
-    n, d, r = grid[0] * grid[1], model.outer_dim, model.mlp_ratio
-    standard, tnt = standard_block(n, d, r), tnt_block(n, d, model.num_words, model.inner_dim, r)
-    inner = len(model.inner_blocks)
+    config = _resized(model, image_size)
+    n, d, r = config.grid[0] * config.grid[1], config.outer_dim, config.mlp_ratio
+    standard, tnt = standard_block(n, d, r), tnt_block(n, d, config.num_words, config.inner_dim, r)
+    inner = len(config.inner_blocks)
     return Formula(
-        inner * tnt.parameters + (model.depth - inner) * standard.parameters,
-        inner * tnt.multiply_adds + (model.depth - inner) * standard.multiply_adds,
+        inner * tnt.parameters + (config.depth - inner) * standard.parameters,
+        inner * tnt.multiply_adds + (config.depth - inner) * standard.multiply_adds,
     )
 
 
 def formula_parts(model: TNT) -> dict[str, Formula]:
-    """model -> what the paper's formulas say of each part that they speak of (PARTS), all its blocks together.
+    """model -> what the paper's formulas say of each part that they speak of, all its blocks together.
 
     Of a standard block's 12 d d parameters and 2 n d (6 d + n) multiply-adds (eq. 14, 15) attention has 4 d d and
     2 n d (2 d + n), the MLP the rest; inner blocks likewise, with m and c, for each of the n sentences. The projection
     has m c d and n m c d (eq. 16 to 18).
     """
-    n, d, r = model.grid[0] * model.grid[1], model.outer_dim, model.mlp_ratio
-    m, c, inner = model.num_words, model.inner_dim, len(model.inner_blocks)
+    n, d, r = model.config.grid[0] * model.config.grid[1], model.config.outer_dim, model.config.mlp_ratio
+    m, c, inner = model.config.num_words, model.config.inner_dim, len(model.config.inner_blocks)
     parts = {
-        "outer attention": Formula(model.depth * 4 * d * d, model.depth * 2 * n * d * (2 * d + n)),
-        "outer MLP": Formula(model.depth * 2 * r * d * d, model.depth * 2 * n * r * d * d),
+        "outer/attention": Formula(model.config.depth * 4 * d * d, model.config.depth * 2 * n * d * (2 * d + n)),
+        "outer/mlp": Formula(model.config.depth * 2 * r * d * d, model.config.depth * 2 * n * r * d * d),
     }
     if inner:
         parts |= {
-            "inner attention": Formula(inner * 4 * c * c, inner * n * 2 * m * c * (2 * c + m)),
-            "inner MLP": Formula(inner * 2 * r * c * c, inner * n * 2 * m * r * c * c),
+            "inner/attention": Formula(inner * 4 * c * c, inner * n * 2 * m * c * (2 * c + m)),
+            "inner/mlp": Formula(inner * 2 * r * c * c, inner * n * 2 * m * r * c * c),
             "projection": Formula(inner * m * c * d, inner * n * m * c * d),
         }
     return parts
@@ -178,9 +192,9 @@ def inner_path_ratio(model: TNT) -> Formula:
 
     TNT-S: 1.08 and 1.14 (section 3.3 of the paper).
     """
-    n = model.grid[0] * model.grid[1]
-    standard = standard_block(n, model.outer_dim, model.mlp_ratio)
-    tnt = tnt_block(n, model.outer_dim, model.num_words, model.inner_dim, model.mlp_ratio)
+    n = model.config.grid[0] * model.config.grid[1]
+    standard = standard_block(n, model.config.outer_dim, model.config.mlp_ratio)
+    tnt = tnt_block(n, model.config.outer_dim, model.config.num_words, model.config.inner_dim, model.config.mlp_ratio)
     return Formula(tnt.parameters / standard.parameters, tnt.multiply_adds / standard.multiply_adds)
 
 
@@ -189,6 +203,6 @@ def frozen_outer_tokens(model: TNT) -> int:
 
     They are why the paper gives 65.6 M parameters for TNT-B, which has 65.43 M trainable ones. DeiT: 0.
     """
-    if not model.inner_blocks:
+    if not model.config.inner_blocks:
         return 0
-    return model.grid[0] * model.grid[1] * model.outer_dim
+    return model.config.grid[0] * model.config.grid[1] * model.config.outer_dim

@@ -1,13 +1,15 @@
 """From pixels to words and sentences: the two stems, and the position encodings at any image size."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tnt_jax.models.layers import dense, layer_norm
+if TYPE_CHECKING:
+    from tnt_jax.models.layers import Ops
+    from tnt_jax.models.tnt import Config
 
 KERNEL_SIZE = 7  # of the convolution that makes words
 PADDING = 3
@@ -31,95 +33,77 @@ def cut_into_cells(images: jax.Array, patch_size: int, word_size: int) -> jax.Ar
     return cells.transpose(0, 1, 4, 2, 5, 3, 6, 7).reshape(batch, *grid, words, words, word_size**2 * channels)
 
 
-def convolution_as_matrix(kernel: jax.Array, patch_size: int, word_size: int) -> jax.Array:
-    """kernel [7, 7, 3, C] -> matrix [p * p * 3, M * C] from the pixels of a patch to all of its words.
+def convolve_patches(images: jax.Array, kernel: jax.Array, patch_size: int, word_size: int) -> jax.Array:
+    """images [B, H, W, 3], kernel [7, 7, 3, C] -> [B * N, M, C]: a convolution inside each patch on its own.
 
-    The word in row i of a patch takes pixel row y by the kernel's row y - s * i + 3, where it has one; columns alike.
-    So the convolution inside a patch is one product with a matrix of shifted kernels, most of it zeros. It multiplies
-    five times as often as the convolution, 1% of TNT-S, in a product of a good shape, and nothing is gathered: half
-    the time of a product of gathered cells on a CPU, and on a TPU no copies into and out of small cells.
+    Words and sentences in row-major order. Zeros surround every patch, so no pixel of one reaches another's words.
     """
-    count = patch_size // word_size
-    for pixel_axis in (0, 2):  # [7, ...] -> [words, pixels, ...], rows and then columns
-        padding = [(0, 0)] * kernel.ndim
-        padding[pixel_axis] = (patch_size, patch_size)
-        padded = jnp.pad(kernel, padding)
-        starts = [patch_size + PADDING - word_size * index for index in range(count)]
-        shifted = [jax.lax.slice_in_dim(padded, start, start + patch_size, axis=pixel_axis) for start in starts]
-        kernel = jnp.stack(shifted, axis=pixel_axis)
-    _, channels, features = kernel.shape[-3:]
-    return kernel.transpose(1, 3, 4, 0, 2, 5).reshape(patch_size**2 * channels, count**2 * features)
+    channels, features = kernel.shape[-2:]
+    patches = cut_into_cells(images, patch_size, patch_size).reshape(-1, patch_size, patch_size, channels)
+    return _convolve(patches, kernel, word_size).reshape(patches.shape[0], -1, features)
+
+
+def _convolve(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """images [n, h, w, 3], kernel [7, 7, 3, C] -> [n, h / stride, w / stride, C]."""
+    padding = ((PADDING, PADDING), (PADDING, PADDING))
+    layout = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(images, kernel, (stride, stride), padding, dimension_numbers=layout)
 
 
 class WordEmbedding(nn.Module):
     """images [B, H, W, 3] -> words [B * N, M, C]: a 7 x 7 convolution inside each patch on its own (eq. 1 and 5).
 
-    Zeros surround every patch, so no pixel of one sentence reaches another one's words. With `legacy` the convolution
-    runs over the whole image before it is cut, as in the older published weights.
+    With `legacy` it runs over the whole image before that is cut, as in the older published weights.
     """
 
-    features: int
-    patch_size: int
-    word_size: int
-    legacy: bool = False
-    dtype: Any = jnp.float32
+    config: "Config"
+    ops: "Ops"
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         """images [B, H, W, 3] -> words [B * N, M, C]; words and sentences in row-major order."""
-        channels = images.shape[-1]
+        config, channels = self.config, images.shape[-1]
         init = uniform_fan_in_init(KERNEL_SIZE**2 * channels)
-        kernel = self.param("kernel", init, (KERNEL_SIZE, KERNEL_SIZE, channels, self.features), jnp.float32)
-        bias = self.param("bias", init, (self.features,), jnp.float32)
-        images, kernel, bias = (x.astype(self.dtype) for x in (images, kernel, bias))
-        if self.legacy:
-            words = jax.lax.conv_general_dilated(
-                images,
-                kernel,
-                window_strides=(self.word_size, self.word_size),
-                padding=((PADDING, PADDING), (PADDING, PADDING)),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
-            words = cut_into_cells(words, self.patch_size // self.word_size, 1)  # a cell is now one word
+        kernel = self.param("kernel", init, (KERNEL_SIZE, KERNEL_SIZE, channels, config.inner_dim), jnp.float32)
+        bias = self.param("bias", init, (config.inner_dim,), jnp.float32)
+        images, kernel, bias = (x.astype(config.dtype) for x in (images, kernel, bias))
+        if config.legacy:
+            words = _convolve(images, kernel, config.word_size)
+            words = cut_into_cells(words, config.patch_size // config.word_size, 1)  # a cell is now one word
         else:
-            matrix = convolution_as_matrix(kernel, self.patch_size, self.word_size)
-            words = cut_into_cells(images, self.patch_size, self.patch_size) @ matrix
-        return words.reshape(-1, (self.patch_size // self.word_size) ** 2, self.features) + bias
+            words = self.ops.convolve_patches(images, kernel, config.patch_size, config.word_size)
+        return words.reshape(-1, config.num_words, config.inner_dim) + bias
 
 
 class SentenceEmbedding(nn.Module):
     """words [B * N, M, C] -> sentences [B, N, D]: norm, dense with a bias, norm (the published form of Z_0)."""
 
-    features: int
-    epsilon: float
-    dtype: Any = jnp.float32
+    config: "Config"
+    ops: "Ops"
 
     @nn.compact
     def __call__(self, words: jax.Array, batch: int) -> jax.Array:
         """words [B * N, M, C], B -> sentences [B, N, D]."""
-        sentences = words.reshape(batch, words.shape[0] // batch, -1)
-        sentences = layer_norm("norm1", self.epsilon, self.dtype)(sentences)
-        sentences = dense("dense", self.features, self.dtype)(sentences)
-        return layer_norm("norm2", self.epsilon, self.dtype)(sentences)
+        layers = self.ops.outer
+        sentences = layers.norm("norm1")(words.reshape(batch, words.shape[0] // batch, -1))
+        return layers.norm("norm2")(layers.dense("dense", self.config.outer_dim)(sentences))
 
 
 class PatchEmbedding(nn.Module):
     """images [B, H, W, 3] -> sentences [B, N, D]: one dense layer on the pixels of each patch (DeiT's stem)."""
 
-    features: int
-    patch_size: int
-    dtype: Any = jnp.float32
+    config: "Config"
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         """images [B, H, W, 3] -> sentences [B, N, D]."""
-        side, channels = self.patch_size, images.shape[-1]
+        side, channels, features = self.config.patch_size, images.shape[-1], self.config.outer_dim
         init = uniform_fan_in_init(side**2 * channels)
-        kernel = self.param("kernel", init, (side, side, channels, self.features), jnp.float32)
-        bias = self.param("bias", init, (self.features,), jnp.float32)
-        patches = cut_into_cells(images.astype(self.dtype), side, side)
-        patches = patches.reshape(images.shape[0], -1, side**2 * channels)
-        return patches @ kernel.reshape(-1, self.features).astype(self.dtype) + bias.astype(self.dtype)
+        kernel = self.param("kernel", init, (side, side, channels, features), jnp.float32)
+        bias = self.param("bias", init, (features,), jnp.float32)
+        images, kernel, bias = (x.astype(self.config.dtype) for x in (images, kernel, bias))
+        patches = cut_into_cells(images, side, side).reshape(images.shape[0], -1, side**2 * channels)
+        return patches @ kernel.reshape(-1, features) + bias
 
 
 def grid_of(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
@@ -131,8 +115,8 @@ def grid_of(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
     for side in image_size:
         if side % patch_size or side < patch_size:
             low = max(side // patch_size, 1) * patch_size
-            mend = f"{low}" if low > side else f"{low} or {low + patch_size}"
-            raise ValueError(f"image_size={side} is not a multiple of patch_size={patch_size}; use {mend}")
+            fix = f"{low}" if low > side else f"{low} or {low + patch_size}"
+            raise ValueError(f"image_size={side} is not a multiple of patch_size={patch_size}; use {fix}")
     return image_size[0] // patch_size, image_size[1] // patch_size
 
 

@@ -6,7 +6,14 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from tnt_jax.models.tnt import TNT
+from tnt_jax.models import fast
+from tnt_jax.models.fast import Backend
+from tnt_jax.models.tnt import TNT, Config
+
+# Settings of a model that say how it is computed, and what Backend calls them.
+BACKEND = {"inner_implementation": "implementation"} | {
+    name: name for name in ("device_kind", "scan", "remat", "remat_keeps")
+}
 
 _TNT_S = {"inner_dim": 24, "outer_dim": 384, "inner_num_heads": 4, "outer_num_heads": 6}
 # DeiT: no inner path, biases on queries, keys and values, and its own epsilon.
@@ -24,34 +31,46 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def nearest(name: str, names: list[str]) -> str:
-    """A misspelt name and the accepted ones -> the end of an error message that mends it."""
+    """A misspelt name and the accepted ones -> the end of an error message that fixes it."""
     close = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {close[0]!r}?" if close else f"the names are {', '.join(sorted(names))}"
 
 
 def create_model(name: str, **overrides: Any) -> TNT:
-    """A variant's name, and TNT's attributes to change -> the module (see models.tnt.TNT for shapes).
+    """A variant's name, and settings to change -> the module (see models.tnt.TNT for shapes).
 
     Args:
       name: one of VARIANTS, such as "tnt_s_patch16_224".
-      **overrides: num_classes, image_size, tnt_blocks, dtype ("bfloat16" or a type), ... as TNT declares them.
+      **overrides: num_classes, image_size, tnt_blocks, dtype ("bfloat16" or a type), ... as models.tnt.Config has
+        them; inner_implementation, device_kind, scan, remat, remat_keeps, as models.fast.Backend has them.
 
     Raises:
       ValueError: an unknown name or override, or sizes that do not fit together.
     """
     if name not in VARIANTS:
         raise ValueError(f"there is no model {name!r}; {nearest(name, list(VARIANTS))}")
-    known = [field.name for field in dataclasses.fields(TNT) if field.name not in ("parent", "name")]
+    config, backend = _settings(name, {**VARIANTS[name], **overrides})
+    return fast.replace(TNT(Config(**config), Backend()), **backend)
+
+
+def update(model: TNT, **overrides: Any) -> TNT:
+    """A model and settings to change, as create_model takes them -> the model with these."""
+    config, backend = _settings("the model", overrides)
+    model = model.clone(config=dataclasses.replace(model.config, **config))
+    return fast.replace(model, **backend) if backend else model
+
+
+def _settings(name: str, overrides: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A model's name and settings -> attributes of Config and of Backend."""
+    known = [field.name for field in dataclasses.fields(Config)]
     for key in overrides:
-        if key not in known:
-            raise ValueError(f"{name} has no setting {key!r}; {nearest(key, known)}")
-    settings = {**VARIANTS[name], **overrides}
-    for key, value in settings.items():
-        if isinstance(value, list):
-            settings[key] = tuple(value)
-    if isinstance(settings.get("dtype"), str):
+        if key not in known and key not in BACKEND:
+            raise ValueError(f"{name} has no setting {key!r}; {nearest(key, [*known, *BACKEND])}")
+    config = {key: tuple(value) if isinstance(value, list) else value for key, value in overrides.items()}
+    backend = {BACKEND[key]: config.pop(key) for key in BACKEND if key in config}
+    if isinstance(config.get("dtype"), str):
         try:
-            settings["dtype"] = jnp.dtype(settings["dtype"])
+            config["dtype"] = jnp.dtype(config["dtype"])
         except TypeError as error:
-            raise ValueError(f"dtype={settings['dtype']!r} is no type; use float32 or bfloat16") from error
-    return TNT(**settings)
+            raise ValueError(f"dtype={config['dtype']!r} is no type; use float32 or bfloat16") from error
+    return config, backend

@@ -16,6 +16,7 @@ from tnt_jax.models.complexity import parameter_shapes
 from tnt_jax.models.layers import normal_init
 from tnt_jax.models.resize import resize_sentence_positions
 from tnt_jax.models.tnt import TNT
+from tnt_jax.models.variants import update
 from tnt_jax.pretrained.mismatch import check_kind, explain
 from tnt_jax.pretrained.names import Entry, entries_for, file_name, to_arrays
 from tnt_jax.pretrained.sizes import check_sizes, sizes_of
@@ -41,7 +42,7 @@ def load_pretrained(
         (WORKDIR/checkpoints/STEP for another). Published files have timm's names, the official release's or, for
         DeiT, timm's VisionTransformer's. They do not tell the numbers of heads: these are the model's.
       model: what the weights are for; None with a workdir, which knows its own.
-      image_size: pixels, a side or (H, W), for model.clone(image_size=image_size); None: model.image_size. Where that
+      image_size: pixels, a side or (H, W), the model is made for; None: model.image_size. Where that
         is not the size that the weights were trained at, the sentence positions, and nothing else, are resized
         (models/resize.py). A file that does not say so is taken to be trained on squares.
       new_head: True: the source's head is left alone and the model's starts anew, the same in each call.
@@ -59,7 +60,7 @@ def load_pretrained(
     if model is None:
         raise ValueError(f"{source} does not say which model it is for; give one of tnt_jax.create_model")
     if image_size is not None:
-        model = model.clone(image_size=image_size)
+        model = update(model, image_size=image_size)
     return {"params": fit(found, model, new_head)}
 
 

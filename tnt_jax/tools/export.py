@@ -27,6 +27,8 @@ import numpy as np
 from jax import export as jax_export
 
 from tnt_jax import names
+from tnt_jax.models import fast
+from tnt_jax.models.variants import update
 from tnt_jax.tools import arguments as command_line
 from tnt_jax.tools import be_quiet
 from tnt_jax.tools.trained import Trained, add_weights_flag, open_trained
@@ -82,7 +84,7 @@ def program_of(trained: Trained, input_kind: str = "uint8") -> Callable[[jax.Arr
     mean, std = (np.array(values, np.float32) for values in (trained.images.mean, trained.images.std))
 
     def logits(device_kind: str, images: jax.Array) -> jax.Array:
-        model = trained.model.clone(inner_implementation="xla", device_kind=device_kind)
+        model = fast.replace(trained.model, implementation="xla", device_kind=device_kind)
         return model.apply(trained.variables, images)
 
     def program(images: jax.Array) -> jax.Array:
@@ -198,7 +200,7 @@ def run(options: argparse.Namespace) -> str:
         size = options.output.stat().st_size / 1e6
         return f"{options.output}: {size:.1f} MB, {trained.weights}, timm's names for {trained.name}"
     if options.dtype is not None:
-        model: Any = trained.model.clone(dtype=jnp.dtype(options.dtype))
+        model: Any = update(trained.model, dtype=jnp.dtype(options.dtype))
         trained = Trained(**{**vars(trained), "model": model})
     path = write_program(trained, options.output.expanduser(), options.input)
     found = check_program(path, trained, options.input)

@@ -36,7 +36,7 @@ from tnt_jax.analysis.panels import Drawn, save_figure, slug
 from tnt_jax.analysis.picture import Subject, read_picture
 from tnt_jax.analysis.queries import Query, parse_query
 from tnt_jax.models.embeddings import grid_of
-from tnt_jax.models.variants import VARIANTS, create_model, nearest
+from tnt_jax.models.variants import VARIANTS, create_model, nearest, update
 from tnt_jax.pretrained.sources import BEST
 from tnt_jax.tools import arguments as command_line
 from tnt_jax.tools import be_quiet
@@ -70,7 +70,7 @@ def open_subject(source: str, weights: str = BEST) -> Subject:
     workdir = workdir_of(source)
     kind = "TNT" if trained.model.inner_blocks else "DeiT"
     title = TITLES[trained.name] if workdir is None else f"{kind} ({workdir.absolute().name})"
-    model = trained.model.clone(dtype=jnp.float32)
+    model = update(trained.model, dtype=jnp.float32)
     mean, std = tuple(trained.images.mean), tuple(trained.images.std)
     return Subject(title, model, trained.variables, mean, std, trained.weights)
 

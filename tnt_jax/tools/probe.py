@@ -20,6 +20,7 @@ from ml_collections import ConfigDict, config_flags
 
 from tnt_jax.analysis.features import KINDS, extract_features
 from tnt_jax.analysis.probe import INVERSE_PENALTIES, NEIGHBOURS, TEMPERATURE, linear_probe, nearest_neighbours
+from tnt_jax.models.variants import update
 from tnt_jax.pretrained.sources import BEST, CHOICES
 from tnt_jax.tools import arguments as command_line
 from tnt_jax.tools import be_quiet
@@ -70,7 +71,7 @@ def probe(
         settings = {"dtype": experiment.model.dtype} if named else experiment.model.arguments()
         model = create_model(**settings | {"name": name})
     size = experiment.model.image_size
-    model = model.clone(num_classes=0, image_size=size)  # the head plays no part
+    model = update(model, num_classes=0, image_size=size)  # the head plays no part
     params = fit(found, model)
     block = model.depth if block is None else block
     train, test = (

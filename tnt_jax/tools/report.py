@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from tnt_jax.analysis.mistakes import Evaluated, evaluate
+from tnt_jax.models.variants import update
 from tnt_jax.pretrained.sources import BEST
 from tnt_jax.tools import arguments as command_line
 from tnt_jax.tools import be_quiet
@@ -63,7 +64,7 @@ def draw_figures(
     if figures == "all" and not trained.model.inner_blocks:
         names = [name for name in names if name not in INNER_FIGURES]
     kind = "TNT" if trained.model.inner_blocks else "DeiT"
-    model = trained.model.clone(dtype=jnp.float32)
+    model = update(trained.model, dtype=jnp.float32)
     subject = Subject(
         f"{kind} ({workdir.name})",
         model,

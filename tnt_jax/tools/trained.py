@@ -18,7 +18,7 @@ from absl import logging
 from tnt_jax import workdir as workdirs
 from tnt_jax.data.settings import EvalImages
 from tnt_jax.models.tnt import TNT
-from tnt_jax.models.variants import VARIANTS, create_model
+from tnt_jax.models.variants import VARIANTS, create_model, update
 from tnt_jax.pretrained.load import fit, read_source
 from tnt_jax.pretrained.sources import BEST, CHOICES, HUB_PREFIX, check_hub_name, read_weights
 from tnt_jax.pretrained.workdir import is_folder, split_step
@@ -80,7 +80,7 @@ def open_trained(
         names = published_names(model.num_classes)
         images = EvalImages() if model.inner_blocks else DEIT_IMAGES
     if image_size is not None:
-        model = model.clone(image_size=image_size)
+        model = update(model, image_size=image_size)
     variables = {"params": fit(found, model)}
     return Trained(str(source), name, model, variables, images, names, found.label, experiment)
 

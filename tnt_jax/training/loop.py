@@ -13,7 +13,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from tnt_jax import workdir as workdirs
-from tnt_jax.models.stacking import unstack_blocks
+from tnt_jax.models.fast.stacking import unstack_blocks
 from tnt_jax.pretrained.load import fit
 from tnt_jax.pretrained.workdir import read_sets
 from tnt_jax.training import (

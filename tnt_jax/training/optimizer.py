@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from tnt_jax.models.fast.stacking import is_stack
 from tnt_jax.training.config import Experiment, peak_learning_rate
 
 Schedule = Callable[[Any], jax.Array]
 
-# Parameters by the last part of their name. Anything else is an error: a new kind of parameter must choose.
-DECAYING = ("kernel",)
-NOT_DECAYING = ("bias", "scale", "class_token", "word_position", "sentence_position")
+# Weight decay applies to matrices and convolutions, not to vectors (biases, norms, scales, the class token), nor to:
+NO_WEIGHT_DECAY = ("word_position", "sentence_position")
 
 
 def make_schedule(experiment: Experiment, steps_per_epoch: int) -> Schedule:
@@ -45,20 +45,14 @@ def make_schedule(experiment: Experiment, steps_per_epoch: int) -> Schedule:
 
 
 def decay_mask(params: Any) -> Any:
-    """Parameter tree -> tree of bools, True where weight decay applies: the kernels of dense and convolution layers.
+    """Parameter tree -> tree of bools, True where weight decay applies: rank 2 or more and not in NO_WEIGHT_DECAY.
 
-    By name and not by rank: with scanned blocks a bias has a leading axis of blocks. Raises ValueError for a name that
-    is in neither list above.
+    Of stacked blocks, the axis of blocks does not count.
     """
 
     def decays(path: tuple[Any, ...], leaf: Any) -> bool:
-        name = path[-1].key
-        if name not in DECAYING + NOT_DECAYING:
-            raise ValueError(
-                f"Parameter {jax.tree_util.keystr(path)}: whether weight decay applies is not known. Add {name!r} to "
-                "DECAYING or NOT_DECAYING in tnt_jax/training/optimizer.py."
-            )
-        return name in DECAYING
+        stacked = any(is_stack(str(entry.key)) for entry in path)
+        return leaf.ndim - stacked >= 2 and path[-1].key not in NO_WEIGHT_DECAY
 
     return jax.tree_util.tree_map_with_path(decays, params)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tnt_jax.models.stacking import stack_blocks
+from tnt_jax.models.fast.stacking import stack_blocks
 from tnt_jax.training import metrics
 from tnt_jax.training.config import Experiment
 

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from tnt_jax.models import fast
+from tnt_jax.models.tnt import TNT
 from tnt_jax.training import crops, losses, metrics, mixing
 from tnt_jax.training.config import Experiment
 from tnt_jax.training.optimizer import Schedule, average_decay, update_average
@@ -189,8 +191,10 @@ def for_platform(model: nn.Module, devices: Sequence[jax.Device]) -> nn.Module:
     Raises:
       ValueError: config.model.inner_implementation is not possible there, with the reason.
     """
+    if not isinstance(model, TNT):
+        return model
     try:
-        return model.clone(device_kind=devices[0].device_kind)
+        return fast.replace(model, device_kind=devices[0].device_kind)
     except ValueError as error:
         raise ValueError(f"config.model.{error}") from error
 

@@ -1,52 +1,29 @@
-"""Which part of a training step an operation belongs to, by the scopes it was traced in."""
+"""Which part of a training step an operation belongs to, by the scopes it was traced in.
+
+Flax names a scope by its module, training/steps.py by jax.named_scope: the model's parts are its modules.
+"""
 
 import re
 from collections.abc import Sequence
 
-PARTS = (
-    "stem",
-    "inner",
-    "projection",
-    "outer",
-    "head",
-    "optimizer",
-    "input",
-    "all-reduce",
-    "drop path",
-    "scan",
-    "other",
-)
-# The first scope that matches decides; Flax names a scope by its module, training/steps.py by jax.named_scope.
-_SCOPES = (
-    ("all-reduce", {"psum"}),
-    ("stem", {"word_embedding", "sentence_embedding", "patch_embedding", "TNT._embed"}),
-    ("inner", {"inner"}),
-    ("projection", {"projection"}),
-    ("outer", {"outer"}),
-    ("head", {"head", "loss"}),
-    ("optimizer", {"optimizer"}),
-    ("input", {"input"}),
-    ("drop path", {"drop_path_factors"}),
-)
+from tnt_jax.models.complexity import module_scopes
+
+# Scopes of a step outside the model's modules, and the part that they are.
+_SCOPES = {"psum": "all-reduce", "optimizer": "optimizer", "input": "input", "loss": "loss", "drop_path": "drop path"}
 
 
 def part_of(sources: Sequence[str]) -> str:
-    """Paths of scopes, the operation's own first -> one of PARTS: of the first path that says it."""
+    """Paths of scopes, the operation's own first -> the part that the first one with any names; "other" for none."""
     return next((part for part in map(_part, sources) if part != "other"), "other")
 
 
 def _part(source: str) -> str:
-    """ "jit(_fun)/shard_map/jvp(TNT)/TNT._scanned/while/body/closed_call/TNTBlock/vmap(inner)/norm1/mul" -> "inner"."""
-    scopes = set(re.findall(r"[\w.\-]+", source))
-    for part, names in _SCOPES:
-        if scopes & names:
-            return part
-    if any(scope.endswith("._inner") for scope in scopes):  # TNTBlock's method around the inner block, kernels included
-        return "inner"
-    if "TNTBlock" in scopes or any(re.fullmatch(r"block_\d+", scope) for scope in scopes):
-        return "projection"  # what is left in a block is the addition of the projected words to their sentences
-    if "TNT._scanned" in scopes:
-        return "scan"  # keeping each turn's activations and taking them out again
-    if "TNT" in scopes:
-        return "head"  # the final norm and the class token's way out
-    return "other"
+    """ "jit(f)/jvp(TNT)/block_3/projection/norm1/mul" -> "projection"."""
+    scopes = re.findall(r"[\w.\-]+", source)
+    if named := [part for scope, part in _SCOPES.items() if scope in scopes]:
+        return named[0]
+    modules = module_scopes(source)[:-1]  # the last one is the operation
+    if modules:
+        return "scan" if modules[0] == "while" else modules[0]
+    # Between modules: words added to their sentences, positions, the class token's way out.
+    return "residuals" if any(re.match(r"TNT|block_\d", scope) for scope in scopes) else "other"

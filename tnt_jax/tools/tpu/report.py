@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 from tnt_jax.tools.tpu.chips import Chip
-from tnt_jax.tools.tpu.parts import PARTS
 from tnt_jax.tools.tpu.prices import BASES, PriceList
 from tnt_jax.tools.tpu.step import CompiledStep
 from tnt_jax.training.config import Experiment
@@ -62,7 +61,10 @@ def describe(
         "utilization_bound": flops / (chip.peak * floor),
         "loops_counted_once": prices.uncounted_loops,
     }
-    found["parts"] = {part: {"cycles": parts[part], "share": parts[part] / total} for part in PARTS if part in parts}
+    found["parts"] = {
+        part: {"cycles": cycles, "share": cycles / total}
+        for part, cycles in sorted(parts.items(), key=lambda item: -item[1])
+    }
     found["dearest"] = [dataclasses.asdict(each) for each in prices.dearest(DEAREST)]
     return found
 
@@ -128,19 +130,19 @@ def _time_lines(found: dict[str, Any]) -> list[str]:
 
 
 def _part_lines(found: dict[str, Any]) -> list[str]:
-    lines = [f"{'part':12s} {'M cycles':>9s} {'share':>6s}"]
+    lines = [f"{'part':18s} {'M cycles':>9s} {'share':>6s}"]
     return lines + [
-        f"{part:12s} {each['cycles'] / 1e6:9.2f} {each['share']:6.1%}" for part, each in found["parts"].items()
+        f"{part:18s} {each['cycles'] / 1e6:9.2f} {each['share']:6.1%}" for part, each in found["parts"].items()
     ]
 
 
 def _dearest_lines(found: dict[str, Any]) -> list[str]:
-    lines = [f"{'M cycles':>9s} {'turns':>5s}  {'part':11s} {'operation':34s} {'shape':34s} where"]
+    lines = [f"{'M cycles':>9s} {'turns':>5s}  {'part':18s} {'operation':34s} {'shape':34s} where"]
     for each in found["dearest"]:
         name = each["name"][:34]
         shape = each["shape"][:34]
         lines.append(
-            f"{each['cycles'] / 1e6:9.2f} {each['trips']:5d}  {each['part']:11s} {name:34s} {shape:34s} "
+            f"{each['cycles'] / 1e6:9.2f} {each['trips']:5d}  {each['part']:18s} {name:34s} {shape:34s} "
             f"{each['source'][-60:]}"
         )
     return lines

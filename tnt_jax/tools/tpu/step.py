@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from tnt_jax.models import fast
 from tnt_jax.models.complexity import multiply_adds
 from tnt_jax.training import steps
 from tnt_jax.training.config import Experiment
@@ -87,7 +88,7 @@ def compile_step(
         "batch_per_chip": share,
         "multiply_adds_per_image": multiply_adds(model),
         "lower_seconds": lowered_at - start,
-        "fused": steps.for_platform(model, devices).forms().fused,
+        "fused": fast.choose(model.config, model.ops.implementation, devices[0].device_kind).reason is None,
     }
     try:
         compiled = lowered.compile()

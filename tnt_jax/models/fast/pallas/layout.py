@@ -104,7 +104,7 @@ class Sizes:
         return None
 
 
-def unit_matrix(weight: jax.Array, unit: int, dtype, bias: jax.Array | None = None) -> jax.Array:
+def block_diagonal(weight: jax.Array, unit: int, dtype, bias: jax.Array | None = None) -> jax.Array:
     """weight [K, R] -> [unit * R, unit * K], one block a word; with bias [R] -> [unit * R, unit * K + 8]."""
     matrix = jnp.kron(jnp.eye(unit, dtype=weight.dtype), weight.T) if unit > 1 else weight.T
     if bias is not None:
@@ -113,8 +113,8 @@ def unit_matrix(weight: jax.Array, unit: int, dtype, bias: jax.Array | None = No
     return matrix.astype(dtype)
 
 
-def unit_gradient(matrix: jax.Array, unit: int, inputs: int, outputs: int) -> jax.Array:
-    """The transpose of `unit_matrix` without its bias: matrix [>= unit * K, unit * R] -> [K, R], the blocks' sum."""
+def block_diagonal_gradient(matrix: jax.Array, unit: int, inputs: int, outputs: int) -> jax.Array:
+    """The transpose of `block_diagonal` without its bias: matrix [>= unit * K, unit * R] -> [K, R], the blocks' sum."""
     blocks = matrix[: unit * inputs].reshape(unit, inputs, unit, outputs)
     return jnp.einsum("akar->kr", blocks) if unit > 1 else blocks[0, :, 0]
 

@@ -38,6 +38,11 @@ def block_runs(params: Mapping[str, Any]) -> list[tuple[str, range]]:
     return sorted(((name, range(int(m[1]), int(m[2]) + 1)) for name, m in found), key=lambda run: run[1].start)
 
 
+def is_stack(name: str) -> bool:
+    """Whether an entry of a parameter tree is a stack of blocks."""
+    return _RUN.fullmatch(name) is not None
+
+
 def _map_parameters(function: Any, tree: Any, pattern: re.Pattern[str]) -> Any:
     """Applies the function to every node that has an entry whose name matches."""
 
@@ -55,7 +60,7 @@ def _stack(params: Mapping[str, Any]) -> dict[str, Any]:
     for _, run in itertools.groupby(places, key=lambda each: (each[1] - each[0], _kind(params[f"block_{each[1]}"]))):
         blocks = [index for _, index in run]
         name = f"blocks_{blocks[0]}_{blocks[-1]}"
-        others[name] = jax.tree.map(_together, *(params[f"block_{index}"] for index in blocks))
+        others[name] = jax.tree.map(_stack_leaves, *(params[f"block_{index}"] for index in blocks))
     return others
 
 
@@ -73,5 +78,5 @@ def _kind(block: Any) -> tuple[Any, Sequence[Any]]:
     return jax.tree.structure(block), [(np.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(block)]
 
 
-def _together(*leaves: Any) -> Any:
+def _stack_leaves(*leaves: Any) -> Any:
     return np.stack(leaves) if isinstance(leaves[0], np.ndarray) else jnp.stack(leaves)

@@ -12,18 +12,18 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from tnt_jax.models.pallas.attention import attend_backward, queries_together
-from tnt_jax.models.pallas.forward import load_words, project_attended, project_qkv, rows_of
-from tnt_jax.models.pallas.layout import BIAS_ROWS, LANES, PITCH, SUBLANES, TILE, Sizes
-from tnt_jax.models.pallas.tiles import (
-    clear_beyond,
+from tnt_jax.models.fast.pallas.attention import attend_backward, queries_together
+from tnt_jax.models.fast.pallas.forward import load_words, project_attended, project_qkv, rows_of
+from tnt_jax.models.fast.pallas.layout import BIAS_ROWS, LANES, PITCH, SUBLANES, TILE, Sizes
+from tnt_jax.models.fast.pallas.tiles import (
     dot,
     gather,
     gelu_twice_and_slope,
+    mask_padding,
     normalise_backward,
     normalise_in_place,
+    software_pipelined,
     spread,
-    staggered,
     store_registers,
     whole,
     with_bias_rows,
@@ -33,12 +33,12 @@ CHUNK = 2  # groups of 128 lanes whose hidden channels are held in registers at 
 OUTER = (1, 1)  # contraction over the lanes of both operands: the gradient of a matrix
 
 
-def mlp_backward(index, upper, keep, normalised, lower, matrices, totals, sizes, dtype):
-    """Group `index`: gradient of the block's output, ref `upper` [M * C, 1024] -> of normalised words, ref `lower`."""
+def mlp_backward(index, cotangent, masks, normalised, cotangent_in, matrices, totals, sizes, dtype):
+    """Group `index`: ref `cotangent` [M * C, 1024] of the block's output -> of normalised words, ref `cotangent_in`."""
     a_1, t_1, t_2 = matrices
     d_1, d_2, d_b2 = totals
     height, unit = sizes.group * sizes.inner_dim, sizes.unit * sizes.inner_dim
-    given = upper[rows_of(index, height), :].astype(jnp.float32) * keep[1:2, :]
+    given = cotangent[rows_of(index, height), :].astype(jnp.float32) * masks[1:2, :]
     places = [(at, first) for at in range(0, height, unit) for first in range(0, SUBLANES, CHUNK)]
 
     def products(place):
@@ -59,19 +59,19 @@ def mlp_backward(index, upper, keep, normalised, lower, matrices, totals, sizes,
         terms = [dot(rows, steep, OUTER), dot(narrow, hidden, OUTER), bias]
         sums = [b if a is None else a + b for a, b in zip(sums, terms, strict=True)]
         if place[1] + CHUNK == SUBLANES:
-            spread(lower, index * height + place[0], jnp.concatenate(below, axis=1))
+            spread(cotangent_in, index * height + place[0], jnp.concatenate(below, axis=1))
             below = []
     for ref, value in zip((d_1, d_2, d_b2), sums, strict=True):
         ref[...] += value
 
 
-def output_backward(index, upper, lower, keep, attended, output, middle, matrices, totals, sizes, dtype):
+def output_backward(index, cotangent, cotangent_in, masks, attended, output, middle, matrices, totals, sizes, dtype):
     """Group `index`: residual gradient with the MLP's share -> ref `middle`; the attention output's -> ref `output`."""
     (t_o,), (d_o, d_bo) = matrices, totals
     height, unit = sizes.group * sizes.inner_dim, sizes.unit * sizes.inner_dim
-    total = upper[rows_of(index, height), :].astype(jnp.float32) + gather(lower, index * height, height)
+    total = cotangent[rows_of(index, height), :].astype(jnp.float32) + gather(cotangent_in, index * height, height)
     middle[rows_of(index, height), :] = total
-    given = total * keep[0:1, :]
+    given = total * masks[0:1, :]
     saved = attended[rows_of(index, height), :].astype(jnp.float32)
     for at in range(0, height, unit):
         slope = given[at : at + unit]
@@ -81,20 +81,24 @@ def output_backward(index, upper, lower, keep, attended, output, middle, matrice
         d_bo[...] += functools.reduce(jnp.add, [slope[:, j * LANES : (j + 1) * LANES] for j in range(SUBLANES)])
 
 
-def qkv_backward(index, parts, operand, lower, t_qkv, d_qkv, sizes, dtype):
-    """Unit `index`: gradients of q, k, v -> of the normalised words, ref `lower`."""
+def qkv_backward(index, parts, operand, cotangent_in, t_qkv, d_qkv, sizes, dtype):
+    """Unit `index`: gradients of q, k, v -> of the normalised words, ref `cotangent_in`."""
     height = sizes.unit * sizes.inner_dim
     given = jnp.concatenate([gather(part, index * height, height) for part in parts], axis=0).astype(dtype)
-    spread(lower, index * height, dot(t_qkv[...], given))
+    spread(cotangent_in, index * height, dot(t_qkv[...], given))
     d_qkv[...] += dot(operand[index], given, OUTER)
 
 
-def _kernel(words, upper, attended, lse, keep, a_qkv, a_o, b_o, a_1, t_qkv, t_o, t_1, t_2, *rest, sizes, sentences):
+def _kernel(
+    words, cotangent, attended, lse, masks, a_qkv, a_o, b_o, a_1, t_qkv, t_o, t_1, t_2, *rest, sizes, sentences
+):
     lower_words, d_qkv, d_o, d_bo, d_1, d_2, d_b2 = rest[:7]
-    first, second, lower, output, query, key, value, d_key, d_value, middle, operand, inverse_1, inverse_2 = rest[7:]
+    first, second, cotangent_in, output, query, key, value, d_key, d_value, middle, operand, inverse_1, inverse_2 = (
+        rest[7:]
+    )
     dtype, groups, units = words.dtype, sizes.num_words // sizes.group, sizes.group // sizes.unit
     height = sizes.group * sizes.inner_dim
-    clear_beyond(sentences, words, upper, attended, keep)
+    mask_padding(sentences, words, cotangent, attended, masks)
 
     @pl.when(pl.program_id(0) == 0)
     def _():
@@ -111,25 +115,27 @@ def _kernel(words, upper, attended, lse, keep, a_qkv, a_o, b_o, a_1, t_qkv, t_o,
             at = index * units + u
             operand[at] = project_qkv(at, first, (query, key, value), a_qkv, sizes, dtype)
 
-    staggered(groups, prepare, project)
+    software_pipelined(groups, prepare, project)
 
     def join(index):
         rows = attended[rows_of(index, height), :]
-        spread(second, index * height, project_attended(index, words, rows, keep, a_o, b_o, sizes))
+        spread(second, index * height, project_attended(index, words, rows, masks, a_o, b_o, sizes))
         for w in range(sizes.group):
             normalise_in_place(second, inverse_2, index * sizes.group + w, sizes)
 
     def through_mlp(index):
-        mlp_backward(index, upper, keep, second, lower, (a_1, t_1, t_2), (d_1, d_2, d_b2), sizes, dtype)
+        mlp_backward(index, cotangent, masks, second, cotangent_in, (a_1, t_1, t_2), (d_1, d_2, d_b2), sizes, dtype)
         for ref in (d_key, d_value):  # the attention's backward pass adds to these
             store_registers(ref, index * height, jnp.zeros((height, SUBLANES, LANES), jnp.float32))
 
     def through_output(index):
         for w in range(sizes.group):
-            normalise_backward(lower, second, inverse_2, index * sizes.group + w, sizes)
-        output_backward(index, upper, lower, keep, attended, output, middle, (t_o,), (d_o, d_bo), sizes, dtype)
+            normalise_backward(cotangent_in, second, inverse_2, index * sizes.group + w, sizes)
+        output_backward(
+            index, cotangent, cotangent_in, masks, attended, output, middle, (t_o,), (d_o, d_bo), sizes, dtype
+        )
 
-    staggered(groups, join, through_mlp, through_output)
+    software_pipelined(groups, join, through_mlp, through_output)
 
     @pl.loop(0, sizes.num_words * sizes.num_heads // queries_together(sizes))
     def _(step):
@@ -137,19 +143,19 @@ def _kernel(words, upper, attended, lse, keep, a_qkv, a_o, b_o, a_1, t_qkv, t_o,
 
     def through_qkv(index):
         for u in range(units):
-            qkv_backward(index * units + u, (query, d_key, d_value), operand, lower, t_qkv, d_qkv, sizes, dtype)
+            qkv_backward(index * units + u, (query, d_key, d_value), operand, cotangent_in, t_qkv, d_qkv, sizes, dtype)
 
     def finish(index):
         for w in range(sizes.group):
-            normalise_backward(lower, first, inverse_1, index * sizes.group + w, sizes)
-        total = middle[rows_of(index, height), :] + gather(lower, index * height, height)
+            normalise_backward(cotangent_in, first, inverse_1, index * sizes.group + w, sizes)
+        total = middle[rows_of(index, height), :] + gather(cotangent_in, index * height, height)
         lower_words[rows_of(index, height), :] = total.astype(dtype)
 
-    staggered(groups, through_qkv, finish)
+    software_pipelined(groups, through_qkv, finish)
 
 
-def backward(words, upper, attended, lse, keep, matrices, sizes: Sizes):
-    """words, upper (gradient of the output), attended [M * C, L], lse, keep [2, L], matrices (see `_kernel`) ->
+def backward(words, cotangent, attended, lse, masks, matrices, sizes: Sizes):
+    """words, cotangent (gradient of the output), attended [M * C, L], lse, masks [2, L], matrices (see `_kernel`) ->
 
     gradient of the words [M * C, L], then float32 sums: d_qkv [u C + 8, 3 u C], d_o [u C, u C], d_bo [u C, 128],
     d_1 [u C + 8, u r C], d_2 [u C, u r C] (outputs first), d_b2 [u C, 128], u the unit of words.
@@ -175,4 +181,4 @@ def backward(words, upper, attended, lse, keep, matrices, sizes: Sizes):
         scratch_shapes=[registers] * 9 + [pltpu.VMEM((sizes.rows, TILE), jnp.float32), operand, inverse, inverse],
         compiler_params=pltpu.CompilerParams(vmem_limit_bytes=sizes.vector_memory(words.dtype.itemsize)),
         interpret=sizes.interpret,
-    )(words, upper, attended, lse, keep, *matrices)
+    )(words, cotangent, attended, lse, masks, *matrices)

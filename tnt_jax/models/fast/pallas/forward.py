@@ -7,16 +7,16 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from tnt_jax.models.pallas.attention import attend
-from tnt_jax.models.pallas.layout import LANES, PITCH, SUBLANES, TILE, Sizes
-from tnt_jax.models.pallas.tiles import (
-    clear_beyond,
+from tnt_jax.models.fast.pallas.attention import attend
+from tnt_jax.models.fast.pallas.layout import LANES, PITCH, SUBLANES, TILE, Sizes
+from tnt_jax.models.fast.pallas.tiles import (
     dot,
     gather,
     gelu_twice,
+    mask_padding,
     normalise_in_place,
+    software_pipelined,
     spread,
-    staggered,
     whole,
     with_bias_rows,
 )
@@ -45,16 +45,16 @@ def project_qkv(index, registers, qkv, a_qkv, sizes, dtype):
     return rows
 
 
-def project_attended(index, words, rows, keep, a_o, b_o, sizes):
-    """Group `index`: words + keep * (output projection of rows [group * C, 1024]) -> [group * C, 1024] float32."""
+def project_attended(index, words, rows, masks, a_o, b_o, sizes):
+    """Group `index`: words + masks * (output projection of rows [group * C, 1024]) -> [group * C, 1024] float32."""
     height, unit = sizes.group * sizes.inner_dim, sizes.unit * sizes.inner_dim
     parts = [dot(a_o[...], rows[at : at + unit]) + b_o[...] for at in range(0, height, unit)]
     before = words[rows_of(index, height), :].astype(jnp.float32)
-    return before + keep[0:1, :] * jnp.concatenate(parts, axis=0)
+    return before + masks[0:1, :] * jnp.concatenate(parts, axis=0)
 
 
-def mlp(index, registers, middle, keep, out, a_1, a_2, b_2, sizes, dtype):
-    """Group `index`: out = middle + keep * MLP(normalised words), a few lanes at a time."""
+def mlp(index, registers, middle, masks, out, a_1, a_2, b_2, sizes, dtype):
+    """Group `index`: out = middle + masks * MLP(normalised words), a few lanes at a time."""
     height, unit = sizes.group * sizes.inner_dim, sizes.unit * sizes.inner_dim
     places = [(first, at) for first in range(0, SUBLANES, CHUNK) for at in range(0, height, unit)]
 
@@ -69,16 +69,16 @@ def mlp(index, registers, middle, keep, out, a_1, a_2, b_2, sizes, dtype):
         parts.append(dot(a_2[...], gelu_twice(hidden, dtype).astype(dtype)) + b_2[...])
         if place[1] + unit == height:
             lanes = slice(place[0] * LANES, (place[0] + CHUNK) * LANES)
-            total = middle[rows_of(index, height), lanes] + keep[1:2, lanes] * jnp.concatenate(parts, axis=0)
+            total = middle[rows_of(index, height), lanes] + masks[1:2, lanes] * jnp.concatenate(parts, axis=0)
             out[rows_of(index, height), lanes] = total.astype(dtype)
             parts = []
 
 
-def _kernel(words, keep, a_qkv, a_o, b_o, a_1, a_2, b_2, out, *rest, sizes, sentences):
+def _kernel(words, masks, a_qkv, a_o, b_o, a_1, a_2, b_2, out, *rest, sizes, sentences):
     attended, lse = rest[:2] if len(rest) == 7 else (None, None)
     registers, query, key, value, middle = rest[-5:]
     dtype, groups = words.dtype, sizes.num_words // sizes.group
-    clear_beyond(sentences, words)
+    mask_padding(sentences, words)
 
     def prepare(index):
         load_words(index, words, registers, sizes)
@@ -89,7 +89,7 @@ def _kernel(words, keep, a_qkv, a_o, b_o, a_1, a_2, b_2, out, *rest, sizes, sent
         for u in range(sizes.group // sizes.unit):
             project_qkv(index * (sizes.group // sizes.unit) + u, registers, (query, key, value), a_qkv, sizes, dtype)
 
-    staggered(groups, prepare, project)
+    software_pipelined(groups, prepare, project)
 
     @pl.loop(0, sizes.num_words * sizes.num_heads)
     def _(step):
@@ -100,17 +100,19 @@ def _kernel(words, keep, a_qkv, a_o, b_o, a_1, a_2, b_2, out, *rest, sizes, sent
         rows = gather(query, index * height, height).astype(dtype)
         if attended is not None:
             attended[rows_of(index, height), :] = rows
-        total = project_attended(index, words, rows, keep, a_o, b_o, sizes)
+        total = project_attended(index, words, rows, masks, a_o, b_o, sizes)
         middle[rows_of(index, height), :] = total
         spread(registers, index * height, total)
         for w in range(sizes.group):
             normalise_in_place(registers, None, index * sizes.group + w, sizes)
 
-    staggered(groups, join, lambda index: mlp(index, registers, middle, keep, out, a_1, a_2, b_2, sizes, dtype))
+    software_pipelined(
+        groups, join, lambda index: mlp(index, registers, middle, masks, out, a_1, a_2, b_2, sizes, dtype)
+    )
 
 
-def forward(words, keep, matrices, sizes: Sizes, save: bool):
-    """words [M * C, L], keep [2, L] float32 -> [out [M * C, L]] and, with `save`, what the backward pass needs.
+def forward(words, masks, matrices, sizes: Sizes, save: bool):
+    """words [M * C, L], masks [2, L] float32 -> [out [M * C, L]] and, with `save`, what the backward pass needs.
 
     That is the attention's output [M * C, L] and log2 of the softmax's sums [M * heads, 8 * tiles, 128] float32.
     """
@@ -134,4 +136,4 @@ def forward(words, keep, matrices, sizes: Sizes, save: bool):
         ],
         compiler_params=pltpu.CompilerParams(vmem_limit_bytes=sizes.vector_memory(words.dtype.itemsize)),
         interpret=sizes.interpret,
-    )(words, keep, *matrices)
+    )(words, masks, *matrices)

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from tnt_jax.models.gelu import twice_phi_less_one
-from tnt_jax.models.pallas.layout import BIAS_ROWS, LANES, PITCH, SUBLANES, TILE
+from tnt_jax.models.fast.gelu import twice_phi_less_one
+from tnt_jax.models.fast.pallas.layout import BIAS_ROWS, LANES, PITCH, SUBLANES, TILE
 
 
 def dot(left, right, contract=(1, 0)):
@@ -68,12 +68,12 @@ def normalise_in_place(registers, inverses, index, sizes):
 def normalise_backward(gradient, normalised, inverses, index, sizes):
     """Gradient ref of normalised word `index` becomes the gradient of the word, in place."""
     channels = sizes.inner_dim
-    upper = load_registers(gradient, index * channels, channels)
+    cotangent = load_registers(gradient, index * channels, channels)
     values = load_registers(normalised, index * channels, channels)
-    mean = jnp.mean(upper, axis=0, keepdims=True)
-    slope = jnp.mean(upper * values, axis=0, keepdims=True)
-    lower = (upper - mean - values * slope) * inverses[place(index)]
-    store_registers(gradient, index * channels, lower)
+    mean = jnp.mean(cotangent, axis=0, keepdims=True)
+    slope = jnp.mean(cotangent * values, axis=0, keepdims=True)
+    cotangent_in = (cotangent - mean - values * slope) * inverses[place(index)]
+    store_registers(gradient, index * channels, cotangent_in)
 
 
 def gelu_twice(values, dtype):
@@ -88,7 +88,7 @@ def gelu_twice_and_slope(values, dtype):
     return values * above, above + values * bell
 
 
-def staggered(count, *stages):
+def software_pipelined(count, *stages):
     """Every stage(i) for i below `count`, in order for each i; neighbours share an iteration, so that units overlap.
 
     An iteration holds the first stage of i + n - 1, the second of i + n - 2, ... the last of i: independent work.
@@ -108,7 +108,7 @@ def staggered(count, *stages):
         iteration(index)
 
 
-def clear_beyond(sentences, *blocks):
+def mask_padding(sentences, *blocks):
     """In the last tile, zeroes the lanes beyond the L sentences of each ref [..., 1024]: they hold anything."""
     if sentences % TILE == 0:
         return

@@ -5,8 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from tnt_jax.models.pallas.layout import LANES, SUBLANES
-from tnt_jax.models.pallas.tiles import place
+from tnt_jax.models.fast.pallas.layout import LANES, SUBLANES
+from tnt_jax.models.fast.pallas.tiles import place
 
 
 def _tree(operation, values):
@@ -101,13 +101,13 @@ def attend_backward(step, query, key, value, lse, output, key_gradient, value_gr
     words = [jax.lax.div(step, sizes.num_heads) * count + w for w in range(count)]
     at, channels, turn = _at(head, sizes), range(sizes.head_dim), _together(sizes)
     queries = [[query[at(w, c)] for c in channels] for w in words]
-    upper = [[output[at(w, c)] for c in channels] for w in words]
+    cotangent = [[output[at(w, c)] for c in channels] for w in words]
     tops = [lse[w * sizes.num_heads + head] for w in words]
 
     def softmax(index, first):
         scores = _dots(queries[index], lambda m, c: key[at(first + m, c)], turn)
         weights = [jnp.exp2(score - tops[index]) for score in scores]
-        return weights, _dots(upper[index], lambda m, c: value[at(first + m, c)], turn)
+        return weights, _dots(cotangent[index], lambda m, c: value[at(first + m, c)], turn)
 
     def mean_slope(weights, slopes):
         return _tree(jnp.add, [a * b for a, b in zip(weights, slopes, strict=True)])
@@ -131,7 +131,7 @@ def attend_backward(step, query, key, value, lse, output, key_gradient, value_gr
             for c in channels:
                 place_mc = at(first + m, c)
                 key_gradient[place_mc] += _chain([row[m] * q[c] for row, q in zip(slopes, queries, strict=True)])
-                value_gradient[place_mc] += _chain([row[m] * u[c] for row, u in zip(weights, upper, strict=True)])
+                value_gradient[place_mc] += _chain([row[m] * u[c] for row, u in zip(weights, cotangent, strict=True)])
         return mixed if carry is None else [a + b for a, b in zip(carry, mixed, strict=True)]
 
     mixed = _turns(sizes, add, None if only else [zero] * (count * sizes.head_dim))

@@ -1,12 +1,14 @@
 """Stacked and block by block: there and back, and the same model either way."""
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.models.helpers import images, random_variables, small_model
-from tnt_jax.models.stacking import block_runs, stack_blocks, unstack_blocks
+from tnt_jax.models.fast.stacking import block_runs, stack_blocks, unstack_blocks
+from tnt_jax.models.variants import update
 
 
 @pytest.mark.parametrize(
@@ -51,12 +53,12 @@ def test_parameters_are_found_anywhere_and_what_is_done_stays():
     jax.tree.map(np.testing.assert_array_equal, back, tree)
 
 
-def test_a_model_that_does_not_scan_says_what_to_do_with_stacked_parameters():
+def test_a_model_that_does_not_scan_wants_them_block_by_block():
     model = small_model(depth=2)
     stacked = stack_blocks(random_variables(model))
-    with pytest.raises(ValueError, match="unstack_blocks.*scan=True"):
+    with pytest.raises(flax.errors.FlaxError, match="block_1"):
         model.apply(stacked, images())
-    assert model.clone(scan=True).apply(stacked, images()).shape[-1] == model.num_classes
+    assert update(model, scan=True).apply(stacked, images()).shape[-1] == model.num_classes
 
 
 def test_a_gap_or_another_dtype_parts_blocks():

@@ -1,0 +1,152 @@
+"""Which implementation a device gets, and the errors that say why not another."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+import tnt_jax
+from tests.models.helpers import images, random_variables, small_model
+from tnt_jax.models import fast, tnt
+from tnt_jax.models.fast import fused
+from tnt_jax.models.fast.fused import from_feature_major, to_feature_major
+from tnt_jax.models.layers import Ops
+from tnt_jax.models.variants import update
+
+SIZES = {"inner_dim": 8, "inner_num_heads": 1}
+KERNEL = {"inner_implementation": "pallas", "device_kind": "interpreter"}
+
+
+@pytest.fixture
+def log(monkeypatch):
+    """What is said in the log."""
+    said = []
+    monkeypatch.setattr(fast.logging, "warning", lambda *words: said.append(words[0] % words[1:]))
+    fast._log_once.cache_clear()
+    yield said
+    fast._log_once.cache_clear()
+
+
+@pytest.fixture
+def another_parameter(monkeypatch):
+    """The definition as a user may change it: a learnable scale on the inner block's last branch."""
+
+    published = tnt.InnerBlock
+
+    class Scaled(published):
+        @nn.compact
+        def __call__(self, words, drop, return_weights=False):
+            mixed, weights = published.__call__(self, words, drop, return_weights)
+            return words + self.param("scale", nn.initializers.constant(0.5), words.shape[-1:]) * (
+                mixed - words
+            ), weights
+
+    for module in (tnt, fused):
+        monkeypatch.setattr(module, "InnerBlock", Scaled)
+
+
+def reason(kind, **changes):
+    return fast.choose(tnt_jax.create_model("tnt_s_patch16_224", **changes).config, "auto", kind).reason
+
+
+def test_where_the_kernel_cannot_be_had_auto_does_without_it():
+    assert reason("TPU v5 lite") is None and reason("TPU v5p") is None
+    assert reason("TPU v6 lite", dtype="bfloat16") is None
+    assert "this computes on cpu" in reason("cpu")
+    assert "this is TPU v4" in reason("TPU v4") and "this is TPU v9" in reason("TPU v9")
+    assert "float16" in reason("TPU v5 lite", dtype="float16")
+    assert "groups of 8" in reason("TPU v5 lite", inner_dim=10, inner_num_heads=2, word_size=16)
+    assert "multiples" in reason("TPU v5 lite", mlp_ratio=0.5)  # 12 hidden channels
+    assert reason("TPU v5 lite", tnt_blocks=()) == "there is no inner block"
+
+
+def test_where_auto_does_without_the_kernel_on_a_tpu_the_log_says_why_once(log):
+    for kind in ("TPU v4", "TPU v4", "TPU v5 lite", "cpu"):
+        reason(kind)
+    assert len(log) == 1 and log[0].endswith("a TPU v5e, v5p or v6e, and this is TPU v4")
+
+
+def test_an_unknown_parameter_is_never_ignored(another_parameter, log):
+    model = small_model(**SIZES)
+    variables = random_variables(model)
+    assert "scale" in variables["params"]["block_1"]["inner"]
+    with pytest.raises(ValueError, match=r"inner block has scale \(8,\), which it does not know.*use 'auto' or 'xla'"):
+        update(model, **KERNEL).apply(variables, images())
+    expected = update(model, inner_implementation="reference").apply(variables, images())
+    for kind in ("cpu", "TPU v5 lite", "interpreter"):
+        found = update(model, device_kind=kind).apply(variables, images())
+        assert float(jnp.abs(found - expected).max()) < 1e-4 * float(jnp.abs(expected).max())
+    assert len(log) == 1 and "scale (8,)" in log[0]
+    gradient = jax.grad(lambda values: update(model, device_kind="TPU v5 lite").apply(values, images()).sum())(
+        variables
+    )
+    assert float(jnp.abs(gradient["params"]["block_1"]["inner"]["scale"]).max()) > 0
+
+
+def test_a_missing_or_misshapen_parameter_is_named():
+    config = small_model(**SIZES).config
+    block = tnt.InnerBlock(config, Ops.definition(config))
+    params = jax.eval_shape(block.init, jax.random.key(0), jnp.zeros((4, 8)), {})["params"]
+    assert fused.mismatch(config, params) is None
+    assert fused.mismatch(config, params | {"norm1": {"scale": params["norm1"]["scale"]}}) == (
+        "the inner block has no norm1/bias (8,)"
+    )
+    wide = params | {"norm1": {name: jax.ShapeDtypeStruct((9,), jnp.float32) for name in ("scale", "bias")}}
+    assert "norm1/scale (9,) instead of (8,)" in fused.mismatch(config, wide)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"mlp_ratio": 2.0}, r"dense1/kernel \(8, 16\) instead of"), ({"qkv_bias": True}, "key/bias")],
+)
+@pytest.mark.parametrize("scan", [False, True])
+def test_the_kernel_takes_the_parameters_of_its_own_block_alone(changes, words, scan):
+    other = random_variables(small_model(**SIZES, **changes))
+    model = small_model(**SIZES, **KERNEL, scan=scan)
+    with pytest.raises(ValueError, match=words):
+        jax.eval_shape(model.apply, other, images())
+
+
+def test_the_kernel_on_a_cpu_says_what_to_do():
+    model = small_model(**SIZES, inner_implementation="pallas")
+    with pytest.raises(ValueError, match=r"computes on cpu; use 'auto' or 'xla'"):
+        model.apply(random_variables(model), images())
+
+
+@pytest.mark.parametrize("changes", [{}, {"legacy": True}, {"qkv_bias": True}, {"tnt_blocks": ()}])
+def test_the_parameters_are_the_same_in_all(changes):
+    def made(**other):
+        model = tnt_jax.create_model("tnt_s_patch16_224", depth=2, **changes, **other)
+        return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
+
+    for name in fast.IMPLEMENTATIONS:  # pallas too: making parameters needs no TPU
+        assert made(inner_implementation=name) == made()
+
+
+def test_feature_major_and_back():
+    words = jnp.arange(2 * 3 * 4).reshape(2, 3, 4)
+    rows = to_feature_major(words)
+    assert rows[1 * 4 + 2, 1] == words[1, 1, 2]
+    assert (from_feature_major(rows, 3) == words).all()
+
+
+def test_the_default_device_decides_where_none_is_named():
+    assert fast.default_device_kind() == jax.devices()[0].device_kind
+    with jax.default_device(jax.devices("cpu")[1]):
+        assert fast.default_device_kind() == "cpu"
+    with jax.default_device("cpu"):
+        assert fast.default_device_kind() == "cpu"
+
+
+@pytest.mark.parametrize("name", ["tnt_ti_patch16_224", "tnt_b_patch16_224"])
+def test_a_training_step_with_the_kernel_lowers_for_a_tpu(name):
+    """Mosaic's own checks, without libtpu: shapes, layouts and operations that a TPU does not have fail here."""
+    model = tnt_jax.create_model(name, depth=1, device_kind="TPU v5 lite", dtype="bfloat16", drop_path_rate=0.1)
+    image = jax.ShapeDtypeStruct((8, 224, 224, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+
+    def loss(values, image):
+        return model.apply(values, image, train=True, rngs={"dropout": jax.random.key(0)}).sum()
+
+    text = jax.jit(jax.grad(loss)).trace(variables, image).lower(lowering_platforms=("tpu",)).as_text()
+    assert text.count("tpu_custom_call") == 2  # forward and backward

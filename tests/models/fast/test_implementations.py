@@ -1,0 +1,104 @@
+"""Every implementation is the same function of the same parameters as the definition: outputs and all gradients.
+
+A formula that changed in models/tnt.py or models/layers.py and not in models/fast fails here, and the message says
+which implementation differs, and in what.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tests.models.helpers import images, random_variables, small_model
+from tnt_jax.models.fast import Backend
+
+# The interpreter turns the unrolled kernel into thousands of operations: compile them fast, not well.
+FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+DEVICES = {"CPU form": "cpu", "TPU form": "TPU v4", "kernel": "interpreter"}
+LOOPS = {
+    "block by block": {},
+    "scan": {"scan": True},
+    "remat": {"remat": True},
+    "scan and remat": {"scan": True, "remat": True, "remat_keeps": "products"},
+}
+# One head of 8 channels: the fewest operations to interpret.
+SMALLEST = {"inner_dim": 8, "inner_num_heads": 1, "mlp_ratio": 2.0, "drop_path_rate": 0.4}
+MODELS = {
+    "TNT": SMALLEST,
+    "one block": SMALLEST | {"depth": 1},
+    "mixed": SMALLEST | {"tnt_blocks": (2,), "qkv_bias": True, "legacy": True, "squeeze_excitation": True},
+}
+REQUESTED = ("words", "sentences")
+
+
+def outcome(model, variables):
+    """-> {name: array} of logits, features and gradients of all parameters, with drop path drawn."""
+    weight = jax.random.normal(jax.random.key(5), (2, 5))
+
+    def loss(values):
+        rngs = {"dropout": jax.random.key(3)}
+        logits, features = model.apply(values, images(), train=True, rngs=rngs, return_features=REQUESTED)
+        return (logits * weight).sum(), {"logits": logits, "features": features}
+
+    function = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=FAST_COMPILE)
+    with jax.default_matmul_precision("highest"):
+        (_, outputs), gradients = function(variables)
+    found = outputs | {"gradient": gradients["params"]}
+    leaves = jax.tree_util.tree_leaves_with_path(found)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+@functools.cache
+def definition(name):
+    """-> (variables, outcome) of the definition."""
+    model = small_model(**MODELS[name], inner_implementation="reference")
+    variables = random_variables(model)
+    return variables, outcome(model, variables)
+
+
+def differences(found, expected):
+    """Names of arrays that differ by more than rounding, relative to the largest number of each, and by how much."""
+    error = {name: float(jnp.abs(found[name] - right).max() / jnp.abs(right).max()) for name, right in expected.items()}
+    return {name: value for name, value in error.items() if not value < 2e-5}
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "loop"),
+    [("TNT", device, loop) for device in DEVICES for loop in LOOPS if "scan" in loop or device != "kernel"]
+    + [("one block", "kernel", loop) for loop in ("block by block", "remat")]
+    + [("mixed", "CPU form", "scan"), ("mixed", "TPU form", "block by block"), ("mixed", "kernel", "scan and remat")],
+)
+def test_implementations_are_the_definition(name, device, loop):
+    variables, expected = definition(name)
+    backend = Backend(device_kind=DEVICES[device], **LOOPS[loop])
+    found = outcome(small_model(**MODELS[name]).clone(ops=backend), variables)
+    different = differences(found, expected)
+    assert not different, f"{device}, {loop} ({name}) is not what models/tnt.py defines: {different}"
+
+
+def test_attention_asked_of_the_kernel_comes_from_another_form_and_the_words_with_it():
+    model = small_model(**MODELS["TNT"] | {"depth": 1})
+    variables = random_variables(model)
+    names = ("inner_attention", "words", "outer_attention")
+    pair = [
+        model.clone(ops=backend).apply(variables, images(), return_features=names)
+        for backend in (Backend(device_kind="interpreter"), Backend("reference"))
+    ]
+    for ours, right in zip(*map(jax.tree.leaves, pair), strict=True):
+        assert ours.shape == right.shape and float(jnp.abs(ours - right).max()) < 2e-5
+
+
+@pytest.mark.parametrize("device", ["cpu", "TPU v4"])
+def test_bfloat16_is_the_definition_to_its_rounding(device):
+    model = small_model(dtype="bfloat16", depth=1)
+    variables = random_variables(model)
+    exact = small_model(depth=1, inner_implementation="reference")
+
+    def gradient(model):
+        return jax.jit(jax.grad(lambda values: (model.apply(values, images()) * jnp.arange(5)).sum()))(variables)
+
+    for ours, right in zip(
+        *map(jax.tree.leaves, (gradient(model.clone(ops=Backend(device_kind=device))), gradient(exact))), strict=True
+    ):
+        assert float(jnp.sqrt(((ours - right) ** 2).mean())) < 0.05 * float(jnp.sqrt((right**2).mean())) + 1e-3

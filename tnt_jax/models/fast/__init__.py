@@ -1,0 +1,161 @@
+"""How a device computes a TNT fast: the same function of the same parameters as models/tnt.py, which knows none of it.
+
+Two rules. Parameters are always made by the definition. What computes with them knows their exact names and shapes, and
+refuses others. `pytest tests/models -k implementations` holds every implementation to the definition.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+
+from tnt_jax.models.fast import fused, scan, stem
+from tnt_jax.models.fast.attention import broadcast_attention, dot_attention, einsum_attention
+from tnt_jax.models.fast.dense import (
+    FlatDense,
+    MappedDense,
+    RecomputedLayerNorm,
+    feature_major_dense,
+    feature_major_norm,
+)
+from tnt_jax.models.fast.gelu import gelu
+from tnt_jax.models.layers import Layers, Ops
+from tnt_jax.models.tnt import TNT, Config
+
+IMPLEMENTATIONS = ("auto", "reference", "xla", "pallas")
+
+
+class Choice(NamedTuple):
+    """How a model is computed, and why the kernel is not part of it (None where it is)."""
+
+    ops: Ops
+    reason: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Backend:
+    """TNT.ops: how to compute a model, decided when it is traced.
+
+    Raises:
+      ValueError: an unknown implementation or policy. When called: the kernel is asked for and cannot be had.
+    """
+
+    implementation: str = "auto"  # of the inner blocks, one of IMPLEMENTATIONS; see `choose`
+    device_kind: str | None = None  # that the model is compiled for, as jax names it; None: the default device
+    scan: bool = False  # like blocks are compiled once, in a loop; their parameters may come stacked (stacking.py)
+    remat: bool = False  # activations of a block are computed again in the backward pass
+    remat_keeps: str = "inputs"  # what is not: a block's "inputs", or the outputs of its dense layers, "products"
+
+    def __post_init__(self) -> None:
+        """Checks the names."""
+        if self.implementation not in IMPLEMENTATIONS:
+            names = ", ".join(IMPLEMENTATIONS)
+            raise ValueError(f"inner_implementation={self.implementation!r} is not known; use one of {names}")
+        if self.remat_keeps not in scan.REMAT_POLICIES:
+            raise ValueError(f"remat_keeps={self.remat_keeps!r} is not known; use 'inputs' or 'products'")
+
+    def __call__(self, config: Config) -> Ops:
+        """A model's config -> its ops."""
+        ops, reason = choose(config, self.implementation, self.device_kind)
+        if not self.scan and not self.remat:
+            return ops
+        policy = scan.REMAT_POLICIES[self.remat_keeps] if self.remat else None
+        run = functools.partial(scan.run_blocks, scan=self.scan, policy=policy, feature_major=reason is None)
+        return dataclasses.replace(ops, run_blocks=run)
+
+
+def choose(config: Config, implementation: str = "auto", device_kind: str | None = None) -> Choice:
+    """A model's config, an implementation and a kind of device -> its ops and why they are without the kernel.
+
+    "reference" is the definition, "xla" its best form for the device, "pallas" that with the inner blocks as one TPU
+    kernel, "auto" the kernel where it can be had, else xla. On a TPU the log says once where auto does without.
+
+    Args:
+      device_kind: as jax names it ("TPU v5 lite", "cpu"); None: the default device; "interpreter" runs the kernel on
+        any device, slowly, for tests.
+
+    Raises:
+      ValueError: "pallas" is not possible, with the reason.
+    """
+    kind = device_kind or default_device_kind()
+    on_tpu = kind.startswith("TPU") or kind == fused.INTERPRETER
+    if implementation == "reference":
+        return Choice(Ops.definition(config), "inner_implementation='reference' is the definition")
+    ops = tpu_ops(config) if on_tpu else cpu_ops(config)
+    if implementation == "xla" or not config.inner_blocks:
+        return Choice(ops, "there is no inner block" if implementation != "xla" else "inner_implementation='xla'")
+    reason = fused.obstacle(config, kind)
+    if reason is None:
+        return Choice(kernel_ops(config, interpret=kind == fused.INTERPRETER), None)
+    if implementation == "pallas":
+        raise ValueError(f"inner_implementation='pallas' is not possible: {reason}; use 'auto' or 'xla'")
+    if on_tpu:
+        _log_once(reason)
+    return Choice(ops, reason)
+
+
+def cpu_ops(config: Config) -> Ops:
+    """What a CPU computes fastest; a GPU's until one has been measured."""
+    layers = _layers(config)
+    return Ops(
+        inner=dataclasses.replace(layers, dense_layer=MappedDense, attend=dot_attention),
+        projection=layers,
+        outer=dataclasses.replace(layers, dense_layer=FlatDense, attend=dot_attention),
+        convolve_patches=stem.convolve_patches,
+    )
+
+
+def tpu_ops(config: Config) -> Ops:
+    """What a TPU computes fastest without a kernel."""
+    layers = _layers(config)
+    return Ops(
+        inner=dataclasses.replace(layers, attend=broadcast_attention),
+        projection=layers,
+        outer=dataclasses.replace(layers, attend=einsum_attention),
+        convolve_patches=stem.convolve_patches,
+    )
+
+
+def kernel_ops(config: Config, interpret: bool = False) -> Ops:
+    """`tpu_ops` with the inner blocks as one kernel, and projections that read words as it leaves them."""
+    ops = tpu_ops(config)
+    ops = dataclasses.replace(ops, over_sentences=fused.over_sentences(interpret))
+    if config.legacy:  # norms of single words
+        return ops
+    layers = dataclasses.replace(ops.outer, norm_layer=feature_major_norm, dense_layer=feature_major_dense)
+    return dataclasses.replace(ops, projection=layers)
+
+
+def _layers(config: Config) -> Layers:
+    """In bfloat16 the backward pass of a norm starts from its inputs: kept float32 numbers would double the memory."""
+    recomputed = {"norm_layer": RecomputedLayerNorm} if jnp.dtype(config.dtype) == jnp.bfloat16 else {}
+    return Layers(config.dtype, config.norm_epsilon, gelu=gelu, **recomputed)
+
+
+def default_device_kind() -> str:
+    """-> the kind of the device that jax computes on unless it is told otherwise, such as "TPU v5 lite" or "cpu"."""
+    device = jax.config.jax_default_device
+    if device is None or isinstance(device, str):
+        device = jax.devices(device)[0]
+    return device.device_kind
+
+
+def replace(model: TNT, **changes: object) -> TNT:
+    """A model and attributes of its Backend to change -> the model, computed in another way.
+
+    Raises:
+      ValueError: the kernel is asked of a named device that cannot have it, with the reason.
+    """
+    backend = model.ops if isinstance(model.ops, Backend) else Backend("reference")
+    backend = dataclasses.replace(backend, **changes)
+    if backend.device_kind is not None:
+        choose(model.config, backend.implementation, backend.device_kind)
+    return model.clone(ops=backend)
+
+
+@functools.cache  # a model asks at every trace
+def _log_once(reason: str) -> None:
+    logging.warning("inner_implementation='auto' is 'xla' here: %s", reason)

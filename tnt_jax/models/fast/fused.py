@@ -1,0 +1,134 @@
+"""The inner block as one TPU kernel (fast/pallas) on words in the feature-major layout [M * C, S].
+
+There the S sentences lie on the 128 lanes and nothing is padded; [S, M, C] would take five times the memory. Blocks
+hand their words on as [S, M, C] as the definition does, and XLA cancels the transpositions between them.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+
+from tnt_jax.models import layers
+from tnt_jax.models.fast.pallas.layout import Sizes
+from tnt_jax.models.layers import Ops
+from tnt_jax.models.stochastic_depth import DropMasks
+from tnt_jax.models.tnt import Config, InnerBlock
+
+INTERPRETER = "interpreter"  # a device kind for tests: the kernel's Python runs on a TPU's behalf
+
+
+def to_feature_major(words: jax.Array) -> jax.Array:
+    """words [S, M, C] -> [M * C, S]."""
+    return words.reshape(words.shape[0], -1).T
+
+
+def from_feature_major(words: jax.Array, num_words: int) -> jax.Array:
+    """words [M * C, S], M -> [S, M, C]."""
+    return words.T.reshape(words.shape[1], num_words, -1)
+
+
+def expected_parameters(config: Config) -> dict[str, tuple[int, ...]]:
+    """-> names and shapes of the parameters that the kernel computes with: all of an inner block's, and no other."""
+    channels, hidden = config.inner_dim, int(config.inner_dim * config.mlp_ratio)
+    shapes = {f"{norm}/{leaf}": (channels,) for norm in ("norm1", "norm2") for leaf in ("scale", "bias")}
+    dense = {
+        "attention/query_key": (channels, 2 * channels),
+        "attention/value": (channels, channels),
+        "attention/output": (channels, channels),
+        "mlp/dense1": (channels, hidden),
+        "mlp/dense2": (hidden, channels),
+    }
+    for name, shape in dense.items():
+        shapes[f"{name}/kernel"] = shape
+        if config.qkv_bias or name not in ("attention/query_key", "attention/value"):
+            shapes[f"{name}/bias"] = shape[1:]
+    return shapes
+
+
+def mismatch(config: Config, params: Mapping[str, Any]) -> str | None:
+    """An inner block's parameters, or their shapes -> how they differ from what the kernel computes with, or None."""
+    found = {name: tuple(leaf.shape) for name, leaf in flax.traverse_util.flatten_dict(params, sep="/").items()}
+    expected = expected_parameters(config)
+    if found == expected:
+        return None
+    differences = [f"{name} {shape}, which it does not know" for name, shape in found.items() if name not in expected]
+    differences += [f"no {name} {shape}" for name, shape in expected.items() if name not in found]
+    differences += [
+        f"{name} {found[name]} instead of {shape}"
+        for name, shape in expected.items()
+        if found.get(name, shape) != shape
+    ]
+    return f"the inner block has {'; '.join(differences)}"
+
+
+def obstacle(config: Config, device_kind: str) -> str | None:
+    """-> why the kernel cannot compute this model's inner blocks on such a device; None if it can."""
+    if jnp.dtype(config.dtype) not in (jnp.bfloat16, jnp.float32):
+        return f"the kernel takes dtype bfloat16 or float32, not {jnp.dtype(config.dtype)}"
+    sizes = sizes_of(config)
+    try:
+        sizes.check()
+    except ValueError as error:
+        return str(error)
+    block = InnerBlock(config, Ops.definition(config))
+    words = jax.ShapeDtypeStruct((config.num_words, config.inner_dim), jnp.float32)
+    difference = mismatch(config, jax.eval_shape(block.init, jax.random.key(0), words, {})["params"])
+    if difference:
+        return f"{difference}, and the kernel (models/fast/pallas) computes with neither more nor less than it knows"
+    return None if device_kind == INTERPRETER else sizes.does_not_fit(device_kind, jnp.dtype(config.dtype).itemsize)
+
+
+def sizes_of(config: Config, interpret: bool = False) -> Sizes:
+    """-> the kernel's sizes."""
+    hidden = int(config.inner_dim * config.mlp_ratio)
+    return Sizes(config.num_words, config.inner_dim, config.inner_num_heads, hidden, config.norm_epsilon, interpret)
+
+
+def over_sentences(interpret: bool) -> Callable[[type[nn.Module]], type[nn.Module]]:
+    """-> layers.over_sentences for InnerBlock, computed by the kernel (`interpret`: its Python, on any device)."""
+
+    class FusedInnerBlock(nn.Module):
+        """words [S, M, C] -> (words [S, M, C], attention [S, heads, M, M] or None)."""
+
+        config: Config
+        ops: Ops
+
+        @nn.compact
+        def __call__(self, words: jax.Array, drop: DropMasks, return_weights: bool = False):
+            """As InnerBlock, for all sentences."""
+            params = self.variables["params"]
+            if return_weights:  # the kernel gives no attention
+                plain = layers.over_sentences(InnerBlock)(self.config, self.ops)
+                return plain.apply({"params": params}, words, drop, True)
+            return inner_block(self.config, params, words, drop, interpret), None
+
+    return lambda block: FusedInnerBlock
+
+
+def inner_block(config: Config, params: Mapping[str, Any], words: jax.Array, drop: DropMasks, interpret: bool):
+    """InnerBlock's parameters, words [S, M, C], drop-path masks [S] -> words [S, M, C].
+
+    Raises:
+      ValueError: parameters of another block, by name.
+    """
+    from tnt_jax.models.fast.pallas import block  # Pallas is loaded where it is used
+
+    difference = mismatch(config, params)
+    if difference:
+        raise ValueError(f"{difference}: these are the parameters of another model")
+    ones = jnp.ones(words.shape[0], jnp.float32)
+    words = block.inner_block(
+        to_feature_major(words),
+        params,
+        drop.get("inner_attention", ones),
+        drop.get("inner_mlp", ones),
+        num_words=config.num_words,
+        num_heads=config.inner_num_heads,
+        epsilon=config.norm_epsilon,
+        interpret=interpret,
+    )
+    return from_feature_major(words, config.num_words)

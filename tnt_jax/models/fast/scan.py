@@ -1,0 +1,102 @@
+"""The blocks of a model as a loop over like ones, and with activations computed again in the backward pass."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tnt_jax.models.fast.fused import from_feature_major, to_feature_major
+from tnt_jax.models.fast.stacking import block_runs, stack_blocks
+from tnt_jax.models.layers import Ops
+from tnt_jax.models.stochastic_depth import stochastic_depth_masks
+from tnt_jax.models.tnt import Config, TNTBlock
+
+Policy = Callable[..., bool]
+
+
+def _products_saveable(primitive: Any, *arguments: Any, **settings: Any) -> bool:
+    """Outputs of dense layers and of kernels are kept, attention's scores are not."""
+    if primitive.name == "pallas_call":
+        return True
+    return jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *arguments, **settings)
+
+
+REMAT_POLICIES: dict[str, Policy] = {  # by what is kept
+    "inputs": jax.checkpoint_policies.nothing_saveable,
+    "products": _products_saveable,
+}
+
+
+def run_blocks(
+    config: Config,
+    ops: Ops,
+    params: Mapping[str, Any],
+    words: jax.Array | None,
+    sentences: jax.Array,
+    keys: jax.Array | None,
+    requested: tuple[str, ...],
+    *,
+    scan: bool,
+    policy: Policy | None,
+    feature_major: bool,
+) -> tuple[jax.Array, list[dict[str, jax.Array]]]:
+    """The loop over blocks of TNT.__call__ -> (sentences [B, 1 + N, D], requested features of each block).
+
+    Args:
+      params: the model's, block by block or, for a scan, stacked.
+      keys: [depth, branches], of stochastic depth; None: nothing is dropped.
+      scan: like blocks that follow each other are compiled once.
+      policy: what is kept of a block for the backward pass; None: what it needs.
+      feature_major: words are [M * C, S] from turn to turn, as the kernel has them.
+
+    Raises:
+      ValueError: parameters of other blocks than the model's.
+    """
+    if words is not None and feature_major:
+        words = to_feature_major(words)
+    rates = config.drop_path_rates()
+    if scan:
+        stacked = stack_blocks(params)
+        _check_stacks(config, stacked)
+        runs = [(run, stacked[name]) for name, run in block_runs(stacked)]
+    else:
+        runs = [(range(i, i + 1), params[f"block_{i}"]) for i in range(1, config.depth + 1)]
+    features: list[dict[str, jax.Array]] = []
+    for run, block_params in runs:
+        block = TNTBlock(config, ops, run.start in config.inner_blocks, parent=None)
+
+        def body(carry, inputs, block=block):
+            (words, sentences), (params, key, rate) = carry, inputs
+            drop = {} if key is None else stochastic_depth_masks(key, rate, sentences)
+            if words is not None and feature_major:
+                words = from_feature_major(words, config.num_words)
+            words, sentences, found = block.apply({"params": params}, words, sentences, drop, requested)
+            if words is not None and feature_major:
+                words = to_feature_major(words)
+            return (words, sentences), found
+
+        if policy is not None:
+            body = jax.checkpoint(body, prevent_cse=not scan, policy=policy)
+        here = slice(run.start - 1, run.stop - 1)
+        if scan:
+            inputs = block_params, None if keys is None else keys[here], jnp.array(rates[here], jnp.float32)
+            (words, sentences), found = jax.lax.scan(body, (words, sentences), inputs)
+            features += [jax.tree.map(lambda leaf, at=at: leaf[at], found) for at in range(len(run))]
+        else:
+            inputs = block_params, None if keys is None else keys[run.start - 1], rates[run.start - 1]
+            (words, sentences), found = body((words, sentences), inputs)
+            features.append(found)
+    return sentences, features
+
+
+def _check_stacks(config: Config, params: Mapping[str, Any]) -> None:
+    """Raises ValueError where stacked parameters are those of other blocks than the model's."""
+    found = [(index, "inner" in params[name]) for name, run in block_runs(params) for index in run]
+    expected = [(index, index in config.inner_blocks) for index in range(1, config.depth + 1)]
+    if found != expected:
+        theirs = [index for index, inner in found if inner]
+        raise ValueError(
+            f"the parameters are of {len(found)} blocks, with an inner path in {theirs}; the model has "
+            f"depth={config.depth} and tnt_blocks={list(config.inner_blocks)}. Give it the parameters of its blocks."
+        )

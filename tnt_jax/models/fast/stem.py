@@ -1,0 +1,32 @@
+"""The convolution inside each patch as one matrix product."""
+
+import jax
+import jax.numpy as jnp
+
+from tnt_jax.models.embeddings import PADDING, cut_into_cells
+
+
+def convolve_patches(images: jax.Array, kernel: jax.Array, patch_size: int, word_size: int) -> jax.Array:
+    """images [B, H, W, 3], kernel [7, 7, 3, C] -> [B * N, M, C], as embeddings.convolve_patches."""
+    words = cut_into_cells(images, patch_size, patch_size) @ convolution_as_matrix(kernel, patch_size, word_size)
+    return words.reshape(-1, (patch_size // word_size) ** 2, kernel.shape[-1])
+
+
+def convolution_as_matrix(kernel: jax.Array, patch_size: int, word_size: int) -> jax.Array:
+    """kernel [7, 7, 3, C] -> matrix [p * p * 3, M * C] from the pixels of a patch to all of its words.
+
+    The word in row i of a patch takes pixel row y by the kernel's row y - s * i + 3, where it has one; columns alike.
+    So the convolution inside a patch is one product with a matrix of shifted kernels, most of it zeros. It multiplies
+    five times as often as the convolution, 1% of TNT-S, in a product of a good shape, and nothing is gathered: half
+    the time of a product of gathered cells on a CPU, and on a TPU no copies into and out of small cells.
+    """
+    count = patch_size // word_size
+    for pixel_axis in (0, 2):  # [7, ...] -> [words, pixels, ...], rows and then columns
+        padding = [(0, 0)] * kernel.ndim
+        padding[pixel_axis] = (patch_size, patch_size)
+        padded = jnp.pad(kernel, padding)
+        starts = [patch_size + PADDING - word_size * index for index in range(count)]
+        shifted = [jax.lax.slice_in_dim(padded, start, start + patch_size, axis=pixel_axis) for start in starts]
+        kernel = jnp.stack(shifted, axis=pixel_axis)
+    _, channels, features = kernel.shape[-3:]
+    return kernel.transpose(1, 3, 4, 0, 2, 5).reshape(patch_size**2 * channels, count**2 * features)

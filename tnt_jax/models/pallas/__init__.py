@@ -1,1 +1,0 @@
-"""The fused inner block for TPUs, one Pallas kernel forward and one backward: `block.inner_block_lanes` is the door."""
