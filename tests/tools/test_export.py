@@ -108,6 +108,7 @@ def test_the_program_says_what_it_wrote_and_checked(trained, tmp_path, monkeypat
     ("arguments", "message"),
     [
         (["--output=a.safetensors"], "go into a folder"),
+        (["--output=a.pb"], "go into a folder"),
         (["--output=a.onnx"], "no export to ONNX here. Through timm"),
         (["--output=a.TFLITE"], "no export to TensorFlow Lite here"),
         (["--output=a", "--format=safetensors"], "choose a name with that ending"),

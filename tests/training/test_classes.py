@@ -23,8 +23,8 @@ def run(tmp_path):
 @pytest.mark.parametrize("names", [KNOWN, None, ()])
 def test_equal_or_unknown_names_change_nothing(run, names):
     assert label_map(KNOWN, names, "set") is None and label_map(names, KNOWN, "set") is None
-    check_classes(experiment(), run, names, evaluates=False)
-    check_classes(experiment(pretrained=str(run)), run / "new", names, evaluates=False)
+    check_classes(experiment(), run, 3, names, evaluates=False)
+    check_classes(experiment(pretrained=str(run)), run / "new", 3, names, evaluates=False)
 
 
 def test_labels_are_mapped_by_name():
@@ -38,13 +38,13 @@ def test_labels_are_mapped_by_name():
 
 
 def test_evaluating_classes_that_the_run_does_not_know_is_an_error_that_names_them(run):
-    assert check_classes(experiment(), run, ("dog", "cat"), evaluates=True).tolist() == [1, 0]
+    assert check_classes(experiment(), run, 2, ("dog", "cat"), evaluates=True).tolist() == [1, 0]
     with pytest.raises(ValueError, match="synthetic has classes that the model does not know: 'zebra', 'emu'. It"):
-        check_classes(experiment(data__name="synthetic"), run, ("dog", "fox", "zebra", "emu"), evaluates=True)
+        check_classes(experiment(data__name="synthetic"), run, 4, ("dog", "fox", "zebra", "emu"), evaluates=True)
     with pytest.raises(ValueError, match="'cat' more than once"):
         label_map(("cat", "dog", "cat"), ("dog", "cat"), "set")
     other = experiment(pretrained=str(run / "checkpoints/5"))  # another run's weights, in a workdir without any
-    assert check_classes(other, run / "new", ("dog", "cat"), evaluates=True).tolist() == [1, 0]
+    assert check_classes(other, run / "new", 2, ("dog", "cat"), evaluates=True).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -58,10 +58,10 @@ def test_evaluating_classes_that_the_run_does_not_know_is_an_error_that_names_th
 )
 def test_a_run_is_not_resumed_with_another_list(run, names, words):
     with pytest.raises(ValueError, match=f"classes.json has the classes of this run, .*{words}"):
-        check_classes(experiment(), run, names, evaluates=False)
+        check_classes(experiment(), run, 3, names, evaluates=False)
     with pytest.raises(ValueError, match=r"--config\.pretrained_new_head=True"):
-        check_classes(experiment(pretrained=str(run)), run / "new", names, evaluates=False)
-    check_classes(experiment(pretrained=str(run), pretrained_new_head=True), run / "new", names, evaluates=False)
+        check_classes(experiment(pretrained=str(run)), run / "new", 3, names, evaluates=False)
+    check_classes(experiment(pretrained=str(run), pretrained_new_head=True), run / "new", 3, names, evaluates=False)
 
 
 def test_training_on_keeps_the_list_of_what_was_trained(run):
@@ -87,3 +87,14 @@ def test_an_evaluation_counts_by_name(run):
     (run / "config.json").write_text(json.dumps(setup.as_dict(trained)))
     prepared = setup.prepare_evaluation(tiny_config(), run, feed)
     assert prepared.label_map.tolist() == [2, 0] and prepared.model.num_classes == 3
+
+
+@pytest.mark.parametrize(("known", "names"), [(None, ("fox", "cat")), (KNOWN, None)])
+def test_fewer_classes_without_names_are_not_counted_by_number(run, known, names):
+    (run / "classes.json").write_text(json.dumps(known))
+    settings = experiment(model__num_classes=3)
+    with pytest.raises(ValueError, match="has 2 classes and the model 3, and which of them these are is not known"):
+        check_classes(settings, run, 2, names, evaluates=True)
+    assert check_classes(settings, run, 3, names, evaluates=True) is None  # as many: there is nothing else to go by
+    (run / "classes.json").write_text("null")
+    assert check_classes(settings, run, 2, None, evaluates=True) is None  # the run's own set, with a larger head

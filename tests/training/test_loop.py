@@ -369,6 +369,15 @@ def test_evaluating_a_workdir_gives_what_training_saw(finished, capsys, monkeypa
     assert "35 images" in capsys.readouterr().out
 
 
+def test_evaluating_a_model_that_is_not_the_checkpoints_ends_the_run_with_the_difference(finished):
+    """Here config.json's TNT against TinyModel's parameters."""
+    run = setup.prepare_evaluation(None, finished[0], TinyFeed(tiny_config(**INTERVALS)))
+    with pytest.raises(
+        RunError, match=r"(?s)raw weights of step 20 does not fit.*unused .*config\.json .* was it edited"
+    ):
+        loop.evaluate(run)
+
+
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog):
     config = tiny_config(**INTERVALS)
     with pytest.raises(Killed):

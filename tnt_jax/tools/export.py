@@ -37,6 +37,8 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 INPUTS = ("uint8", "float32")
 PROGRAM_FILE, CLASSES_FILE, README_FILE = "model.stablehlo", "classes.json", "README.md"
 
+# Endings of files that hold a model elsewhere, so that no folder is called like one.
+FILES = (".safetensors", ".stablehlo", ".pb", ".pt", ".pth", ".bin", ".h5", ".keras", ".mlmodel", ".engine", ".zip")
 # Formats that people ask for -> what there is instead.
 ELSEWHERE = {
     ".onnx": "there is no export to ONNX here. Through timm there is one: --format=safetensors, and then as in "
@@ -192,7 +194,7 @@ def run(options: argparse.Namespace) -> str:
 
     if (suffix := options.output.suffix.lower()) in ELSEWHERE:
         raise ValueError(f"--output={options.output}: {ELSEWHERE[suffix]}")
-    if options.format == "stablehlo" and (options.output.is_file() or options.output.suffix == ".safetensors"):
+    if options.format == "stablehlo" and (options.output.is_file() or suffix in FILES):
         raise ValueError(f"--output={options.output} is a file's name; a program and its README go into a folder")
     trained = open_trained(options.source, options.image_size, weights=options.weights, changes=options.changes)
     if options.format == "safetensors":

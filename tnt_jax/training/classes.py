@@ -44,17 +44,14 @@ def relabelled(batches: Iterator[dict[str, Any]], classes: np.ndarray | None) ->
 
 
 def check_classes(
-    experiment: Experiment, workdir: Path, names: tuple[str, ...] | None, evaluates: bool
+    experiment: Experiment, workdir: Path, count: int, names: Names, evaluates: bool
 ) -> np.ndarray | None:
-    """The names of the data set's classes against those that were trained on -> the labels' map (label_map).
+    """The data set's `count` classes and their names against those trained on -> the labels' map (`label_map`).
 
     Raises ValueError where training would go on, or start, with a head for others, and evaluation would count wrongly.
     """
     if evaluates:
-        try:
-            return label_map(trained_classes(experiment, workdir), names, experiment.data.name)
-        except ValueError as error:
-            raise ValueError(f"{error} Evaluate on a data set of classes that it was trained on.") from error
+        return _evaluated(experiment, trained_classes(experiment, workdir), count, names)
     if workdirs.checkpoint_steps(workdir):
         _check_resumed(workdir, names)
     elif is_folder(experiment.pretrained) and not experiment.pretrained_new_head:
@@ -67,6 +64,21 @@ def trained_classes(experiment: Experiment, workdir: Path) -> tuple[str, ...] | 
     if workdirs.checkpoint_steps(workdir):
         return workdirs.read_class_names(workdir)
     return workdirs.read_class_names(split_step(experiment.pretrained)[0]) if is_folder(experiment.pretrained) else None
+
+
+def _evaluated(experiment: Experiment, known: Names, count: int, names: Names) -> np.ndarray | None:
+    data, head = experiment.data.name, experiment.model.num_classes
+    if bool(known) != bool(names) and head not in (None, count):
+        nameless = "what was trained on has" if names else "the data set has"
+        raise ValueError(
+            f"{data} has {count} classes and the model {head}, and which of them these are is not known, since "
+            f"{nameless} no names. Evaluate on the data set that was trained on, or write the run's "
+            f"{workdirs.CLASSES_FILE}: a JSON list of names in the order of its labels."
+        )
+    try:
+        return label_map(known, names, data)
+    except ValueError as error:
+        raise ValueError(f"{error} Evaluate on a data set of classes that it was trained on.") from error
 
 
 def _check_resumed(workdir: Path, names: Names) -> None:

@@ -428,5 +428,6 @@ def _checkpoint(run: Run) -> tuple[dict[str, Any], int]:
         _, sets = read_sets(run.workdir)
         named = {workdirs.IN_EVALUATION[kind]: fit(weights, run.model) for kind, weights in sets.items()}
     except ValueError as error:
-        raise RunError(str(error)) from error
+        config = run.workdir / workdirs.CONFIG_FILE
+        raise RunError(f"{error}\n{config} says which model a checkpoint is of: was it edited?") from error
     return named, sets["raw"].step

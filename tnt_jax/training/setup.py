@@ -145,7 +145,7 @@ def _prepare(experiment: Experiment, workdir: Path, feed: Feed | CardFeed | None
         check_memory(experiment, model)
     check_evaluation_devices(experiment, jax.device_count())
     classes, names = (feed.num_classes, getattr(feed, "class_names", None)) if feed else data_classes(experiment)
-    labels = check_classes(experiment, workdir, names, evaluates)
+    labels = check_classes(experiment, workdir, classes, names, evaluates)
     num_classes = experiment.model.num_classes or classes
     if num_classes < classes:
         raise ValueError(
