@@ -95,4 +95,8 @@ def check_images(shape: tuple[int, ...], config: Any) -> None:
         hint = "; add a batch axis: images[None]"
     elif len(shape) == 4 and shape[1] == 3:
         hint = "; channels come last: images.transpose(0, 2, 3, 1)"
+    elif len(shape) == 4 and shape[-1] == 1:
+        hint = "; grey images are made three channels: images.repeat(3, axis=-1)"
+    elif len(shape) == 4 and shape[-1] == 4:
+        hint = "; transparency is left out: images[..., :3]"
     raise ValueError(f"images must be [B, H, W, 3], got {list(shape)}{hint}")

@@ -200,8 +200,8 @@ class TNT(nn.Module):
 
     def embed(self, images: jax.Array, ops: Ops) -> tuple[jax.Array | None, jax.Array]:
         """images -> words Y_0 [B * N, M, C] (a DeiT: None), sentences Z_0 [B, 1 + N, D], with positions. Eq. 1 to 5."""
+        check_images(images.shape, self.config)
         config, batch, words = self.config, images.shape[0], None
-        check_images(images.shape, config)
         if config.inner_blocks:
             words = WordEmbedding(config, ops, name="word_embedding")(images)
             if config.word_position:
