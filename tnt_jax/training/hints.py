@@ -133,8 +133,6 @@ KEYS_BY_MEANING = {
     "dir": "data.directory",
     "folder": "data.directory",
     "path": "data.directory",
-    "workers": "data.reader_threads",
-    "num_workers": "data.reader_threads",
     "val_split": "data.eval_split",
     "test_split": "data.eval_split",
     "repeated_aug": "data.repeated_augmentation",
