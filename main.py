@@ -22,7 +22,7 @@ from tnt_jax.tools import arguments
 from tnt_jax.training import devices, preemption
 from tnt_jax.training.config import check_config
 
-CANNOT_WORK, STOPPED, TERMINATED, INTERRUPTED = 2, 3, 4, 130
+CANNOT_WORK, TERMINATED, INTERRUPTED = 2, 4, 130
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "One of configs/*.py. Every key can be changed: --config.KEY=VALUE.")
@@ -53,10 +53,8 @@ def main(_: list[str]) -> None:
         stop(error, CANNOT_WORK)
     try:
         loop.train(run) if FLAGS.mode == "train" else loop.evaluate(run)
-    except loop.Stopped as error:  # all processes at the same step
-        stop(error, TERMINATED if error.signal == signal.SIGTERM else INTERRUPTED)
     except loop.RunError as error:
-        stop(error, STOPPED)
+        stop(error, error.code)
 
 
 def stop(error: object, code: int) -> None:

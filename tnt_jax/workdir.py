@@ -15,6 +15,8 @@ numbers: a line for each write, {"step": 100, "train/loss": 1.5, ...}, null for 
 import concurrent.futures
 import json
 import math
+import os
+import unicodedata
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +29,43 @@ METRICS_FILE = "metrics.jsonl"
 # A checkpoint's sets of weights, as messages and --weights call them: their name in its state, and in an evaluation.
 IN_STATE = {"raw": "params", "averaged": "ema_params"}
 IN_EVALUATION = {"raw": "eval", "averaged": "eval_ema"}
+
+
+# orbax takes paths for patterns, and tensorstore a backslash for a slash: what they wrote could not be read again.
+_NOT_IN_PATHS = "[]*?\\"
+_LONGEST_NAME, _LONGEST_PATH = 255, 4096 - 512  # bytes; the rest of a path is for what a run writes into the folder
+
+
+def folder_path(name: str | os.PathLike[str]) -> Path:
+    """A folder's name -> its path, absolute, with the user's home for ~; the folder need not exist.
+
+    Raises ValueError with the fix for a name that no folder can have, or in which nothing could be read again.
+    """
+    text = os.fspath(name)
+    try:
+        path = Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(f"{ascii(text)}: there is no user of that name, whose home ~ would be.") from error
+    if odd := sorted({each for each in str(path) if unicodedata.category(each) in ("Cc", "Cs")}):
+        raise ValueError(
+            f"{ascii(text)}: {', '.join(map(ascii, odd))} cannot be in a path here, only what can be printed and is "
+            "UTF-8. Choose another name."
+        )
+    if odd := [each for each in _NOT_IN_PATHS if each in str(path)]:
+        raise ValueError(
+            f"{text}: a path with {' or '.join(odd)} would be read as a pattern, and its checkpoints not found again. "
+            "Choose another name."
+        )
+    longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
+    if longest > _LONGEST_NAME or len(os.fsencode(path)) > _LONGEST_PATH:
+        raise ValueError(
+            f"{text[:60]}...: a name may have {_LONGEST_NAME} bytes and a path {_LONGEST_PATH:,}; here are {longest:,} "
+            f"and {len(os.fsencode(path)):,}. Choose a shorter one."
+        )
+    for part in (path, *path.parents):
+        if part.is_symlink() and not part.exists():
+            raise ValueError(f"{text}: {part} is a link to {os.readlink(part)}, which is not there. Remove the link.")
+    return path
 
 
 def read_config(workdir: Path) -> dict[str, Any] | None:
@@ -120,32 +159,42 @@ def checkpoint_steps(workdir: Path) -> list[int]:
 def read_weights(workdir: Path, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
     """A workdir and a step (None: the newest) -> (weights, metadata), without knowing the model.
 
-    weights: "params" and, where the run averaged them, "ema_params", nested dicts of numpy arrays.
+    weights: "params" and, where the run averaged them, "ema_params", nested dicts of numpy arrays. Where the run goes
+    on meanwhile and removes the checkpoint that is read, the newest one then is taken.
+
     Raises ValueError where there is no such checkpoint, and where it is damaged, with the one before it.
     """
-    steps = checkpoint_steps(workdir)
-    if not steps or (step is not None and step not in steps):
-        found = f"steps {', '.join(map(str, steps))}" if steps else "none"
-        raise ValueError(
-            f"{workdir / FOLDER}: there is no checkpoint{'' if step is None else f' of step {step}'}, only {found}."
-        )
+    while True:
+        steps = checkpoint_steps(workdir)
+        if not steps or (step is not None and step not in steps):
+            found = f"steps {', '.join(map(str, steps))}" if steps else "none"
+            raise ValueError(
+                f"{workdir / FOLDER}: there is no checkpoint{'' if step is None else f' of step {step}'}, only {found}."
+            )
+        taken = steps[-1] if step is None else step
+        folder = (workdir / FOLDER / str(taken)).absolute()
+        try:
+            return _read_folder(folder)
+        except Exception as error:  # whatever orbax and tensorstore make of damaged files
+            if taken not in checkpoint_steps(workdir):
+                continue  # removed while it was read: the run has a newer one, or the loop says what there is
+            before = [str(earlier) for earlier in steps if earlier < taken]
+            mend = f"The one before it is {folder.parent / before[-1]}." if before else "There is none before it."
+            why = str(error).partition("\n")[0] or type(error).__name__
+            raise ValueError(f"The checkpoint {folder} is damaged: {why}. {mend}") from error
+
+
+def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A checkpoint's folder -> (weights, metadata)."""
     # orbax takes seconds to import, which nobody who reads a configuration should wait for.
     import orbax.checkpoint as ocp
 
-    step = steps[-1] if step is None else step
-    folder = (workdir / FOLDER / str(step)).absolute()
-    try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-            restored = checkpointer.restore(
-                folder, args=ocp.args.Composite(state=ocp.args.StandardRestore(), metadata=ocp.args.JsonRestore())
-            )
-        weights = {name: restored.state[name] for name in ("params", "ema_params") if restored.state[name] is not None}
-        verify(weights, restored.metadata)
-    except Exception as error:  # whatever orbax and tensorstore make of damaged files
-        before = [str(earlier) for earlier in steps if earlier < step]
-        mend = f"The one before it is {folder.parent / before[-1]}." if before else "There is none before it."
-        why = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"The checkpoint {folder} is damaged: {why}. {mend}") from error
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        restored = checkpointer.restore(
+            folder, args=ocp.args.Composite(state=ocp.args.StandardRestore(), metadata=ocp.args.JsonRestore())
+        )
+    weights = {name: restored.state[name] for name in ("params", "ema_params") if restored.state[name] is not None}
+    verify(weights, restored.metadata)
     return weights, restored.metadata
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.training.helpers import experiment, read_state, train_some
 from tnt_jax import workdir as workdirs
-from tnt_jax.training import checkpoints
+from tnt_jax.training import checkpoints, setup
 from tnt_jax.training.errors import RunError
 from tnt_jax.training.state import unreplicate
 
@@ -69,6 +69,36 @@ def test_weights_are_read_without_knowing_the_model(tmp_path):
         weights, metadata = workdirs.read_weights(tmp_path / str(decay))
         assert set(weights) == names and METADATA.items() <= metadata.items()
         jax.tree.map(np.testing.assert_array_equal, weights["params"], state.params)
+
+
+def test_every_name_that_a_workdir_may_have_can_be_read_again(tmp_path):
+    """All characters that check_workdir admits, and a name as long as it admits."""
+    odd = "".join(chr(number) for number in range(32, 127) if chr(number) not in "/[]*?\\") + "é漢😀\u3000"
+    workdir = setup.check_workdir(tmp_path / f"{odd:=<200}")
+    state = saved(workdir, 1, 2)
+    jax.tree.map(np.testing.assert_array_equal, workdirs.read_weights(workdir)[0]["params"], state.params)
+    assert int(restore(workdir, state)[0].step) == 2
+
+
+def test_a_checkpoint_that_is_removed_while_it_is_read_is_no_damaged_one(tmp_path, monkeypatch):
+    """The run goes on meanwhile: the next one is read."""
+    state = saved(tmp_path, 1, 2)
+    read = workdirs._read_folder
+
+    def removed_meanwhile(folder):
+        if folder.name == "2":
+            if not (tmp_path / "checkpoints" / "3").exists():
+                saved(tmp_path, 3, keep=1)
+            shutil.rmtree(folder)
+        return read(folder)
+
+    monkeypatch.setattr(workdirs, "_read_folder", removed_meanwhile)
+    weights, metadata = workdirs.read_weights(tmp_path)
+    assert metadata["step"] == 3
+    jax.tree.map(np.testing.assert_array_equal, weights["params"], state.params)
+    (tmp_path / "checkpoints" / "2").mkdir()
+    with pytest.raises(ValueError, match="no checkpoint of step 2, only steps .*3"):
+        workdirs.read_weights(tmp_path, 2)
 
 
 def test_an_unfinished_write_is_no_checkpoint(tmp_path):

@@ -71,6 +71,21 @@ def test_the_wait_for_others_ends_by_sigterm():
     assert session.returncode == 4 and "SIGTERM: ended with nothing new to save" in said, said
 
 
+def test_a_port_and_a_number_that_are_taken_are_said_before_jax_is_asked():
+    with socket.create_server(("", 0), family=socket.AF_INET6) as other:
+        port = other.getsockname()[1]
+        group = {"enabled": True, "coordinator_address": f"localhost:{port}", "num_processes": 2}
+        first, second = (
+            experiment(**{f"distributed__{key}": value for key, value in (group | {"process_id": number}).items()})
+            for number in (0, 1)
+        )
+        with pytest.raises(ValueError, match=f"coordinator_address=localhost:{port}: port {port} of this machine is"):
+            devices.join_processes(first)
+        devices._claim_place(second.distributed)
+        with pytest.raises(ValueError, match=r"process_id=1 is taken: another process of this machine"):
+            devices.join_processes(second)
+
+
 def test_slurm_tells_each_process_who_it_is_and_where_the_first_one_is():
     """Two tasks of a job on one machine, by the variables that srun gives them, and no other key than `enabled`."""
     job = {"SLURM_JOB_ID": str(free_port()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}

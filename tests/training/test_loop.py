@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -19,13 +20,14 @@ from tests.training.helpers import (
     assert_same_end,
     batch,
     lines,
+    points,
     read_state,
     tiny_config,
     train_some,
 )
 from tnt_jax import workdir as workdirs
 from tnt_jax.training import checkpoints, loop, preemption, setup
-from tnt_jax.training.errors import RunError
+from tnt_jax.training.errors import CannotStart, RunError
 from tnt_jax.training.state import unreplicate
 
 NAMES = "scanned", "unrolled"
@@ -251,13 +253,124 @@ def test_going_on_elsewhere_is_allowed_and_said(tmp_path, capsys, there, words):
 
 
 def test_a_finished_run_is_not_trained_again(finished, capsys):
+    """The same command after the end changes nothing: no file, no time, no byte."""
     workdir, summary = finished
-    before = lines(workdir)
+    before = contents(workdir)
     config = tiny_config(**INTERVALS)
     feed = TinyFeed(config)
-    again = loop.train(make_run(workdir, feed))
-    assert feed.started == [] and again["eval"] == summary["eval"] and lines(workdir) == before
-    assert "are done" in capsys.readouterr().out
+    assert loop.train(make_run(workdir, feed)) == summary
+    assert feed.started == [] and contents(workdir) == before
+    said = capsys.readouterr().out
+    assert "All 20 steps are done." in said and "test accuracy" in said
+
+
+def contents(workdir):
+    files = (path for path in workdir.rglob("*") if path.is_file())
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+@pytest.mark.parametrize("summary", ['{"steps": 20', None, "{}"])
+def test_a_run_whose_summary_is_torn_or_absent_writes_it_at_the_next_start(finished, tmp_path, summary):
+    shutil.copytree(finished[0], tmp_path / "run")
+    path = tmp_path / "run" / "summary.json"
+    path.unlink() if summary is None else path.write_text(summary)
+    again = loop.train(make_run(tmp_path / "run"))
+    assert again["eval"] == finished[1]["eval"] == json.loads(path.read_text())["eval"]
+
+
+def test_more_steps_than_a_finished_run_had_are_allowed_with_a_note(finished, tmp_path, capsys):
+    shutil.copytree(finished[0], tmp_path / "run")
+    assert loop.train(make_run(tmp_path / "run", steps=22))["steps"] == 22
+    said = capsys.readouterr().out
+    assert "the run had ended there and goes on to step 22" in said and "stays that of 4 + 0 epochs" in said
+    with pytest.raises(ValueError, match=r"epochs \(4.0 there, 6.0 now\).*another schedule.*--config.pretrained="):
+        make_run(tmp_path / "run", epochs=6.0)
+
+
+def test_a_second_run_in_the_same_workdir_is_refused_and_the_first_goes_on(finished, tmp_path):
+    class SecondFeed(TinyFeed):
+        def train(self, start_step):
+            for step, made in enumerate(super().train(start_step), start_step):
+                if step == 9:
+                    with pytest.raises(
+                        CannotStart, match=rf"Process {os.getpid()} on .* trains in --workdir={tmp_path}"
+                    ):
+                        loop.train(make_run(tmp_path))
+                yield made
+
+    loop.train(make_run(tmp_path, SecondFeed(tiny_config(**INTERVALS))))
+    assert_same_end(tmp_path, finished[0])
+    assert CannotStart.code == 2
+
+
+class RemovingFeed(TinyFeed):
+    """Somebody removes a file, or a folder, while a batch is made."""
+
+    def __init__(self, config, path):
+        super().__init__(config)
+        self.path = path
+
+    def train(self, start_step):
+        for step, made in enumerate(super().train(start_step), start_step):
+            if step == 9:
+                shutil.rmtree(self.path) if self.path.is_dir() else self.path.unlink()
+            yield made
+
+
+@pytest.mark.parametrize("name", ["", "config.json", "metrics.jsonl"])
+def test_what_is_removed_while_the_run_goes_on_is_said_and_the_run_can_be_read(
+    finished, tmp_path, name, capsys, monkeypatch
+):
+    monkeypatch.setattr(loop, "fit", tiny_parameters)
+    workdir = tmp_path / "run"
+    try:
+        loop.train(make_run(workdir, RemovingFeed(tiny_config(**INTERVALS), workdir / name)))
+    except RunError as error:  # where a checkpoint was being written
+        assert name == "" and "could not be written" in str(error)
+        return
+    said = capsys.readouterr().out
+    assert (f"{workdir / 'config.json'} was gone" in said) == (name != "metrics.jsonl")
+    assert (f"{workdir / 'metrics.jsonl'} was gone" in said) == (name != "config.json")
+    assert json.loads((workdir / "config.json").read_text()) == json.loads((finished[0] / "config.json").read_text())
+    assert json.loads((workdir / "classes.json").read_text()) == list(TinyFeed.class_names)
+    run = setup.prepare_evaluation(None, workdir, TinyFeed(tiny_config(**INTERVALS)))
+    assert loop.evaluate(dataclasses.replace(run, model=TinyModel()))["eval"] == finished[1]["eval"]
+    assert lines(workdir)[-1]["step"] == 20
+
+
+def test_evaluating_a_damaged_checkpoint_stops_with_a_message(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    for file in (tmp_path / "run" / "checkpoints" / "20" / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:20])
+    run = setup.prepare_evaluation(None, tmp_path / "run", TinyFeed(tiny_config(**INTERVALS)))
+    with pytest.raises(RunError, match=r"checkpoints/20 is damaged: .* The one before it is .*checkpoints/16"):
+        loop.evaluate(dataclasses.replace(run, model=TinyModel()))
+
+
+def test_memory_that_does_not_suffice_in_evaluation_is_said(finished, monkeypatch):
+    monkeypatch.setattr(loop, "fit", tiny_parameters)
+
+    class LargeFeed(TinyFeed):
+        def evaluation(self):
+            raise MemoryError("Out of memory allocating 99 bytes")
+            yield
+
+    run = setup.prepare_evaluation(None, finished[0], LargeFeed(tiny_config(**INTERVALS)))
+    with pytest.raises(RunError, match=r"Out of memory allocating 99 bytes.*config\.eval_batch_size"):
+        loop.evaluate(dataclasses.replace(run, model=TinyModel()))
+
+
+def test_the_start_says_the_images_and_every_line_its_epoch_and_seconds(finished, tmp_path, capsys):
+    with pytest.raises(Killed):
+        loop.train(make_run(tmp_path, DyingFeed(tiny_config(**INTERVALS), 6)))
+    said = capsys.readouterr().out
+    assert "80 images to train (train), 35 to evaluate (validation), 4 classes" in said
+    assert "20 steps of 16 images (5 an epoch)" in said
+    found = lines(finished[0])
+    assert all(line["epoch"] == line["step"] / 5 for line in found)
+    assert sorted(line["seconds"] for line in found) == [line["seconds"] for line in found] and found[0]["seconds"] > 0
+    assert points(finished[0])["config", 0] == 1
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_and_is_not_saved(tmp_path):
@@ -457,7 +570,8 @@ def test_weights_to_start_from_are_loaded(finished, tmp_path):
     weights, _ = workdirs.read_weights(workdir)
     run = make_run(tmp_path)
     run = dataclasses.replace(run, pretrained=weights["ema_params"], pretrained_label="averaged weights of a")
-    state, session = loop._start(run, preemption.Notice(), 0.0)
+    with loop._enter_workdir(run) as held:
+        state, session = loop._start(run, preemption.Notice(), held, 0.0)
     session.store.close()
     jax.tree.map(np.testing.assert_array_equal, state.params, weights["ema_params"])
     jax.tree.map(np.testing.assert_array_equal, state.ema_params, weights["ema_params"])

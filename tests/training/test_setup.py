@@ -82,6 +82,40 @@ def test_workdirs_that_are_no_folder(workdir):
         setup.check_workdir(workdir)
 
 
+@pytest.mark.parametrize(
+    ("workdir", "words"),
+    [
+        ("runs/lr[3e-4]", r"a path with \[ or \] would be read as a pattern"),
+        ("runs/a*", r"with \*"),
+        ("runs/what?", r"with \?"),
+        ("C:\\runs", r"with \\"),
+        ("x" * 256, "here are 256 and"),
+        ("漢" * 90, "here are 270 and"),
+        ("/".join(["long"] * 800), "a path 3,584"),
+        ("~nosuchuser/run", "no user of that name"),
+        ("runs/\udcff", r"'\\udcff' cannot be in a path"),
+        ("runs/two\nlines", r"'\\n' cannot be in a path"),
+        ("runs/\x1b[31m", r"'\\x1b' cannot"),
+    ],
+)
+def test_names_in_which_nothing_could_be_read_again(tmp_path, monkeypatch, workdir, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"--workdir=.*{words}"):
+        setup.check_workdir(workdir)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_links_that_lead_nowhere(tmp_path):
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "good").symlink_to("there")
+    for name in ("dangling", "dangling/run", "loop", "loop/run"):
+        with pytest.raises(ValueError, match="is a link to (nowhere|loop), which is not there"):
+            setup.check_workdir(tmp_path / name)
+    assert setup.check_workdir(tmp_path / "good" / "run") == tmp_path / "good" / "run"
+
+
 def test_a_file_in_place_of_the_workdir(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file"):

@@ -16,6 +16,7 @@ from tnt_jax.workdir import (
     FOLDER,
     IN_STATE,
     METRICS_FILE,
+    folder_path,
     last_evaluation,
     read_config,
     read_weights,
@@ -25,12 +26,17 @@ from tnt_jax.workdir import (
 
 def is_folder(source: str | Path) -> bool:
     """Whether a source names a folder that exists, which can only be a workdir or a checkpoint in one."""
-    return not str(source).startswith(HUB_PREFIX) and Path(source).expanduser().is_dir()
+    if str(source).startswith(HUB_PREFIX):
+        return False
+    try:
+        return folder_path(source).is_dir()
+    except ValueError:  # no folder has such a name
+        return False
 
 
 def split_step(source: str | Path) -> tuple[Path, int | None]:
     """WORKDIR or WORKDIR/checkpoints/STEP -> (the workdir, absolute, the step or None)."""
-    folder = Path(source).expanduser().absolute()
+    folder = folder_path(source)
     if folder.parent.name == FOLDER and folder.name.isdecimal():
         return folder.parent.parent, int(folder.name)
     return folder, None

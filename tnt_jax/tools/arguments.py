@@ -96,10 +96,12 @@ def parse(
 
 def saved_flag(given: dict[str, str], run_flag: str | None) -> str | None:
     """The flags -> what --config is for the run that they name; None where they name none."""
-    from tnt_jax.pretrained.workdir import split_step
+    from tnt_jax.pretrained.workdir import is_folder, split_step
     from tnt_jax.training import recorded
 
     if not given.get(run_flag):
+        return None
+    if not is_folder(given[run_flag]):
         return None
     workdir, _ = split_step(given[run_flag])
     if not (workdir / CONFIG_FILE).is_file():

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging as standard_logging
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -266,6 +267,15 @@ class _NoTracebacks(standard_logging.Filter):
 
 
 def _quiet_orbax() -> None:
+    """orbax raises the first error of a write; what its other threads meet after that is not said once more by each."""
     logger = logging.get_absl_logger()
-    if not any(isinstance(each, _NoTracebacks) for each in logger.filters):
-        logger.addFilter(_NoTracebacks())
+    if any(isinstance(each, _NoTracebacks) for each in logger.filters):
+        return
+    logger.addFilter(_NoTracebacks())
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            before(unraisable)
+
+    sys.unraisablehook = hook

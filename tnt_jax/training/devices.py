@@ -1,25 +1,32 @@
 """Which devices a process has, which other processes belong to it, and what happens when one of them ends."""
 
 import contextlib
+import errno
 import faulthandler
+import fcntl
 import os
+import re
+import socket
 import sys
+import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from pathlib import Path
+from typing import IO, NoReturn
 
 import jax
 
 from tnt_jax.training.config import DistributedSettings, Experiment
 from tnt_jax.training.errors import RunError, Stopped
 
-STOPPED, UNEXPECTED = 3, 1  # exit codes, see main.py
+UNEXPECTED = 1  # exit code of what nobody thought of
 LATER = 60  # seconds by which jax's own timeout comes after ours
 TILES = "--xla_tpu_scoped_vmem_limit_kib"  # vector memory that the tiles of one operation may take on a TPU
 # Model and image size -> that limit for scanned blocks, where it was found to cost nothing (docs/tpu.md).
 MEASURED_TILES = {("tnt_s_patch16_224", 224): 6144}
+_places: list[IO[str]] = []  # locks on this process's number
 
 
 def set_up(experiment: Experiment) -> None:
@@ -58,6 +65,7 @@ def join_processes(experiment: Experiment) -> None:
     settings = experiment.distributed
     if not settings.enabled:
         return
+    _claim_place(settings)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # for processes without accelerators
     error = _in_time(lambda: _initialize(settings), settings.initialization_timeout_seconds)
     if error is not None:
@@ -68,6 +76,37 @@ def join_processes(experiment: Experiment) -> None:
         ) from error
     if jax.process_count() > 1 and faulthandler.is_enabled():
         faulthandler.disable()  # absl's: a traceback of every thread would bury jax's message
+
+
+def _claim_place(settings: DistributedSettings) -> None:
+    """Raises ValueError where another process of this machine has this one's number, or the first one's port is taken.
+
+    jax would end the process by a signal, after pages that do not name either.
+    """
+    address, number = settings.coordinator_address, settings.process_id
+    if not address or number < 0:  # the cluster's environment says them
+        return
+    name = re.sub("[^0-9A-Za-z.-]", "_", f"tnt_jax_{os.getuid()}_{address}_{number}")
+    with contextlib.suppress(PermissionError, FileNotFoundError):  # no folder for it: then without
+        file = (Path(tempfile.gettempdir()) / name).open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"config.distributed.process_id={number} is taken: another process of this machine has joined "
+                f"{address} with it. Give every process a number of its own, from 0."
+            ) from error
+        _places.append(file)  # held until this process ends
+    if number == 0:
+        port = int(address.rpartition(":")[2])
+        try:
+            socket.create_server(("", port), family=socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET).close()
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise ValueError(
+                    f"config.distributed.coordinator_address={address}: port {port} of this machine is taken. Give all "
+                    "processes another, or end what listens there."
+                ) from error
 
 
 def _initialize(settings: DistributedSettings) -> None:
@@ -105,15 +144,14 @@ def _in_time(function: Callable[[], None], seconds: float) -> Exception | None:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process; one of several at once, so that the others notice.
+    """Ends the process at once after a failure, so that its message is the last word and other processes notice.
 
-    Python's usual end would wait for them in jax.distributed.shutdown, while they wait for this one in a sum.
+    Python's usual end would wait for the others in jax.distributed.shutdown, while they wait for this one in a sum, and
+    minutes for the threads of a checkpoint that cannot be written.
     """
-    if jax.distributed.is_initialized():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 @contextlib.contextmanager
@@ -136,6 +174,7 @@ def leave_others(error: Exception) -> None:
     place = f"Process {jax.process_index()} of {jax.process_count()}"
     if isinstance(error, RunError):
         print(f"main.py: {place}: {error}", file=sys.stderr)
+        leave(error.code)
     elif isinstance(error, jax.errors.JaxRuntimeError):
         print(
             f"main.py: {place}: another process has ended or cannot be reached; its own last words say why. Start all "
@@ -145,7 +184,7 @@ def leave_others(error: Exception) -> None:
     else:
         traceback.print_exception(error)
         leave(UNEXPECTED)
-    leave(STOPPED)
+    leave(RunError.code)
 
 
 def _first_line(error: Exception) -> str:

@@ -10,6 +10,14 @@ from typing import Any
 class RunError(RuntimeError):
     """A run that was possible cannot go on; the message says why and what remains."""
 
+    code = 3  # main.py's exit code
+
+
+class CannotStart(RunError):
+    """A run that would not start, though its config and workdir are sound; nothing was written."""
+
+    code = 2
+
 
 class Stopped(RunError):
     """A signal asked the run to end. What it had come to is saved; the same command goes on from there."""
@@ -17,6 +25,7 @@ class Stopped(RunError):
     def __init__(self, message: str, received: signal.Signals):
         super().__init__(message)
         self.signal = received
+        self.code = 4 if received == signal.SIGTERM else 130
 
 
 @contextlib.contextmanager

@@ -41,6 +41,11 @@ class Feed:
         """In the training split; repeated copies do not count."""
         return self._source.num_examples(self._experiment.data.train_split, "config.data.train_split")
 
+    @functools.cached_property
+    def eval_examples(self) -> int:
+        """In the evaluation split."""
+        return self._source.num_examples(self._experiment.data.eval_split, "config.data.eval_split")
+
     def train(self, start_step: int) -> Iterator[Batch]:
         """This process's share of the training batches from update number `start_step` (from 0) on, without end."""
         return self._pipeline.train_batches(

@@ -3,22 +3,26 @@
 The loop only schedules: each phase is a function, and what they compute lives in the other files of this folder.
 """
 
+import contextlib
 import dataclasses
 import math
 import os
+import socket
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 
 from tnt_jax import workdir as workdirs
 from tnt_jax.models.fast.stacking import unstack_blocks
 from tnt_jax.pretrained.load import fit
 from tnt_jax.pretrained.workdir import read_sets
 from tnt_jax.training import (
+    agreement,
     checkpoints,
     devices,
+    lock,
     memory,
     metrics,
     nonfinite,
@@ -49,6 +53,7 @@ class Session:
 
     run: TrainingRun
     notice: preemption.Notice
+    lock: lock.Lock
     store: checkpoints.Checkpoints
     writer: Any
     meter: Meter
@@ -84,12 +89,22 @@ def train(run: TrainingRun) -> dict[str, Any]:
     """
     started = time.monotonic()
     with devices.together(), writable(run.workdir), memory.enough(), preemption.Notice() as notice:
-        _enter_workdir(run)
-        return _train_and_summarize(run, notice, started)
+        agreement.check_same_start(run)
+        summary = report.read_summary_of_the_end(run)
+        if summary is not None:
+            report.say(f"All {run.plan.total_steps:,} steps are done.")
+            report.say(report.last_line(summary, run.workdir / report.SUMMARY_FILE))
+            return summary
+        with _enter_workdir(run) as held:
+            return _train_and_summarize(run, notice, held, started)
 
 
-def _train_and_summarize(run: TrainingRun, notice: preemption.Notice, started: float) -> dict[str, Any]:
-    state, session = _start(run, notice, started)
+def _train_and_summarize(
+    run: TrainingRun, notice: preemption.Notice, held: lock.Lock, started: float
+) -> dict[str, Any]:
+    from tnt_jax.training import writers  # imports TensorFlow
+
+    state, session = _start(run, notice, held, started)
     try:
         count = report.describe(run, state.params)
         step, state = int(state.step), replicate(training_form(jax.device_get(state), run.experiment))
@@ -109,22 +124,40 @@ def _train_and_summarize(run: TrainingRun, notice: preemption.Notice, started: f
     finally:
         session.profiler.close()
         session.input_wait.close()
-        session.writer.close()
+        writers.close(session.writer)
         session.store.close()
 
 
-def _enter_workdir(run: TrainingRun) -> None:
-    """Creates the workdir, its config.json and classes.json, once every process has looked at what was there."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("the workdir has been checked")
+@contextlib.contextmanager
+def _enter_workdir(run: TrainingRun) -> Iterator[lock.Lock]:
+    """Creates the workdir and its files, and holds its lock. Every process has looked at what was there before."""
+    held = lock.Lock(run.workdir)
+    try:
+        token = f"{socket.gethostname()} {os.getpid()} {time.time_ns()}"
+        if jax.process_index() == 0:
+            run.workdir.mkdir(parents=True, exist_ok=True)
+            held.take(token)
+            if held.note:
+                report.say(f"Note: {held.note}")
+        agreement.check_same_workdir(run, token, lock.token_of)
+        report.write_run_files(run)
+        yield held
+    finally:
+        held.release()
+
+
+def _mend_workdir(session: Session) -> None:
+    """Writes again what a run cannot be read without, where somebody has removed it (or the whole workdir)."""
+    run = session.run
+    if jax.process_index() or (run.workdir / workdirs.CONFIG_FILE).is_file():
+        return
     run.workdir.mkdir(parents=True, exist_ok=True)
-    report.write_json(run.workdir / workdirs.CONFIG_FILE, as_dict(run.experiment))
-    classes = run.workdir / workdirs.CLASSES_FILE
-    if not classes.exists() or not workdirs.checkpoint_steps(run.workdir):  # the labels of what is trained already stay
-        report.write_json(classes, run.feed.class_names)
+    session.lock.take()
+    report.write_run_files(run)
+    report.say(f"Note: {run.workdir / workdirs.CONFIG_FILE} was gone. What the run needs to be read is written again.")
 
 
-def _start(run: TrainingRun, notice: preemption.Notice, started: float) -> tuple[TrainState, Session]:
+def _start(run: TrainingRun, notice: preemption.Notice, held: lock.Lock, started: float) -> tuple[TrainState, Session]:
     """The state to go on from, on the host, and the session around it."""
     from tnt_jax.training import writers  # imports TensorFlow
 
@@ -142,14 +175,23 @@ def _start(run: TrainingRun, notice: preemption.Notice, started: float) -> tuple
         state, metadata = restored[0], NEW_RUN | restored[1]
         report.say(f"Going on from step {int(state.step):,}, {run.workdir / workdirs.FOLDER / str(int(state.step))}")
         _say_what_differs(run, metadata)
+        if report.ended_at(run, int(state.step)):
+            report.say(
+                f"Note: the run had ended there and goes on to step {run.plan.total_steps:,}. The schedule of the "
+                f"learning rate stays that of {run.experiment.epochs:g} + {run.experiment.cooldown_epochs:g} epochs."
+            )
     if jax.process_index() == 0:
         for note in writers.go_back(run.workdir, int(state.step), metadata["evaluation_due"]):
             report.say(f"Note: {note}")
+    writer = _make_writer(run, metadata["seconds"], started)
+    if restored is None:
+        writers.write_config(writer, as_dict(run.experiment))
     return state, Session(
         run=run,
         notice=notice,
+        lock=held,
         store=store,
-        writer=writers.make_writer(run.workdir, writes=jax.process_index() == 0),
+        writer=writer,
         meter=Meter(run.experiment.batch_size),
         input_wait=watch.InputWait(),
         slow_steps=SlowSteps(run.experiment.slow_step_factor),
@@ -290,6 +332,7 @@ def _evaluate_and_save(session: Session, state: TrainState, step: int, stopping:
         accuracy, improved = _evaluate_and_write(session, state, step)
         stopping = session.evaluation_due  # interrupted
     if stopping or improved or plan.checkpoints(step):
+        _mend_workdir(session)
         metadata = {
             "step": step,
             "seconds": session.seconds(),
@@ -361,7 +404,24 @@ def _write(session: Session, step: int, scalars: dict[str, Any]) -> None:
     """To metrics.jsonl and TensorBoard's file, on the disk before anything that comes later."""
     from tnt_jax.training import writers  # imports TensorFlow
 
+    _mend_workdir(session)
+    path = session.run.workdir / workdirs.METRICS_FILE
+    if jax.process_index() == 0 and not path.exists():
+        report.say(f"Note: {path} was gone. It begins again at step {step:,}, and so do TensorBoard's files.")
+        session.writer.close()
+        session.writer = _make_writer(session.run, session.seconds_before, session.started)
     writers.write(session.writer, step, scalars)
+
+
+def _make_writer(run: TrainingRun, seconds_before: float, started: float) -> Any:
+    """The writer of metrics; every line of metrics.jsonl has the epoch, and the seconds of training so far."""
+    from tnt_jax.training import writers  # imports TensorFlow
+
+    def place(step: int) -> dict[str, float]:
+        seconds = seconds_before + time.monotonic() - started
+        return {"epoch": step / run.plan.steps_per_epoch, "seconds": round(seconds, 3)}
+
+    return writers.make_writer(run.workdir, writes=jax.process_index() == 0, place=place)
 
 
 def _summarize(session: Session, parameters: int, steps_done: int) -> dict[str, Any]:
@@ -390,7 +450,15 @@ def evaluate(run: Run) -> dict[str, Any]:
     -> eval and eval_ema (None where there is one set of weights), best (of the two), step, source; also in
     WORKDIR/evaluation.json.
     Where config.report_card names data sets: the report card of these, see report_card.make_report_card.
+
+    Raises RunError where the checkpoint or an example cannot be read, memory does not suffice, or nothing can be
+    written.
     """
+    with devices.together(), memory.enough(memory.MEND_EVALUATION):
+        return _evaluate_alone(run)
+
+
+def _evaluate_alone(run: Run) -> dict[str, Any]:
     for note in run.notes:
         report.say(f"Note: {note}")
     if run.pretrained is None:

@@ -21,6 +21,7 @@ MEND = (
     "Take a smaller config.batch_size (or more config.accumulation_steps, which leave the result as it is), "
     "config.model.remat=True, or a smaller model."
 )
+MEND_EVALUATION = "Take a smaller config.eval_batch_size, or fewer config.prefetch_batches."
 
 
 def least_bytes(experiment: Experiment, model: Any, devices: int) -> float:
@@ -108,14 +109,14 @@ def need_message(compiled: jax.stages.Compiled, experiment: Experiment) -> str:
 
 
 @contextlib.contextmanager
-def enough() -> Iterator[None]:
-    """Inside it, a device's or the host's memory that is full becomes a RunError."""
+def enough(mend: str = MEND) -> Iterator[None]:
+    """Inside it, a device's or the host's memory that is full becomes a RunError, which names the fix."""
     try:
         yield
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             first = (str(error).strip() or "MemoryError").splitlines()[0]
-            raise RunError(f"The memory does not suffice: {first}. {MEND}") from error
+            raise RunError(f"The memory does not suffice: {first}. {mend}") from error
         raise
 
 

@@ -90,7 +90,7 @@ def read_run_config(workdir: Path) -> dict[str, Any] | None:
     path, accepted = workdir / CONFIG_FILE, accepted_keys()
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no configuration. Use another --workdir, or mend the file.")
-    found = dict(_leaves(values, ""))
+    found = dict(leaves(values, ""))
     unknown = [key for key in found if key not in accepted]
     if unknown:
         raise ValueError(
@@ -135,10 +135,10 @@ def _typed(kind: type, values: Mapping[str, Any]) -> ml_collections.ConfigDict:
     return config
 
 
-def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     """Nested dicts -> (dotted key, value)."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value

@@ -12,9 +12,11 @@ from clu import parameter_overview
 
 from tnt_jax.names import printable_text
 from tnt_jax.training import throughput
+from tnt_jax.training.config import as_dict
 from tnt_jax.training.evaluation import Result
 from tnt_jax.training.optimizer import start_in_average
 from tnt_jax.training.setup import Run, TrainingRun
+from tnt_jax.workdir import CLASSES_FILE, CONFIG_FILE, checkpoint_steps
 
 SUMMARY_FILE = "summary.json"
 PARAMETERS_FILE = "parameters.txt"
@@ -44,6 +46,30 @@ def write_text(path: Path, text: str) -> None:
         temporary.replace(path)
 
 
+def write_run_files(run: Run) -> None:
+    """What whoever reads the run needs beside its checkpoints: config.json and classes.json."""
+    write_json(run.workdir / CONFIG_FILE, as_dict(run.experiment))
+    classes = run.workdir / CLASSES_FILE
+    if not classes.exists() or not checkpoint_steps(run.workdir):  # the labels of what is trained already stay
+        write_json(classes, run.feed.class_names)
+
+
+def read_summary_of_the_end(run: TrainingRun) -> dict[str, Any] | None:
+    """summary.json of a run that has nothing left to do; None where there are steps to make or it is not whole."""
+    steps = checkpoint_steps(run.workdir)
+    return ended_at(run, steps[-1]) if steps and steps[-1] >= run.plan.total_steps else None
+
+
+def ended_at(run: TrainingRun, step: int) -> dict[str, Any] | None:
+    """summary.json where it is of this step, and whole; else None."""
+    try:
+        summary = json.loads((run.workdir / SUMMARY_FILE).read_text())
+        whole = summary["steps"] == step and summary[summary["best"]]["accuracy"] >= 0 and summary["seconds"] >= 0
+    except (OSError, ValueError, KeyError, TypeError):  # none, or torn
+        return None
+    return summary if whole else None
+
+
 def describe(run: TrainingRun, params: Any) -> int:
     """Says what is about to be trained, writes the whole table to parameters.txt -> number of parameters."""
     experiment, plan = run.experiment, run.plan
@@ -56,9 +82,14 @@ def describe(run: TrainingRun, params: Any) -> int:
         f"{experiment.model.name}: {count:,} parameters, {run.multiply_adds:,} multiply-adds an image of "
         f"{experiment.model.image_size} x {experiment.model.image_size}, on {devices}"
     )
+    feed, data = run.feed, experiment.data
     say(
-        f"{plan.total_steps:,} steps of {experiment.batch_size} images ({plan.steps_per_epoch:,} an epoch) of "
-        f"{experiment.data.name} into {run.workdir}"
+        f"{data.name}: {feed.train_examples:,} images to train ({data.train_split}), {feed.eval_examples:,} to "
+        f"evaluate ({data.eval_split}), {feed.num_classes:,} classes"
+    )
+    say(
+        f"{plan.total_steps:,} steps of {experiment.batch_size} images ({plan.steps_per_epoch:,} an epoch) into "
+        f"{run.workdir}"
     )
     if note := average_note(run):
         say(note)

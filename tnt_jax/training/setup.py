@@ -202,8 +202,14 @@ def check_workdir(workdir: str | os.PathLike[str]) -> Path:
     if not str(workdir):
         raise ValueError("--workdir is empty: name a folder for the checkpoints and metrics, such as runs/digits.")
     if "://" in str(workdir):
-        raise ValueError(f"--workdir={workdir}: must be a folder. Mount the bucket first (gcsfuse) and name the mount.")
-    path = Path(workdir).expanduser().absolute()
+        raise ValueError(
+            f"--workdir={workdir}: must be a folder. Mount the bucket first, such as gs:// by gcsfuse and s3:// by "
+            "mount-s3, and name the mount."
+        )
+    try:
+        path = workdirs.folder_path(workdir)
+    except ValueError as error:
+        raise ValueError(f"--workdir={error}") from error
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     if not existing.is_dir():
         raise ValueError(f"--workdir={workdir}: {existing} is a file, not a folder. Choose another name.")
@@ -235,9 +241,12 @@ def check_same_run(workdir: Path, experiment: Experiment, evaluates: bool) -> No
         if not evaluates or (key.startswith("model.") and key not in CHANGEABLE_IN_EVALUATION)
     ]
     if differing:
+        longer = " Another length is another schedule of the learning rate, from the first step on."
+        of_length = any(each.startswith(("epochs ", "cooldown_epochs ")) for each in differing)
         raise ValueError(
-            f"{workdir} holds a run of another configuration: {'; '.join(differing)}. Use another --workdir, or give "
-            f"the keys their old values to go on; --config.pretrained={workdir} starts a new run from its weights."
+            f"{workdir} holds a run of another configuration: {'; '.join(differing)}.{longer * of_length} Use another "
+            f"--workdir, or give the keys their old values to go on; --config.pretrained={workdir} starts a new run "
+            "from its weights."
         )
 
 

@@ -1,9 +1,10 @@
 """Where metrics go: TensorBoard event files and metrics.jsonl, both through clu. Imports TensorFlow (by way of clu)."""
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from clu import metric_writers
 
 from tnt_jax.workdir import METRICS_FILE, parse_metrics_line
 
+CONFIG_TAG = "config"
 RECORD_HEAD, RECORD_TAIL = 12, 4  # bytes around a TFRecord: its length with a checksum, and the checksum of its content
 # What depends on the machine and the moment. All else in metrics.jsonl is the same, digit for digit, in a run that was
 # stopped and continued (on the same devices); these may differ, or be absent from a line whose steps were not timed.
 TIME_LIKE = (
+    "seconds",
     "train/images_per_second",
     "train/images_per_second_per_device",
     "train/model_flops_utilization",
@@ -30,14 +33,16 @@ class JsonLinesWriter(metric_writers.MetricWriter):
     """Appends one JSON object a write to a file: {"step": 100, "train/loss": 1.5, ...}. Numbers alone are kept.
 
     Every line reaches the operating system before the call returns, so that a killed process leaves whole lines.
+    place: a step -> numbers that every line of it has, such as the epoch.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, place: Callable[[int], Mapping[str, float]] = lambda step: {}):
         self._file = path.open("a", buffering=1)
+        self._place = place
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         """One line. JSON has no NaN and no infinity: such a value becomes null."""
-        values = {name: float(np.asarray(value)) for name, value in scalars.items()}
+        values = {name: float(np.asarray(value)) for name, value in {**self._place(step), **scalars}.items()}
         line = {"step": int(step)} | {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
@@ -75,22 +80,48 @@ class JsonLinesWriter(metric_writers.MetricWriter):
         """config.json has them."""
 
 
-def make_writer(workdir: Path, writes: bool) -> metric_writers.MetricWriter:
-    """TensorBoard's files and metrics.jsonl in the workdir; nothing where another process writes."""
+def make_writer(
+    workdir: Path, writes: bool, place: Callable[[int], Mapping[str, float]] = lambda step: {}
+) -> metric_writers.MetricWriter:
+    """TensorBoard's files and metrics.jsonl in the workdir; nothing where another process writes.
+
+    place: see JsonLinesWriter.
+    """
     if not writes:
         return metric_writers.MultiWriter([])
-    return metric_writers.MultiWriter(
-        [metric_writers.SummaryWriter(str(workdir)), JsonLinesWriter(workdir / METRICS_FILE)]
-    )
+    lines = JsonLinesWriter(workdir / METRICS_FILE, place)
+    with _oserrors():
+        return metric_writers.MultiWriter([metric_writers.SummaryWriter(str(workdir)), lines])
+
+
+@contextlib.contextmanager
+def _oserrors() -> Iterator[None]:
+    """Inside it, what TensorFlow cannot write is an OSError."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise OSError(str(error).partition("\n")[0]) from error
+
+
+def close(writer: metric_writers.MetricWriter) -> None:
+    """Closes the files. Raises OSError as `write` does."""
+    with _oserrors():
+        writer.close()
 
 
 def write(writer: metric_writers.MetricWriter, step: int, scalars: Mapping[str, Any]) -> None:
     """Writes the numbers of a step to the disk. Raises OSError where that fails, in TensorFlow too."""
-    try:
+    with _oserrors():
         writer.write_scalars(step, scalars)
         writer.flush()
-    except tf.errors.OpError as error:
-        raise OSError(str(error)) from error
+
+
+def write_config(writer: metric_writers.MetricWriter, config: Mapping[str, Any]) -> None:
+    """The configuration as text at step 0, for TensorBoard. Raises OSError as `write` does."""
+    text = "\n".join(f"    {line}" for line in json.dumps(config, indent=2).splitlines())  # Markdown's code
+    with _oserrors():
+        writer.write_texts(0, {CONFIG_TAG: text})
+        writer.flush()
 
 
 def go_back(workdir: Path, step: int, evaluation_due: bool) -> list[str]:
@@ -163,7 +194,7 @@ def _keep_damaged(path: Path, what: str) -> str:
 
 
 def _comes_again(name: str, written: int, step: int, evaluation_due: bool) -> bool:
-    return written > step or (evaluation_due and written == step and name.startswith("eval"))
+    return written > step or not step or (evaluation_due and written == step and name.startswith("eval"))
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -1,0 +1,125 @@
+"""What the processes of a run have in common: differences are named in all of them. The store is a stand-in."""
+
+import concurrent.futures
+import dataclasses
+import threading
+import types
+
+import jax
+import pytest
+
+from tests.training.helpers import TinyFeed, tiny_config
+from tnt_jax.training import agreement, setup
+from tnt_jax.training.errors import CannotStart
+
+
+class Store:
+    """The key-value store of jax's coordination service, for threads."""
+
+    def __init__(self):
+        self.values, self.changed = {}, threading.Condition()
+
+    def key_value_set(self, key, value):
+        with self.changed:
+            assert value and key not in self.values
+            self.values[key] = value
+            self.changed.notify_all()
+
+    def blocking_key_value_get(self, key, milliseconds):
+        with self.changed:
+            if not self.changed.wait_for(lambda: key in self.values, milliseconds / 1000):
+                raise jax.errors.JaxRuntimeError(f"DEADLINE_EXCEEDED: {key}")
+            return self.values[key]
+
+
+@pytest.fixture
+def together(monkeypatch):
+    """A function -> what each of three processes, which are threads, gets from it: None, or an error's words."""
+    index = threading.local()
+    monkeypatch.setattr(agreement, "_key", lambda topic: f"tnt_jax/{topic}")
+
+    def run(function):
+        def one(number):
+            index.number = number
+            try:
+                return function(number)
+            except CannotStart as error:
+                return str(error)
+
+        with pytest.MonkeyPatch.context() as patch, concurrent.futures.ThreadPoolExecutor(3) as pool:
+            patch.setattr(agreement.distributed, "global_state", types.SimpleNamespace(client=Store()))
+            patch.setattr(jax, "process_count", lambda: 3)
+            patch.setattr(jax, "process_index", lambda: index.number)
+            return list(pool.map(one, range(3)))
+
+    return run
+
+
+def prepared(workdir, feed=TinyFeed, **changes):
+    config = tiny_config(distributed__initialization_timeout_seconds=2, **changes)
+    return setup.prepare(config, workdir, feed(config))
+
+
+class OtherFeed(TinyFeed):
+    train_examples = 81
+    class_names = ("red", "green", "blue", "gray")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seed": 5}, "process 2 has another config.seed (5 there, 0 in process 0)"),
+        ({"batch_size": 32}, "process 2 has another config.batch_size (32 there, 16 in process 0)"),
+        ({"model__depth": 2}, "config.model.depth (2 there, 1 in process 0)"),
+        ({"feed": OtherFeed}, "another training examples (81 there, 80 in process 0)"),
+        ({"feed": OtherFeed}, "another classes (('red', 'green', 'blue', 'gray') there"),
+    ],
+)
+def test_what_differs_is_named_in_all_processes(tmp_path, together, changes, words):
+    runs = [prepared(tmp_path / "run") for _ in range(2)] + [prepared(tmp_path / "run", **changes)]
+    said = together(lambda number: agreement.check_same_start(runs[number]))
+    assert len(set(said)) == 1 and words in said[0] and "process 1" not in said[0]
+
+
+def test_what_is_of_the_machine_may_differ(tmp_path, together):
+    others = {"data__directory": "/elsewhere", "distributed__process_id": 2, "prefetch_batches": 9}
+    runs = [prepared(tmp_path / "run"), prepared(tmp_path / "run"), prepared(tmp_path / "run", **others)]
+    assert together(lambda number: agreement.check_same_start(runs[number])) == [None] * 3
+
+
+def test_another_version_of_the_code_is_named(tmp_path, together, monkeypatch):
+    run = prepared(tmp_path / "run")
+    statements = [agreement.statement(run) for _ in range(3)]
+    statements[1] |= {"tnt_jax/training/loop.py": "0", "jax": "0.1"}
+    made = iter(statements)
+    by_number = {number: next(made) for number in range(3)}
+    monkeypatch.setattr(agreement, "statement", lambda run: by_number[jax.process_index()])
+    (said,) = set(together(lambda number: agreement.check_same_start(run)))
+    assert "process 1 has another jax (0.1" in said.replace("'", "") and "another tnt_jax/training/loop.py" in said
+
+
+def test_a_workdir_that_one_process_does_not_see_is_said_by_all(tmp_path, together, monkeypatch):
+    """At a resume by its checkpoints, at the first start by the token."""
+    mine, other = prepared(tmp_path / "mine"), prepared(tmp_path / "other")
+    monkeypatch.setattr(agreement, "SECONDS_TO_APPEAR", 0.3)
+    tokens = {mine.workdir: "token of process 0", other.workdir: ""}
+    runs = [mine, mine, other]
+    (said,) = set(together(lambda number: agreement.check_same_workdir(runs[number], "token of process 0", tokens.get)))
+    assert f"process 2 does not see what process 0 writes into --workdir={other.workdir}" in said
+    assert "on a file system that all processes share" in said
+    (mine.workdir / "checkpoints" / "5").mkdir(parents=True)
+    (said,) = set(together(lambda number: agreement.check_same_start(runs[number])))
+    assert "process 2 has another newest checkpoint in --workdir (None there, 5 in process 0): the workdir" in said
+
+
+def test_a_process_that_never_says_anything_is_not_waited_for_without_end(tmp_path, together):
+    run = prepared(tmp_path / "run")
+    said = together(lambda number: agreement.check_same_start(run) if number < 2 else None)
+    assert "did not all start within 2 s (distributed.initialization_timeout_seconds)" in said[0]
+    assert said[1].startswith("The 3 processes did not all start") and said[2] is None
+
+
+def test_a_process_alone_agrees_with_itself(tmp_path):
+    run = prepared(tmp_path / "run")
+    agreement.check_same_start(dataclasses.replace(run, feed=None))  # nothing is even looked at
+    agreement.check_same_workdir(run, "token", lambda workdir: pytest.fail("looked at"))
