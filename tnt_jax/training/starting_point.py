@@ -10,14 +10,12 @@ import flax.linen as nn
 
 from tnt_jax import workdir as workdirs
 from tnt_jax.data.settings import shown
-from tnt_jax.models.tnt import TNT
-from tnt_jax.models.variants import VARIANTS
+from tnt_jax.models.variants import create_model
 from tnt_jax.pretrained.load import fit, read_source
+from tnt_jax.pretrained.sizes import sizes_of
 from tnt_jax.pretrained.sources import HUB_PREFIX, download
 from tnt_jax.pretrained.workdir import is_folder, split_step
 from tnt_jax.training.config import Experiment, as_dict
-
-_USUAL = {field.name: field.default for field in dataclasses.fields(TNT)}  # what a variant does not say
 
 
 def check_pretrained(source: str) -> None:
@@ -56,9 +54,9 @@ def take_sizes(experiment: Experiment, workdir: Path, evaluates: bool) -> tuple[
 
 def _size_notes(experiment: Experiment, taken: dict[str, Any], settings: dict[str, Any]) -> Iterator[str]:
     """What is not the named variant's own of the sizes taken, and an image size that is not the weights'."""
-    all_blocks = tuple(range(1, settings.get("depth", 0) + 1))
-    usual = _USUAL | {"tnt_blocks": all_blocks} | VARIANTS[experiment.model.name]
-    told = ", ".join(f"{name}={value!r}" for name, value in taken.items() if usual[name] != value)
+    usual = sizes_of(create_model(experiment.model.name))
+    usual["tnt_blocks"] = tuple(range(1, settings["depth"] + 1)) if usual["tnt_blocks"] else ()
+    told = ", ".join(f"{name}={value!r}" for name, value in taken.items() if usual.get(name) != value)
     if told:
         yield f"sizes of the model that the config leaves open are those of {experiment.pretrained}: {told}."
     if (now := experiment.model.image_size) != (then := settings.get("image_size")):
