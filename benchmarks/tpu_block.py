@@ -2,7 +2,7 @@
 
     python -m benchmarks.tpu_block --size=s --topology=v5e:2x2 --json=prices.json
 
-Each form is compiled for one chip of the topology, forward and backward, and priced by tnt_jax.tools.tpu_cost (the
+Each form is compiled for one chip of the topology, forward and backward, and priced by benchmarks.tpu.cost (the
 greater of instruction bundles and padded memory traffic of every operation). No TPU is needed, but libtpu is
 (the extra tpu-report); a form takes one to five minutes of a core. docs/tpu.md has a table and what it says.
 """
@@ -19,12 +19,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # libtpu compiles here, and has n
 import jax
 
 import tnt_jax
+from benchmarks.tpu.cost import cost
 from tnt_jax.models.fast import choose
 from tnt_jax.models.fast.fused import from_feature_major, to_feature_major
 from tnt_jax.models.layers import Ops
 from tnt_jax.models.tnt import OuterBlock, TNTBlock
 from tnt_jax.tools.tpu.chips import chip_of
-from tnt_jax.tools.tpu_cost import cost
 
 SIZES = {"ti": "tnt_ti_patch16_224", "s": "tnt_s_patch16_224", "b": "tnt_b_patch16_224"}
 FORMS = {"plain": "xla", "kernel": "pallas"}  # of the inner path -> inner_implementation

@@ -24,7 +24,7 @@ def program(monkeypatch, tmp_path):
         return dataclasses.replace(found, text=None)  # nothing to price
 
     monkeypatch.setattr(step, "compile_step", compile_step)
-    monkeypatch.setattr(chips, "devices_of", lambda topology, dump=None: list(range(4)))
+    monkeypatch.setattr(chips, "devices_of", lambda topology: list(range(4)))
     monkeypatch.setattr(tpu_report, "be_quiet", lambda: None)
     monkeypatch.setattr(tpu_report.jax.config, "update", lambda *_: None)
     monkeypatch.setattr(tpu_report, "versions", dict)
@@ -55,7 +55,7 @@ def test_classes_are_those_of_the_data_set_where_nothing_says_otherwise(program)
 def test_libtpu_is_loaded_with_the_tiles_that_main_has_for_scanned_blocks(program, monkeypatch):
     loaded_with = []
 
-    def devices_of(topology, dump=None):
+    def devices_of(topology):
         loaded_with.append(os.environ["LIBTPU_INIT_ARGS"])
         return list(range(4))
 

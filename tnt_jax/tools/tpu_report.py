@@ -3,12 +3,10 @@
     python -m tnt_jax.tools.tpu_report --config=configs/imagenet_tnt_b.py --topology=v5e:4x8 [--config.KEY=VALUE ...]
 
 Compiles the step that the loop would run (pmapped, donated, AdamW, moving average, mixing) with the config's own batch
-over the slice's chips, prints tables and writes JSON (--output). Every figure is static: compiled, never run. Time
-rests on the final instruction bundles, which the compiler dumps into the temporary folder (hundreds of megabytes with
-scan, several times as much without; gone at the end); --basis=xla takes XLA's own estimates, which are too high for
-element-wise operations and know nothing of Pallas kernels. --largest-batch searches the largest batch a chip holds:
-several compilations of minutes each. --config.model.scan=True compiles in less than half the time, TNT-S in less than a
-quarter (config.scan_tile_kib). Needs libtpu: pip install -e ".[tpu-report]".
+over the slice's chips, prints tables and writes JSON (--output). Every figure is static: compiled, never run. Time is
+XLA's own estimate, too high for element-wise operations and without Pallas kernels. --largest-batch searches the
+largest batch a chip holds: several compilations of minutes each. --config.model.scan=True compiles in less than half
+the time, TNT-S in less than a quarter (config.scan_tile_kib). Needs libtpu: pip install -e ".[tpu-report]".
 """
 
 import dataclasses
@@ -39,9 +37,6 @@ _define(flags.DEFINE_integer, "num_classes", None, "Of the head, where neither c
 _define(flags.DEFINE_string, "examples", None, "With data.on_device: the training set, as COUNTxHEIGHTxWIDTH.")
 _define(flags.DEFINE_bool, "largest_batch", False, "Search the largest batch a chip holds.")
 _define(flags.DEFINE_integer, "batch_unit", 8, "The search is exact to so many images a chip.", lower_bound=1)
-_define(
-    flags.DEFINE_enum, "basis", "bundles", ["bundles", "xla"], "What prices rest on: bundles or XLA's own estimate."
-)
 _define(flags.DEFINE_string, "hlo", None, "File for the compiled program's text, to look further.")
 _define(flags.DEFINE_string, "output", "tpu_report.json", "File for the figures as JSON.")
 
@@ -56,22 +51,18 @@ def make_report(config: Any, topology: str) -> dict[str, Any]:
     from tnt_jax.tools.tpu.report import describe
     from tnt_jax.tools.tpu.search import largest_batch
     from tnt_jax.tools.tpu.step import compile_step
-    from tnt_jax.tools.tpu_cost import bundle_folder, empty
     from tnt_jax.training.config import check_config
     from tnt_jax.training.devices import limit_tiles
 
     experiment = check_config(config)
     limit_tiles(experiment)
     chip = chips.chip_of(topology)
-    folder = bundle_folder() if FLAGS.basis == "bundles" else None
-    devices = chips.devices_of(topology, dump=folder)
+    devices = chips.devices_of(topology)
     num_classes = count_classes(experiment)
     examples = sizes_of(FLAGS.examples) if FLAGS.examples else None
 
     def compile_with(batch_per_chip: int) -> Any:
         say(f"compiling a batch of {batch_per_chip} a chip for {topology}; this takes minutes")
-        if folder is not None:
-            empty(folder)
         batch = {"batch_size": batch_per_chip * len(devices)}
         return compile_step(dataclasses.replace(experiment, **batch), num_classes, devices, examples)
 
@@ -79,7 +70,7 @@ def make_report(config: Any, topology: str) -> dict[str, Any]:
     step = compile_step(experiment, num_classes, devices, examples)
     if FLAGS.hlo and step.text:
         Path(FLAGS.hlo).write_text(step.text)
-    prices = None if step.text is None else price(step.text, chip, len(devices), folder)
+    prices = None if step.text is None else price(step.text, chip, len(devices))
     found = describe(experiment, topology, chip, len(devices), step, prices)
     found["libtpu_init_args"] = os.environ.get("LIBTPU_INIT_ARGS", "")  # the tiles of scanned blocks among them
     if FLAGS.largest_batch:

@@ -9,7 +9,6 @@ import dataclasses
 import importlib.util
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -76,17 +75,15 @@ def chip_of(topology: str) -> Chip:
     return CHIPS[name]
 
 
-def devices_of(topology: str, dump: Path | None = None) -> list[Any]:
+def devices_of(topology: str) -> list[Any]:
     """ "v5e:4x8" -> its devices, to compile for and nothing else. Loads libtpu, which takes no TPU.
 
-    dump: the compiler writes each operation's final bundles there. It reads this when it is loaded, so the folder is
-    that of the first call in a process. Raises ValueError for a slice that does not exist, ImportError without libtpu,
-    RuntimeError where libtpu was loaded already and `dump` comes too late.
+    Raises ValueError for a slice that does not exist, ImportError without libtpu.
     """
     chip_of(topology)
     if importlib.util.find_spec("libtpu") is None:
         raise ImportError(MISSING_LIBTPU)
-    _prepare_libtpu(dump)
+    _prepare_libtpu()
     from jax.experimental import topologies
 
     # On a v4 jax's device is a chip, its two cores taken together; libtpu would make two devices of it.
@@ -100,24 +97,10 @@ def devices_of(topology: str, dump: Path | None = None) -> list[Any]:
         ) from error
 
 
-def _prepare_libtpu(dump: Path | None) -> None:
-    """Sets what libtpu reads when it is loaded; afterwards only checks that it was."""
-    flags = f"--xla_jf_dump_to={dump} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final_bundles"
-    if _loaded():
-        if dump is not None and str(dump) not in os.environ.get("LIBTPU_INIT_ARGS", ""):
-            raise RuntimeError("libtpu is loaded already, without the dump of its bundles: start a new process.")
-        return
+def _prepare_libtpu() -> None:
+    """Sets what libtpu reads when it is loaded."""
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no metadata server to ask for the machine's own TPU
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # compiling beside another process takes no chip from it
     os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
-    if dump is not None:
-        # Without the filter by pass a small program dumps hundreds of megabytes.
-        os.environ["LIBTPU_INIT_ARGS"] = f"{flags} {os.environ.get('LIBTPU_INIT_ARGS', '')}".strip()
-
-
-def _loaded() -> bool:
-    """Whether libtpu is in this process (Linux, the only system it exists for)."""
-    maps = Path("/proc/self/maps")
-    return maps.exists() and "libtpu" in maps.read_text()

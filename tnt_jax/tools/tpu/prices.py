@@ -1,25 +1,18 @@
-"""What a compiled program costs on a chip: a static model, from the program's text. Nothing runs.
+"""What a compiled program costs on a chip by XLA's own estimate, from the program's text. Nothing runs.
 
-An operation costs, with the basis "bundles", the greater of its final instruction bundles and its padded traffic to and
-from the high-bandwidth memory; with the basis "xla", XLA's own estimated_cycles (5 to 10 times too high for
-element-wise fusions, so compare like with like) or, where XLA gives none, that traffic. XLA gives none for Pallas
-kernels: on that basis they are far too cheap. Unseen: stalls, how far asynchronous
-copies overlap (hence a range), other chips' waiting. A sum over chips also costs its traffic between them.
+An operation costs XLA's estimated_cycles (5 to 10 times too high for element-wise fusions, so compare like with like)
+or, where XLA gives none, its padded traffic to and from the high-bandwidth memory. XLA gives none for Pallas kernels:
+they are far too cheap. Unseen: stalls, how far asynchronous copies overlap (hence a range), other chips' waiting. A sum
+over chips also costs its traffic between them. benchmarks/tpu has another price, for work on kernels.
 """
 
 import dataclasses
-from pathlib import Path
 
-from tnt_jax.tools.tpu import bundles
 from tnt_jax.tools.tpu.chips import Chip
 from tnt_jax.tools.tpu.hlo import ARRAY, Operation, Program, array_bytes
 from tnt_jax.tools.tpu.parts import part_of
 
-XLA, BUNDLES = "xla", "bundles"
-BASES = {
-    BUNDLES: "the greater of instruction bundles and padded memory traffic; stalls are not in it",
-    XLA: "XLA's estimated_cycles, too high for element-wise fusions; padded memory traffic where XLA has none",
-}
+BASIS = "XLA's estimated_cycles, too high for element-wise fusions; padded memory traffic where XLA has none"
 _ASYNCHRONOUS = {"copy-start", "slice-start", "async-start", "collective-permute-start"}
 _REDUCTIONS = {"all-reduce", "all-reduce-start", "reduce-scatter", "all-gather"}
 
@@ -37,7 +30,6 @@ class Price:
     cycles: float
     hbm_cycles: float  # the padded traffic alone
     xla_cycles: float  # XLA's estimate alone; 0 where it has none
-    bundle_cycles: float  # instruction bundles alone; 0 where there is no dump
     is_kernel: bool  # written in Pallas
     in_background: bool  # an asynchronous copy: it delays nothing, unless the memory has no more to give
 
@@ -47,13 +39,12 @@ class PriceList:
     """A whole program."""
 
     prices: list[Price]
-    basis: str
     uncounted_loops: list[str]
 
     @property
     def unpriced_kernels(self) -> int:
         """Pallas kernels of which only the memory traffic is known."""
-        return sum(price.is_kernel and not price.bundle_cycles and not price.xla_cycles for price in self.prices)
+        return sum(price.is_kernel and not price.xla_cycles for price in self.prices)
 
     @property
     def cycles(self) -> float:
@@ -72,7 +63,7 @@ class PriceList:
 
     @property
     def xla_cycles(self) -> float:
-        """The sum of XLA's estimates, whatever the basis."""
+        """The sum of XLA's estimates."""
         return sum(price.xla_cycles for price in self.prices)
 
     def dearest(self, count: int) -> list[Price]:
@@ -88,34 +79,19 @@ class PriceList:
         return found
 
 
-def price(text: str, chip: Chip, device_count: int = 1, dump: Path | None = None) -> PriceList:
-    """A compiled program's text -> its prices; on the basis "bundles" where there is a folder of their dump."""
+def price(text: str, chip: Chip, device_count: int = 1) -> PriceList:
+    """A compiled program's text, a chip and how many of them run it -> the prices of its operations."""
     program = Program(text)
-    files = None if dump is None else bundles.dumped(dump)
-    counted: dict[str, int] = {}
-
-    def bundle_cycles(name: str) -> int | None:
-        if files is None or name not in files:
-            return None
-        if name not in counted:
-            counted[name] = bundles.cycles(files[name])
-        return counted[name]
-
-    operations = program.operations()
-    prices = [_price(each, chip, device_count, bundle_cycles(each.instruction.name), files) for each in operations]
-    return PriceList(prices, XLA if files is None else BUNDLES, program.uncounted_loops)
+    return PriceList([_price(each, chip, device_count) for each in program.operations()], program.uncounted_loops)
 
 
-def _price(operation: Operation, chip: Chip, devices: int, bundled: int | None, files: dict[str, Path] | None) -> Price:
+def _price(operation: Operation, chip: Chip, devices: int) -> Price:
     instruction = operation.instruction
     in_background = instruction.opcode in _ASYNCHRONOUS
     hbm_bytes = _copied_bytes(instruction.shape) if in_background else operation.hbm_bytes
     traffic = hbm_bytes / chip.bytes_per_cycle
     estimate = instruction.estimated_cycles
-    if files is None:
-        cycles = traffic if estimate is None else float(estimate)
-    else:
-        cycles = max(bundled or 0, traffic)
+    cycles = traffic if estimate is None else float(estimate)
     if instruction.opcode in _REDUCTIONS:
         cycles = max(cycles, _exchanged_bytes(instruction.shape, devices) / chip.interconnect_bandwidth * chip.clock)
     is_reduction = instruction.opcode in _REDUCTIONS
@@ -129,7 +105,6 @@ def _price(operation: Operation, chip: Chip, devices: int, bundled: int | None, 
         cycles=cycles * operation.trips,
         hbm_cycles=traffic * operation.trips,
         xla_cycles=float(estimate or 0) * operation.trips,
-        bundle_cycles=float(bundled or 0) * operation.trips,
         is_kernel='custom_call_target="tpu_custom_call"' in instruction.line,
         in_background=in_background,
     )

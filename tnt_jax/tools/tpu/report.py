@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from tnt_jax.tools.tpu.chips import Chip
-from tnt_jax.tools.tpu.prices import BASES, PriceList
+from tnt_jax.tools.tpu.prices import BASIS, PriceList
 from tnt_jax.tools.tpu.step import CompiledStep
 from tnt_jax.training.config import Experiment
 from tnt_jax.training.throughput import FLOPS_PER_MULTIPLY_ADD, PASSES
@@ -47,14 +47,12 @@ def describe(
     parts = prices.by_part()
     total = sum(parts.values())
     found["time"] = {
-        "basis": prices.basis,
-        "basis_means": BASES[prices.basis],
+        "basis": BASIS,
         "cycles": prices.cycles,
         "cycles_if_no_copy_overlaps": prices.cycles_serial,
         "seconds": seconds,
         "seconds_if_no_copy_overlaps": prices.cycles_serial / chip.clock,
         "floor_seconds": floor,
-        "xla_estimated_cycles": prices.xla_cycles,  # without operations that XLA gives none for
         "kernels_by_traffic_alone": prices.unpriced_kernels,
         "images_per_second": experiment.batch_size / seconds,
         "utilization": flops / (chip.peak * seconds),
@@ -112,8 +110,7 @@ def _time_lines(found: dict[str, Any]) -> list[str]:
         f"Step: {1e3 * time['seconds']:.1f} ms ({time['cycles'] / 1e6:.1f}M cycles; "
         f"{1e3 * time['seconds_if_no_copy_overlaps']:.1f} ms if no copy overlaps), "
         f"{time['images_per_second']:,.0f} images/s on the slice",
-        f"  by {time['basis_means']}",
-        f"  the sum of XLA's own estimates: {time['xla_estimated_cycles'] / 1e6:.1f}M cycles",
+        f"  by {time['basis']}",
         f"Floor: {1e3 * time['floor_seconds']:.1f} ms, the greater of the memory traffic at full speed and the model's "
         f"arithmetic at the peak ({arithmetic['model_flops_per_chip'] / 1e12:.2f} TFLOP, "
         f"{1e3 * arithmetic['seconds_at_peak']:.1f} ms)",
@@ -122,7 +119,7 @@ def _time_lines(found: dict[str, Any]) -> list[str]:
     if time["kernels_by_traffic_alone"]:
         lines.append(
             f"  TOO LOW: {time['kernels_by_traffic_alone']} Pallas kernels are priced by their memory traffic alone; "
-            "--basis=bundles prices them"
+            "benchmarks/tpu prices them"
         )
     if time["loops_counted_once"]:
         lines.append(f"  {len(time['loops_counted_once'])} loops without a constant number of turns are counted once")

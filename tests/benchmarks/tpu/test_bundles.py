@@ -1,6 +1,6 @@
 """Bundles of an operation, their loops included."""
 
-from tnt_jax.tools.tpu import bundles
+from benchmarks.tpu import bundles
 
 # Two bundles, a loop of 12 turns with 3 bundles of which one opens a loop of 4 turns with 2, and one bundle at the end.
 DUMP = """

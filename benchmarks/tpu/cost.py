@@ -1,16 +1,17 @@
 """The price of a function on a TPU, forward or with its backward pass, on a machine without a TPU.
 
-    from tnt_jax.tools.tpu_cost import cost
+    from benchmarks.tpu.cost import cost
     print(cost(block, jax.ShapeDtypeStruct((128, 197, 384), jnp.bfloat16), topology="v5e:2x2", gradient=True))
 
-libtpu compiles for one chip of a topology and dumps the final instruction bundles; tools/tpu/prices.py says what a
-price is. Static: compiled, never run. Needs libtpu (the extra tpu-report), and that this process has not loaded
-it before without the dump.
+libtpu compiles for one chip of a topology and dumps its final instruction bundles, in a form that it does not document.
+An operation costs the greater of its bundles and its padded memory traffic; stalls are not in it. Static: compiled,
+never run, and never checked on a TPU. Needs libtpu (the extra tpu-report), and that this process has not loaded it.
 """
 
 import atexit
 import dataclasses
 import functools
+import os
 import shutil
 import tempfile
 import time
@@ -22,13 +23,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.tpu import bundles
 from tnt_jax.tools.tpu.chips import chip_of, devices_of
-from tnt_jax.tools.tpu.prices import PriceList, price
+from tnt_jax.tools.tpu.prices import Price, PriceList, price
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What `cost` found; cycles of one chip, see tools/tpu/prices.py."""
+    """What `cost` found; cycles of one chip, by bundles."""
 
     prices: PriceList
     temp_bytes: int
@@ -38,7 +40,7 @@ class Cost:
     def __str__(self) -> str:
         found = self.prices
         lines = [
-            f"cycles {found.cycles / 1e6:.2f}M..{found.cycles_serial / 1e6:.2f}M (basis: {found.basis})  "
+            f"cycles {found.cycles / 1e6:.2f}M..{found.cycles_serial / 1e6:.2f}M by bundles  "
             f"XLA's estimate {found.xla_cycles / 1e6:.2f}M  memory traffic {found.hbm_cycles / 1e6:.2f}M  "
             f"{self.seconds * 1e3:.2f} ms  temp {self.temp_bytes / 1e9:.2f} GB  "
             f"compiled in {self.compile_seconds:.0f} s; static: compiled, never run"
@@ -52,10 +54,31 @@ class Cost:
 
 @functools.cache
 def bundle_folder() -> Path:
-    """The process's folder of dumps, removed at its end."""
+    """The process's folder of dumps, removed at its end.
+
+    Raises:
+      RuntimeError: libtpu, which reads the folder's name when it is loaded, is loaded already.
+    """
+    if "libtpu" in Path("/proc/self/maps").read_text():
+        raise RuntimeError("libtpu is loaded already, without the dump of its bundles: start a new process.")
     folder = Path(tempfile.mkdtemp(prefix="tpu_bundles_"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    # Without the filter by pass a small program dumps hundreds of megabytes.
+    dump = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final_bundles"
+    os.environ["LIBTPU_INIT_ARGS"] = f"{dump} {os.environ.get('LIBTPU_INIT_ARGS', '')}".strip()
     return folder
+
+
+def by_bundles(prices: PriceList, folder: Path) -> PriceList:
+    """Prices of a program and the folder of its dump -> each operation by its bundles, at least its memory traffic."""
+    files = bundles.dumped(folder)
+    counted = {name: bundles.cycles(files[name]) for name in {each.name for each in prices.prices} if name in files}
+
+    def price_of(each: Price) -> Price:
+        traffic = each.cycles if each.part == "all-reduce" else each.hbm_cycles  # between chips, too
+        return dataclasses.replace(each, cycles=max(counted.get(each.name, 0) * each.trips, traffic))
+
+    return dataclasses.replace(prices, prices=[price_of(each) for each in prices.prices])
 
 
 def empty(folder: Path) -> None:
@@ -71,7 +94,7 @@ def cost(function: Callable[..., Any], *arguments: Any, topology: str = "v5e:2x2
     topology that does not exist, ImportError without libtpu.
     """
     folder = bundle_folder()
-    device = devices_of(topology, dump=folder)[0]
+    device = devices_of(topology)[0]
     empty(folder)
     mesh = jax.sharding.Mesh(np.array([device]), ("chip",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -85,6 +108,6 @@ def cost(function: Callable[..., Any], *arguments: Any, topology: str = "v5e:2x2
     compiled = jax.jit(both if gradient else function).lower(*shapes).compile()
     seconds = time.perf_counter() - start
     chip = chip_of(topology)
-    prices = price(compiled.as_text(), chip, dump=folder)
+    prices = by_bundles(price(compiled.as_text(), chip), folder)
     temp_bytes = compiled.memory_analysis().temp_size_in_bytes
     return Cost(prices, temp_bytes, seconds, prices.cycles / chip.clock)
