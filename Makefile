@@ -15,12 +15,13 @@ test: install lint
 	$(BIN)/python -m pytest
 
 # Kills one run at twenty random moments, and processes of several hosts, and compares the ends with those of undisturbed
-# runs; then random configs.
+# runs; then random configs, and damaged images.
 soak: install
 	$(BIN)/python -m tests.soak --kills=20 --seed=0
 	$(BIN)/python -m tests.soak.hosts
 	$(BIN)/python -m tests.fuzz --examples=60 --seed=0
 	$(BIN)/python -m tests.fuzz.weights --files=1500 --seed=0
+	$(BIN)/python -m tests.fuzz.images --files=20000 --seed=0
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -59,14 +59,14 @@ def make_settings(name: str, directory: Path, folder: Path):
 
 def batches(case: str, directory: Path, folder: Path, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
     """Endless batches of a case."""
-    from tnt_jax.data import pipeline
+    from tnt_jax.data.batches import eval_batches, train_batches
 
     name, purpose = case.split("-")
     settings = make_settings(name, directory, folder)
     arguments = dict(batch_size=batch_size, image_size=SIZE, local_devices=1)
     if purpose == "train":
-        return pipeline.train_batches(settings, seed=0, **arguments)
-    return itertools.chain.from_iterable(pipeline.eval_batches(settings, **arguments) for _ in itertools.count())
+        return train_batches(settings, seed=0, **arguments)
+    return itertools.chain.from_iterable(eval_batches(settings, **arguments) for _ in itertools.count())
 
 
 def run_case(case: str, folder: Path, steps: int, batch_size: int) -> None:

@@ -7,7 +7,7 @@ has (synthetic images of 8 pixels, so that the position is all that is measured)
 import time
 
 from configs import default
-from tnt_jax.data import order, pipeline
+from tnt_jax.data import batches, order
 from tnt_jax.data.settings import DataSettings
 
 IMAGENET = 1_281_167
@@ -22,7 +22,7 @@ def first_batch(start_step: int) -> float:
     settings = DataSettings(**values)
     started = time.perf_counter()
     next(
-        pipeline.train_batches(
+        batches.train_batches(
             settings, batch_size=BATCH, image_size=(8, 8), seed=0, start_step=start_step, local_devices=1
         )
     )

@@ -117,9 +117,8 @@ def get_config() -> ml_collections.ConfigDict:
     data.color_jitter = 0.4  # brightness, contrast, saturation by up to this; only where randaugment is empty
     data.eval_crop_fraction = 0.9  # of the resized image's shorter side
     data.eval_interpolation = "bicubic"  # or "bilinear"
-    data.reader_threads = (
-        0  # images augmented at a time, in each of two batches; 0: one a core; batches never depend on it
-    )
+    data.exif_orientation = True  # a folder's images are turned as their EXIF says; tfds sets stay as stored
+    data.worker_processes = -1  # make batches; 0: this process; -1: one a core, none for a small set; same batches
     data.on_device = False  # the whole training split on every device; crops and flips there, no RandAugment
     data.synthetic_examples = 8192  # size of the "synthetic" set
     # Different images of the training split that may turn out undecodable in one session; others, drawn from the seed,

@@ -10,7 +10,7 @@ from PIL import Image
 from configs import finetune
 from tests.models import helpers
 from tnt_jax import save_pretrained
-from tnt_jax.data import pipeline
+from tnt_jax.data import batches
 from tnt_jax.models.complexity import count_parts
 from tnt_jax.training import loop, losses, setup, steps
 from tnt_jax.training.config import check_config, peak_learning_rate
@@ -157,9 +157,7 @@ def test_the_first_loss_is_that_of_the_weights_on_resized_images(image_size, fol
 
     experiment, size = run.experiment, (image_size, image_size)
     batch = next(
-        pipeline.train_batches(
-            experiment.data, batch_size=BATCH, image_size=size, seed=experiment.seed, local_devices=1
-        )
+        batches.train_batches(experiment.data, batch_size=BATCH, image_size=size, seed=experiment.seed, local_devices=1)
     )
     expected = first_loss(model, variables, batch, experiment)
 

@@ -1,6 +1,22 @@
 """Transformer in Transformer (TNT) in JAX and Flax: models, published weights, training and a look inside."""
 
-from tnt_jax.models.variants import create_model
-from tnt_jax.pretrained import load_model, load_pretrained, save_pretrained
+import importlib
 
-__all__ = ["create_model", "load_model", "load_pretrained", "save_pretrained"]
+_HOMES = {
+    "create_model": "tnt_jax.models.variants",
+    "load_model": "tnt_jax.pretrained",
+    "load_pretrained": "tnt_jax.pretrained",
+    "save_pretrained": "tnt_jax.pretrained",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> object:
+    """Imports what is asked for when it is asked for: worker processes use tnt_jax.data alone, without jax."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tnt_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -22,6 +22,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from absl import logging
+
 FOLDER = "checkpoints"
 CONFIG_FILE = "config.json"
 CLASSES_FILE = "classes.json"
@@ -77,14 +79,21 @@ def read_config(workdir: Path) -> dict[str, Any] | None:
         config = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}). Use another --workdir, or mend the file.") from error
-    return _renamed(config)
+    return _renamed(config, path)
 
 
-def _renamed(config: dict[str, Any]) -> dict[str, Any]:
+def _renamed(config: dict[str, Any], path: Path) -> dict[str, Any]:
     """A configuration of any version -> with today's name of the key that was once model.inner_attention.
 
     Its "broadcast" and "dot" were forms of what "xla" now chooses by the device: the same numbers up to rounding.
+    data.reader_threads, threads that batches never depended on, is left out.
     """
+    data = config.get("data", {}) if isinstance(config, dict) else {}
+    if isinstance(data, dict) and "reader_threads" in data:
+        threads = data.pop("reader_threads")
+        logging.log_first_n(
+            logging.WARNING, "%s: data.reader_threads=%s is left out, see data.worker_processes", 1, path, threads
+        )
     model = config.get("model", {}) if isinstance(config, dict) else {}
     if isinstance(model, dict) and "inner_attention" in model:
         old = model.pop("inner_attention")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.data import odd_images
-from tnt_jax.data import faulty, order, pipeline, reading, resident, sources
+from tnt_jax.data import batches, faulty, order, resident, sources
 
 SIZE = (16, 16)
 SOUND = 20
@@ -15,16 +15,16 @@ SOUND = 20
 
 def train(settings, steps, found=None, **overrides):
     arguments = dict(batch_size=6, image_size=SIZE, seed=1, local_devices=1, faulty=found) | overrides
-    return list(itertools.islice(pipeline.train_batches(settings, **arguments), steps))
+    return list(itertools.islice(batches.train_batches(settings, **arguments), steps))
 
 
 def evaluate(settings, found=None, **overrides):
     arguments = dict(batch_size=8, image_size=SIZE, local_devices=1, faulty=found) | overrides
-    return list(pipeline.eval_batches(settings, **arguments))
+    return list(batches.eval_batches(settings, **arguments))
 
 
-def assert_equal(batches, others):
-    for batch, other in zip(batches, others, strict=True):
+def assert_equal(made, others):
+    for batch, other in zip(made, others, strict=True):
         for name in ("image", "label", "mask", "index"):
             np.testing.assert_array_equal(batch[name], other[name], err_msg=name)
 
@@ -51,26 +51,26 @@ def settings_of(settings_for, folder, **changes):
 
 def faulty_numbers(settings, split):
     """The faulty files' numbers in the split."""
-    examples = sources.open_source(settings).open_split(split)
-    names = [examples.where(number) for number in range(examples.num_examples)]
+    examples = sources.open_dataset(settings).open_split(split)
+    names = [examples.where(number) for number in range(len(examples))]
     return {number for number, name in enumerate(names) if name[:-1].rsplit("/")[-1] in odd_images.FAULTY}
 
 
 @pytest.mark.parametrize("copies", [1, 2])
 def test_odd_images_are_used_like_any_other(settings_for, tmp_path, copies):
     for split in ("train", "test"):
-        (tmp_path / split / "a").mkdir(parents=True)
-        for name, make in odd_images.ODD.items():
-            (tmp_path / split / "a" / name).write_bytes(make())
+        for number, (name, make) in enumerate(odd_images.ODD.items()):
+            (tmp_path / split / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+            (tmp_path / split / "ab"[number % 2] / name).write_bytes(make())
     count, found = len(odd_images.ODD), faulty.FaultyImages()
     settings = settings_for(
         "folder", tmp_path, repeated_augmentation=copies, randaugment="rand-m9-mstd0.5-inc1", max_faulty_images=0
     )
-    batches = train(settings, 1 if copies == 1 else 8, found, batch_size=count)
-    assert {int(index) for batch in batches for index in batch["index"].ravel()} == set(range(count))
+    made = train(settings, 1 if copies == 1 else 8, found, batch_size=count)
+    assert {int(index) for batch in made for index in batch["index"].ravel()} == set(range(count))
     (evaluated,) = evaluate(settings, found, batch_size=count)
     assert evaluated["mask"].sum() == count and found.count("train") == found.count("eval") == 0
-    examples = sources.open_source(settings).open_split("test")
+    examples = sources.open_dataset(settings).open_split("test")
     for number in range(count):
         colour = evaluated["image"][0, number].reshape(-1, 3).mean(0)
         name = examples.where(number)
@@ -86,10 +86,10 @@ def test_faulty_images_are_replaced_and_nothing_else_changes(settings_for, folde
     bad, found, steps = faulty_numbers(broken, "train"), faulty.FaultyImages(), 8 if copies == 1 else 20
     assert len(bad) == len(odd_images.FAULTY)
     with caplog.at_level(logging.WARNING):
-        batches = train(broken, steps, found)
-    for number, (batch, other) in enumerate(zip(batches, train(whole, steps), strict=True)):
+        made = train(broken, steps, found)
+    for number, (batch, other) in enumerate(zip(made, train(whole, steps), strict=True)):
         replaced = np.isin(other["index"], list(bad))
-        epoch = number // pipeline.steps_per_epoch(broken, 6)
+        epoch = number // batches.steps_per_epoch(broken, 6)
         assert not np.isin(batch["index"], list(bad)).any() and (batch["mask"] == 1).all()
         for name in ("image", "label", "index"):
             np.testing.assert_array_equal(batch[name][~replaced], other[name][~replaced])
@@ -104,14 +104,12 @@ def test_faulty_images_are_replaced_and_nothing_else_changes(settings_for, folde
 
 
 def test_a_batch_with_replacements_depends_on_nothing_but_its_step(settings_for, folders):
-    """Neither on what was met before (a resumed run has met nothing), nor on threads, nor on the other processes."""
+    """Neither on what was met before (a resumed run has met nothing) nor on the other processes."""
     for copies in (1, 2):
         settings = settings_of(settings_for, folders[0], repeated_augmentation=copies)
         through = train(settings, 8)
         assert_equal(train(settings, 2, start_step=6), through[6:])
-        threaded = settings_of(settings_for, folders[0], repeated_augmentation=copies, reader_threads=1)
-        assert_equal(train(threaded, 8), through)
-    single = settings_of(settings_for, folders[0], repeated_augmentation=1)
+        single = settings_of(settings_for, folders[0], repeated_augmentation=1)
     shares = [train(single, 8, process_index=index, process_count=2) for index in range(2)]
     together = train(single, 8)
     for step, batch in enumerate(together):
@@ -129,9 +127,9 @@ def test_more_faulty_images_than_allowed_stop_training_with_their_names(settings
 
 
 def test_a_set_without_a_sound_image_stops(settings_for, tmp_path):
-    (tmp_path / "train" / "a").mkdir(parents=True)
-    for number in range(3):
-        (tmp_path / "train" / "a" / f"{number}.jpg").write_bytes(b"no image")
+    for name in ("a", "b", "c"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "train" / name / "0.jpg").write_bytes(b"no image")
     for changes in ({}, {"on_device": True}):
         settings = settings_for("folder", tmp_path, eval_split="train", **changes)
         with pytest.raises(ValueError, match="no usable example|none of the 3 images"):
@@ -144,8 +142,9 @@ def test_a_set_without_a_sound_image_stops(settings_for, tmp_path):
 @pytest.mark.parametrize("file", odd_images.FAULTY)
 def test_in_evaluation_a_faulty_image_is_an_error(settings_for, tmp_path, file):
     make, reason = odd_images.FAULTY[file]
-    (tmp_path / "test" / "a").mkdir(parents=True)
-    (tmp_path / "test" / "a" / "0.jpg").write_bytes(odd_images.noise(0))
+    for name in ("a", "b"):
+        (tmp_path / "test" / name).mkdir(parents=True)
+        (tmp_path / "test" / name / "0.jpg").write_bytes(odd_images.noise(0))
     (tmp_path / "test" / "a" / file).write_bytes(make())
     with pytest.raises(ValueError, match=rf"test/a/{file}\) cannot be read: ") as caught:
         evaluate(settings_for("folder", tmp_path))
@@ -157,15 +156,15 @@ def test_if_allowed_it_is_left_out_and_every_other_counts_once(settings_for, fol
     settings, found = settings_of(settings_for, folders[0], allow_faulty_eval=True), faulty.FaultyImages()
     bad = faulty_numbers(settings, "test")
     shares = [evaluate(settings, found, process_index=index, process_count=processes) for index in range(processes)]
-    batches = [batch for share in shares for batch in share]
+    made = [batch for share in shares for batch in share]
     assert {len(share) for share in shares} == {-(-(SOUND + len(bad)) // 8)}
     index, mask, label = (
-        np.concatenate([batch[name].ravel() for batch in batches]) for name in ("index", "mask", "label")
+        np.concatenate([batch[name].ravel() for batch in made]) for name in ("index", "mask", "label")
     )
     np.testing.assert_array_equal(np.sort(index[mask == 1]), sorted(set(range(SOUND + len(bad))) - bad))
     assert (index[mask == 0] == -1).all() and (label[mask == 0] == 0).all()
     assert found.count("eval") == len(bad) and found.count("train") == 0
-    whole = np.concatenate([batch["image"][batch["mask"] == 1] for batch in batches])
+    whole = np.concatenate([batch["image"][batch["mask"] == 1] for batch in made])
     assert len(whole) == SOUND and whole.std() > 0
 
 
@@ -183,21 +182,3 @@ def test_a_set_on_the_devices_holds_copies_in_the_faulty_places(settings_for, fo
     assert found.count("train") == len(bad)
     with pytest.raises(ValueError, match=r"max_faulty_images=1, but 2"):
         resident.load(settings_of(settings_for, folders[0], on_device=True, max_faulty_images=1), SIZE)
-
-
-def test_halving_finds_every_failing_row_and_no_other():
-    for bad in (set(), {0}, {6}, {2, 3}, set(range(7))):
-
-        def run(rows, bad=bad):
-            if bad & set(rows.tolist()):
-                raise RuntimeError
-
-        assert list(faulty.failing(run, np.arange(7))) == sorted(bad)
-
-
-def test_messages_lose_what_tensorflow_puts_around_them():
-    class Error(Exception):
-        message = "{{function_node __wrapped__DecodeJpeg}} Invalid JPEG data [Op:DecodeJpeg] name: \nmore"
-
-    assert reading.first_line(Error()) == "Invalid JPEG data"
-    assert reading.first_line(ValueError()) == "ValueError()"

@@ -43,12 +43,12 @@ def test_the_shuffle_is_uniform():
 def test_an_imagenet_epoch_has_the_recipes_numbers():
     steps = make_order(num_examples=IMAGENET, batch_size=1024)
     assert steps.steps_per_epoch == 1251
-    shares = [steps.share(step) for step in range(1251)]
+    shares = [steps.local_batch(step) for step in range(1251)]
     assert sum(len(share.sample) for share in shares) == 1_281_024
     assert len(np.unique(np.concatenate([share.index for share in shares]))) == 427_008
 
 
-def used_seeds(share: order.Share) -> np.ndarray:
+def used_seeds(share: order.LocalBatch) -> np.ndarray:
     """int32 [n, 2], the seed of each sample."""
     return share.seeds.reshape(-1, 2)[share.sample]
 
@@ -59,10 +59,10 @@ def test_processes_share_each_batch_of_one_process(copies, process_count):
     one = make_order(copies=copies)
     for step in (0, 3, 4, 9):
         shares = [
-            make_order(copies=copies, process_index=index, process_count=process_count).share(step)
+            make_order(copies=copies, process_index=index, process_count=process_count).local_batch(step)
             for index in range(process_count)
         ]
-        whole = one.share(step)
+        whole = one.local_batch(step)
         np.testing.assert_array_equal(np.concatenate([share.sample_index for share in shares]), whole.sample_index)
         assert all(len(np.unique(share.index)) == len(share.index) for share in shares)  # decoded once a process
         np.testing.assert_array_equal(np.concatenate([used_seeds(share) for share in shares]), used_seeds(whole))
@@ -70,18 +70,18 @@ def test_processes_share_each_batch_of_one_process(copies, process_count):
 
 def test_an_image_has_its_copies_with_a_seed_each_in_one_epoch():
     steps = make_order(num_examples=96)  # 4 steps of 24 samples: 32 images
-    shares = [steps.share(step) for step in range(4)]
+    shares = [steps.local_batch(step) for step in range(4)]
     samples = np.concatenate([share.sample_index for share in shares])
     images, counts = np.unique(samples, return_counts=True)
     assert len(images) == 32 and (counts == 3).all()
     seeds = np.concatenate([used_seeds(share) for share in shares])
-    later = np.concatenate([used_seeds(steps.share(step)) for step in range(4, 8)])
+    later = np.concatenate([used_seeds(steps.local_batch(step)) for step in range(4, 8)])
     assert len(np.unique(np.concatenate([seeds, later]), axis=0)) == 2 * 96
 
 
 def test_copies_cut_off_at_a_batchs_end_come_first_in_the_next():
     steps = make_order(num_examples=50, batch_size=10)
-    first, second = steps.share(0), steps.share(1)
+    first, second = steps.local_batch(0), steps.local_batch(1)
     assert first.sample.tolist() == list(range(10)) and second.sample.tolist() == list(range(1, 11))
     assert len(first.index) == len(second.index) == 4 and first.index[-1] == second.index[0]
     seeds = np.concatenate([used_seeds(first)[-1:], used_seeds(second)[:2]])
@@ -95,13 +95,13 @@ def test_mixing_never_pairs_copies_of_one_image(copies):
     for step in range(30):
         arrangement = steps.arrangement(step)
         np.testing.assert_array_equal(np.sort(arrangement), np.arange(96))
-        images = steps.share(step).sample_index[arrangement]
+        images = steps.local_batch(step).sample_index[arrangement]
         assert not (images == images[::-1]).any()
 
 
 def test_copies_of_an_image_are_mixed_with_different_images():
     steps = make_order(num_examples=4000, batch_size=96)
-    images = steps.share(0).sample_index[steps.arrangement(0)]
+    images = steps.local_batch(0).sample_index[steps.arrangement(0)]
     partners = {image: set(images[::-1][images == image]) for image in np.unique(images)}
     assert np.mean([len(others) == 3 for others in partners.values()]) > 0.8
 
@@ -109,12 +109,12 @@ def test_copies_of_an_image_are_mixed_with_different_images():
 def test_without_copies_the_order_is_the_permutation():
     steps = make_order(copies=1)
     np.testing.assert_array_equal(steps.arrangement(2), np.arange(24))
-    np.testing.assert_array_equal(steps.share(2).index, order.epoch_permutation(5, 0, 100)[48:72])
-    assert steps.share(4).epoch == 1
+    np.testing.assert_array_equal(steps.local_batch(2).index, order.epoch_permutation(5, 0, 100)[48:72])
+    assert steps.local_batch(4).epoch == 1
 
 
 def test_more_copies_than_places_still_gives_full_shares():
     steps = make_order(num_examples=12, batch_size=4, copies=8, process_count=2)
-    assert [len(steps.share(step).index) for step in range(3)] == [1, 1, 1]
-    assert [steps.share(step).sample.tolist() for step in range(3)] == [[0, 1], [4, 5], [0, 1]]
+    assert [len(steps.local_batch(step).index) for step in range(3)] == [1, 1, 1]
+    assert [steps.local_batch(step).sample.tolist() for step in range(3)] == [[0, 1], [4, 5], [0, 1]]
     assert sorted(steps.arrangement(0)) == [0, 1]

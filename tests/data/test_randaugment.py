@@ -1,12 +1,14 @@
 """RandAugment: its notation, the frequencies of its draws, and its operations against Pillow."""
 
+import json
 import math
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
+from PIL import Image
 
-from tests.data.augment_errors import errors
 from tnt_jax.data import randaugment
 
 RECIPE = "rand-m9-mstd0.5-inc1"
@@ -14,26 +16,26 @@ FILL = (124, 116, 104)
 
 
 @pytest.fixture(scope="module")
-def differences():
-    return errors(dict(np.load(Path(__file__).parent / "fixtures" / "augment.npz")))
+def goldens():
+    return dict(np.load(Path(__file__).parent / "fixtures" / "augment.npz"))
 
 
 @pytest.mark.parametrize("name", randaugment.OPERATIONS)
-def test_operations_agree_with_pillow(differences, name):
-    rows = differences[name]
-    assert set(rows) == ({0} if name in ("AutoContrast", "Equalize", "Invert") else {0, 5, 9, 10})
-    for magnitude, values in rows.items():
-        assert values.max() == 0, (magnitude, values.max(), values.mean())
-
-
-@pytest.mark.parametrize("bicubic", [False, True])
-@pytest.mark.parametrize("name", randaugment.OPERATIONS)
-def test_operations_take_images_that_lie_in_memory_in_any_way(name, bicubic):
-    image = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)[::-1, ::2]
-    there, copied = (
-        randaugment.operate(name, levels, 9.0, False, bicubic, True, (1, 2, 3)) for levels in (image, image.copy())
+def test_operations_are_timms(goldens, name):
+    """Equal pixels. Pillow 12 and later round a rotation's coordinates in another way: a grey level, of few pixels."""
+    cases = [
+        (number, case) for number, case in enumerate(json.loads(str(goldens["cases"]))) if case["operation"] == name
+    ]
+    assert {case["magnitude"] for _, case in cases} == (
+        {0} if name in ("AutoContrast", "Equalize", "Invert") else {0, 5, 9, 10}
     )
-    np.testing.assert_array_equal(there, copied)
+    for number, case in cases:
+        image = Image.fromarray(goldens[f"small_{case['image']}"])
+        choices = float(case["magnitude"]), case["negative"], case["bicubic"], True
+        ours = randaugment.operate(name, image, *choices, tuple(goldens["fill"].tolist()))
+        difference = np.abs(np.asarray(ours, int) - goldens[f"case_{number}"])
+        exact = name != "Rotate" or PIL.__version__ == json.loads(str(goldens["versions"]))["pillow"]
+        assert (difference.max() == 0) if exact else (difference.max() <= 1 and difference.mean() < 0.01), case
 
 
 def policy_with(**values):
@@ -150,7 +152,7 @@ def test_other_policies_draw_as_they_say():
 
 
 def test_apply_does_what_was_drawn_and_nothing_else():
-    image = np.random.default_rng(1).integers(0, 256, (20, 24, 3), np.uint8)
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (20, 24, 3), np.uint8))
     policy = randaugment.Policy(layers=2, increasing=True)
 
     def applied(first, second, applied):
@@ -172,14 +174,14 @@ def test_apply_does_what_was_drawn_and_nothing_else():
 @pytest.mark.parametrize(("name", "value"), [("Posterize", 0b11000000), ("Solarize", 200), ("SolarizeAdd", 200)])
 def test_the_plain_forms_weaken_where_the_increasing_ones_strengthen(name, value):
     """Without inc, magnitude 5 keeps 2 bits, inverts from 128; magnitude 10: all 4 bits, nothing inverted."""
-    image = np.full((4, 4, 3), 200, np.uint8)
-    assert (randaugment.operate(name, image, 10.0, False, False, False, FILL) == value).all()
+    image = Image.new("RGB", (4, 4), (200, 200, 200))
+    assert (np.asarray(randaugment.operate(name, image, 10.0, False, False, False, FILL)) == value).all()
 
 
 @pytest.mark.parametrize("name", ["Color", "Contrast", "Brightness", "Sharpness"])
 def test_plain_enhancements_reach_from_a_tenth_to_1_9(name):
     """Without inc the sign does not matter; at magnitude 5 the factor is 1: the image itself."""
-    image = np.random.default_rng(2).integers(0, 256, (8, 9, 3), np.uint8)
+    image = Image.fromarray(np.random.default_rng(2).integers(0, 256, (8, 9, 3), np.uint8))
     for negative in (False, True):
         middle = randaugment.operate(name, image, 5.0, negative, False, False, FILL)
         np.testing.assert_array_equal(middle, image)
@@ -187,4 +189,4 @@ def test_plain_enhancements_reach_from_a_tenth_to_1_9(name):
 
 def test_an_unknown_operation_is_an_error():
     with pytest.raises(ValueError, match="'Blur' is no operation"):
-        randaugment.operate("Blur", np.zeros([4, 4, 3], np.uint8), 9.0, False, False, True, FILL)
+        randaugment.operate("Blur", Image.new("RGB", (4, 4)), 9.0, False, False, True, FILL)

@@ -4,10 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
-import tensorflow as tf
+from PIL import Image
 
 from tests.training.helpers import experiment
-from tnt_jax.data import order, resident, sources
+from tnt_jax.data import augment, order, resident, sources
 
 
 def settings(directory, **changes):
@@ -28,17 +28,17 @@ def folder(tmp_path):
     for split, class_name, number in itertools.product(("train", "test"), ("a", "b"), range(5)):
         path = tmp_path / split / class_name / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(tf.io.encode_png(rng.integers(0, 256, (6, 7, 3)).astype(np.uint8)).numpy())
+        Image.fromarray(rng.integers(0, 256, (6, 7, 3)).astype(np.uint8)).save(path)
     return tmp_path
 
 
 def test_every_example_is_there_in_the_order_of_the_split(folder):
     images, labels = resident.load(settings(folder), (8, 8))
     assert images.shape == (10, 6, 7, 3) and images.dtype == np.uint8 and sorted(labels) == [0] * 5 + [1] * 5
-    split = sources.open_source(settings(folder)).open_split("train")
+    source = sources.open_dataset(settings(folder)).open_split("train")
     for number in range(10):
-        record = split.read([number])[0]
-        np.testing.assert_array_equal(images[number], tf.io.decode_png(record).numpy())
+        np.testing.assert_array_equal(images[number], augment.decode(source[number]["image"]))
+        assert labels[number] == source[number]["label"]
 
 
 def test_a_batch_is_a_function_of_the_seed_and_the_step(folder):
@@ -72,12 +72,12 @@ def test_a_batch_is_a_function_of_the_seed_and_the_step(folder):
         np.testing.assert_array_equal(numbers[::2], numbers[1::2])  # two copies of four images
     shares = [next(batches(1, process, 2))["index"].ravel() for process in range(2)]
     assert sorted(np.concatenate(shares)) == sorted(first[1]["index"].ravel())
-    expected = order.TrainOrder(10, 8, 2, 3, 0, 1).share(2)
+    expected = order.TrainOrder(10, 8, 2, 3, 0, 1).local_batch(2)
     assert sorted(first[2]["index"].ravel()) == sorted(expected.sample_index)
 
 
 def test_images_of_several_sizes_are_refused_with_the_example(folder):
-    (folder / "train" / "b" / "3.png").write_bytes(tf.io.encode_png(np.zeros((9, 7, 3), np.uint8)).numpy())
+    Image.new("RGB", (7, 9)).save(folder / "train" / "b" / "3.png")
     with pytest.raises(ValueError, match=r"3\.png.* has 9 x 7 pixels.*on_device=False"):
         resident.load(settings(folder), (8, 8))
 

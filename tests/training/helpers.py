@@ -148,6 +148,7 @@ class TinyFeed:
     class_names = ("red", "green", "blue", "grey")
     steps_per_epoch = 5
     train_examples = 80
+    found = ()
     eval_examples = 35
 
     def __init__(self, config, spoil_step=None):

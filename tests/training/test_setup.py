@@ -155,7 +155,7 @@ def test_another_model_in_the_workdir_is_refused_with_the_keys(tmp_path):
 
 def test_keys_that_change_no_result_may_change(tmp_path):
     pretend_run(tmp_path)
-    prepare(tmp_path, steps=30, log_every_steps=1, eval_batch_size=8, model__scan=True, data__reader_threads=2)
+    prepare(tmp_path, steps=30, log_every_steps=1, eval_batch_size=8, model__scan=True, data__worker_processes=2)
 
 
 def test_checkpoints_without_a_config_are_refused(tmp_path):

@@ -61,14 +61,14 @@ def extract_features(
     block: 1-based, None: the last; kind: see block_features.
     Raises ValueError for a block or a kind that is not there, and what the data wing raises.
     """
-    from tnt_jax.data import pipeline
+    from tnt_jax.data.batches import eval_batches
 
     block = model.depth if block is None else block
     if not 1 <= block <= model.depth:
         raise ValueError(f"block={block}: the model has the blocks 1 to {model.depth}.")
     if kind not in KINDS:
         raise ValueError(f"features={kind!r}: must be one of {', '.join(KINDS)}.")
-    batches = pipeline.eval_batches(
+    batches = eval_batches(
         dataclasses.replace(experiment.data, eval_split=split),
         batch_size=experiment.eval_batch_size,
         image_size=model.input_size,

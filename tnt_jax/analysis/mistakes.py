@@ -50,7 +50,7 @@ def evaluate(
     num_classes: int,
     keep: int = 24,
 ) -> Evaluated:
-    """Batches of an evaluation (data.pipeline.eval_batches) -> where the model is wrong.
+    """Batches of an evaluation (data.batches.eval_batches) -> where the model is wrong.
 
     probabilities_of: uint8 [b, H, W, 3] -> [b, K]. keep: how many mistakes to keep; a mistake is the worse, the less
     probable the model holds the label. Raises ValueError for a set with several labels an image.

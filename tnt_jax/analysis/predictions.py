@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tnt_jax.data import augment
 from tnt_jax.data.settings import DataSettings, EvalImages
 from tnt_jax.models.tnt import TNT
 
@@ -93,29 +94,16 @@ def predictor(
 
 
 def read_image(path: Path, images: DataSettings | EvalImages, image_size: tuple[int, int]) -> np.ndarray:
-    """A JPEG, PNG, BMP or GIF file -> uint8 [H, W, 3] as the evaluation sees it (data.augment.eval_image).
+    """An image file (data.folder.SUFFIXES) -> uint8 [H, W, 3] as the evaluation sees it (data.augment.eval_image).
 
-    Raises OSError or ValueError where the file cannot be read as an image.
+    It is turned as its EXIF orientation says, unless images.exif_orientation is False. Raises OSError or ValueError
+    where the file cannot be read as an image.
     """
-    import tensorflow as tf
-
-    encoded = Path(path).read_bytes()
-    try:
-        return _eval_image(images, tuple(image_size))(encoded).numpy()
-    except tf.errors.InvalidArgumentError as error:
-        raise ValueError("it is no JPEG, PNG, BMP or GIF image, or a damaged one") from error
-
-
-@functools.cache
-def _eval_image(images: DataSettings | EvalImages, image_size: tuple[int, int]) -> Any:
-    """-> a compiled function from an encoded image to pixels."""
-    import tensorflow as tf
-
-    from tnt_jax.data import augment, sources
-
-    sources.set_up_tensorflow()
-    signature = [tf.TensorSpec([], tf.string)]
-    return tf.function(lambda encoded: augment.eval_image(encoded, images, image_size), signature, autograph=False)
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no regular file")  # a pipe would be waited for without end
+    image = augment.decode(path.read_bytes(), images.exif_orientation)
+    return augment.eval_image(image, images, image_size)
 
 
 def _batches(

@@ -1,4 +1,4 @@
-"""Random numbers for augmentation: NumPy arrays as a pure function of the seeds, free of TensorFlow.
+"""Random numbers for augmentation: NumPy arrays as a pure function of the seeds.
 
 They come from order.mix64, as the order of the examples does, so that no library's upgrade changes a resumed run.
 """
@@ -8,6 +8,7 @@ import numpy as np
 from tnt_jax.data.order import mix64
 
 CROP, CROP_CHOICES, POLICY, POLICY_NORMAL, POLICY_WEIGHTED, JITTER = range(1, 7)  # one number a purpose
+BICUBIC_BELOW = {"random": 0.5, "bicubic": 1.0, "bilinear": 0.0}  # data.train_interpolation, of a uniform draw
 
 
 def uniform(seeds: np.ndarray, purpose: int, *shape: int) -> np.ndarray:

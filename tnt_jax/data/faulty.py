@@ -1,26 +1,15 @@
-"""Images that cannot be decoded: found, counted and named once; other examples take their places in training.
+"""Images that cannot be decoded: counted and named once; other examples take their places in training.
 
-Faulty is what stays so however often it is read: a damaged or truncated file, no image at all, or one of more than
-MAX_PIXELS. A file that is missing or cannot be read is no faulty image but an error: it may be there the next time, and
-a batch has to be the same whenever it is made. Free of TensorFlow.
+Faulty is what stays so however often it is read: a damaged or truncated file, no image at all, or one that is too large
+(augment.decode). A file that is missing or cannot be read is no faulty image but an error: it may be there the next
+time, and a batch has to be the same whenever it is made.
 """
 
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
 
-import numpy as np
 from absl import logging
 
-# TensorFlow's decoders refuse, by the header alone, an image that takes 2^29 bytes or more in red, green and blue. It
-# is also where Pillow sees a decompression bomb (PIL.Image: twice MAX_IMAGE_PIXELS, 178,956,970).
-MAX_PIXELS = 2**29 // 3
-
 _NAMED = 20  # of the images met, in one message
-
-
-class Undecodable(ValueError):
-    """An example's image cannot be decoded; the message is the reason."""
 
 
 class FaultyImages:
@@ -52,28 +41,13 @@ class FaultyImages:
         with self._lock:
             return [f"{where}: {reason}" for where, reason in self._found[purpose].items()]
 
-    def check_limit(self, purpose: str, limit: int) -> None:
-        """Raises ValueError that names the images where there are more than `limit` (data.max_faulty_images)."""
-        names = self.names(purpose)
+    def check_limit(self, limit: int) -> None:
+        """Raises ValueError that names the images of training where there are more than `limit`."""
+        names = self.names("train")
         if len(names) > limit:
             listed = "\n  ".join(names[-_NAMED:])
             raise ValueError(
                 f"data.max_faulty_images={limit}, but {len(names)} images of the training split cannot be used. Copy "
-                "or prepare the data set again, remove them, or raise --config.data.max_faulty_images (a run goes on "
+                "or prepare the data set again, remove them, or raise --config.data.max_faulty_images (a run resumes "
                 f"from its last checkpoint). The last ones:\n  {listed}"
             )
-
-
-def failing(run: Callable[[np.ndarray], Any], rows: np.ndarray) -> Iterator[int]:
-    """rows [m] -> those for which `run` raises, in order, found by halving.
-
-    One among m costs about as much as running all rows twice. Lazy: who has seen enough may stop.
-    """
-    try:
-        run(rows)
-    except Exception:  # what it was is asked for each row that is found
-        if len(rows) == 1:
-            yield int(rows[0])
-        else:
-            for half in np.array_split(rows, 2):
-                yield from failing(run, half)

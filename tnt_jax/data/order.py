@@ -52,11 +52,11 @@ def replacement(seed: int, epoch: int, index: int, attempt: int, num_examples: i
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
+class LocalBatch:
     """What one process reads for one step: m different images, of k copies each, and n samples among these m * k.
 
     Samples are in the order of the global batch: image by image. All k copies of an image are samples, unless it lies
-    at an end of the share and has its other copies in the neighbouring one.
+    at an end of the local batch and has its other copies in the neighbouring one.
     """
 
     epoch: int
@@ -103,7 +103,7 @@ class TrainOrder:
         """n, the samples of one process in one step."""
         return self.batch_size // self.process_count
 
-    def share(self, step: int) -> Share:
+    def local_batch(self, step: int) -> LocalBatch:
         """The images, copies and seeds of this process at `step` (counted from 0 over all epochs)."""
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
         first = step_of_epoch * self.batch_size + self.process_index * self.samples
@@ -111,29 +111,29 @@ class TrainOrder:
         image = np.arange(first // self.copies, position[-1] // self.copies + 1)
         index = _cached_permutation(self.seed, epoch, self.num_examples)[image]
         seeds = augmentation_seeds(self.seed, epoch, index[:, None], np.arange(self.copies))
-        return Share(epoch, index, seeds, position - image[0] * self.copies)
+        return LocalBatch(epoch, index, seeds, position - image[0] * self.copies)
 
     def arrangement(self, step: int) -> np.ndarray:
-        """-> int64 [n]: the order in which the samples of the share go to the devices of this process.
+        """-> int64 [n]: the order in which the samples of the local batch go to the devices of this process.
 
-        Mixing pairs the global batch with itself reversed, so one process meets its own share reversed, and of several
+        Mixing pairs the global batch with itself reversed, so one process meets its own part reversed, and of several
         processes each meets another's. In the order image by image, and in any fixed spreading of the copies, all
-        copies of an image would meet copies of one other image, or of itself. So with copies the share is shuffled, and
-        pairs of copies of one image are then broken up by exchanging one of the two with the next sample that mends
-        them. (Where an image fills more than half of the share some must stay.)
+        copies of an image would meet copies of one other image, or of itself. So with copies the local batch is shuffled, and
+        pairs of copies of one image are then broken up by exchanging one of the two with the next sample that solves
+        them. (Where an image fills more than half of it some must stay.)
         """
         if self.copies == 1:
             return np.arange(self.samples)
         keys = mix64(_ARRANGEMENT, self.seed, step, self.process_index, np.arange(self.samples, dtype=np.int64))
         order = np.argsort(keys, kind="stable")
-        image = self.share(step).sample_index[order]
+        image = self.local_batch(step).sample_index[order]
         partner = np.arange(self.samples)[::-1]
         for first in np.flatnonzero((image == image[partner]) & (partner > np.arange(self.samples))):
             second = np.arange(first + 1, first + self.samples) % self.samples
-            mends = (image[second] != image[partner[first]]) & (image[first] != image[partner[second]])
-            mends &= second != partner[first]
-            if mends.any():
-                other = second[np.argmax(mends)]
+            solved = (image[second] != image[partner[first]]) & (image[first] != image[partner[second]])
+            solved &= second != partner[first]
+            if solved.any():
+                other = second[np.argmax(solved)]
                 order[[first, other]] = order[[other, first]]
                 image[[first, other]] = image[[other, first]]
         return order

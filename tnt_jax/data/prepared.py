@@ -1,97 +1,96 @@
-"""tfds data sets by name: found, prepared where that is possible, and read by the number of an example."""
+"""tfds data sets by name: found, prepared where that is possible, and read by the number of an example.
+
+TensorFlow is imported by tfds where it prepares a set, and by nothing else here.
+"""
 
 import difflib
 import os
 import socket
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
-import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
+from etils import epath
 
-from tnt_jax.data import records
+from tnt_jax.data import tfrecords
 
+FILE_FORMAT = "array_record"  # of the sets prepared here: read by number without an index of our own
 _PROBE_SECONDS = 10
 
 
-class PreparedSplit:
-    """A split (in tfds notation, such as "train[:80%]") of a prepared builder, read by the number of an example.
+class TfdsSource:
+    """A split (tfds notation) of a prepared builder by the number of an example; images stay encoded.
 
-    Records are tf.train.Example strings; images stay encoded. Raises ValueError for a data set that has no
-    (image, class) pair, and for a file format without random access.
+    Raises ValueError for a data set that has no (image, class) pair, and for a file format without random access.
     """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, spec: str):
         self.name = f"{builder.info.full_name}, split {spec!r}"
-        self._image_key, self._label_key = supervised_keys(builder)
-        keys = (self._image_key, self._label_key)
+        self._keys = keys = supervised_keys(builder)
         # Only these two are parsed: segmentation masks and the like stay bytes.
         self._features = tfds.features.FeaturesDict({key: builder.info.features[key] for key in keys})
-        instructions = builder.info.splits[spec].file_instructions
-        readers = {
-            tfds.core.FileFormat.TFRECORD: records.TFRecordFiles,
-            tfds.core.FileFormat.ARRAY_RECORD: records.ArrayRecordFiles,
-        }
-        if builder.info.file_format not in readers:
+        encoded = isinstance(self._features[keys[0]], tfds.features.Image)
+        self._decoders = {keys[0]: tfds.decode.SkipDecoding()} if encoded else None
+        self._files = tuple(builder.info.splits[spec].file_instructions)
+        self._ends = np.cumsum([each.take for each in self._files])
+        self._tfrecords = self._others = None
+        if builder.info.file_format == tfds.core.FileFormat.TFRECORD:
+            files = [(each.filename, each.examples_in_shard) for each in self._files]
+            self._tfrecords = tfrecords.TFRecordFiles(files)
+            return
+        if missing := [each.filename for each in self._files if not epath.Path(each.filename).exists()]:
+            raise FileNotFoundError(f"{missing[0]} is missing ({len(missing)} of {len(self._files)} files are).")
+        try:
+            self._others = builder.as_data_source(spec).data_source
+        except NotImplementedError as error:
             raise ValueError(
                 f"{self.name}: examples of {builder.info.file_format.value} files cannot be read by their number. "
-                f"Prepare the set once more as tfrecord files: {_prepare_command(builder, 'ANOTHER_FOLDER')}"
-            )
-        self._records = readers[builder.info.file_format](instructions)
+                f"Convert them: tfds convert_format --dataset_version_dir={builder.data_path} "
+                f"--out_file_format={FILE_FORMAT} --out_path=ANOTHER_FOLDER"
+            ) from error
 
-    @property
-    def num_examples(self) -> int:
-        """Examples in the split."""
-        return len(self._records)
+    def __len__(self) -> int:
+        return int(self._ends[-1])
 
-    def read(self, indices: Sequence[int]) -> list[bytes]:
-        """Numbers in the split -> the serialized examples, in this order."""
-        return self._records.read(indices)
-
-    def parse(self, record: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Record -> image (encoded string scalar; decoded uint8 [h, w, 3] where the set stores pixels), label int64 [].
-
-        Where the set has several labels an image: uint8 [num_classes], 1 for each of them, in place of the label.
-        """
-        del index  # the label is in the record
-        feature = self._features[self._image_key]
-        encoded = isinstance(feature, tfds.features.Image)
-        decoders = {self._image_key: tfds.decode.SkipDecoding()} if encoded else None
-        example = self._features.deserialize_example(record, decoders=decoders)
-        image = example[self._image_key]
-        if not encoded and feature.shape[-1] == 1:
-            image = tf.image.grayscale_to_rgb(image)
-        label, classes = example[self._label_key], self._features[self._label_key]
-        if isinstance(classes, tfds.features.Sequence):
-            hits = tf.one_hot(tf.cast(label, tf.int32), classes.feature.num_classes, dtype=tf.uint8)
-            return image, tf.reduce_max(hits, axis=0)  # of none: zeros
-        return image, tf.cast(label, tf.int64)
+    def __getitem__(self, index: int) -> dict[str, object]:
+        file, number = self._locate(index)
+        record = self._tfrecords.read(file, number) if self._tfrecords else self._others[index]
+        example = self._features.deserialize_example_np(record, decoders=self._decoders)
+        return {"image": example[self._keys[0]], "label": example[self._keys[1]]}
 
     def where(self, index: int) -> str:
         """The example in words, for messages."""
-        return f"example {index} of {self.name} ({self._records.where(index)})"
+        file, record = self._locate(index)
+        return f"example {index} of {self.name} ({self._files[file].filename}, record {record})"
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        """Number in the split -> (which file, record number in it). IndexError beyond the split."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"example {index} of a split of {len(self)} examples")
+        file = int(np.searchsorted(self._ends, index, side="right"))
+        return file, index - int(self._ends[file]) + self._files[file].take + self._files[file].skip
 
 
 def open_builder(name: str, directory: str) -> tfds.core.DatasetBuilder:
     """A tfds name (with /config and :version if wanted) and tfds' data_dir (empty: its default) -> prepared builder.
 
     Prepares the data set if it is not there, with a line in the log. Raises ValueError or FileNotFoundError that name
-    the data set, the directory and the mend: an unknown name, a directory that does not exist, archives that must be
-    fetched by hand, no network.
+    the data set, the directory and the fix: an unknown name, a directory that does not exist, another version of the
+    set there, archives that must be fetched by hand, no network.
     """
     directory = os.path.expanduser(directory)
-    if directory and not tf.io.gfile.isdir(directory):
+    if directory and not epath.Path(directory).is_dir():
         raise FileNotFoundError(
             f"data.directory={directory!r} does not exist. Make it (mkdir -p) if {name} is to be prepared there, "
             "or set --config.data.directory to the folder that holds the prepared data sets."
         )
-    return prepared(lambda: find_builder(name, directory))
+    return prepared(lambda: find_builder(name, directory), asked=name)
 
 
-def prepared(make_builder: Callable[[], tfds.core.DatasetBuilder]) -> tfds.core.DatasetBuilder:
+def prepared(make_builder: Callable[[], tfds.core.DatasetBuilder], asked: str = "") -> tfds.core.DatasetBuilder:
     """A function that makes a builder -> the builder, its data set prepared; see open_builder for what is raised."""
     builder = make_builder()
     supervised_keys(builder)  # before anything is downloaded
@@ -100,7 +99,15 @@ def prepared(make_builder: Callable[[], tfds.core.DatasetBuilder]) -> tfds.core.
     root, place = builder.data_dir_root, builder.data_path
     if place.exists() and any(place.iterdir()) and not builder.is_prepared():
         raise ValueError(f"{place} holds no finished data set (no dataset_info.json). Remove it and start again.")
-    command = _prepare_command(builder, root)
+    config = f"/{builder.builder_config.name}" if builder.builder_config else ""
+    command = f"python -m tnt_jax.tools.prepare {builder.name}{config}:{builder.version} --directory={root}"
+    others = sorted(path.parent.name for path in place.parent.glob("*/dataset_info.json"))
+    if others and ":" not in asked:
+        raise FileNotFoundError(
+            f"{builder.name}{config} is asked for in version {builder.version}, tfds' newest, but {place.parent} holds "
+            f"version {', '.join(others)}. Take that one by --config.data.name={builder.name}{config}:{others[-1]}, or "
+            f"prepare the other: {command}"
+        )
     manual, instructions = root / "downloads" / "manual", (builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "").strip()
     if instructions and not (manual.exists() and any(manual.iterdir())):
         raise FileNotFoundError(
@@ -110,14 +117,14 @@ def prepared(make_builder: Callable[[], tfds.core.DatasetBuilder]) -> tfds.core.
     _check_network(builder, command)
     logging.info("Preparing %s in %s (once)", builder.info.full_name, root)
     try:
-        builder.download_and_prepare()
-    except Exception as error:  # from a full disk to a changed archive: the mend is the same
+        builder.download_and_prepare(file_format=FILE_FORMAT)
+    except Exception as error:  # from a full disk to a changed archive: the fix is the same
         builder = make_builder()
         if not builder.info.splits:  # else another process was faster
             hint = f" Its archives belong in {manual}:\n{instructions}\n" if instructions else " "
             raise ValueError(
                 f"{builder.name} could not be prepared in {root}: {_in_short(error)}.{hint}"
-                f"When that is mended, start again or run: {command}"
+                f"When that is solved, start again or run: {command}"
             ) from error
     return make_builder()
 
@@ -156,7 +163,7 @@ def label_feature(builder: tfds.core.DatasetBuilder) -> tuple[tfds.features.Clas
 def find_builder(name: str, directory: str) -> tfds.core.DatasetBuilder:
     """A tfds name and data_dir -> its builder, prepared or not; ValueError for a name that is not known."""
     try:
-        return tfds.builder(name, data_dir=directory or None)
+        return tfds.builder(name, data_dir=os.path.expanduser(directory) or None)
     except tfds.core.DatasetNotFoundError as error:
         near = difflib.get_close_matches(name, ["folder", "digits", "synthetic", *tfds.list_builders()], n=3)
         near = f"Near names: {', '.join(near)}." if near else "Names: https://www.tensorflow.org/datasets/catalog."
@@ -168,23 +175,14 @@ def find_builder(name: str, directory: str) -> tfds.core.DatasetBuilder:
         raise ValueError(f"data.name={name!r} cannot be opened: {_in_short(error)}") from error
 
 
-def _prepare_command(builder: tfds.core.DatasetBuilder, directory: object) -> str:
-    """The shell command that prepares the data set in a directory (`tfds build` would do, but needs Apache Beam)."""
-    config = f"/{builder.builder_config.name}" if builder.builder_config else ""
-    return f"python -m tnt_jax.tools.prepare {builder.name}{config} --directory={directory}"
-
-
 def _check_network(builder: tfds.core.DatasetBuilder, command: str) -> None:
     """Raises FileNotFoundError where downloading is hopeless: tfds itself would retry for minutes before it says so."""
     urls = [urllib.parse.urlsplit(url) for url in builder.url_infos or ()]
     hosts = [(url.hostname, url.port or 443) for url in urls if url.scheme == "https" and url.hostname]
     fetched = builder.data_dir_root / "downloads" / builder.name
-    if (
-        not hosts
-        or urllib.request.getproxies()
-        or (fetched.exists() and any(".tmp." not in f.name for f in fetched.iterdir()))
-    ):
-        return  # nothing to ask, no way to ask directly, or archives that are there already
+    complete = fetched.exists() and any(".tmp." not in file.name for file in fetched.iterdir())
+    if not hosts or complete or urllib.request.getproxies():
+        return  # nothing to ask, archives that are there already, or no way to ask directly
     try:
         socket.create_connection(hosts[0], timeout=_PROBE_SECONDS).close()
     except OSError as error:

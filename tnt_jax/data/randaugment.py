@@ -1,21 +1,69 @@
-"""RandAugment in timm's notation and with timm's meaning, drawn from seeds.
+"""RandAugment in timm's notation, "rand-m9-mstd0.5-inc1", with timm's meaning, drawn from seeds, through Pillow.
 
-`parse` (policy.py) reads the notation, `draw` makes every random choice as a pure function of the seeds, `apply`
-carries the choices for one image out. The operations are Pillow's, on which timm builds (color.py and geometry.py).
-Sources: Cubuk et al., "RandAugment", arXiv 1909.13719; magnitudes and random parts as in timm's auto_augment.py.
+`parse` reads the notation, `draw` makes every random choice as a pure function of the seeds, `apply` carries the
+choices for one image out. Sources: Cubuk et al., "RandAugment", arXiv 1909.13719; notation, magnitudes and random parts
+as in timm's auto_augment.py. Of timm's other sets of operations the weighted one is taken (tweights); those for DeiT III
+(t3a, t3aw), its AutoAugment and its AugMix are not.
 """
 
+import dataclasses
 import math
+import re
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
 
-from tnt_jax.data import color, draws, geometry
-from tnt_jax.data.policy import OPERATIONS, WEIGHTS, Policy, parse
+from tnt_jax.data import draws
 
-__all__ = ["OPERATIONS", "WEIGHTS", "Draws", "Policy", "apply", "draw", "operate", "parse"]
+_ENHANCEMENTS = {
+    "Color": ImageEnhance.Color,
+    "Contrast": ImageEnhance.Contrast,
+    "Brightness": ImageEnhance.Brightness,
+    "Sharpness": ImageEnhance.Sharpness,
+}
+# How often "tweights" draws an operation, relative to the others (timm's _RAND_WEIGHTED_0); the order is the draws'.
+WEIGHTS = {
+    "AutoContrast": 0.25,
+    "Equalize": 0.05,
+    "Invert": 0.05,
+    "Rotate": 3.0,
+    "Posterize": 0.05,
+    "Solarize": 0.05,
+    "SolarizeAdd": 0.05,
+    "Color": 0.25,
+    "Contrast": 0.05,
+    "Brightness": 0.05,
+    "Sharpness": 0.25,
+    "ShearX": 2.0,
+    "ShearY": 2.0,
+    "TranslateX": 1.0,
+    "TranslateY": 1.0,
+}
+OPERATIONS = tuple(WEIGHTS)
+_UNIFORM_FROM = 100.0  # a deviation above this means: uniform in 0..m
+_EXAMPLE = "'rand-m9-mstd0.5-inc1'"
+_PARTS = {  # letters -> field, type, least, most
+    "m": ("magnitude", float, 0.0, 30.0),
+    "n": ("layers", int, 1, 100),
+    "p": ("probability", float, 0.0, 1.0),
+    "mstd": ("deviation", float, 0.0, math.inf),
+    "mmax": ("magnitude_max", float, 0.0, 30.0),
+    "inc": ("increasing", int, 0, 1),
+}
 
-_FULL_MAGNITUDE = 10.0  # where an operation's own range ends; mmax may go beyond
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """What the notation says. Magnitudes are in 0..10 unless magnitude_max says otherwise."""
+
+    magnitude: float = 10.0  # m: mean of the magnitude, before it is clipped
+    layers: int = 2  # n: operations drawn for an image, with replacement unless weighted
+    probability: float = 0.5  # p: that a drawn operation is applied
+    deviation: float = 0.0  # mstd: of the magnitude, normal; infinite: uniform in 0..m
+    magnitude_max: float = 10.0  # mmax: the magnitude is clipped to 0..this
+    increasing: bool = False  # inc: Posterize, Solarize and the enhancements grow stronger with the magnitude
+    weighted: bool = False  # tweights: drawn as WEIGHTS say, without replacement, all of them increasing
 
 
 class Draws(NamedTuple):
@@ -28,30 +76,61 @@ class Draws(NamedTuple):
     bicubic: np.ndarray  # bool: the interpolation of the geometric ones
 
 
+def parse(notation: str) -> Policy:
+    """'rand-m9-mstd0.5-inc1' -> Policy. ValueError names the part that is not understood and what is accepted."""
+    where = f"data.randaugment={notation!r}"
+    kind, *parts = notation.split("-")
+    if kind != "rand":
+        raise ValueError(f"{where} must start with 'rand', such as {_EXAMPLE}; empty: none")
+    values = {}
+    if "tweights" in parts:
+        values["weighted"] = True
+        parts.remove("tweights")
+    for part in parts:
+        match = re.fullmatch(r"([a-z]+)(\d+(?:\.\d+)?)", part)
+        if match is None or match[1] not in _PARTS:
+            raise ValueError(
+                f"{where}: {part!r} is not understood. Accepted after 'rand': m (magnitude), n (operations), p "
+                "(probability), mstd (deviation), mmax (largest magnitude) and inc (0 or 1), each with its number, and "
+                f"tweights, such as {_EXAMPLE}"
+            )
+        field, read, least, most = _PARTS[match[1]]
+        if field in values:
+            raise ValueError(f"{where} gives {match[1]!r} twice; keep one")
+        if read is int and "." in match[2]:
+            raise ValueError(f"{where}: {match[1]!r} needs a whole number, not {match[2]!r}")
+        values[field] = read(match[2])
+        most = len(OPERATIONS) if field == "layers" and "weighted" in values else most
+        if not least <= values[field] <= most:
+            raise ValueError(f"{where}: {match[1]} is {values[field]}, must lie in {least} to {most}")
+    policy = Policy(**values)
+    deviation = math.inf if policy.deviation > _UNIFORM_FROM else policy.deviation
+    increasing = bool(policy.increasing) or policy.weighted
+    return dataclasses.replace(policy, deviation=deviation, increasing=increasing)
+
+
 def draw(seeds: np.ndarray, policy: Policy, interpolation: str = "random") -> Draws:
     """seeds integers [..., 2] -> Draws for each. interpolation: "bilinear", "bicubic" or "random" (either)."""
     uniform = np.moveaxis(draws.uniform(seeds, draws.POLICY, 5, policy.layers), -2, 0)
     operation = (uniform[0] * len(OPERATIONS)).astype(np.int64)
     if policy.weighted:  # without replacement: the largest of their logarithms, each with Gumbel noise
         noise = -np.log(-np.log1p(-draws.uniform(seeds, draws.POLICY_WEIGHTED, len(OPERATIONS))))
-        weights = np.log([WEIGHTS[name] for name in OPERATIONS])
-        operation = np.argsort(-(weights + noise), axis=-1)[..., : policy.layers]
+        operation = np.argsort(-(np.log(list(WEIGHTS.values())) + noise), axis=-1)[..., : policy.layers]
     if math.isinf(policy.deviation):
         magnitude = uniform[4] * policy.magnitude
     else:
         magnitude = policy.magnitude + policy.deviation * draws.normal(seeds, draws.POLICY_NORMAL, policy.layers)
-    bicubic = {"random": uniform[3] < 0.5, "bicubic": uniform[3] < 1.0, "bilinear": uniform[3] < 0.0}[interpolation]
     return Draws(
         operation=operation,
         applied=uniform[1] < policy.probability,
         magnitude=np.clip(magnitude, 0.0, policy.magnitude_max),
         negative=uniform[2] < 0.5,
-        bicubic=bicubic,
+        bicubic=uniform[3] < draws.BICUBIC_BELOW[interpolation],
     )
 
 
-def apply(image: np.ndarray, chosen: Draws, policy: Policy, fill: geometry.Fill) -> np.ndarray:
-    """image uint8 [H, W, 3], the choices for it -> uint8 [H, W, 3].
+def apply(image: Image.Image, chosen: Draws, policy: Policy, fill: tuple[int, int, int]) -> Image.Image:
+    """RGB image, the choices for it [layers] -> RGB image of the same size.
 
     fill: red, green, blue in 0..255, shown where a geometric operation leaves the image.
     """
@@ -63,45 +142,44 @@ def apply(image: np.ndarray, chosen: Draws, policy: Policy, fill: geometry.Fill)
 
 def operate(
     name: str,
-    image: np.ndarray,
+    image: Image.Image,
     magnitude: float,
     negative: bool,
     bicubic: bool,
     increasing: bool,
-    fill: geometry.Fill,
-) -> np.ndarray:
-    """One operation of OPERATIONS by name: image uint8 [H, W, 3] -> uint8 [H, W, 3]; the rest as in Draws."""
-    level = magnitude / _FULL_MAGNITUDE
+    fill: tuple[int, int, int],
+) -> Image.Image:
+    """One operation of OPERATIONS by name on an RGB image; the rest as in Draws and `apply`."""
+    level = magnitude / 10  # of the operation's own range; mmax may go beyond
     signed = -level if negative else level
-    if name in _PLAIN:
-        return _PLAIN[name](image)
-    if name in _GEOMETRIC:
-        move, largest = _GEOMETRIC[name]
-        return move(image, signed * largest, bicubic, fill)
+    resample = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
     if name in _ENHANCEMENTS:
-        return _ENHANCEMENTS[name](image, max(1.0 + 0.9 * signed, 0.1) if increasing else 0.1 + 1.8 * level)
-    if name == "Posterize":
-        bits = int(level * 4)
-        return color.posterize(image, min(max(4 - bits if increasing else bits, 0), 8))
-    if name == "Solarize":
-        threshold = min(int(level * 256), 256)
-        return color.solarize(image, 256 - threshold if increasing else threshold)
-    if name == "SolarizeAdd":
-        return color.solarize_add(image, min(int(level * 110), 128))
+        factor = max(1.0 + 0.9 * signed, 0.1) if increasing else 0.1 + 1.8 * level
+        return _ENHANCEMENTS[name](image).enhance(factor)
+    if name == "Rotate":
+        return image.rotate(signed * 30.0, resample, fillcolor=fill)
+    if name.startswith(("Shear", "Translate")):
+        matrices = {
+            "ShearX": (1, signed * 0.3, 0, 0, 1, 0),
+            "ShearY": (1, 0, 0, signed * 0.3, 1, 0),
+            "TranslateX": (1, 0, signed * 0.45 * image.width, 0, 1, 0),
+            "TranslateY": (1, 0, 0, 0, 1, signed * 0.45 * image.height),
+        }
+        return image.transform(image.size, Image.Transform.AFFINE, matrices[name], resample, fillcolor=fill)
+    match name:
+        case "AutoContrast":
+            return ImageOps.autocontrast(image)
+        case "Equalize":
+            return ImageOps.equalize(image)
+        case "Invert":
+            return ImageOps.invert(image)
+        case "Posterize":  # ImageOps.posterize refuses 0 bits since Pillow 12
+            bits = min(max(4 - int(level * 4) if increasing else int(level * 4), 0), 8)
+            return image.point([value & ~(2 ** (8 - bits) - 1) for value in range(256)] * 3)
+        case "Solarize":
+            threshold = min(int(level * 256), 256)
+            return ImageOps.solarize(image, 256 - threshold if increasing else threshold)
+        case "SolarizeAdd":
+            added = min(int(level * 110), 128)
+            return image.point([min(value + added, 255) if value < 128 else value for value in range(256)] * 3)
     raise ValueError(f"{name!r} is no operation of RandAugment; accepted: {', '.join(OPERATIONS)}")
-
-
-_PLAIN = {"AutoContrast": color.auto_contrast, "Equalize": color.equalize, "Invert": color.invert}
-_ENHANCEMENTS = {
-    "Color": color.color,
-    "Contrast": color.contrast,
-    "Brightness": color.brightness,
-    "Sharpness": color.sharpness,
-}
-_GEOMETRIC = {  # the function and its argument at magnitude 10: degrees, pixels a pixel, shares of the side
-    "Rotate": (geometry.rotate, 30.0),
-    "ShearX": (geometry.shear_x, 0.3),
-    "ShearY": (geometry.shear_y, 0.3),
-    "TranslateX": (geometry.translate_x, 0.45),
-    "TranslateY": (geometry.translate_y, 0.45),
-}

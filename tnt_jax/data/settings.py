@@ -1,24 +1,21 @@
-"""The typed form of `config.data`: one field a key, the same names, checked when it is made. Free of TensorFlow."""
+"""The typed form of `config.data`: one field a key, the same names, checked when it is made."""
 
 import dataclasses
 import sys
 from typing import Any
 
-from tnt_jax.data import policy
+from tnt_jax.data import randaugment
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 
-_STRINGS = (
-    *("name", "directory", "train_split", "eval_split"),
-    *("train_interpolation", "eval_interpolation", "randaugment"),
-)
 _INT32 = 2**31 - 1  # the type of an example's number
-_MOST = {
-    "repeated_augmentation": _INT32,
-    "reader_threads": 1024,
-    "synthetic_examples": 10**8,
-    "max_faulty_images": _INT32,
+_WHOLE_NUMBERS = {  # key -> least, most
+    "repeated_augmentation": (1, _INT32),
+    "worker_processes": (-1, 1024),
+    "synthetic_examples": (1, 10**8),
+    "max_faulty_images": (0, _INT32),
 }
+_NUMBERS = {"flip_probability": (0.0, 1.0), "color_jitter": (0.0, 1.0), "eval_crop_fraction": (0.01, 1.0)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +29,14 @@ class EvalImages:
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     eval_crop_fraction: float = 0.9
     eval_interpolation: str = "bicubic"
+    exif_orientation: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings:
     """Which examples, and what happens to an image before it is a [H, W, 3] uint8 array.
 
-    `DataSettings(**config.data)` is the only way in: configs/default.py declares the values, so there are no defaults.
+    `DataSettings(**config.data)` is the only way in: configs/default.py has the values, so there are no defaults.
     Raises ValueError with the key's name (`data.crop_area`), the value found and what is accepted.
     """
 
@@ -49,7 +47,7 @@ class DataSettings:
     mean: tuple[float, float, float]  # of the pixels in 0..1, red, green, blue; subtracted on the device, not here
     std: tuple[float, float, float]  # of the pixels in 0..1, red, green, blue; divided by on the device, not here
     repeated_augmentation: int  # augmented copies of an image in a global batch; 1: none
-    crop_area: tuple[float, float]  # random resized crop: smallest and largest share of the image's area, in 0..1
+    crop_area: tuple[float, float]  # random resized crop: smallest and largest part of the image's area, in 0..1
     crop_aspect: tuple[float, float]  # random resized crop: smallest and largest width / height
     train_interpolation: str  # "bilinear", "bicubic", or "random" (either, drawn for each image)
     flip_probability: float  # left-right, in 0..1
@@ -57,58 +55,63 @@ class DataSettings:
     color_jitter: float  # brightness, contrast and saturation by a factor in 1 +- this; only where randaugment is empty
     eval_crop_fraction: float  # side of the centre crop / shorter side of the resized image, in 0..1
     eval_interpolation: str  # "bilinear" or "bicubic"
-    reader_threads: (
-        int  # images augmented at a time in each of the two batches under way; 0: one a core; never changes a batch
-    )
+    exif_orientation: bool  # images of a folder are turned as their EXIF says; those of tfds stay as they are stored
+    worker_processes: int  # that make batches; 0: threads of this process; -1: by cores and set; never changes a batch
     on_device: bool  # the training split lies on every device, and crops and flips are drawn there
     synthetic_examples: int  # examples in each split of the "synthetic" set
     max_faulty_images: int  # different undecodable images of the training split that are replaced; one more: an error
     allow_faulty_eval: bool  # leave undecodable images out of an evaluation, instead of an error
 
+    @property
+    def turns_images(self) -> bool:
+        """Whether EXIF orientation is applied: tfds sets stay as stored, as the published accuracies are."""
+        return self.exif_orientation and self.name == "folder"
+
     def __post_init__(self) -> None:
-        for field in _STRINGS:
-            value = getattr(self, field)
-            _check(isinstance(value, str), field, value, "a string")
-            # Neither a path nor a message can hold these: what opens files would fail with words of its own.
-            _check(value.isprintable() or not value, field, value, "of characters that can be printed")
-        for field in ("name", "train_split", "eval_split"):
-            _check(getattr(self, field).strip() != "", field, getattr(self, field), "a non-empty string")
-        if self.randaugment:
-            policy.parse(self.randaugment)
-        for field, length in {"mean": 3, "std": 3, "crop_area": 2, "crop_aspect": 2}.items():
-            values = getattr(self, field)
-            sound = isinstance(values, (tuple, list)) and len(values) == length and all(map(_is_number, values))
-            _check(sound, field, values, f"a tuple of {length} numbers")
-            object.__setattr__(self, field, tuple(float(value) for value in values))
-        least_of = {"repeated_augmentation": 1, "reader_threads": 0, "synthetic_examples": 1, "max_faulty_images": 0}
-        for field, least in least_of.items():
-            value = getattr(self, field)
-            most = _MOST[field]
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is str:
+                # Neither a path nor a message can hold others: what opens files would fail with words of its own.
+                sound = isinstance(value, str) and (value.isprintable() or not value)
+                _check(sound, field.name, value, "a string of characters that can be printed")
+            elif field.type is bool:
+                _check(isinstance(value, bool), field.name, value, "True or False")
+            elif field.type not in (int, float):
+                length = len(field.type.__args__)
+                sound = isinstance(value, (tuple, list)) and len(value) == length and all(map(_is_number, value))
+                _check(sound, field.name, value, f"a tuple of {length} numbers")
+                object.__setattr__(self, field.name, tuple(float(number) for number in value))
+        for key, (least, most) in _WHOLE_NUMBERS.items():
+            value = getattr(self, key)
             sound = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-            _check(sound, field, value, f"a whole number from {least} to {most:,}")
-        _check(isinstance(self.on_device, bool), "on_device", self.on_device, "True or False")
-        _check(isinstance(self.allow_faulty_eval, bool), "allow_faulty_eval", self.allow_faulty_eval, "True or False")
+            _check(sound, key, value, f"a whole number from {least} to {most:,}")
+        for key, (low, high) in _NUMBERS.items():
+            value = getattr(self, key)
+            _check(_is_number(value) and low <= value <= high, key, value, f"a number from {low} to {high}")
+        for key in ("name", "train_split", "eval_split"):
+            _check(getattr(self, key).strip() != "", key, getattr(self, key), "a non-empty string")
+        self._check_augmentation()
+
+    def _check_augmentation(self) -> None:
+        if self.randaugment:
+            randaugment.parse(self.randaugment)
         _check(all(abs(value) <= 1e6 for value in self.mean), "mean", self.mean, "at most 1e6, and at least -1e6")
         _check(all(1e-6 <= value <= 1e6 for value in self.std), "std", self.std, "greater than 0: from 1e-6 to 1e6")
         low, high = self.crop_area
-        _check(0 < low <= high <= 1, "crop_area", self.crop_area, "two shares with 0 < smallest <= largest <= 1")
+        _check(0 < low <= high <= 1, "crop_area", self.crop_area, "two numbers with 0 < smallest <= largest <= 1")
         low, high = self.crop_aspect
         accepted = "two ratios with 0.001 <= smallest <= largest <= 1000"
         _check(1e-3 <= low <= high <= 1e3, "crop_aspect", self.crop_aspect, accepted)
-        _check_number("flip_probability", self.flip_probability, 0.0, 1.0)
-        _check_number("color_jitter", self.color_jitter, 0.0, 1.0)
+        for key, accepted in {
+            "train_interpolation": (*INTERPOLATIONS, "random"),
+            "eval_interpolation": INTERPOLATIONS,
+        }.items():
+            _check(getattr(self, key) in accepted, key, getattr(self, key), f"one of {accepted}")
         if self.on_device and (self.randaugment or self.color_jitter):
             raise ValueError(
                 "data.on_device=True crops and flips on the device and has no operations on colours there: set "
                 f"data.randaugment={self.randaugment!r} to '' and data.color_jitter={self.color_jitter} to 0."
             )
-        _check_number("eval_crop_fraction", self.eval_crop_fraction, 0.01, 1.0)  # it is a size that is divided
-        accepted = (*INTERPOLATIONS, "random")
-        _check(
-            self.train_interpolation in accepted, "train_interpolation", self.train_interpolation, f"one of {accepted}"
-        )
-        accepted = INTERPOLATIONS
-        _check(self.eval_interpolation in accepted, "eval_interpolation", self.eval_interpolation, f"one of {accepted}")
 
 
 def shown(value: Any) -> str:
@@ -124,11 +127,7 @@ def _is_number(value: Any) -> bool:
     return sound and -sys.float_info.max <= value <= sys.float_info.max  # math.isfinite cannot take 10**400
 
 
-def _check_number(field: str, value: Any, low: float, high: float) -> None:
-    _check(_is_number(value) and low <= value <= high, field, value, f"a number from {low} to {high}")
-
-
-def _check(sound: bool, field: str, value: Any, accepted: str) -> None:
+def _check(sound: bool, key: str, value: Any, accepted: str) -> None:
     """Raises ValueError that names the config key, the value and what is accepted, unless `sound`."""
     if not sound:
-        raise ValueError(f"data.{field}={shown(value)}: must be {accepted}. Set it by --config.data.{field}=...")
+        raise ValueError(f"data.{key}={shown(value)}: must be {accepted}. Set it by --config.data.{key}=...")

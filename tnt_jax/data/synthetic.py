@@ -10,7 +10,17 @@ NUM_CLASSES = 1000
 _WINDOWS = 1 << 16  # different images
 
 
-def synthetic_examples(index: np.ndarray, image_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+class SyntheticSource:
+    """Examples by number; unlike those of other sources they come at the network's size, as `examples` makes them."""
+
+    def __init__(self, name: str, num_examples: int):
+        self.name, self._num_examples = name, num_examples
+
+    def __len__(self) -> int:
+        return self._num_examples
+
+
+def examples(index: np.ndarray, image_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """index int [n] -> images uint8 [n, H, W, 3] of uniform noise, labels int64 [n] in 0..999, evenly spread.
 
     An image depends on its number and the size alone: it is a window of one block of noise, so that it costs a copy.

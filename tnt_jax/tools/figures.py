@@ -98,7 +98,7 @@ def open_picture(image: str, sources: str, changes: Sequence[str] = ()) -> np.nd
     workdir = next((found for found in map(workdir_of, sources.split(",")) if found is not None), None)
     if workdir is None:
         raise ValueError(f"--image={image}: none of the models is a workdir, which would know its images; give a file")
-    from tnt_jax.data.example import read_example
+    from tnt_jax.data.sources import read_example
 
     settings = check_run(workdir, changes).data
     return read_example(settings, settings.eval_split, int(number))

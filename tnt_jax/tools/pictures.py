@@ -41,16 +41,16 @@ def draw_pictures(workdir: Path, count: int, changes: Sequence[str] = ()) -> lis
         workdir / "attention.png",
         mean=experiment.data.mean,
         std=experiment.data.std,
-        class_names=sources.open_source(experiment.data).class_names,
+        class_names=sources.open_dataset(experiment.data).class_names,
     )
     return [curves, attention]
 
 
 def first_examples(experiment, image_size: tuple[int, int], count: int) -> tuple[np.ndarray, np.ndarray]:
     """-> (pixels [count, H, W, 3] uint8, labels [count]) of the evaluation split, as the evaluation sees them."""
-    from tnt_jax.data import pipeline
+    from tnt_jax.data.batches import eval_batches
 
-    batches = pipeline.eval_batches(
+    batches = eval_batches(
         experiment.data, batch_size=count, image_size=image_size, local_devices=1, process_index=0, process_count=1
     )
     batch = next(itertools.islice(batches, 1))

@@ -4,9 +4,10 @@
     python -m tnt_jax.tools.predict --source=hf-hub:timm/tnt_s_patch16_224.in1k photos/ --format=csv --output=a.csv
 
 --source: a workdir, or a model's name and weights, NAME:FILE or NAME:hf-hub:OWNER/REPOSITORY (tools/trained.py). IMAGE
-is a file (JPEG, PNG, BMP, GIF) or a folder, whose images are taken, those of its folders too. Images are resized,
-cropped and normalised as for the run's evaluation, or as the published weights' authors do. Names with line ends,
-escape sequences or bytes that are no text have them as \\n, \\x1b, \\udcff in table and CSV; JSON has them exactly.
+is a file (JPEG, PNG, WebP, BMP, GIF, TIFF) or a folder, whose images are taken, those of its folders too; names that
+start with "." are not. Images are turned as their EXIF says, then resized, cropped and normalised as for the run's
+evaluation, or as the published weights' authors do. Names with line ends, escape sequences or bytes that are no text
+have them as \\n, \\x1b, \\udcff in table and CSV; JSON has them exactly.
 
 Exit codes: 0 done; 1 some images could not be read (they are named, and the others predicted); 2 the command cannot
 work.
@@ -21,11 +22,11 @@ from pathlib import Path
 
 from tnt_jax import names
 from tnt_jax.analysis.predictions import Failure, Prediction, classify
+from tnt_jax.data.folder import SUFFIXES
 from tnt_jax.tools import arguments as command_line
 from tnt_jax.tools import be_quiet
 from tnt_jax.tools.trained import add_weights_flag, open_trained
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 COLUMNS = ("image", "rank", "label", "class", "probability", "weights")
 SOME_FAILED = 1  # beside arguments.CANNOT_WORK
 
@@ -40,7 +41,7 @@ def find_images(paths: Sequence[str]) -> list[Path]:
         if not path.expanduser().is_dir():
             found.append(path.expanduser())
             continue
-        inside = sorted(file for file in path.expanduser().rglob("*") if file.suffix.lower() in SUFFIXES)
+        inside = sorted(file for file in path.expanduser().rglob("[!.]*") if file.suffix.lower() in SUFFIXES)
         if not inside:
             raise ValueError(f"{path}: there is no image in this folder ({', '.join(SUFFIXES)})")
         found += inside

@@ -33,13 +33,13 @@ def evaluate_trained(trained: Trained, workdir: Path, mistakes: int) -> Evaluate
     Raises what the data wing raises, and ValueError where the data set has classes by now that the run does not know.
     """
     from tnt_jax.analysis.predictions import predictor, whole_batch
-    from tnt_jax.data import pipeline
+    from tnt_jax.data.batches import eval_batches
     from tnt_jax.training.classes import label_map, relabelled
     from tnt_jax.training.setup import data_classes
 
     experiment = trained.experiment
     labels = label_map(read_class_names(workdir), data_classes(experiment)[1], experiment.data.name)
-    batches = pipeline.eval_batches(
+    batches = eval_batches(
         experiment.data,
         batch_size=whole_batch(experiment.eval_batch_size),
         image_size=trained.model.input_size,

@@ -52,7 +52,7 @@ class CardSet:
 
 
 class CardFeed:
-    """The sets of `config.report_card`. Making one imports TensorFlow, and raises ValueError before anything is read:
+    """The sets of `config.report_card`. Making one raises ValueError before anything is read:
 
     one error for all entries that are ill-formed, unknown or not prepared (nothing is downloaded); one for all whose
     classes are not the model's. A set fits if all its classes are named as some of the model's, whatever their order,
@@ -65,11 +65,11 @@ class CardFeed:
 
         names: of the model's classes, as its run left them; None: those of its data set.
         """
-        from tnt_jax.data import pipeline, sources
+        from tnt_jax.data import batches, sources
 
         self._experiment = experiment
         self.faulty = FaultyImages()
-        self._pipeline = pipeline
+        self._batches = batches
         entries = _open_entries(experiment, sources)
         if not (num_classes and names):
             own_classes, own_names = sources.classes(experiment.data)
@@ -80,7 +80,7 @@ class CardFeed:
         problems = []
         for settings, split in entries:
             try:
-                self.sets.append(self._card_set(settings, split, sources.open_source(settings), names))
+                self.sets.append(self._card_set(settings, split, sources.open_dataset(settings), names))
             except ValueError as error:
                 problems.append(str(error))
         if problems:
@@ -89,7 +89,7 @@ class CardFeed:
     def batches(self, card_set: CardSet) -> Iterator[Batch]:
         """This process's share of a set: every example once, the last batch filled up and masked."""
         size = self._experiment.model.image_size
-        batches = self._pipeline.eval_batches(
+        batches = self._batches.eval_batches(
             card_set.settings,
             batch_size=self._experiment.eval_batch_size,
             image_size=(size, size),

@@ -1,6 +1,6 @@
 """Random resized crop and flip on the device, for data sets that live there (config.data.on_device).
 
-The same distribution and the same pixels as on the host (data/augment.py, data/resample.py, which agree with Pillow):
+The same distribution and the same pixels as on the host (data/augment.py, by Pillow):
 the horizontal pass first, rounded to whole grey levels, then the vertical one. Only the draws themselves come from
 another generator. A pass is a product with a [H, h] matrix, which is right for images of some tens of pixels.
 """

@@ -1,4 +1,4 @@
-"""From the data wing to the devices: the batches of an experiment, put on the devices while steps run."""
+"""From the data package to the devices: the batches of an experiment, put on the devices while steps run."""
 
 import collections
 import functools
@@ -17,29 +17,30 @@ Batch = dict[str, Any]
 
 
 class Feed:
-    """The data set of an experiment. Making one imports TensorFlow and raises where the set is missing."""
+    """The data set of an experiment. Making one raises where the set is missing."""
 
     def __init__(self, experiment: Experiment):
-        from tnt_jax.data import pipeline, sources
+        from tnt_jax.data import batches, sources  # seconds that a wrong flag need not wait for
 
         self._experiment = experiment
         self.faulty = FaultyImages()
-        self._pipeline = pipeline
-        self._source = source = sources.open_source(experiment.data)
+        self._batches = batches
+        self._dataset = dataset = sources.open_dataset(experiment.data)
         # Raises now, not after the first epoch.
-        source.num_examples(experiment.data.eval_split, "config.data.eval_split")
-        self.num_classes: int = source.num_classes
-        self.class_names: tuple[str, ...] | None = source.class_names
+        dataset.num_examples(experiment.data.eval_split, "config.data.eval_split")
+        self.num_classes: int = dataset.num_classes
+        self.class_names: tuple[str, ...] | None = dataset.class_names
+        self.found: tuple[str, ...] = dataset.found  # lines that say what is there
 
     @functools.cached_property
     def steps_per_epoch(self) -> int:
         """Training examples // batch size. Raises where the training split is missing or smaller than a batch."""
-        return self._pipeline.steps_per_epoch(self._experiment.data, self._experiment.batch_size)
+        return self._batches.steps_per_epoch(self._experiment.data, self._experiment.batch_size)
 
     @functools.cached_property
     def train_examples(self) -> int:
         """In the training split; repeated copies do not count."""
-        return self._source.num_examples(self._experiment.data.train_split, "config.data.train_split")
+        return self._dataset.num_examples(self._experiment.data.train_split, "config.data.train_split")
 
     @functools.cached_property
     def eval_examples(self) -> int:
@@ -47,8 +48,8 @@ class Feed:
         return self._source.num_examples(self._experiment.data.eval_split, "config.data.eval_split")
 
     def train(self, start_step: int) -> Iterator[Batch]:
-        """This process's share of the training batches from update number `start_step` (from 0) on, without end."""
-        return self._pipeline.train_batches(
+        """This process's part of the training batches from update number `start_step` (from 0) on, without end."""
+        return self._batches.train_batches(
             self._experiment.data,
             batch_size=self._experiment.batch_size,
             seed=self._experiment.seed,
@@ -58,8 +59,8 @@ class Feed:
         )
 
     def evaluation(self) -> Iterator[Batch]:
-        """This process's share of the evaluation split: every example once, the last batch filled up and masked."""
-        return self._pipeline.eval_batches(
+        """This process's part of the evaluation split: every example once, the last batch filled up and masked."""
+        return self._batches.eval_batches(
             self._experiment.data,
             batch_size=self._experiment.eval_batch_size,
             faulty=self.faulty,
@@ -79,7 +80,7 @@ class Feed:
 class ResidentFeed(Feed):
     """The same for config.data.on_device: the examples are sent to every device once, later batches are numbers.
 
-    TensorFlow decodes each example one time, before the first step and at the first evaluation.
+    Each example is decoded one time, before the first step and at the first evaluation.
     """
 
     def train(self, start_step: int) -> Iterator[Batch]:

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from tnt_jax import workdir as workdirs
+from tnt_jax.data.augment import DECODER
 from tnt_jax.models.fast.stacking import unstack_blocks
 from tnt_jax.pretrained.load import fit
 from tnt_jax.pretrained.workdir import read_sets
@@ -107,6 +108,7 @@ def _train_and_summarize(
     state, session = _start(run, notice, held, started)
     try:
         count = report.describe(run, state.params)
+        report.say_found(run)
         step, state = int(state.step), replicate(training_form(jax.device_get(state), run.experiment))
         if session.evaluation_due:
             _evaluate_after_all(session, state, step)
@@ -226,6 +228,12 @@ def _say_what_differs(run: TrainingRun, metadata: dict[str, Any]) -> None:
         if before["process_count"] != place["process_count"] and run.experiment.data.repeated_augmentation > 1:
             note += " The copies of an image (config.data.repeated_augmentation) are mixed with other images than then."
         report.say(note)
+    decoder = metadata.get("decoder", "the decoder of earlier versions")
+    if decoder != DECODER and run.experiment.data.name != "synthetic":
+        report.say(
+            f"Note: images were made by {decoder} then and are made by {DECODER} now: some pixels of the remaining "
+            "ones differ a little from what they would have been."
+        )
     examples = metadata.get("train_examples", run.feed.train_examples)
     if examples != run.feed.train_examples:
         report.say(
@@ -341,6 +349,7 @@ def _evaluate_and_save(session: Session, state: TrainState, step: int, stopping:
             "evaluation_due": session.evaluation_due,
             "train_examples": session.run.feed.train_examples,
             "model": as_dict(session.run.experiment)["model"],
+            "decoder": DECODER,
             **_place(),
         }
         on_host = unstack_blocks(unreplicate(state))
@@ -469,6 +478,7 @@ def _evaluate_alone(run: Run) -> dict[str, Any]:
     if run.experiment.report_card:
         renamed = {report_card.WEIGHTS[name]: params for name, params in replicated.items()}
         return report_card.make_report_card(run, renamed, step, source)
+    report.say_found(run)
     eval_step = steps.make_eval_step(run.experiment, run.model)
     batches = relabelled(readable(run.feed.evaluation), run.label_map)
     results = evaluate_weights(eval_step, replicated, batches, run.experiment.prefetch_batches)

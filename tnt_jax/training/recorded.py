@@ -34,6 +34,8 @@ BEFORE: dict[str, Any] = {
     "model.inner_implementation": "auto",
     "model.remat_keeps": "inputs",
     "data.on_device": False,
+    "data.exif_orientation": False,
+    "data.worker_processes": -1,
     "data.max_faulty_images": 10,
     "data.allow_faulty_eval": False,
     "distributed.initialization_timeout_seconds": 300,

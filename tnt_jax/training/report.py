@@ -166,6 +166,12 @@ def last_line(summary: Mapping[str, Any], path: Path) -> str:
     )
 
 
+def say_found(run: Run) -> None:
+    """What the data set holds, and what was left out of it."""
+    for line in run.feed.found:
+        say(line)
+
+
 def say_faulty(run: Run) -> None:
     """Counts and names of the images that could not be decoded since the start of this process, if there were any."""
     for purpose, done in {"train": "replaced in training", "eval": "left out of the evaluation"}.items():

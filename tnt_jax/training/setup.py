@@ -49,7 +49,7 @@ CHANGEABLE = (
     "model.scan",
     "model.inner_implementation",
     "data.directory",
-    "data.reader_threads",
+    "data.worker_processes",
     "data.max_faulty_images",
     "data.allow_faulty_eval",
     "distributed",
@@ -163,7 +163,7 @@ def _prepare(experiment: Experiment, workdir: Path, feed: Feed | CardFeed | None
 
 def data_classes(experiment: Experiment) -> tuple[int, tuple[str, ...] | None]:
     """The number of classes of the experiment's data set and their names, if it has any; nothing is fetched."""
-    from tnt_jax.data import sources  # imports TensorFlow
+    from tnt_jax.data import sources
 
     return sources.classes(experiment.data)
 

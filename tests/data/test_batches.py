@@ -1,4 +1,3 @@
-import dataclasses
 import itertools
 import pathlib
 import subprocess
@@ -6,30 +5,20 @@ import sys
 
 import numpy as np
 import pytest
-import tensorflow as tf
+from PIL import Image
 
-from tnt_jax.data import augment, order, pipeline, sources, synthetic
+from tnt_jax.data import augment, batches, order, prepared, sources, synthetic
 
 SIZE = (8, 12)
 
 
-@pytest.fixture
-def untraced():
-    """For tests that change what is traced: neither they nor the others see graphs of the other."""
-    pipeline._train_images.cache_clear()
-    pipeline._eval_images.cache_clear()
-    yield
-    pipeline._train_images.cache_clear()
-    pipeline._eval_images.cache_clear()
-
-
 def train(settings, steps, **overrides):
     arguments = dict(batch_size=12, image_size=SIZE, seed=1, local_devices=2)
-    return list(itertools.islice(pipeline.train_batches(settings, **{**arguments, **overrides}), steps))
+    return list(itertools.islice(batches.train_batches(settings, **{**arguments, **overrides}), steps))
 
 
-def assert_equal(batches, others):
-    for batch, other in zip(batches, others, strict=True):
+def assert_equal(made, others):
+    for batch, other in zip(made, others, strict=True):
         for name in ("image", "label", "mask", "index"):
             np.testing.assert_array_equal(batch[name], other[name])
 
@@ -51,26 +40,32 @@ def test_training_batches_have_the_promised_shapes_and_types(settings_for, tiles
 def test_image_label_and_index_belong_together(settings_for, tiles, copies):
     """A tile's red value is its number in writing; one-colour images stay so under crop and flip."""
     settings = settings_for("tiles", tiles("array_record"), repeated_augmentation=copies)
-    split = sources.open_source(settings).open_split("train")
+    source = sources.open_dataset(settings).open_split("train")
     for batch in train(settings, 5):
         for image, label, index in zip(
             *(batch[name].reshape(12, -1) for name in ("image", "label", "index")), strict=True
         ):
-            (record,) = split.read(index)
-            encoded, _ = split.parse(tf.constant(record), tf.constant(index[0]))
-            red = int(tf.io.decode_png(encoded)[0, 0, 0])
+            red = augment.decode(source[int(index[0])]["image"]).getpixel((0, 0))[0]
             assert (image.reshape(-1, 3) == [red, 200, 100]).all() and label == red % 3
 
 
 @pytest.mark.parametrize(("copies", "randaugment"), [(1, ""), (3, ""), (3, "rand-m9-mstd0.5-inc1")])
-def test_a_batch_depends_on_neither_the_start_nor_the_threads(settings_for, digits_directory, copies, randaugment):
+def test_a_batch_does_not_depend_on_the_start(settings_for, digits_directory, copies, randaugment):
     changes = {"repeated_augmentation": copies, "randaugment": randaugment, "train_interpolation": "random"}
     settings = settings_for("digits", digits_directory, train_split="train[:30]", **changes)
     through = train(settings, 5)  # two steps an epoch: the third epoch is reached
-    assert_equal(train(settings, 2, start_step=3), through[3:])
-    for threads in (1, 8):
-        threaded = dataclasses.replace(settings, reader_threads=threads)
-        assert_equal(train(threaded, 5), through)
+    for start in (1, 3):
+        assert_equal(train(settings, 5 - start, start_step=start), through[start:])
+
+
+def test_a_batch_does_not_depend_on_the_pieces_it_is_made_in(settings_for, digits_directory, monkeypatch):
+    settings = settings_for("digits", digits_directory, repeated_augmentation=3, eval_split="test[:50]")
+    place = dict(batch_size=24, image_size=(8, 8), local_devices=1)
+    whole, evaluated = train(settings, 3, **place), list(batches.eval_batches(settings, **place))
+    for size in (1, 5, 7):
+        monkeypatch.setattr(batches, "_PIECE", size)
+        assert_equal(train(settings, 3, **place), whole)
+        assert_equal(batches.eval_batches(settings, **place), evaluated)
 
 
 @pytest.mark.parametrize("randaugment", ["", "rand-m9-mstd0.5-inc1"])
@@ -90,7 +85,7 @@ def test_seeds_epochs_and_copies_have_draws_of_their_own(settings_for, digits_di
 
 def test_an_epoch_visits_each_example_once(settings_for, tiles):
     settings = settings_for("tiles", tiles("tfrecord"))
-    assert pipeline.steps_per_epoch(settings, 12) == 4
+    assert batches.steps_per_epoch(settings, 12) == 4
     seen = np.concatenate([batch["index"].ravel() for batch in train(settings, 4)])
     assert len(np.unique(seen)) == 48
     np.testing.assert_array_equal(seen, order.epoch_permutation(1, 0, 53)[:48])
@@ -116,16 +111,13 @@ def test_processes_share_the_batch_of_one_process(settings_for, tiles, copies):
 
 def test_a_repeated_image_is_decoded_once_for_its_copies(settings_for, tiles, monkeypatch):
     settings = settings_for("tiles", tiles("tfrecord"), repeated_augmentation=3)
-    read = []
-    split = sources.open_source(settings).open_split("train")
-    original = split.read
-    monkeypatch.setattr(split, "read", lambda indices: read.append(list(indices)) or original(indices))
-    batches = train(settings, 4)
-    seen = np.concatenate([batch["index"].ravel() for batch in batches])
+    decode, count = augment.decode, itertools.count()
+    monkeypatch.setattr(augment, "decode", lambda *arguments: next(count) >= 0 and decode(*arguments))
+    made = train(settings, 4)
+    seen = np.concatenate([batch["index"].ravel() for batch in made])
     images, counts = np.unique(seen, return_counts=True)
     assert len(images) == 16 and (counts == 3).all()
-    for images_of_step in order.epoch_permutation(1, 0, 53)[:16].reshape(4, 4).tolist():
-        assert read.count(images_of_step) == 1  # 4 reads for 12 samples
+    assert next(count) <= 4 * (4 + 2)  # four images a batch; two batches more are under way
     rows = seen.reshape(4, 12)
     assert not (rows == rows[:, ::-1]).any()  # mixing pairs the batch with itself reversed
 
@@ -136,44 +128,41 @@ def test_a_repeated_image_is_decoded_once_for_its_copies(settings_for, tiles, mo
 def test_evaluation_counts_each_example_once(settings_for, tiles, devices, processes, batch_size):
     settings = settings_for("tiles", tiles("tfrecord"), eval_split="train[:50]")
     arguments = dict(batch_size=batch_size, image_size=SIZE, local_devices=devices, process_count=processes)
-    shares = [list(pipeline.eval_batches(settings, **arguments, process_index=index)) for index in range(processes)]
+    shares = [list(batches.eval_batches(settings, **arguments, process_index=index)) for index in range(processes)]
     assert {len(share) for share in shares} == {-(-50 // batch_size)}
-    batches = [batch for share in shares for batch in share]
-    assert all(batch["image"].shape == (devices, batch_size // devices // processes, 8, 12, 3) for batch in batches)
+    made = [batch for share in shares for batch in share]
+    assert all(batch["image"].shape == (devices, batch_size // devices // processes, 8, 12, 3) for batch in made)
     mask, index, label = (
-        np.concatenate([batch[name].ravel() for batch in batches]) for name in ("mask", "index", "label")
+        np.concatenate([batch[name].ravel() for batch in made]) for name in ("mask", "index", "label")
     )
     np.testing.assert_array_equal(np.sort(index[mask == 1]), np.arange(50))
     assert (index[mask == 0] == -1).all() and (label[mask == 0] == 0).all()
-    assert {batch["mask"].dtype.name for batch in batches} == {"float32"}
+    assert {batch["mask"].dtype.name for batch in made} == {"float32"}
 
 
 def test_evaluation_is_in_the_splits_order(settings_for, digits_directory):
     settings = settings_for("digits", digits_directory, eval_split="test[:20]", eval_crop_fraction=1.0)
-    (batch,) = pipeline.eval_batches(settings, batch_size=24, image_size=(8, 8), local_devices=1)
-    split = sources.open_source(settings).open_split("test[:20]")
+    (batch,) = batches.eval_batches(settings, batch_size=24, image_size=(8, 8), local_devices=1)
+    source = sources.open_dataset(settings).open_split("test[:20]")
     np.testing.assert_array_equal(batch["index"][0], [*range(20), *[-1] * 4])
-    for number, record in enumerate(split.read(range(20))):
-        encoded, label = split.parse(tf.constant(record), tf.constant(number))
-        np.testing.assert_array_equal(batch["image"][0, number], tf.io.decode_png(encoded))
-        assert batch["label"][0, number] == int(label)
+    for number in range(20):
+        np.testing.assert_array_equal(batch["image"][0, number], augment.decode(source[number]["image"]))
+        assert batch["label"][0, number] == source[number]["label"]
 
 
 @pytest.mark.parametrize("copies", [1, 2])
 def test_synthetic_images_come_from_their_numbers(settings_for, copies):
     settings = settings_for("synthetic", synthetic_examples=100, repeated_augmentation=copies, eval_split="validation")
-    batches = train(settings, 10, batch_size=10)
-    assert_equal(train(settings, 2, batch_size=10, start_step=8), batches[8:])
-    for batch in batches:
+    made = train(settings, 10, batch_size=10)
+    assert_equal(train(settings, 2, batch_size=10, start_step=8), made[8:])
+    for batch in made:
         index = batch["index"].ravel()
-        np.testing.assert_array_equal(
-            batch["image"].reshape(-1, 8, 12, 3), synthetic.synthetic_examples(index, SIZE)[0]
-        )
+        np.testing.assert_array_equal(batch["image"].reshape(-1, 8, 12, 3), synthetic.examples(index, SIZE)[0])
         np.testing.assert_array_equal(batch["label"].ravel(), index % 1000)
-    images, _ = synthetic.synthetic_examples(np.arange(100), SIZE)
+    images, _ = synthetic.examples(np.arange(100), SIZE)
     assert len({image.tobytes() for image in images}) > 95
     assert 120 < images.mean() < 135
-    evaluated = list(pipeline.eval_batches(settings, batch_size=64, image_size=SIZE, local_devices=2))
+    evaluated = list(batches.eval_batches(settings, batch_size=64, image_size=SIZE, local_devices=2))
     assert sum(batch["mask"].sum() for batch in evaluated) == 100
 
 
@@ -192,7 +181,7 @@ def test_batches_that_cannot_be_are_refused_at_once(settings_for, tiles, argumen
     settings = settings_for("tiles", tiles("tfrecord"))
     defaults = dict(batch_size=12, image_size=SIZE, seed=1, local_devices=2)
     with pytest.raises(ValueError, match=message):
-        pipeline.train_batches(settings, **{**defaults, **arguments})
+        batches.train_batches(settings, **{**defaults, **arguments})
 
 
 def test_an_unknown_randaugment_is_refused_at_once(settings_for, tiles):
@@ -203,38 +192,28 @@ def test_an_unknown_randaugment_is_refused_at_once(settings_for, tiles):
 def test_an_evaluation_batch_the_devices_do_not_divide_is_refused(settings_for, tiles):
     settings = settings_for("tiles", tiles("tfrecord"))
     with pytest.raises(ValueError, match=r"eval_batch_size=10 .* 8 devices .*8 or 16"):
-        pipeline.eval_batches(settings, batch_size=10, image_size=SIZE, local_devices=8)
+        batches.eval_batches(settings, batch_size=10, image_size=SIZE, local_devices=8)
 
 
 def test_a_file_that_vanishes_is_named(settings_for, tmp_path):
-    (tmp_path / "train/a").mkdir(parents=True)
-    path = tmp_path / "train/a/0.jpg"
-    path.write_bytes(tf.io.encode_jpeg(np.zeros((8, 8, 3), np.uint8)).numpy())
+    for name in ("a", "b"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "train" / name / "0.jpg")
     settings = settings_for("folder", tmp_path)
-    sources.open_source(settings)
-    path.unlink()
-    with pytest.raises(ValueError, match=r"a/0\.jpg\) cannot be read"):
-        train(settings, 1, batch_size=1, local_devices=1)
+    sources.open_dataset(settings)
+    (tmp_path / "train/a/0.jpg").unlink()
+    with pytest.raises(ValueError, match=r"a/0\.jpg\) cannot be read: .*No such file"):
+        train(settings, 1, batch_size=2, local_devices=1)
 
 
-def test_a_label_out_of_range_is_named(settings_for, tiles, monkeypatch, untraced):
+def test_a_label_out_of_range_is_named(settings_for, tiles, monkeypatch):
     settings = settings_for("tiles", tiles("tfrecord"))
-    split = sources.open_source(settings).open_split("test")
-    parse = split.parse
-    monkeypatch.setattr(split, "parse", lambda record, index: (parse(record, index)[0], tf.where(index == 4, -1, 2)))
+    get = prepared.TfdsSource.__getitem__
+    monkeypatch.setattr(
+        prepared.TfdsSource, "__getitem__", lambda self, i: get(self, i) | ({"label": -1} if i == 4 else {})
+    )
     with pytest.raises(ValueError, match=r"example 4 of tiles.*split 'test' .*has the label -1; labels are 0 to 2"):
-        list(pipeline.eval_batches(settings, batch_size=3, image_size=SIZE, local_devices=1))
-
-
-def test_an_error_in_the_augmentation_is_not_hidden(settings_for, tiles, monkeypatch, untraced):
-    """Where no single example is at fault, the batch is named."""
-
-    def failing(*arguments):
-        raise RuntimeError("no pixels today")
-
-    monkeypatch.setattr(augment.resample, "resize_boxes", failing)
-    with pytest.raises(ValueError, match=r"A batch with 12 examples of tiles.* failed: .*no pixels today"):
-        train(settings_for("tiles", tiles("tfrecord")), 1)
+        list(batches.eval_batches(settings, batch_size=3, image_size=SIZE, local_devices=1))
 
 
 def test_a_program_may_end_in_the_middle_of_an_epoch(digits_directory):
@@ -242,18 +221,19 @@ def test_a_program_may_end_in_the_middle_of_an_epoch(digits_directory):
     program = f"""
 import dataclasses, sys
 from configs.default import get_config
-from tnt_jax.data import pipeline, settings
+from tnt_jax.data import settings
+from tnt_jax.data.batches import eval_batches, train_batches
 digits = settings.DataSettings(**get_config().data)
 digits = dataclasses.replace(
     digits, name="digits", directory={digits_directory!r}, eval_split="test", randaugment="", color_jitter=0.0
 )
 place = dict(batch_size=24, image_size=(8, 8), local_devices=1)
 for _ in range(3):
-    batches = pipeline.train_batches(digits, seed=0, **place)
-    next(batches)
-held = pipeline.eval_batches(digits, **place)
+    made = train_batches(digits, seed=0, **place)
+    next(made)
+held = eval_batches(digits, **place)
 next(held)
-never = pipeline.eval_batches(digits, **place)
+never = eval_batches(digits, **place)
 print("made")
 """
     root = pathlib.Path(__file__).parents[2]

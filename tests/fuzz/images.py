@@ -1,0 +1,114 @@
+"""Damaged image files: each is decoded or refused as faulty, within seconds and memory, and ends no process.
+
+    python -m tests.fuzz.images [--files 20000] [--seed 0]
+
+Writes random JPEG, PNG, GIF, WebP, BMP and TIFF files of all kinds that Pillow writes, changes some of their bytes, cuts
+them off or joins two, and decodes them as training does. Prints how many of each format were decoded and refused. A file
+that raises another error, or takes more than a second of the processor, or a gigabyte, is kept in the current folder as
+damaged.bin. One that ends the process (a fault in a library) is there too: it is written before it is decoded.
+"""
+
+import argparse
+import collections
+import io
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tnt_jax.data import augment
+
+MANY = {"save_all": True}  # two frames
+KINDS = {
+    "JPEG": (("RGB", {}), ("L", {}), ("CMYK", {}), ("RGB", {"progressive": True}), ("RGB", {"subsampling": 0})),
+    "PNG": (("RGB", {}), ("RGBA", {}), ("P", {}), ("L", {}), ("LA", {}), ("1", {}), ("I;16", {})),
+    "GIF": (("P", {}), ("L", {}), ("P", MANY)),
+    "WEBP": (("RGB", {}), ("RGBA", {}), ("RGB", {"lossless": True}), ("RGB", MANY)),
+    "BMP": (("RGB", {}), ("L", {}), ("P", {}), ("1", {})),
+    "TIFF": (
+        ("RGB", {}),
+        ("CMYK", {}),
+        ("L", {"compression": "tiff_lzw"}),
+        ("RGB", {"compression": "tiff_adobe_deflate"}),
+        ("RGB", {"compression": "jpeg"}),
+        ("1", {"compression": "group4"}),
+        ("L", MANY),
+    ),
+}
+SUSPECT = Path("damaged.bin")
+SECONDS, BYTES = 1.0, 1 << 30
+
+
+def some_file(random: np.random.Generator, kind: str) -> bytes:
+    """A file of a kind, of random noise, sometimes with an EXIF orientation."""
+    mode, options = KINDS[kind][random.integers(len(KINDS[kind]))]
+    height, width = random.integers(1, 60, 2)
+    pixels = random.integers(0, 256, (height, width, 3)).astype(np.uint8)
+    image = Image.fromarray(pixels)
+    image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 256) if mode == "I;16" else image.convert(mode)
+    if kind in ("JPEG", "PNG", "WEBP") and random.random() < 0.3:
+        exif = Image.Exif()
+        exif[0x0112] = int(random.integers(10))
+        options = {**options, "exif": exif}
+    if "save_all" in options:
+        options = options | {"append_images": [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]}
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def damaged(random: np.random.Generator, data: bytes, other: bytes) -> bytes:
+    """The file with up to eight bytes changed, half of them where headers are; cut off; or with another's end."""
+    what = random.random()
+    if what < 0.15:
+        return data[: random.integers(len(data))]
+    if what < 0.25:
+        return data[: random.integers(len(data))] + other[random.integers(len(other)) :]
+    changed = bytearray(data)
+    for _ in range(random.integers(1, 9)):
+        end = len(changed) if random.random() < 0.5 else min(len(changed), 200)
+        changed[random.integers(end)] = random.choice([0, 1, 0x7F, 0x80, 0xFF, random.integers(256)])
+    return bytes(changed)
+
+
+def run(files: int, random: np.random.Generator) -> dict[str, dict[str, int]]:
+    """-> format -> how many files were decoded and refused. Raises what a file raises but Undecodable."""
+    counts = {kind: collections.Counter() for kind in KINDS}
+    slowest = 0.0
+    for number in range(files):
+        kind = list(KINDS)[number % len(KINDS)]
+        data = damaged(random, some_file(random, kind), some_file(random, str(random.choice(list(KINDS)))))
+        SUSPECT.write_bytes(data)
+        started = time.process_time()
+        try:
+            image = augment.decode(data, upright=bool(random.integers(2)))
+            if image.width * image.height < 1 << 24:
+                image.resize((8, 8))
+            counts[kind]["decoded"] += 1
+        except augment.Undecodable:
+            counts[kind]["refused"] += 1
+        seconds = time.process_time() - started
+        slowest = max(slowest, seconds)
+        if seconds > SECONDS or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > BYTES:
+            raise RuntimeError(f"{kind}, kept as {SUSPECT}: {seconds:.1f} s, or the process holds more than a gigabyte")
+    SUSPECT.unlink()
+    print(
+        f"slowest file: {1000 * slowest:.0f} ms; memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB"
+    )
+    return {kind: dict(found) for kind, found in counts.items()}
+
+
+def main() -> None:
+    """Prints the counts."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--files", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    for kind, found in run(arguments.files, np.random.default_rng(arguments.seed)).items():
+        print(f"{kind}: {', '.join(f'{count} {outcome}' for outcome, count in sorted(found.items()))}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,306 @@
+"""Batches of a training or evaluation run: numpy arrays [local devices, batch / devices, ...], ready for pmap.
+
+A batch is a function of its step: which images it holds (order.py), their records by number (sources.py), decoded and
+augmented (augment.py) with draws from (seed, epoch, example, copy). So it is the same for any number of workers, and
+whether or not the steps before it were made. Grain makes it in pieces of some images, in worker processes or in threads
+of this one; here they are only put together.
+"""
+
+import dataclasses
+import functools
+import os
+import re
+import weakref
+from collections.abc import Callable, Iterator
+
+import grain.python as grain
+import numpy as np
+from PIL import Image
+
+from tnt_jax.data import augment, order, sources, synthetic, worker
+from tnt_jax.data.faulty import FaultyImages
+from tnt_jax.data.settings import DataSettings
+
+Batch = dict[str, np.ndarray]
+
+_PIECE = 64  # images made at a time: a worker holds some pieces in memory, and each costs the main process 0.5 ms
+_SMALL = 10_000  # examples; of fewer, workers would take longer to start than they save
+_MOST_WORKERS = 64  # by default; at 2.7 ms of a core an image they make 20,000 images/s
+_ATTEMPTS = 100  # draws of an example to take the place of a faulty one
+
+
+def steps_per_epoch(settings: DataSettings, batch_size: int) -> int:
+    """Training steps an epoch: examples of data.train_split // batch_size (repeated copies count as samples).
+
+    Raises ValueError for a batch that is larger than the split, and for a set with several labels an image.
+    """
+    dataset = sources.open_dataset(settings)
+    if dataset.several_labels:
+        raise ValueError(
+            f"data.name={settings.name!r} has several labels an image: it can be evaluated (config.report_card), "
+            "not trained on. Set --config.data.name to a set with one."
+        )
+    num_examples = dataset.num_examples(settings.train_split, "config.data.train_split")
+    if not 1 <= batch_size <= num_examples:
+        raise ValueError(
+            f"batch_size={batch_size} does not fit the {num_examples} examples of data.train_split="
+            f"{settings.train_split!r} ({settings.name}): an epoch would have no step. Take at most {num_examples}."
+        )
+    return num_examples // batch_size
+
+
+def train_batches(
+    settings: DataSettings,
+    *,
+    batch_size: int,
+    image_size: tuple[int, int],
+    seed: int,
+    start_step: int = 0,
+    local_devices: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    faulty: FaultyImages | None = None,
+) -> Iterator[Batch]:
+    """This process's part of the batches of steps start_step, start_step + 1, ...; endless.
+
+    With d = local_devices and b = batch_size / (process_count * d), a batch has
+      "image" uint8 [d, b, H, W, 3] (augmented, not normalised), "label" int32 [d, b], "mask" float32 [d, b] (all 1),
+      "index" int32 [d, b] (the example's number in the split).
+    The batch of a step is a function of (settings, seed, step) alone: see order.TrainOrder for the order and for what
+    repeated augmentation does. batch_size counts samples over all processes.
+
+    An example whose image cannot be decoded is noted in `faulty`, and its place (with the draws for it) taken by the
+    one that order.replacement draws; "index" and "label" are then that one's.
+
+    Raises ValueError for a batch that the devices do not divide or that is larger than the split; while iterating, for
+    more faulty images than data.max_faulty_images, a file that cannot be read or a label out of range (by name), and
+    ChildProcessError where a worker process was killed.
+    """
+    _check_devices("batch_size", batch_size, local_devices, process_index, process_count)
+    steps_per_epoch(settings, batch_size)
+    dataset = sources.open_dataset(settings)
+    source, copies = dataset.open_split(settings.train_split), settings.repeated_augmentation
+    steps = order.TrainOrder(len(source), batch_size, copies, seed, process_index, process_count)
+    pieces = max(1, min(-(-steps.samples // _PIECE), steps.samples // copies))
+    plan = functools.partial(_plan_training, steps, settings, pieces)
+    maker = _Maker(source, dataset.num_classes, False, settings, image_size, steps.samples, pieces, plan)
+    return _batches(maker, start_step * pieces, 2**62, local_devices, faulty or FaultyImages(), "train")
+
+
+def eval_batches(
+    settings: DataSettings,
+    *,
+    batch_size: int,
+    image_size: tuple[int, int],
+    local_devices: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    faulty: FaultyImages | None = None,
+) -> Iterator[Batch]:
+    """This process's part of data.eval_split in its own order, each example once; ends after ceil(n / batch_size).
+
+    Arrays as in train_batches, images resized and cropped to the centre. The last batch is padded: "mask" 0,
+    "index" -1, "label" 0, black images. All processes yield the same number of batches. Errors as in train_batches; an
+    image that cannot be decoded is one, or, with data.allow_faulty_eval, is noted in `faulty` and leaves its place
+    empty. Where the set has several labels an image there is also "labels" uint8 [d, b, classes], 1 for each of them;
+    "label" is the first, and an image without any has "mask" 0 and "label" 0.
+    """
+    _check_devices("eval_batch_size", batch_size, local_devices, process_index, process_count)
+    dataset = sources.open_dataset(settings)
+    source, samples = dataset.open_split(settings.eval_split), batch_size // process_count
+    pieces, classes = -(-samples // _PIECE), (dataset.num_classes, dataset.several_labels)
+    plan = functools.partial(_plan_evaluation, len(source), batch_size, process_index * samples, samples, pieces)
+    maker = _Maker(source, *classes, settings, image_size, samples, pieces, plan)
+    end = -(-len(source) // batch_size) * pieces
+    return _batches(maker, 0, end, local_devices, faulty or FaultyImages(), "eval")
+
+
+@dataclasses.dataclass
+class _Plan:
+    """Which c images a piece holds."""
+
+    slot: np.ndarray  # int [c], where they stand in the local batch
+    index: np.ndarray  # int64 [c], their numbers in the split; the copies of an image one after the other
+    draws: augment.Draws | None = None  # [c, ...]; None: as for an evaluation
+    replace: Callable[[int, int, int], int] | None = None  # (example, attempt, examples of the split) -> another one
+
+
+def _plan_training(steps: order.TrainOrder, settings: DataSettings, pieces: int, step: int, piece: int) -> _Plan:
+    local = steps.local_batch(step)
+    image = local.sample // steps.copies
+    own = np.flatnonzero(image * pieces // len(local.index) == piece)
+    draws = augment.draw(local.seeds.reshape(-1, 2)[local.sample[own]], settings)
+    replace = functools.partial(order.replacement, steps.seed, local.epoch)
+    return _Plan(np.argsort(steps.arrangement(step))[own], local.index[image[own]], draws, replace)
+
+
+def _plan_evaluation(
+    count: int, batch_size: int, first: int, samples: int, pieces: int, step: int, piece: int
+) -> _Plan:
+    slot = np.arange(samples * piece // pieces, samples * (piece + 1) // pieces)
+    index = step * batch_size + first + slot
+    return _Plan(slot[index < count], index[index < count])
+
+
+@dataclasses.dataclass
+class _Maker:
+    """Makes the pieces of a process's batches by their number over all steps; what goes to the worker processes."""
+
+    source: sources.Source
+    num_classes: int
+    several_labels: bool
+    settings: DataSettings
+    image_size: tuple[int, int]
+    samples: int  # of this process in a batch
+    pieces: int  # of a batch
+    plan: Callable[[int, int], _Plan]
+
+    def __call__(self, number: int) -> dict[str, object]:
+        """-> "image", "index", "label" or "labels" as in a batch but [c, ...]; "slot"; "faulty": [(where, reason)]."""
+        plan, faulty = self.plan(*divmod(number, self.pieces)), []
+        index, slot = plan.index.copy(), plan.slot
+        if self.settings.name == "synthetic":
+            image, labels = synthetic.examples(index, self.image_size)
+        else:
+            image, labels, sound, last = np.empty((len(index), *self.image_size, 3), np.uint8), [], [], None
+            for place, example in enumerate(plan.index.tolist()):
+                if example != last:  # an image is decoded once for its copies
+                    found, last = self._find(example, plan.replace, faulty), example
+                if found is not None:
+                    index[place], picture, label = found
+                    image[len(sound)] = self._made(picture, plan.draws, place)
+                    labels.append(label)
+                    sound.append(place)
+            image, index, slot = image[: len(sound)], index[sound], slot[sound]
+        made = {"image": image, "index": index.astype(np.int32), "slot": slot, "faulty": faulty}
+        if self.several_labels:
+            hits = np.zeros((len(index), self.num_classes), np.uint8)
+            for row, label in zip(hits, labels, strict=True):
+                row[label] = 1
+            return made | {"labels": hits}
+        for number, label in zip(index.tolist(), labels, strict=True):
+            check_label(self.source, number, label, self.num_classes)
+        return made | {"label": np.array(labels, np.int32)}
+
+    def _find(self, example: int, replace: Callable | None, faulty: list) -> tuple[int, Image.Image, object] | None:
+        """The example, or what takes its place -> its number, image and label; None: its place stays empty."""
+        index = example
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return index, *decoded(self.source, index, self.settings)
+            except augment.Undecodable as error:
+                where = self.source.where(index)
+                if replace is None and not self.settings.allow_faulty_eval:
+                    raise ValueError(
+                        f"{where} cannot be read: {error}. Repair or remove it, or leave such images out of the "
+                        "evaluation by --config.data.allow_faulty_eval=True."
+                    ) from error
+                faulty.append((where, str(error)))
+            if replace is None:
+                return None
+            index = replace(example, attempt, len(self.source))
+        raise ValueError(f"{self.source.name}: no usable example was found in {_ATTEMPTS} draws. Check the data.")
+
+    def _made(self, picture: Image.Image, draws: augment.Draws | None, place: int) -> np.ndarray:
+        if draws is None:
+            return augment.eval_image(picture, self.settings, self.image_size)
+        own = augment.Draws(*(field[place] for field in draws))
+        return augment.train_image(picture, own, self.settings, self.image_size)
+
+
+def decoded(source: sources.Source, index: int, settings: DataSettings) -> tuple[Image.Image, object]:
+    """-> RGB image and label of an example. Undecodable, or ValueError with its name where it cannot be read at all."""
+    try:
+        record = source[index]
+    except Exception as error:  # a missing or damaged file, by whatever library reads it
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise ValueError(f"{source.where(index)} cannot be read: {reason}") from error
+    return augment.decode(record["image"], settings.turns_images), record["label"]
+
+
+def check_label(source: sources.Source, index: int, label: int, num_classes: int) -> None:
+    """Raises ValueError that names the example for a label out of range."""
+    if not 0 <= label < num_classes:
+        raise ValueError(
+            f"{source.where(index)} has the label {label}; labels are 0 to {num_classes - 1}. (Test splits of some "
+            "sets have no labels, written as -1.)"
+        )
+
+
+def worker_processes(settings: DataSettings, num_examples: int) -> int:
+    """data.worker_processes, and what -1 stands for: none for a small or synthetic set, else one a core."""
+    small = num_examples < _SMALL or settings.name == "synthetic"
+    automatic = 0 if small else min(_cores(), _MOST_WORKERS)
+    return automatic if settings.worker_processes < 0 else settings.worker_processes
+
+
+def _batches(
+    maker: _Maker, first: int, end: int, local_devices: int, faulty: FaultyImages, purpose: str
+) -> Iterator[Batch]:
+    """Pieces number first, ..., end - 1 -> batches, made ahead once the first is asked for."""
+    workers = min(worker_processes(maker.settings, len(maker.source)), end - first)
+    ahead = 0 if workers else 2 * maker.pieces
+    threads = grain.ReadOptions(num_threads=min(_cores(), ahead), prefetch_buffer_size=ahead)
+    pieces = grain.MapDataset.range(first, end).map(maker).to_iter_dataset(threads)
+    if workers:
+        worker.prepare_workers()
+        pieces = pieces.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    held = [iter(pieces)]
+
+    def close() -> None:
+        while held:
+            held.pop().close()
+
+    def batches() -> Iterator[Batch]:
+        try:
+            for _ in range(first, end, maker.pieces):
+                yield _together(maker, held[0], local_devices, faulty, purpose)
+        except RuntimeError as error:
+            died = re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error))
+            if died is None:
+                raise
+            raise ChildProcessError(worker.last_words(int(died[1]), workers)) from error
+        finally:
+            close()
+
+    made = batches()
+    weakref.finalize(made, close)  # at the program's end too, while there are modules to end workers with
+    return made
+
+
+def _together(maker: _Maker, pieces: Iterator[dict], local_devices: int, faulty: FaultyImages, purpose: str) -> Batch:
+    """The next pieces -> the batch that they make."""
+    batch: Batch = {"mask": np.zeros(maker.samples, np.float32), "index": np.full(maker.samples, -1, np.int32)}
+    for _ in range(maker.pieces):
+        piece = next(pieces)
+        for where, reason in piece.pop("faulty"):
+            faulty.add(purpose, where, reason)
+        faulty.check_limit(maker.settings.max_faulty_images)
+        slot = piece.pop("slot")
+        batch["mask"][slot] = 1
+        for name, field in piece.items():
+            if name not in batch:
+                batch[name] = np.zeros((maker.samples, *field.shape[1:]), field.dtype)
+            batch[name][slot] = field
+    if maker.several_labels:
+        batch["mask"] = batch["labels"].any(-1).astype(np.float32)
+        batch["label"] = batch["labels"].argmax(-1).astype(np.int32)
+    return {name: field.reshape(local_devices, -1, *field.shape[1:]) for name, field in batch.items()}
+
+
+def _check_devices(key: str, batch_size: int, local_devices: int, process_index: int, process_count: int) -> None:
+    devices = local_devices * process_count
+    if local_devices < 1 or not 0 <= process_index < process_count:
+        raise ValueError(f"{local_devices} devices, process {process_index} of {process_count}: there must be some.")
+    if batch_size < 1 or batch_size % devices:
+        lower = max(batch_size, 0) // devices * devices
+        near = f"{lower} or {lower + devices}" if lower else str(devices)
+        raise ValueError(
+            f"{key}={batch_size} cannot be divided among {devices} devices ({process_count} processes with "
+            f"{local_devices} each). Take a multiple of {devices}, such as {near}."
+        )
+
+
+def _cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,73 @@
+"""What a worker process of Grain runs before anything else, in place of the program's main module.
+
+A spawned process imports the program's main module anew, and Grain imports jax wherever it is installed: both would
+take seconds and memory in every worker, and the accelerator. `prepare_workers` has them begin with this module instead.
+"""
+
+import importlib.abc
+import os
+import signal
+import sys
+import threading
+import time
+from multiprocessing import spawn
+
+from absl import flags, logging
+
+_WORKERS = "grain-process-prefetch"  # how the names of Grain's processes begin
+_preparation_data = spawn.get_preparation_data
+
+
+class _NoJax(importlib.abc.MetaPathFinder):
+    """Makes `import jax` fail as if it were not installed, which Grain is prepared for."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name.partition(".")[0] == "jax":
+            raise ModuleNotFoundError(f"{name}: a worker process makes batches without jax", name=name)
+
+
+def prepare_workers() -> None:
+    """In the main process: workers that Grain starts from now on run this module instead of the program's."""
+
+    def preparation_data(name: str) -> dict[str, object]:
+        data = _preparation_data(name)
+        if name.startswith(_WORKERS):
+            data.pop("init_main_from_path", None)
+            data["init_main_from_name"] = __name__
+        return data
+
+    spawn.get_preparation_data = preparation_data
+    if not flags.FLAGS.is_parsed():  # in a notebook; Grain asks for flags of its own
+        flags.FLAGS.mark_as_parsed()
+
+
+def last_words(exit_code: int, workers: int) -> str:
+    """Why one of `workers` worker processes may have ended so, and the fix."""
+    reasons = {
+        -signal.SIGKILL: "it was killed (SIGKILL), by the system if the memory was full",
+        -signal.SIGBUS: "/dev/shm, through which batches come, was full (in a container: --shm-size)",
+    }
+    return (
+        f"One of {workers} worker processes that make batches has ended: "
+        f"{reasons.get(exit_code, f'exit code {exit_code}, its own last words are above')}. Take fewer by "
+        "--config.data.worker_processes, or 0 for none; the same command resumes from the last checkpoint."
+    )
+
+
+def _begin() -> None:
+    """In a worker: signals are the main process's business, which ends its workers; without it they end themselves."""
+    logging.set_verbosity(logging.ERROR)  # Grain warns in each worker that there is no jax
+    sys.meta_path.insert(0, _NoJax())
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+if __name__ == "__mp_main__":
+    _begin()
