@@ -93,7 +93,7 @@ def test_the_recipe_trains_and_evaluates_on_it(directory, tmp_path):
 
 
 def test_damaged_records_are_replaced_in_training_and_stop_an_evaluation(directory, tmp_path, capsys, caplog):
-    """Bytes of two images are overwritten inside TFRecord files, as older versions prepared them, one of either split."""
+    """Bytes of two images, one of either split, are overwritten in TFRecord files, which older versions prepared."""
     damaged = tmp_path / "data"
     archives = pathlib.Path(directory) / "downloads" / "manual"
     options = tfds.download.DownloadConfig(manual_dir=str(archives))

@@ -1,4 +1,4 @@
-"""TFRecord files by byte offset: the records of TensorFlow's own reader, an index that is kept, damage that is named."""
+"""TFRecord files by byte offset: the records of TensorFlow's reader, an index that is kept, damage that is named."""
 
 import logging
 import os

@@ -2,10 +2,10 @@
 
     python -m tests.fuzz.images [--files 20000] [--seed 0]
 
-Writes random JPEG, PNG, GIF, WebP, BMP and TIFF files of all kinds that Pillow writes, changes some of their bytes, cuts
-them off or joins two, and decodes them as training does. Prints how many of each format were decoded and refused. A file
-that raises another error, or takes more than a second of the processor, or a gigabyte, is kept in the current folder as
-damaged.bin. One that ends the process (a fault in a library) is there too: it is written before it is decoded.
+Writes random JPEG, PNG, GIF, WebP, BMP and TIFF files of all kinds that Pillow writes, changes some of their bytes,
+cuts them off or joins two, and decodes them as training does. Prints how many of each format were decoded and refused.
+A file that raises another error, or takes more than a second of the processor, or a gigabyte, is kept in the current
+folder as damaged.bin. One that ends the process (a fault in a library) is there too: it is written before.
 """
 
 import argparse

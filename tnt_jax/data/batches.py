@@ -215,7 +215,7 @@ def decoded(source: sources.Source, index: int, settings: DataSettings) -> tuple
     except Exception as error:  # a missing or damaged file, by whatever library reads it
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise ValueError(f"{source.where(index)} cannot be read: {reason}") from error
-    return augment.decode(record["image"], settings.turns_images), record["label"]
+    return augment.decode(record["image"], sources.turns_images(settings)), record["label"]
 
 
 def check_label(source: sources.Source, index: int, label: int, num_classes: int) -> None:

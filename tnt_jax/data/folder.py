@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from etils import epath
 
+from tnt_jax.names import printable
+
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 CLASSES_FILE = "classes.txt"  # beside the splits: one class a line, in the order of the labels
 LAYOUT = f"Images are looked for as train/CLASS/NAME.jpg and test/CLASS/NAME.jpg ({', '.join(SUFFIXES)})."
@@ -56,11 +58,10 @@ class Folder:
         train = [split for split in train if split in names]
         images = {split: self._images_by_class(split) for split in dict.fromkeys([*train, *others]) if split in names}
         counts = {split: {name: len(paths) for name, paths in found.items()} for split, found in images.items()}
-        self._names, self._left_out = self._classes(counts, train)
-        self.class_names = tuple(map(printable, self._names))
+        self.class_names, self._left_out = self._classes(counts, train)
         self._files = {}
         for split, found in images.items():
-            label = {name: number for number, name in enumerate(self._names)}
+            label = {name: number for number, name in enumerate(self.class_names)}
             files = [(path, label[name]) for name, paths in found.items() if name in label for path in paths]
             random.Random(split).shuffle(files)  # so that "train[:10%]" has all classes; tfds.ImageFolder's order
             self._files[split] = files
@@ -84,13 +85,13 @@ class Folder:
             f"folder {printable(self.root)}: "
             + ", ".join(f"{split} {len(files):,} images" for split, files in self._files.items())
             + f"; {len(self.class_names)} classes: "
-            + _shortened([f"{printable(name)} {total[name]:,}" for name in self._names])
+            + _shortened([f"{printable(name)} {total[name]:,}" for name in self.class_names])
         ]
         if self._left_out:
             named = [f"{printable(name)} ({total[name]:,} images)" for name in self._left_out]
             lines.append(f"Note: classes left out, without an image to train on: {_shortened(named)}")
         for split, counts in self._counts.items():
-            if missing := [printable(name) for name in self._names if not counts.get(name)]:
+            if missing := [printable(name) for name in self.class_names if not counts.get(name)]:
                 lines.append(f"Note: classes without an image in {split}: {_shortened(missing)}")
         if self._skipped:
             kinds = [f"{count:,} {kind}" for kind, count in sorted(self._skipped.items())]
@@ -152,12 +153,6 @@ class Folder:
                 f"apart, every accuracy would be 1. {LAYOUT}"
             )
         return tuple(used), [name for name in there if name not in used]
-
-
-def printable(path: str) -> str:
-    """A file's name as a message can have it, also where it is no UTF-8 or has control characters."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def _entries(folder: str) -> list[tuple[str, bool, bool]]:

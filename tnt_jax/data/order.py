@@ -118,9 +118,9 @@ class TrainOrder:
 
         Mixing pairs the global batch with itself reversed, so one process meets its own part reversed, and of several
         processes each meets another's. In the order image by image, and in any fixed spreading of the copies, all
-        copies of an image would meet copies of one other image, or of itself. So with copies the local batch is shuffled, and
-        pairs of copies of one image are then broken up by exchanging one of the two with the next sample that solves
-        them. (Where an image fills more than half of it some must stay.)
+        copies of an image would meet copies of one other image, or of itself. So with copies the local batch is
+        shuffled, and pairs of copies of one image are then broken up by exchanging one of the two with the next sample
+        that solves them. (Where an image fills more than half of the batch some must stay.)
         """
         if self.copies == 1:
             return np.arange(self.samples)

@@ -2,7 +2,7 @@
 
 `parse` reads the notation, `draw` makes every random choice as a pure function of the seeds, `apply` carries the
 choices for one image out. Sources: Cubuk et al., "RandAugment", arXiv 1909.13719; notation, magnitudes and random parts
-as in timm's auto_augment.py. Of timm's other sets of operations the weighted one is taken (tweights); those for DeiT III
+as in timm's auto_augment.py. Of its other sets of operations the weighted one is taken (tweights); those for DeiT III
 (t3a, t3aw), its AutoAugment and its AugMix are not.
 """
 

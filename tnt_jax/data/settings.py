@@ -62,11 +62,6 @@ class DataSettings:
     max_faulty_images: int  # different undecodable images of the training split that are replaced; one more: an error
     allow_faulty_eval: bool  # leave undecodable images out of an evaluation, instead of an error
 
-    @property
-    def turns_images(self) -> bool:
-        """Whether EXIF orientation is applied: tfds sets stay as stored, as the published accuracies are."""
-        return self.exif_orientation and self.name == "folder"
-
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)

@@ -112,6 +112,11 @@ def classes(settings: DataSettings) -> tuple[int, tuple[str, ...] | None]:
     return label.num_classes, tuple(label.names) if label.names else None
 
 
+def turns_images(settings: DataSettings) -> bool:
+    """Whether EXIF orientation is applied: tfds sets stay as stored, as the published accuracies are."""
+    return settings.exif_orientation and settings.name == "folder"
+
+
 def read_example(settings: DataSettings, split: str, index: int) -> np.ndarray:
     """A data set, a split (tfds notation) and a number from 0 -> the image [h, w, 3] uint8 at its own size.
 
@@ -124,7 +129,7 @@ def read_example(settings: DataSettings, split: str, index: int) -> np.ndarray:
     if settings.name == "synthetic":
         raise ValueError("the synthetic data set is noise; give an image file")
     record = dataset.open_split(split)[index]
-    return np.asarray(augment.decode(record["image"], settings.turns_images))
+    return np.asarray(augment.decode(record["image"], turns_images(settings)))
 
 
 def _names(spec: str) -> tuple[str, ...]:

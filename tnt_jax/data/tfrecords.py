@@ -102,8 +102,8 @@ def _walk(path: str, count: int, size: int) -> np.ndarray:
             offsets.append(offsets[-1] + _HEADER + length + _FOOTER)
             if offsets[-1] > size:
                 raise ValueError(
-                    f"{path}: record {len(offsets) - 2}, at byte {offsets[-2]}, reaches beyond the file's {size} bytes: "
-                    "it is cut off, damaged, or not a TFRecord file. Copy it again or prepare the data set again."
+                    f"{path}: record {len(offsets) - 2}, at byte {offsets[-2]}, reaches beyond the {size} bytes: "
+                    "it is cut off, damaged or no TFRecord file. Copy it again or prepare the data set again."
                 )
     if len(offsets) - 1 != count:
         raise ValueError(

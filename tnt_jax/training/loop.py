@@ -231,8 +231,9 @@ def _say_what_differs(run: TrainingRun, metadata: dict[str, Any]) -> None:
     decoder = metadata.get("decoder", "the decoder of earlier versions")
     if decoder != DECODER and run.experiment.data.name != "synthetic":
         report.say(
-            f"Note: images were made by {decoder} then and are made by {DECODER} now: some pixels of the remaining "
-            "ones differ a little from what they would have been."
+            f"Note: images were made by {decoder} then and are made by {DECODER} now, so the remaining ones may differ "
+            "a little from what they would have been; those of a folder are turned as their EXIF says if "
+            f"config.data.exif_orientation={run.experiment.data.exif_orientation} says so."
         )
     examples = metadata.get("train_examples", run.feed.train_examples)
     if examples != run.feed.train_examples:

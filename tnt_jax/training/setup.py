@@ -50,6 +50,7 @@ CHANGEABLE = (
     "model.inner_implementation",
     "data.directory",
     "data.worker_processes",
+    "data.exif_orientation",
     "data.max_faulty_images",
     "data.allow_faulty_eval",
     "distributed",
