@@ -18,12 +18,12 @@ from tensorflow_datasets.datasets.imagenet_sketch import imagenet_sketch_dataset
 from tensorflow_datasets.datasets.imagenet_v2 import imagenet_v2_dataset_builder as imagenet_v2
 
 from tests.training.helpers import TinyModel, batch, experiment, random_variables, tiny_config
-from tnt_jax.data.subsets import SUBSETS
 from tnt_jax.models.variants import create_model
 from tnt_jax.pretrained import save_pretrained
 from tnt_jax.pretrained.sources import Weights
 from tnt_jax.training import card_sets, loop, measures, report_card, setup
 from tnt_jax.training.state import replicate
+from tnt_jax.training.subsets import SUBSETS
 
 SYNSETS = tuple(tfds.builder("imagenet2012").info.features["label"].names)
 

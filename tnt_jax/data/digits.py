@@ -12,30 +12,19 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
     "test" is a fixed, stratified fifth: of the images sorted by class (in scikit-learn's order within a class), each
     fifth, 360 images; "train" is the other 1,437. The same people wrote the digits of both.
-    Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998
-    (the part that scikit-learn carries, sklearn.datasets.load_digits).
+    Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First form."}
 
     def _info(self) -> tfds.core.DatasetInfo:
+        image = tfds.features.Image(shape=(8, 8, 3), encoding_format="png")
+        label = tfds.features.ClassLabel(names=[str(digit) for digit in range(10)])
+        features = tfds.features.FeaturesDict({"image": image, "label": label})
         # dataset_info_from_configs would look for a package folder with a README of its own.
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Handwritten digits, 8 x 8 pixels, that come with scikit-learn.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(8, 8, 3), encoding_format="png"),
-                    "label": tfds.features.ClassLabel(names=[str(digit) for digit in range(10)]),
-                }
-            ),
-            supervised_keys=("image", "label"),
-            homepage="https://archive.ics.uci.edu/dataset/80",
-        )
+        return tfds.core.DatasetInfo(builder=self, features=features, supervised_keys=("image", "label"))
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        del dl_manager  # nothing to download
         return {"train": self._generate_examples(test=False), "test": self._generate_examples(test=True)}
 
     def _generate_examples(self, test: bool) -> Iterator[tuple[int, dict[str, object]]]:
@@ -46,8 +35,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         held_out[np.argsort(digits.target, kind="stable")[::5]] = True
         for number in np.flatnonzero(held_out == test):
             grey = np.round(digits.images[number] * (255 / 16)).astype(np.uint8)  # the grey values are 0..16
-            image = np.repeat(grey[:, :, None], 3, axis=-1)
-            yield int(number), {"image": image, "label": int(digits.target[number])}
+            yield int(number), {"image": np.repeat(grey[:, :, None], 3, axis=-1), "label": int(digits.target[number])}
 
 
 def digits_builder(directory: str) -> Digits:

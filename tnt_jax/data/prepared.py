@@ -9,6 +9,7 @@ import socket
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -17,19 +18,30 @@ from etils import epath
 
 from tnt_jax.data import tfrecords
 
+Builder = tfds.core.DatasetBuilder
+
 FILE_FORMAT = "array_record"  # of the sets prepared here: read by number without an index of our own
 _PROBE_SECONDS = 10
+
+
+class Features(NamedTuple):
+    """What of a set is read."""
+
+    image: str  # the feature's name
+    label: str
+    classes: tfds.features.ClassLabel
+    several: bool  # an image has any number of classes, in place of one
 
 
 class TfdsSource:
     """A split (tfds notation) of a prepared builder by the number of an example; images stay encoded.
 
-    Raises ValueError for a data set that has no (image, class) pair, and for a file format without random access.
+    Raises ValueError for a file format without random access, and FileNotFoundError for a missing file.
     """
 
-    def __init__(self, builder: tfds.core.DatasetBuilder, spec: str):
+    def __init__(self, builder: Builder, spec: str):
         self.name = f"{builder.info.full_name}, split {spec!r}"
-        self._keys = keys = supervised_keys(builder)
+        self._keys = keys = features_of(builder)[:2]
         # Only these two are parsed: segmentation masks and the like stay bytes.
         self._features = tfds.features.FeaturesDict({key: builder.info.features[key] for key in keys})
         encoded = isinstance(self._features[keys[0]], tfds.features.Image)
@@ -38,8 +50,7 @@ class TfdsSource:
         self._ends = np.cumsum([each.take for each in self._files])
         self._tfrecords = self._others = None
         if builder.info.file_format == tfds.core.FileFormat.TFRECORD:
-            files = [(each.filename, each.examples_in_shard) for each in self._files]
-            self._tfrecords = tfrecords.TFRecordFiles(files)
+            self._tfrecords = tfrecords.TFRecordFiles([(each.filename, each.examples_in_shard) for each in self._files])
             return
         if missing := [each.filename for each in self._files if not epath.Path(each.filename).exists()]:
             raise FileNotFoundError(f"{missing[0]} is missing ({len(missing)} of {len(self._files)} files are).")
@@ -47,9 +58,8 @@ class TfdsSource:
             self._others = builder.as_data_source(spec).data_source
         except NotImplementedError as error:
             raise ValueError(
-                f"{self.name}: examples of {builder.info.file_format.value} files cannot be read by their number. "
-                f"Convert them: tfds convert_format --dataset_version_dir={builder.data_path} "
-                f"--out_file_format={FILE_FORMAT} --out_path=ANOTHER_FOLDER"
+                f"{self.name}: {builder.info.file_format.value} files cannot be read by number. Convert them: "
+                f"tfds convert_format --dataset_version_dir={builder.data_path} --out_file_format={FILE_FORMAT}"
             ) from error
 
     def __len__(self) -> int:
@@ -59,7 +69,7 @@ class TfdsSource:
         file, number = self._locate(index)
         record = self._tfrecords.read(file, number) if self._tfrecords else self._others[index]
         example = self._features.deserialize_example_np(record, decoders=self._decoders)
-        return {"image": example[self._keys[0]], "label": example[self._keys[1]]}
+        return dict(zip(("image", "label"), map(example.get, self._keys), strict=True))
 
     def where(self, index: int) -> str:
         """The example in words, for messages."""
@@ -74,7 +84,7 @@ class TfdsSource:
         return file, index - int(self._ends[file]) + self._files[file].take + self._files[file].skip
 
 
-def open_builder(name: str, directory: str) -> tfds.core.DatasetBuilder:
+def open_builder(name: str, directory: str) -> Builder:
     """A tfds name (with /config and :version if wanted) and tfds' data_dir (empty: its default) -> prepared builder.
 
     Prepares the data set if it is not there, with a line in the log. Raises ValueError or FileNotFoundError that name
@@ -90,23 +100,22 @@ def open_builder(name: str, directory: str) -> tfds.core.DatasetBuilder:
     return prepared(lambda: find_builder(name, directory), asked=name)
 
 
-def prepared(make_builder: Callable[[], tfds.core.DatasetBuilder], asked: str = "") -> tfds.core.DatasetBuilder:
+def prepared(make_builder: Callable[[], Builder], asked: str = "") -> Builder:
     """A function that makes a builder -> the builder, its data set prepared; see open_builder for what is raised."""
     builder = make_builder()
-    supervised_keys(builder)  # before anything is downloaded
+    features_of(builder)  # before anything is downloaded
     if builder.info.splits:
         return builder
     root, place = builder.data_dir_root, builder.data_path
     if place.exists() and any(place.iterdir()) and not builder.is_prepared():
         raise ValueError(f"{place} holds no finished data set (no dataset_info.json). Remove it and start again.")
-    config = f"/{builder.builder_config.name}" if builder.builder_config else ""
-    command = f"python -m tnt_jax.tools.prepare {builder.name}{config}:{builder.version} --directory={root}"
+    name = builder.name + (f"/{builder.builder_config.name}" if builder.builder_config else "")
+    command = f"python -m tnt_jax.tools.prepare {name}:{builder.version} --directory={root}"
     others = sorted(path.parent.name for path in place.parent.glob("*/dataset_info.json"))
     if others and ":" not in asked:
         raise FileNotFoundError(
-            f"{builder.name}{config} is asked for in version {builder.version}, tfds' newest, but {place.parent} holds "
-            f"version {', '.join(others)}. Take that one by --config.data.name={builder.name}{config}:{others[-1]}, or "
-            f"prepare the other: {command}"
+            f"{name} is asked for in version {builder.version}, tfds' newest, but {place.parent} holds version "
+            f"{', '.join(others)}. Take that by --config.data.name={name}:{others[-1]}, or prepare the other: {command}"
         )
     manual, instructions = root / "downloads" / "manual", (builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "").strip()
     if instructions and not (manual.exists() and any(manual.iterdir())):
@@ -119,8 +128,7 @@ def prepared(make_builder: Callable[[], tfds.core.DatasetBuilder], asked: str = 
     try:
         builder.download_and_prepare(file_format=FILE_FORMAT)
     except Exception as error:  # from a full disk to a changed archive: the fix is the same
-        builder = make_builder()
-        if not builder.info.splits:  # else another process was faster
+        if not make_builder().info.splits:  # else another process was faster
             hint = f" Its archives belong in {manual}:\n{instructions}\n" if instructions else " "
             raise ValueError(
                 f"{builder.name} could not be prepared in {root}: {_in_short(error)}.{hint}"
@@ -129,15 +137,10 @@ def prepared(make_builder: Callable[[], tfds.core.DatasetBuilder], asked: str = 
     return make_builder()
 
 
-def supervised_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
-    """-> the names of the image feature and of the class feature, a ClassLabel or a Sequence of them.
-
-    Raises ValueError where the set is not (image, class) or (image, classes).
-    """
+def features_of(builder: Builder) -> Features:
+    """-> what is read of a set. Raises ValueError where it is not (image, class) or (image, classes)."""
     name, features, keys = builder.info.full_name, builder.info.features, builder.info.supervised_keys
-    if not (
-        isinstance(keys, tuple) and len(keys) == 2 and all(isinstance(key, str) and key in features for key in keys)
-    ):
+    if not (isinstance(keys, tuple) and len(keys) == 2 and all(isinstance(key, str) for key in keys)):
         raise ValueError(
             f"{name} has no (image, label) pair (its supervised_keys are {keys}): it cannot be classified."
         )
@@ -145,22 +148,14 @@ def supervised_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
     pixels = isinstance(image, tfds.features.Tensor) and len(image.shape) == 3 and image.shape[-1] in (1, 3)
     if not isinstance(image, tfds.features.Image) and not (pixels and image.np_dtype == np.uint8):
         raise ValueError(f"{name}: the feature {keys[0]!r} is {image}, not an image of 8-bit pixels.")
-    label = label.feature if isinstance(label, tfds.features.Sequence) else label
-    if not isinstance(label, tfds.features.ClassLabel) or label.num_classes is None:
-        raise ValueError(
-            f"{name}: the feature {keys[1]!r} is {label}, not one class, or several, of a known number of classes."
-        )
-    return keys
-
-
-def label_feature(builder: tfds.core.DatasetBuilder) -> tuple[tfds.features.ClassLabel, bool]:
-    """-> the classes of the set, and whether an image has any number of them in place of one."""
-    label = builder.info.features[supervised_keys(builder)[1]]
     several = isinstance(label, tfds.features.Sequence)
-    return label.feature if several else label, several
+    label = label.feature if several else label
+    if not isinstance(label, tfds.features.ClassLabel) or label.num_classes is None:
+        raise ValueError(f"{name}: the feature {keys[1]!r} is {label}, not one class, or several, of a known number.")
+    return Features(*keys, label, several)
 
 
-def find_builder(name: str, directory: str) -> tfds.core.DatasetBuilder:
+def find_builder(name: str, directory: str) -> Builder:
     """A tfds name and data_dir -> its builder, prepared or not; ValueError for a name that is not known."""
     try:
         return tfds.builder(name, data_dir=os.path.expanduser(directory) or None)
@@ -168,14 +163,12 @@ def find_builder(name: str, directory: str) -> tfds.core.DatasetBuilder:
         near = difflib.get_close_matches(name, ["folder", "digits", "synthetic", *tfds.list_builders()], n=3)
         near = f"Near names: {', '.join(near)}." if near else "Names: https://www.tensorflow.org/datasets/catalog."
         place = directory or "tfds' default data_dir"
-        raise ValueError(
-            f"data.name={name!r} is no tfds data set, and none of that name lies in {place}. {near}"
-        ) from error
+        raise ValueError(f"data.name={name!r} is no tfds data set, and none of it lies in {place}. {near}") from error
     except Exception as error:  # a wrong config, version or argument: tfds raises many kinds
         raise ValueError(f"data.name={name!r} cannot be opened: {_in_short(error)}") from error
 
 
-def _check_network(builder: tfds.core.DatasetBuilder, command: str) -> None:
+def _check_network(builder: Builder, command: str) -> None:
     """Raises FileNotFoundError where downloading is hopeless: tfds itself would retry for minutes before it says so."""
     urls = [urllib.parse.urlsplit(url) for url in builder.url_infos or ()]
     hosts = [(url.hostname, url.port or 443) for url in urls if url.scheme == "https" and url.hostname]
@@ -187,8 +180,8 @@ def _check_network(builder: tfds.core.DatasetBuilder, command: str) -> None:
         socket.create_connection(hosts[0], timeout=_PROBE_SECONDS).close()
     except OSError as error:
         raise FileNotFoundError(
-            f"{builder.name} is not prepared in {builder.data_dir_root} and cannot be downloaded: {hosts[0][0]} is out "
-            f"of reach ({error}). Prepare it where there is a network ({command}) and copy the folder {builder.name}."
+            f"{builder.name} is not prepared in {builder.data_dir_root} and cannot be downloaded: no way to "
+            f"{hosts[0][0]} ({error}). Prepare it where there is a network ({command}) and copy the folder."
         ) from error
 
 

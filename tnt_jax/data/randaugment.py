@@ -16,31 +16,16 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from tnt_jax.data import draws
 
-_ENHANCEMENTS = {
-    "Color": ImageEnhance.Color,
-    "Contrast": ImageEnhance.Contrast,
-    "Brightness": ImageEnhance.Brightness,
-    "Sharpness": ImageEnhance.Sharpness,
-}
-# How often "tweights" draws an operation, relative to the others (timm's _RAND_WEIGHTED_0); the order is the draws'.
-WEIGHTS = {
-    "AutoContrast": 0.25,
-    "Equalize": 0.05,
-    "Invert": 0.05,
-    "Rotate": 3.0,
-    "Posterize": 0.05,
-    "Solarize": 0.05,
-    "SolarizeAdd": 0.05,
-    "Color": 0.25,
-    "Contrast": 0.05,
-    "Brightness": 0.05,
-    "Sharpness": 0.25,
-    "ShearX": 2.0,
-    "ShearY": 2.0,
-    "TranslateX": 1.0,
-    "TranslateY": 1.0,
-}
-OPERATIONS = tuple(WEIGHTS)
+OPERATIONS = (
+    *("AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "SolarizeAdd", "Color", "Contrast"),
+    *("Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY"),
+)
+# How often "tweights" draws an operation, relative to the others (timm's _RAND_WEIGHTED_0).
+_OFTEN = {"Rotate": 3.0, "ShearX": 2.0, "ShearY": 2.0, "TranslateX": 1.0, "TranslateY": 1.0}
+_OFTEN |= {"Color": 0.25, "Sharpness": 0.25, "AutoContrast": 0.25}
+WEIGHTS = {name: _OFTEN.get(name, 0.05) for name in OPERATIONS}
+Fill = tuple[int, int, int]  # red, green, blue in 0..255
+
 _UNIFORM_FROM = 100.0  # a deviation above this means: uniform in 0..m
 _EXAMPLE = "'rand-m9-mstd0.5-inc1'"
 _PARTS = {  # letters -> field, type, least, most
@@ -129,7 +114,7 @@ def draw(seeds: np.ndarray, policy: Policy, interpolation: str = "random") -> Dr
     )
 
 
-def apply(image: Image.Image, chosen: Draws, policy: Policy, fill: tuple[int, int, int]) -> Image.Image:
+def apply(image: Image.Image, chosen: Draws, policy: Policy, fill: Fill) -> Image.Image:
     """RGB image, the choices for it [layers] -> RGB image of the same size.
 
     fill: red, green, blue in 0..255, shown where a geometric operation leaves the image.
@@ -141,31 +126,19 @@ def apply(image: Image.Image, chosen: Draws, policy: Policy, fill: tuple[int, in
 
 
 def operate(
-    name: str,
-    image: Image.Image,
-    magnitude: float,
-    negative: bool,
-    bicubic: bool,
-    increasing: bool,
-    fill: tuple[int, int, int],
+    name: str, image: Image.Image, magnitude: float, negative: bool, bicubic: bool, increasing: bool, fill: Fill
 ) -> Image.Image:
     """One operation of OPERATIONS by name on an RGB image; the rest as in Draws and `apply`."""
     level = magnitude / 10  # of the operation's own range; mmax may go beyond
     signed = -level if negative else level
     resample = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
-    if name in _ENHANCEMENTS:
-        factor = max(1.0 + 0.9 * signed, 0.1) if increasing else 0.1 + 1.8 * level
-        return _ENHANCEMENTS[name](image).enhance(factor)
-    if name == "Rotate":
-        return image.rotate(signed * 30.0, resample, fillcolor=fill)
-    if name.startswith(("Shear", "Translate")):
-        matrices = {
-            "ShearX": (1, signed * 0.3, 0, 0, 1, 0),
-            "ShearY": (1, 0, 0, signed * 0.3, 1, 0),
-            "TranslateX": (1, 0, signed * 0.45 * image.width, 0, 1, 0),
-            "TranslateY": (1, 0, 0, 0, 1, signed * 0.45 * image.height),
-        }
-        return image.transform(image.size, Image.Transform.AFFINE, matrices[name], resample, fillcolor=fill)
+
+    def enhanced(kind: type) -> Image.Image:
+        return kind(image).enhance(max(1.0 + 0.9 * signed, 0.1) if increasing else 0.1 + 1.8 * level)
+
+    def affine(*matrix: float) -> Image.Image:
+        return image.transform(image.size, Image.Transform.AFFINE, matrix, resample, fillcolor=fill)
+
     match name:
         case "AutoContrast":
             return ImageOps.autocontrast(image)
@@ -173,6 +146,8 @@ def operate(
             return ImageOps.equalize(image)
         case "Invert":
             return ImageOps.invert(image)
+        case "Rotate":
+            return image.rotate(signed * 30.0, resample, fillcolor=fill)
         case "Posterize":  # ImageOps.posterize refuses 0 bits since Pillow 12
             bits = min(max(4 - int(level * 4) if increasing else int(level * 4), 0), 8)
             return image.point([value & ~(2 ** (8 - bits) - 1) for value in range(256)] * 3)
@@ -182,4 +157,14 @@ def operate(
         case "SolarizeAdd":
             added = min(int(level * 110), 128)
             return image.point([min(value + added, 255) if value < 128 else value for value in range(256)] * 3)
+        case "Color" | "Contrast" | "Brightness" | "Sharpness":
+            return enhanced(getattr(ImageEnhance, name))
+        case "ShearX":
+            return affine(1, signed * 0.3, 0, 0, 1, 0)
+        case "ShearY":
+            return affine(1, 0, 0, signed * 0.3, 1, 0)
+        case "TranslateX":
+            return affine(1, 0, signed * 0.45 * image.width, 0, 1, 0)
+        case "TranslateY":
+            return affine(1, 0, 0, 0, 1, signed * 0.45 * image.height)
     raise ValueError(f"{name!r} is no operation of RandAugment; accepted: {', '.join(OPERATIONS)}")

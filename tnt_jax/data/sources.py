@@ -108,7 +108,7 @@ def classes(settings: DataSettings) -> tuple[int, tuple[str, ...] | None]:
     if settings.name in ("synthetic", "folder", "digits"):
         dataset = open_dataset(settings)
         return dataset.num_classes, dataset.class_names
-    label, _ = prepared.label_feature(prepared.find_builder(settings.name, settings.directory))
+    label = prepared.features_of(prepared.find_builder(settings.name, settings.directory)).classes
     return label.num_classes, tuple(label.names) if label.names else None
 
 
@@ -149,7 +149,7 @@ def _open(
         builder = prepared.prepared(lambda: digits.digits_builder(directory))
     else:
         builder = prepared.open_builder(name, directory)
-    label, several_labels = prepared.label_feature(builder)
+    _, _, label, several_labels = prepared.features_of(builder)
     splits = {split: info.num_examples for split, info in builder.info.splits.items()}
     counts = ", ".join(f"{split} {count:,} images" for split, count in splits.items())
     return Dataset(

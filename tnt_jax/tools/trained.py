@@ -117,7 +117,7 @@ def split_source(source: str) -> tuple[str, str]:
 
 def class_names(workdir: Path, experiment: Experiment, num_classes: int) -> tuple[str, ...]:
     """-> the names of a run's classes: those it left in its workdir, or its data set's, or numbers."""
-    from tnt_jax.data.class_names import readable
+    from tnt_jax.tools.class_names import readable
 
     names = workdirs.read_class_names(workdir)
     if names is None:
@@ -138,7 +138,7 @@ def class_names(workdir: Path, experiment: Experiment, num_classes: int) -> tupl
 
 def published_names(num_classes: int) -> tuple[str, ...]:
     """-> ImageNet's names where the weights have as many classes, else numbers."""
-    from tnt_jax.data.class_names import imagenet_names
+    from tnt_jax.tools.class_names import imagenet_names
 
     return numbered(imagenet_names() if num_classes == NUM_IMAGENET_CLASSES else (), num_classes)
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from tnt_jax.data.faulty import FaultyImages
 from tnt_jax.data.settings import DataSettings
-from tnt_jax.data.subsets import SUBSETS
 from tnt_jax.training.classes import label_map
 from tnt_jax.training.config import Experiment
 from tnt_jax.training.feed import Batch
+from tnt_jax.training.subsets import SUBSETS
 
 # A tfds name with /config and :version, where it has them, and a split in tfds notation.
 _ENTRY = re.compile(r"(?P<name>[^:\[\]\s]+(?::(?:\d+|\*)\.(?:\d+|\*)\.(?:\d+|\*))?)(?::(?P<split>\S.*))?")
@@ -57,7 +57,7 @@ class CardFeed:
     one error for all entries that are ill-formed, unknown or not prepared (nothing is downloaded); one for all whose
     classes are not the model's. A set fits if all its classes are named as some of the model's, whatever their order,
     or, where one of them has no names, if it has as many. Of ImageNet-A and ImageNet-R, which tfds labels as ImageNet,
-    the 200 classes are known (tnt_jax/data/subsets.py).
+    the 200 classes are known (tnt_jax/training/subsets.py).
     """
 
     def __init__(self, experiment: Experiment, num_classes: int | None, names: tuple[str, ...] | None = None):
