@@ -46,7 +46,7 @@ class Dataset:
     splits: Mapping[str, int]  # name -> number of examples
     several_labels: bool  # an image has any number of classes, in place of one
     opener: Callable[[str, Pieces], Source] = dataclasses.field(repr=False)
-    found: tuple[str, ...] = ()  # lines that say what is there
+    found: tuple[str, ...] = ()  # lines that say what is there, of a folder
     opened: dict[str, Source] = dataclasses.field(default_factory=dict, repr=False)
 
     def num_examples(self, spec: str, key: str = "") -> int:
@@ -151,7 +151,6 @@ def _open(
         builder = prepared.open_builder(name, directory)
     _, _, label, several_labels = prepared.features_of(builder)
     splits = {split: info.num_examples for split, info in builder.info.splits.items()}
-    counts = ", ".join(f"{split} {count:,} images" for split, count in splits.items())
     return Dataset(
         name=name,
         num_classes=label.num_classes,
@@ -159,7 +158,6 @@ def _open(
         splits=splits,
         several_labels=several_labels,
         opener=lambda spec, pieces: prepared.TfdsSource(builder, spec),
-        found=(f"{builder.info.full_name} in {builder.data_path}: {counts}; {label.num_classes:,} classes",),
     )
 
 
@@ -180,4 +178,4 @@ def _synthetic(num_examples: int) -> Dataset:
 
     splits = dict.fromkeys(("train", "validation", "test"), num_examples)
     name = f"synthetic (data.synthetic_examples={num_examples})"
-    return Dataset(name, synthetic.NUM_CLASSES, None, splits, False, opener, (f"{name}: noise",))
+    return Dataset(name, synthetic.NUM_CLASSES, None, splits, False, opener)

@@ -45,7 +45,7 @@ class Feed:
     @functools.cached_property
     def eval_examples(self) -> int:
         """In the evaluation split."""
-        return self._source.num_examples(self._experiment.data.eval_split, "config.data.eval_split")
+        return self._dataset.num_examples(self._experiment.data.eval_split, "config.data.eval_split")
 
     def train(self, start_step: int) -> Iterator[Batch]:
         """This process's part of the training batches from update number `start_step` (from 0) on, without end."""
