@@ -91,10 +91,10 @@ def test_training_and_evaluating_from_the_command_line(tmp_path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 4), (signal.SIGINT, 130)])
 def test_a_signal_before_the_first_step_ends_with_its_code_and_a_message(tmp_path, number, code):
-    """While TensorFlow is imported, which lasts for seconds and would make another error of an exception."""
+    """While the data package is imported, which lasts for seconds and would make another error of an exception."""
     script = """
 import sys
-sys.addaudithook(lambda name, args: name == "import" and args[0] == "tensorflow" and print("now", flush=True))
+sys.addaudithook(lambda name, args: name == "import" and args[0] == "tensorflow_datasets" and print("now", flush=True))
 import main
 main.arguments.run(main.main, "main.py", run_flag="workdir")
 """

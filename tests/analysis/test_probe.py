@@ -30,7 +30,7 @@ def normed(values, params):
 def test_every_image_of_a_split_once_over_all_devices(tiny):
     """35 images in batches of 16 over 8 devices equal one plain call; the last class token is what the head sees."""
     model, params = tiny
-    pixels, labels = synthetic.synthetic_examples(np.arange(35), (8, 8))
+    pixels, labels = synthetic.examples(np.arange(35), (8, 8))
 
     @jax.jit
     def plain(images):
