@@ -1,18 +1,17 @@
 """Input speed: the ImageNet training pipeline, from encoded files to finished batches, against timm's loader.
 
-All sides crop, resize, flip and RandAugment the same JPEGs to 224 x 224 on the same cores, in turns within one run, so
-that a noisy machine disturbs them alike. The sides:
-  one copy, three copies  this project's batches (uint8; the training step normalises on the device), with one augmented
-                          copy of an image in a batch and with three, decoded once
-  timm                    timm.data.create_loader: worker processes, then normalisation on timm's device, here the CPU
-  timm's workers          the same without the normalisation: torch's DataLoader with timm's collation to uint8
-timm decodes an image anew for each repeated copy, so its rates hold for both of ours. Beside the rates, which other
-programs on the machine change, stands the processor time an image takes (all threads and processes of a side).
+Both sides crop, resize, flip and RandAugment the same JPEGs to 224 x 224 on the same cores, in turns within one run,
+so that a noisy machine disturbs them alike:
+  ours   batches (uint8; the training step normalises on the device), with one copy of an image in a batch
+         and with three, by so many worker processes as there are cores, and by one
+  timm   timm.data.create_loader: worker processes, then normalisation on timm's device, here the CPU. It decodes an
+         image anew for each repeated copy, so its rate holds for both of ours
+Beside the rates: processor time an image (all processes of a side), and of ours in the main process alone.
 
     python benchmarks/input_pipeline.py --images DIR --peer-python PYTHON [--rounds 5] [--output FILE.json]
 
 DIR holds CLASS/*.jpg; PYTHON is an interpreter with torch, torchvision, timm and Pillow below 12. Without it only ours
-is measured.
+is measured. `--index FILES` measures the start on TFRecord files of 1.28 million records instead.
 """
 
 import argparse
@@ -24,16 +23,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 BATCH_SIZE = 120  # images, a multiple of 2 and 3
 SIDE = 224  # pixels
-OURS = {"one copy": 1, "three copies": 3}
-PEERS = {"timm": "loader", "timm's workers": "workers"}
-
-Turn = tuple[float, float]  # seconds, processor seconds
+RECORDS, SHARDS = 1_281_167, 1024  # as ImageNet's
+TIMM = "timm"
 
 
 def main() -> None:
@@ -43,13 +39,17 @@ def main() -> None:
     parser.add_argument("--peer-python", default="", help="interpreter with timm; empty: measure ours alone")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
     parser.add_argument("--batches", type=int, default=24, help=f"batches of {BATCH_SIZE} images a turn")
-    parser.add_argument("--cores", type=int, default=2, help="processor cores, and timm's worker processes")
+    parser.add_argument("--cores", type=int, default=2, help="processor cores, and worker processes")
     parser.add_argument("--output", default="", help="file for the figures as JSON")
+    parser.add_argument("--index", action="store_true", help="the start on 1.28 million TFRecords instead")
     parser.add_argument("--as-peer", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.cores])
     if arguments.as_peer:
         serve_timm(arguments)
+        return
+    if arguments.index:
+        measure_index()
         return
     with tempfile.TemporaryDirectory() as folder:
         for split in ("train", "test"):
@@ -61,78 +61,69 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace, folder: str) -> dict:
-    """Runs the turns -> the figures of every round and their medians, by side, and where and with what."""
-    sides = {name: Ours(folder, copies) for name, copies in OURS.items()}
-    if arguments.peer_python:
-        peer = Peer(arguments)
-        sides |= {name: peer.side(kind) for name, kind in PEERS.items()}
-    rates = {name: [] for name in sides}
-    milliseconds = {name: [] for name in sides}
-    for side in sides.values():
-        side.run(2)  # tracing, worker processes and the files' cache
-    images = arguments.batches * BATCH_SIZE
-    for number in range(arguments.rounds):
-        for name, side in sides.items():
-            seconds, processor_seconds = side.run(arguments.batches)
-            rates[name].append(round(images / seconds, 1))
-            milliseconds[name].append(round(1000 * processor_seconds / images, 2))
-        cells = [f"{name} {rates[name][-1]:.0f}/s ({milliseconds[name][-1]:.1f} ms)" for name in sides]
-        print(f"round {number + 1}: " + ", ".join(cells), flush=True)
-    report = {
-        "images_per_second": rates,
-        "processor_milliseconds_per_image": milliseconds,
-        "files": sum(1 for path in arguments.images.glob("*/*") if path.is_file()),
-        "cores": arguments.cores,
-        "processor": processor_name(),
-        "versions": {"python": platform.python_version()} | sides["one copy"].versions,
+    """Runs the turns -> the figures of every round, by side, and where and with what."""
+    sides = {
+        f"{copies} {'copy' if copies == 1 else 'copies'}, {workers} worker{'s' * (workers > 1)}": Ours(
+            folder, copies, workers
+        )
+        for workers in sorted({1, arguments.cores})
+        for copies in (1, 3)
     }
     if arguments.peer_python:
-        report["versions"] |= peer.close()
-        report["ratio"] = {
-            f"{ours} / {theirs}": round(statistics.median(map(_quotient, rates[ours], rates[theirs])), 2)
-            for ours in OURS
-            for theirs in PEERS
-        }
+        peer = Peer(arguments)
+        sides |= {TIMM: peer}
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+    for side in sides.values():
+        side.run(2)  # the files' cache
+    for number in range(arguments.rounds):
+        for name, side in sides.items():
+            rounds[name].append(side.run(arguments.batches))
+        cells = [f"{name} {rounds[name][-1]['images_per_second']:.0f}/s" for name in sides]
+        print(f"round {number + 1}: " + ", ".join(cells), flush=True)
+    report = {"rounds": rounds, "cores": arguments.cores, "processor": processor_name(), "load": os.getloadavg()}
+    report["versions"] = versions() | (peer.close() if arguments.peer_python else {})
     return report
 
 
-def _quotient(ours: float, theirs: float) -> float:
-    return ours / theirs
-
-
 class Ours:
-    """This project's training batches from a folder, `copies` augmented copies of an image in a batch."""
+    """This project's training batches from a folder."""
 
-    def __init__(self, folder: str, copies: int) -> None:
+    def __init__(self, folder: str, copies: int, workers: int) -> None:
         sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
         from configs import default
-        from tnt_jax.data import pipeline, settings
+        from tnt_jax.data.settings import DataSettings
 
         values = default.get_config().data.to_dict() | {
             "name": "folder",
             "directory": folder,
-            "train_split": "train",
             "eval_split": "test",
             "repeated_augmentation": copies,
+            "worker_processes": workers,
         }
-        self.settings = settings.DataSettings(**values)
-        self.pipeline = pipeline
-        self.versions = {"tensorflow": pipeline.tf.__version__}
+        self.settings = DataSettings(**values)
 
-    def run(self, batches: int) -> Turn:
-        """Opens the pipeline and takes this many batches."""
-        start, processor_start = time.perf_counter(), time.process_time()
-        iterator = self.pipeline.train_batches(
-            self.settings, batch_size=BATCH_SIZE, image_size=(SIDE, SIDE), seed=0, local_devices=1
-        )
+    def run(self, batches: int) -> dict[str, float]:
+        """Opens the pipeline, takes this many batches after the first and closes it -> the figures of the turn."""
+        from tnt_jax.data.batches import train_batches
+
+        started, children = time.perf_counter(), processor_time(resource.RUSAGE_CHILDREN)
+        iterator = train_batches(self.settings, batch_size=BATCH_SIZE, image_size=(SIDE, SIDE), seed=0, local_devices=1)
+        next(iterator)
+        first = time.perf_counter() - started
+        began, main = time.perf_counter(), time.process_time()
         for _ in range(batches):
             next(iterator)
-        seconds, processor_seconds = time.perf_counter() - start, time.process_time() - processor_start
+        seconds, main = time.perf_counter() - began, time.process_time() - main
+        held = max(map(resident_megabytes, worker_numbers()), default=0.0)
         iterator.close()
-        for thread in threading.enumerate():  # batches under way must not disturb the next turn
-            if thread.name.startswith("batches"):
-                thread.join()
-        return seconds, processor_seconds
+        images = batches * BATCH_SIZE
+        return {
+            "images_per_second": images / seconds,
+            "main_ms": 1000 * main / images,
+            "all_ms": 1000 * (main + processor_time(resource.RUSAGE_CHILDREN) - children) / images,
+            "first_batch_s": first,
+            "worker_mb": held,
+        }
 
 
 class Peer:
@@ -144,18 +135,18 @@ class Peer:
             [*command, "--cores", str(arguments.cores)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def side(self, kind: str) -> "PeerSide":
-        """One of PEERS' kinds, to be run in turns."""
-        return PeerSide(self, kind)
+    def run(self, batches: int) -> dict[str, float]:
+        """Opens the loader and takes this many batches after the first."""
+        return self.ask(str(batches))
 
     def close(self) -> dict:
         """Ends the process -> its versions."""
-        versions = self.ask("versions")
+        found = self.ask("versions")
         self.process.stdin.close()
         self.process.wait()
-        return versions
+        return found
 
-    def ask(self, question: str) -> dict | list:
+    def ask(self, question: str) -> dict:
         """A line to the process -> its answer."""
         self.process.stdin.write(question + "\n")
         self.process.stdin.flush()
@@ -165,54 +156,42 @@ class Peer:
         return json.loads(answer)
 
 
-class PeerSide:
-    """One of timm's two sides."""
-
-    def __init__(self, peer: Peer, kind: str) -> None:
-        self.peer, self.kind = peer, kind
-
-    def run(self, batches: int) -> Turn:
-        """Opens the loader and takes this many batches."""
-        return tuple(self.peer.ask(f"{self.kind} {batches}"))
-
-
 def serve_timm(arguments: argparse.Namespace) -> None:
-    """The other process: a line with a kind and a number of batches in, a line with the turn's seconds out."""
+    """The other process: a line with a number of batches in, a line with the turn's figures out."""
     import torch
 
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:  # beside a CPU build of torch it may lack these operators, which nothing here uses
-        operators = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
+    operators = torch.library.Library("torchvision", "DEF")  # beside a CPU build of torch they may be missing
+    for name in ("nms", "qnms"):
+        operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     import PIL
     import timm
 
     paths = sorted(path for path in arguments.images.glob("*/*") if path.is_file())
     for line in sys.stdin:
         if line.strip() == "versions":
-            versions = {"timm": timm.__version__, "torch": torch.__version__, "pillow": PIL.__version__}
-            print(json.dumps(versions), flush=True)
+            found = {"timm": timm.__version__, "torch": torch.__version__, "timm's pillow": PIL.__version__}
+            print(json.dumps(found), flush=True)
             continue
-        kind, batches = line.split()
-        start, processor_start = time.perf_counter(), processor_time()
-        loader = timm_loader(kind, paths, int(batches), arguments.cores)
+        batches = int(line)
+        started, processor = time.perf_counter(), sum(map(processor_time, USAGES))
+        loader = iter(timm_loader(paths, batches + 1, arguments.cores))
+        next(loader)
+        first, began = time.perf_counter() - started, time.perf_counter()
         for _ in loader:
             pass
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - began
         del loader  # ends the workers, so that their time is counted
-        print(json.dumps([seconds, processor_time() - processor_start]), flush=True)
+        images = batches * BATCH_SIZE
+        turn = {"images_per_second": images / seconds, "first_batch_s": first}
+        turn["all_ms"] = 1000 * (sum(map(processor_time, USAGES)) - processor) / images
+        print(json.dumps(turn), flush=True)
 
 
-def timm_loader(kind: str, paths: list[Path], batches: int, workers: int):
-    """timm's create_loader (kind "loader"), or torch's DataLoader around timm's transform and collation."""
+def timm_loader(paths: list[Path], batches: int, workers: int):
+    """timm's create_loader with the recipe of configs/default.py."""
     import timm
     import torch
     from PIL import Image
-    from timm.data.loader import fast_collate
 
     class Files(torch.utils.data.Dataset):
         transform = None
@@ -224,26 +203,74 @@ def timm_loader(kind: str, paths: list[Path], batches: int, workers: int):
             with open(paths[index % len(paths)], "rb") as file:
                 return self.transform(Image.open(file).convert("RGB")), 0
 
-    files = Files()
-    recipe = dict(
+    return timm.data.create_loader(
+        Files(),
+        (3, SIDE, SIDE),
+        BATCH_SIZE,
         is_training=True,
         use_prefetcher=True,
         auto_augment="rand-m9-mstd0.5-inc1",
         interpolation="random",
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
+        num_workers=workers,
+        pin_memory=False,
+        persistent_workers=False,
+        device=torch.device("cpu"),
     )
-    if kind == "loader":
-        options = dict(num_workers=workers, pin_memory=False, persistent_workers=False, device=torch.device("cpu"))
-        return timm.data.create_loader(files, (3, SIDE, SIDE), BATCH_SIZE, **options, **recipe)
-    files.transform = timm.data.create_transform(SIDE, **recipe)
-    return torch.utils.data.DataLoader(files, BATCH_SIZE, shuffle=True, num_workers=workers, collate_fn=fast_collate)
 
 
-def processor_time() -> float:
-    """Processor seconds of this process and of its ended children."""
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+def measure_index() -> None:
+    """Prints what the start costs on TFRecord files of as many records as ImageNet has, of 100 bytes each."""
+    import struct
+
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from tnt_jax.data import order, tfrecords
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = folder
+        record, files = struct.pack("<Q", 100) + bytes(4 + 100 + 4), []
+        for shard in range(SHARDS):
+            count = RECORDS // SHARDS + (shard < RECORDS % SHARDS)
+            path = Path(folder) / f"{shard}.tfrecord"
+            path.write_bytes(record * count)
+            files.append((str(path), count))
+        for what in ("the first start, which makes the index", "later starts"):
+            started = time.perf_counter()
+            tfrecords.TFRecordFiles(files).read(SHARDS - 1, 0)
+            print(f"{what}: {time.perf_counter() - started:.2f} s", flush=True)
+    started = time.perf_counter()
+    order.TrainOrder(RECORDS, 1024, 3, 0, 0, 1).local_batch(150 * 1251 + 7)
+    print(f"the order of an epoch, at any step: {time.perf_counter() - started:.2f} s")
+
+
+USAGES = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+
+
+def processor_time(who: int) -> float:
+    """Processor seconds of this process, or of its ended children."""
+    usage = resource.getrusage(who)
+    return usage.ru_utime + usage.ru_stime
+
+
+def worker_numbers() -> list[int]:
+    """The process ids of the workers."""
+    tasks = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    children = [int(number) for task in tasks for number in task.read_text().split()]
+    return [each for each in children if "spawn_main" in Path(f"/proc/{each}/cmdline").read_text()]
+
+
+def resident_megabytes(number: int) -> float:
+    """Memory of a process that is its own, in units of 2^20 bytes: without the libraries that processes share."""
+    fields = Path(f"/proc/{number}/statm").read_text().split()
+    return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def versions() -> dict[str, str]:
+    """Of what the figures of ours depend on."""
+    from importlib.metadata import version
+
+    return {"python": platform.python_version()} | {name: version(name) for name in ("pillow", "grain", "numpy")}
 
 
 def processor_name() -> str:
@@ -253,13 +280,22 @@ def processor_name() -> str:
 
 
 def summary(report: dict) -> str:
-    """The medians as lines of text."""
-    lines = [
-        f"{name}: {statistics.median(rates):.0f} images/s, "
-        f"{statistics.median(report['processor_milliseconds_per_image'][name]):.2f} ms of processor time an image"
-        for name, rates in report["images_per_second"].items()
-    ]
-    return "\n".join(lines + [f"{name}: {ratio:.2f}" for name, ratio in report.get("ratio", {}).items()])
+    """The medians as the lines of a table, and the medians of the rounds' ratios to timm."""
+    rounds = report["rounds"]
+    lines = ["| side | images/s | / timm | processor ms an image | of it main process | first batch, s | worker, MB |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for name, turns in rounds.items():
+        middle = {key: statistics.median(turn[key] for turn in turns) for key in turns[0]}
+        ratio = "1"
+        if name != TIMM and TIMM in rounds:
+            pairs = zip(turns, rounds[TIMM], strict=True)
+            ratio = f"{statistics.median(a['images_per_second'] / b['images_per_second'] for a, b in pairs):.2f}"
+        cells = [f"{middle['images_per_second']:.0f}", ratio, f"{middle['all_ms']:.2f}"]
+        cells += [f"{middle['main_ms']:.3f}" if "main_ms" in middle else "", f"{middle['first_batch_s']:.1f}"]
+        cells.append(f"{middle['worker_mb']:.0f}" if "worker_mb" in middle else "")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    load = ", ".join(f"{value:.1f}" for value in report["load"])
+    return "\n".join([*lines, f"{report['cores']} cores of {report['processor']}, load {load}; {report['versions']}"])
 
 
 if __name__ == "__main__":

@@ -280,8 +280,10 @@ def _together(maker: _Maker, pieces: Iterator[dict], local_devices: int, faulty:
         batch["mask"][slot] = 1
         for name, field in piece.items():
             if name not in batch:
-                batch[name] = np.zeros((maker.samples, *field.shape[1:]), field.dtype)
+                batch[name] = np.empty((maker.samples, *field.shape[1:]), field.dtype)  # NumPy asks for huge pages
             batch[name][slot] = field
+    for name in batch.keys() - {"index"}:
+        batch[name][batch["index"] < 0] = 0
     if maker.several_labels:
         batch["mask"] = batch["labels"].any(-1).astype(np.float32)
         batch["label"] = batch["labels"].argmax(-1).astype(np.int32)

@@ -26,7 +26,7 @@ from tnt_jax.training.recorded import leaves
 from tnt_jax.training.setup import TrainingRun
 
 # Keys that may differ between the processes of one run: of the machine, not of the run.
-OWN = ("distributed.", "data.directory", "data.reader_threads", "prefetch_batches")
+OWN = ("distributed.", "data.directory", "data.worker_processes", "prefetch_batches")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 SECONDS_TO_APPEAR = 60  # of a file on another machine of a network file system
 CHECKPOINT = "newest checkpoint in --workdir"
