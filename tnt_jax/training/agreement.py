@@ -107,6 +107,12 @@ def agree(topic: str, statement: str, compare: Callable[[str], str], seconds: fl
             first = client.blocking_key_value_get(f"{key}/statement", wait)
             client.key_value_set(f"{key}/{jax.process_index()}", compare(first) or FINE)
         verdict = client.blocking_key_value_get(f"{key}/verdict", wait)
+        if verdict != FINE:  # the first process keeps the store: it ends when the others have heard
+            if jax.process_index():
+                client.key_value_set(f"{key}/{jax.process_index()}/heard", FINE)
+            else:
+                for number in range(1, count):
+                    client.blocking_key_value_get(f"{key}/{number}/heard", wait)
     except jax.errors.JaxRuntimeError as error:
         raise CannotStart(
             f"The {count} processes did not all start within {seconds:g} s (distributed.initialization_timeout_seconds)"
