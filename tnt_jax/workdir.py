@@ -79,6 +79,8 @@ def read_config(workdir: Path) -> dict[str, Any] | None:
         config = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}). Use another --workdir, or mend the file.") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds no configuration. Use another --workdir, or mend the file.")
     return _renamed(config, path)
 
 

@@ -29,9 +29,12 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace, started: float) -> None:
     """Prints while it goes on; `started` is the moment that seconds count from."""
-    from tests.fuzz import harness, properties  # seconds, and jax
+    from tests.fuzz import harness, properties, saved  # seconds, and jax
 
-    with harness.place():
+    with harness.place() as folder:
+        (folder / "saved").mkdir()
+        for name, check in {"workdir names": saved.check_names, "config.json": saved.check_configs}.items():
+            print(f"{name}: {_in_words(check(folder / 'saved', 20 * arguments.examples, arguments.seed))}", flush=True)
         checked = properties.check_refusals(20 * arguments.examples, arguments.seed)
         print(f"alone: {_in_words(checked)}. {time.monotonic() - started:.0f} s", flush=True)
         trained = properties.check_training(arguments.examples, arguments.seed, verbose=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.fuzz import harness, properties, values, weights
+from tests.fuzz import harness, properties, saved, values, weights
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -23,6 +23,12 @@ def test_every_key_of_the_default_config_has_values():
 
 def test_what_cannot_work_is_refused_with_the_key():
     properties.check_refusals(examples=300)
+
+
+@pytest.mark.parametrize("check", [saved.check_names, saved.check_configs])
+def test_a_workdir_of_any_name_and_content_is_read_or_refused(tmp_path, check):
+    found = check(tmp_path, examples=300)
+    assert min(found["accepted"], found["refused"]) >= 5, found
 
 
 def test_what_is_accepted_trains_a_step():

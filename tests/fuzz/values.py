@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-from tnt_jax.data.randaugment import OPERATIONS
 
 from configs import default
+from tnt_jax.data.randaugment import OPERATIONS
 from tnt_jax.models.variants import VARIANTS
 from tnt_jax.training.config import CHOICES, Experiment
 

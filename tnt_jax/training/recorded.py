@@ -90,8 +90,6 @@ def read_run_config(workdir: Path) -> dict[str, Any] | None:
     if values is None:
         return None
     path, accepted = workdir / CONFIG_FILE, accepted_keys()
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no configuration. Use another --workdir, or mend the file.")
     found = dict(leaves(values, ""))
     unknown = [key for key in found if key not in accepted]
     if unknown:
