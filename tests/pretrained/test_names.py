@@ -65,6 +65,14 @@ def test_a_parameter_without_a_name_is_an_error():
         names.file_name(("patch_embedding", "kernel"), "timm")
 
 
+@pytest.mark.parametrize(
+    "path", ["word_embedding/scale", "block_1/inner/norm1/gain", "block_1/inner/norm1/kernel", "block_1/inner/scale1"]
+)
+def test_a_new_parameter_of_a_known_module_does_not_take_the_name_of_another(path):
+    with pytest.raises(ValueError, match=f"no name for {path}; .*names.py"):
+        names.file_name(tuple(path.split("/")), "timm")
+
+
 def _array(*shape):
     return np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
 

@@ -116,6 +116,8 @@ def _queries_and_keys(
         return dataclasses.replace(ops, outer=dataclasses.replace(ops.outer, attend=record))
 
     model.clone(ops=ops).apply(variables, images)
+    if len(found) != model.depth:
+        raise ValueError(f"{len(found)} outer attentions in {model.depth} blocks: maps of attention need one in each")
     return [found[block - 1] for block in blocks]
 
 

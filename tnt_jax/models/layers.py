@@ -70,7 +70,7 @@ class Ops:
     outer: Layers  # of sentences
     over_sentences: Callable[[type[nn.Module]], type[nn.Module]] = over_sentences
     convolve_patches: Callable[..., jax.Array] = convolve_patches
-    run_blocks: Callable[..., tuple[jax.Array, list[dict[str, jax.Array]]]] | None = None  # None: one after the other
+    run_blocks: Callable[..., tuple[Any, jax.Array, list[dict[str, jax.Array]]]] | None = None  # None: TNT's own loop
 
     @classmethod
     def definition(cls, config: Any) -> "Ops":

@@ -184,7 +184,7 @@ class TNT(nn.Module):
         run, features = ops.run_blocks, []
         if run is not None:
             params = self.variables["params"]
-            sentences, features = run(config, ops, params, words, sentences, keys, requested)
+            words, sentences, features = run(config, ops, params, words, sentences, keys, requested)
         else:
             for i, rate in enumerate(config.drop_path_rates()):
                 drop = {} if keys is None else stochastic_depth_masks(keys[i], rate, sentences)

@@ -178,8 +178,10 @@ def file_name(path: Path, scheme: str) -> str:
         return "/".join(path)
     block = re.fullmatch(r"block_(\d+)", path[0])
     module = "/".join(("block", *path[1:-1])) if block else "/".join(path[:-1]) or path[0]
-    if module not in _MODULES[scheme]:
-        raise ValueError(f"the {scheme} naming scheme has no name for {'/'.join(path)}")
+    if module not in _MODULES[scheme] or path[-1] not in (*_TOKENS, "bias", _weight(path)):
+        raise ValueError(
+            f"the {scheme} naming scheme has no name for {'/'.join(path)}; tnt_jax/pretrained/names.py has all names"
+        )
     name = _MODULES[scheme][module]
     if block:
         name = name.replace("#", str(int(block[1]) - 1))
@@ -205,8 +207,12 @@ def our_path(name: str, scheme: str) -> Path | None:
         path = (f"block_{int(block[1]) + 1}", *path[1:])
     if not leaf:
         return path
-    is_norm = path[-1].startswith("norm")
-    return (*path, "bias" if leaf == "bias" else "scale" if is_norm else "kernel")
+    return (*path, "bias" if leaf == "bias" else _weight((*path, "")))
+
+
+def _weight(path: Path) -> str:
+    """Our path of a parameter -> what its module calls its weight: norms have a scale, all else a kernel."""
+    return "scale" if path[-2:-1] and path[-2].startswith("norm") else "kernel"
 
 
 def detect_scheme(names: set[str]) -> str | None:

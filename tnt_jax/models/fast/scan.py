@@ -40,8 +40,8 @@ def run_blocks(
     scan: bool,
     policy: Policy | None,
     feature_major: bool,
-) -> tuple[jax.Array, list[dict[str, jax.Array]]]:
-    """The loop over blocks of TNT.__call__ -> (sentences [B, 1 + N, D], requested features of each block).
+) -> tuple[jax.Array | None, jax.Array, list[dict[str, jax.Array]]]:
+    """The loop over blocks of TNT.__call__ -> (words, sentences [B, 1 + N, D], requested features of each block).
 
     Args:
       params: the model's, block by block or, for a scan, stacked.
@@ -87,7 +87,9 @@ def run_blocks(
             inputs = block_params, None if keys is None else keys[run.start - 1], rates[run.start - 1]
             (words, sentences), found = body((words, sentences), inputs)
             features.append(found)
-    return sentences, features
+    if words is not None and feature_major:
+        words = from_feature_major(words, config.num_words)
+    return words, sentences, features
 
 
 def _check_stacks(config: Config, params: Mapping[str, Any]) -> None:
