@@ -1,10 +1,12 @@
 """The arrays of the paper's figures against the whole model's features, and where a bright patch shows in them."""
 
+import flax.linen as nn
 import numpy as np
 import pytest
 
 from tests.models.helpers import images, random_variables, run, small_model
 from tnt_jax.analysis import maps
+from tnt_jax.models import layers, tnt
 
 BLOCKS = (1, 2)
 
@@ -105,3 +107,18 @@ def test_a_bright_patch_is_seen_at_its_place(changes):
             changed = maps.word_maps(model, variables, bright)[0] != maps.word_maps(model, variables, dark)[0]
             places = np.argwhere(changed)
             assert len(places) and {(r // 2, c // 2) for r, c in places.tolist()} == {(row, column)}
+
+
+def test_a_block_with_a_second_attention_is_not_drawn_by_the_wrong_one(monkeypatch):
+    published = tnt.OuterBlock
+
+    class Twice(published):
+        @nn.compact
+        def __call__(self, sentences, drop, return_weights=False):
+            sentences, weights = published.__call__(self, sentences, drop, return_weights)
+            return layers.Attention(3, False, self.ops.outer, name="second")(sentences)[0], weights
+
+    monkeypatch.setattr(tnt, "OuterBlock", Twice)
+    model = small_model(depth=1)
+    with pytest.raises(ValueError, match="2 outer attentions in 1 blocks"):
+        maps.outer_attention(model, random_variables(model), images(1))

@@ -1,5 +1,7 @@
 """Stacked and block by block: there and back, and the same model either way."""
 
+import functools
+
 import flax
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,8 @@ import numpy as np
 import pytest
 
 from tests.models.helpers import images, random_variables, small_model
+from tnt_jax.models.fast import cpu_ops
+from tnt_jax.models.fast.scan import run_blocks
 from tnt_jax.models.fast.stacking import block_runs, stack_blocks, unstack_blocks
 from tnt_jax.models.variants import update
 
@@ -99,3 +103,14 @@ def test_a_scanned_model_takes_either_form(tnt_blocks):
     assert set(stacked_gradient) == set(stack_blocks(params))
     for a, b in zip(jax.tree.leaves(unstack_blocks(stacked_gradient)), jax.tree.leaves(gradient), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("feature_major", [False, True])
+def test_the_loop_hands_on_words_and_sentences_of_the_last_block(feature_major):
+    model = small_model()
+    words, sentences = jax.random.normal(jax.random.key(0), (32, 4, 6)), jnp.ones((2, 17, 24))
+    loop = functools.partial(run_blocks, scan=True, policy=None, feature_major=feature_major)
+    ops, params, requested = cpu_ops(model.config), random_variables(model)["params"], ("words", "sentences")
+    words, sentences, features = loop(model.config, ops, params, words, sentences, None, requested)
+    np.testing.assert_allclose(words, features[-1]["words"].reshape(words.shape), atol=1e-6)
+    np.testing.assert_allclose(sentences, features[-1]["sentences"], atol=1e-6)
