@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tnt_jax.models.fast import Backend
 from tnt_jax.models.tnt import TNT
 
 
@@ -52,10 +51,11 @@ def count_parts(model: TNT, image_size: int | tuple[int, int] | None = None) -> 
     Counted from the traced definition, so that any module counts, known or not. Sentence positions grow with the size.
     A padding zero counts like any pixel.
     """
-    model = TNT(_resized(model, image_size), Backend("reference", scan=True))  # like blocks are traced once
-    variables = jax.eval_shape(model.init, jax.random.key(0), _image(model))
+    model = TNT(_resized(model, image_size))
+    trace = jax.make_jaxpr(model.init_with_output, return_shape=True)  # shapes of parameters and the program in one
+    program, (_, variables) = trace(jax.random.key(0), _image(model))
     products: dict[str, int] = {}
-    for scopes, count in _products(jax.make_jaxpr(model.apply)(variables, _image(model)).jaxpr):
+    for scopes, count in _products(program.jaxpr):
         name = "/".join(scopes)
         products[name] = products.get(name, 0) + count
     counts: dict[str, list[int]] = {}
@@ -69,7 +69,7 @@ def count_parts(model: TNT, image_size: int | tuple[int, int] | None = None) -> 
 
 def _module_of(path: tuple[str, ...]) -> str:
     """A parameter's path -> the module that holds its layer, blocks put together: "inner/attention", "head"."""
-    path = path[1:] if path[0].startswith("block_") else path
+    path = path[1:] if len(path) > 1 and re.fullmatch(r"block_\d+", path[0]) else path
     return "/".join(path[:-2] or path[:1])
 
 
@@ -100,7 +100,11 @@ def _adds_bias(equation: Any, producers: dict[int, Any]) -> bool:
     names, ranks = [], []
     for variable in equation.invars:
         producer = producers.get(id(variable))
-        while producer is not None and producer.primitive.name in ("reshape", "broadcast_in_dim", "transpose"):
+        while (
+            len(variable.aval.shape) > 1
+            and producer is not None
+            and producer.primitive.name in ("reshape", "broadcast_in_dim", "transpose")
+        ):
             variable = producer.invars[0]
             producer = producers.get(id(variable))
         names.append(producer.primitive.name if producer is not None else "")

@@ -3,11 +3,12 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import tnt_jax
 from tests.models.helpers import images, random_variables, small_model
-from tnt_jax.models import fast, tnt
+from tnt_jax.models import fast, layers, tnt
 from tnt_jax.models.fast import fused
 from tnt_jax.models.fast.fused import from_feature_major, to_feature_major
 from tnt_jax.models.layers import Ops
@@ -81,6 +82,26 @@ def test_an_unknown_parameter_is_never_ignored(another_parameter, log):
         variables
     )
     assert float(jnp.abs(gradient["params"]["block_1"]["inner"]["scale"]).max()) > 0
+
+
+def test_a_layer_with_another_parameter_is_computed_as_it_is_defined(monkeypatch, log):
+    """The forms of dense layers know a kernel and a bias: a definition with a gain is not replaced by them."""
+
+    class Gained(nn.Dense):
+        @nn.compact
+        def __call__(self, x):
+            return self.param("gain", nn.initializers.constant(2.0), ()) * nn.Dense.__call__(self, x)
+
+    monkeypatch.setattr(layers.Layers, "dense_layer", Gained)
+    monkeypatch.setattr(layers.Layers.__init__, "__defaults__", (Gained, *layers.Layers.__init__.__defaults__[1:]))
+    model = small_model(**SIZES)
+    variables = random_variables(model)
+    assert "gain" in variables["params"]["block_1"]["outer"]["mlp"]["dense1"]
+    expected = update(model, inner_implementation="reference").apply(variables, images())
+    np.testing.assert_array_equal(model.apply(variables, images()), expected)
+    assert len(log) == 1 and "dense/gain" in log[0] and "'auto' is 'reference'" in log[0]
+    with pytest.raises(ValueError, match="dense/gain.*use 'reference'"):
+        update(model, inner_implementation="xla").apply(variables, images())
 
 
 def test_a_missing_or_misshapen_parameter_is_named():

@@ -6,8 +6,11 @@ refuses others. `pytest tests/models -k implementations` holds every implementat
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
+import flax.linen as nn
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 from absl import logging
@@ -85,6 +88,11 @@ def choose(config: Config, implementation: str = "auto", device_kind: str | None
     if implementation == "reference":
         return Choice(Ops.definition(config), "inner_implementation='reference' is the definition")
     ops = tpu_ops(config) if on_tpu else cpu_ops(config)
+    if difference := _different_layers(config, ops):
+        if implementation != "auto":
+            raise ValueError(f"inner_implementation={implementation!r} is not possible: {difference}; use 'reference'")
+        _log_once(f"inner_implementation='auto' is 'reference' here: {difference}")
+        return Choice(Ops.definition(config), difference)
     if implementation == "xla" or not config.inner_blocks:
         return Choice(ops, "there is no inner block" if implementation != "xla" else "inner_implementation='xla'")
     reason = fused.obstacle(config, kind)
@@ -93,7 +101,7 @@ def choose(config: Config, implementation: str = "auto", device_kind: str | None
     if implementation == "pallas":
         raise ValueError(f"inner_implementation='pallas' is not possible: {reason}; use 'auto' or 'xla'")
     if on_tpu:
-        _log_once(reason)
+        _log_once(f"inner_implementation='auto' is 'xla' here: {reason}")
     return Choice(ops, reason)
 
 
@@ -135,6 +143,35 @@ def _layers(config: Config) -> Layers:
     return Layers(config.dtype, config.norm_epsilon, gelu=gelu, **recomputed)
 
 
+def _different_layers(config: Config, ops: Ops) -> str | None:
+    """-> how the parameters of a fast layer differ from those of its definition; None: not at all."""
+    definition = Ops.definition(config)
+    for group in ("inner", "projection", "outer"):
+        for name, arguments in (("dense", ("dense", 4)), ("norm", ("norm",))):
+            layers = [functools.partial(getattr(getattr(each, group), name), *arguments) for each in (definition, ops)]
+            defined, computed = map(_parameters, layers)
+            if defined != computed:
+                return f"a {name} layer has the parameters {defined}, and its fast form computes with {computed}"
+    return None
+
+
+class _Layer(nn.Module):
+    """A layer on its own."""
+
+    make: Callable[[], Callable[[jax.Array], jax.Array]]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [n, F] -> what the layer makes of it."""
+        return self.make()(x)
+
+
+def _parameters(make: Callable[[], Callable[[jax.Array], jax.Array]]) -> dict[str, tuple[int, ...]]:
+    """A function that makes a layer -> names and shapes of its parameters, on x [2, 3]."""
+    tree = jax.eval_shape(_Layer(make).init, jax.random.key(0), jnp.zeros((2, 3)))["params"]
+    return {name: leaf.shape for name, leaf in flax.traverse_util.flatten_dict(tree, sep="/").items()}
+
+
 def default_device_kind() -> str:
     """-> the kind of the device that jax computes on unless it is told otherwise, such as "TPU v5 lite" or "cpu"."""
     device = jax.config.jax_default_device
@@ -157,5 +194,5 @@ def replace(model: TNT, **changes: object) -> TNT:
 
 
 @functools.cache  # a model asks at every trace
-def _log_once(reason: str) -> None:
-    logging.warning("inner_implementation='auto' is 'xla' here: %s", reason)
+def _log_once(message: str) -> None:
+    logging.warning("%s", message)
