@@ -63,7 +63,7 @@ PAUSE = 0.3  # seconds between turns: threads of the last side that spin for wor
 
 
 def cases(config: dict[str, Any]) -> list[list[dict[str, Any]]]:
-    """The flags and a config's plain form -> groups of cases that take turns. Raises ValueError with the mend.
+    """The flags and a config's plain form -> groups of cases that take turns. Raises ValueError with the fix.
 
     A case: side, model, mode, batch_size, and what the workers need (sides/ours.py and peer.py).
     """

@@ -1,4 +1,4 @@
-"""The front door: one clear message for a command that cannot work, and a run from the command line."""
+"""The entry point: one clear message for a command that cannot work, and a run from the command line."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""From the data wing to the devices."""
+"""From the data package to the devices."""
 
 import dataclasses
 import itertools

@@ -59,7 +59,7 @@ def extract_features(
     Images are resized, cropped and normalised as for the experiment's evaluation, at the model's input_size; batches
     of eval_batch_size go over all devices (of all processes), and every process gets all features.
     block: 1-based, None: the last; kind: see block_features.
-    Raises ValueError for a block or a kind that is not there, and what the data wing raises.
+    Raises ValueError for a block or a kind that is not there, and what the data package raises.
     """
     from tnt_jax.data.batches import eval_batches
 

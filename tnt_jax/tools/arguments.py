@@ -132,7 +132,7 @@ def parse_known(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
 
 
 def run_config(workdir: Path, changes: Sequence[str] = ()) -> ConfigDict:
-    """A run's folder and --config.KEY=VALUE flags -> its configuration, changed. Raises ValueError with the mend."""
+    """A run's folder and --config.KEY=VALUE flags -> its configuration, changed. Raises ValueError with the fix."""
     from tnt_jax.training import recorded
     from tnt_jax.training.config import accepted_keys, unknown_key_message
 

@@ -189,7 +189,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> str:
-    """Exports -> what to say about it. Raises ValueError or OSError for what cannot work, with the mend."""
+    """Exports -> what to say about it. Raises ValueError or OSError for what cannot work, with the fix."""
     from tnt_jax.pretrained import save_pretrained
 
     if (suffix := options.output.suffix.lower()) in ELSEWHERE:

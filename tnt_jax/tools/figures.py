@@ -58,7 +58,7 @@ TITLES = {
 def open_subject(source: str, weights: str = BEST) -> Subject:
     """A workdir, NAME:WEIGHTS or NAME:random -> the model with its weights, computing in float32.
 
-    Raises ValueError or FileNotFoundError with the mend.
+    Raises ValueError or FileNotFoundError with the fix.
     """
     name, _, file = source.partition(":")
     if file == RANDOM and name in VARIANTS:

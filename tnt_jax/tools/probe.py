@@ -53,7 +53,7 @@ def probe(
 
     linear_probe: see analysis.probe.linear_probe; nearest_neighbours: accuracy, neighbours, temperature; all accuracies
     in 0..1 on data.eval_split. weights: "best", "raw" or "averaged", as in tnt_jax.load_pretrained.
-    Raises ValueError or FileNotFoundError for what cannot work, with the mend.
+    Raises ValueError or FileNotFoundError for what cannot work, with the fix.
     """
     from tnt_jax.models.variants import VARIANTS, create_model
     from tnt_jax.pretrained.load import fit, read_source

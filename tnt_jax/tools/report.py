@@ -30,7 +30,7 @@ REPORT_FILE = "report.html"
 def evaluate_trained(trained: Trained, workdir: Path, mistakes: int) -> Evaluated:
     """A run's model -> where it is wrong on the run's evaluation split.
 
-    Raises what the data wing raises, and ValueError where the data set has classes by now that the run does not know.
+    Raises what the data package raises, and ValueError where the data set now has classes that the run does not know.
     """
     from tnt_jax.analysis.predictions import predictor, whole_batch
     from tnt_jax.data.batches import eval_batches
@@ -93,7 +93,7 @@ def make_report(
 
     weights: "best", "raw" or "averaged".
 
-    Raises ValueError, FileNotFoundError or OSError with the mend.
+    Raises ValueError, FileNotFoundError or OSError with the fix.
     """
     from tnt_jax.analysis import page
 

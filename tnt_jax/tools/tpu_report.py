@@ -44,7 +44,7 @@ _define(flags.DEFINE_string, "output", "tpu_report.json", "File for the figures 
 def make_report(config: Any, topology: str) -> dict[str, Any]:
     """A config and a slice's name -> see tpu.report.describe, with `largest_batch` where it is asked for.
 
-    Raises ValueError for what cannot work, with the mend, OSError for --hlo, and ImportError without libtpu.
+    Raises ValueError for what cannot work, with the fix, OSError for --hlo, and ImportError without libtpu.
     """
     from tnt_jax.tools.tpu import chips
     from tnt_jax.tools.tpu.prices import price

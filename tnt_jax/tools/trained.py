@@ -60,7 +60,7 @@ def open_trained(
     """A source, image_size in pixels (None: the model's own; another interpolates the sentence positions) -> Trained.
 
     weights: "best", "raw" or "averaged", as in tnt_jax.load_pretrained; changes: --config.KEY=VALUE of a run's
-    configuration. Raises ValueError or FileNotFoundError with the mend.
+    configuration. Raises ValueError or FileNotFoundError with the fix.
     """
     workdir = workdir_of(source)
     if workdir is not None:

@@ -30,7 +30,7 @@ class CardSet:
     label_to_class: np.ndarray | None  # int32 [k], the set's labels in the model's order; None: they are the same
 
     def in_model_classes(self, batch: Batch) -> Batch:
-        """A batch of the data wing -> the same with the model's classes as labels.
+        """A batch of the data package -> the same with the model's classes as labels.
 
         Raises ValueError for a label outside the classes that the set is known to have.
         """

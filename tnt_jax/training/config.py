@@ -233,7 +233,7 @@ CHOICES = {
 def check_config(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Experiment:
     """A ConfigDict (or its plain form, as config.json holds it) -> Experiment.
 
-    Raises ValueError that names the key, the value and the mend: for a key that does not exist (with the nearest one
+    Raises ValueError that names the key, the value and the fix: for a key that does not exist (with the nearest one
     that does), a missing key, a wrong type, a number out of range, and values that exclude each other.
     """
     values = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)

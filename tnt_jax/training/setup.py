@@ -90,7 +90,7 @@ class TrainingRun(Run):
 def prepare(config: Any, workdir: str | os.PathLike[str], feed: Feed | None = None) -> TrainingRun:
     """A config and a workdir -> a run to train. `feed` stands in for the config's data set.
 
-    Raises ValueError, FileNotFoundError or PermissionError with what, where and the mend; nothing has been written.
+    Raises ValueError, FileNotFoundError or PermissionError with what, where and the fix; nothing has been written.
     """
     experiment = check_config(config)
     check_training_devices(experiment, jax.device_count())
@@ -170,7 +170,7 @@ def data_classes(experiment: Experiment) -> tuple[int, tuple[str, ...] | None]:
 
 
 def make_model(experiment: Experiment, num_classes: int) -> nn.Module:
-    """The experiment's model; sizes that do not fit raise ValueError with the mend."""
+    """The experiment's model; sizes that do not fit raise ValueError with the fix."""
     try:
         return create_model(**experiment.model.arguments() | {"num_classes": num_classes})
     except ValueError as error:
