@@ -40,7 +40,7 @@ def writable(workdir: Path) -> Iterator[None]:
 
 
 def readable(make_batches: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-    """What `make_batches` gives; a damaged file or image, or a wrong label (named by the data package) is a RunError."""
+    """What `make_batches` gives; a damaged file, image or label (the data package names it) is a RunError."""
     try:
         yield from make_batches()
     except (ValueError, OSError) as error:

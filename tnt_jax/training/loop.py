@@ -326,7 +326,7 @@ def _stop_or_skip(session: Session, step: int, results: dict[str, Any], index: A
             f"The last good checkpoint is {saved}; to go on from its weights with changed settings: "
             f"--config.pretrained={saved} --workdir=ANOTHER."
         )
-    raise RunError(f"{description} Nothing of this step was saved. {last} {nonfinite.MEND}")
+    raise RunError(f"{description} Nothing of this step was saved. {last} {nonfinite.FIX}")
 
 
 def _evaluate_and_save(session: Session, state: TrainState, step: int, stopping: bool) -> None:

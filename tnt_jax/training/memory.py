@@ -17,7 +17,7 @@ from tnt_jax.training.watch import host_memory
 GIB = 2**30
 ROOM = 0.8  # of the memory, which a suggestion may take: other programs need some
 CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-MEND = (
+FIX = (
     "Take a smaller config.batch_size (or more config.accumulation_steps, which leave the result as it is), "
     "config.model.remat=True, or a smaller model."
 )
@@ -56,7 +56,7 @@ def check_memory(experiment: Experiment, model: Any) -> None:
             f"config.model ({sizes}, {model.inner_num_heads} and {model.outer_num_heads} heads) with config.batch_size="
             f"{experiment.batch_size}, config.eval_batch_size={experiment.eval_batch_size} and config.prefetch_batches="
             f"{experiment.prefetch_batches} needs at least {least / GIB:,.0f} GiB on each device; there are "
-            f"{held / GIB:,.0f}. {MEND}"
+            f"{held / GIB:,.0f}. {FIX}"
         )
 
 
@@ -99,7 +99,7 @@ def need_message(compiled: jax.stages.Compiled, experiment: Experiment) -> str:
     more = [parts * 2**i for i in range(1, 17) if local % (parts * 2**i) == 0]
     enough = [each for each in more if copies * (kept + scratch * parts / each) <= ROOM * have]
     if not enough:
-        return f"Note: {text} The system may end the run. {MEND}"
+        return f"Note: {text} The system may end the run. {FIX}"
     then = copies * (kept + scratch * parts / enough[0])
     return (
         f"Note: {text} The system may end the run. --config.accumulation_steps={enough[0]} takes the batch in as many "
@@ -109,7 +109,7 @@ def need_message(compiled: jax.stages.Compiled, experiment: Experiment) -> str:
 
 
 @contextlib.contextmanager
-def enough(mend: str = MEND) -> Iterator[None]:
+def enough(mend: str = FIX) -> Iterator[None]:
     """Inside it, a device's or the host's memory that is full becomes a RunError, which names the fix."""
     try:
         yield

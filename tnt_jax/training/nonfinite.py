@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 from tnt_jax.training import report
 from tnt_jax.training.setup import TrainingRun
 
-MEND = (
+FIX = (
     "A lower config.learning_rate, a longer config.warmup_epochs, config.gradient_clip_norm=1 or "
     "config.model.dtype=float32 usually helps; config.nonfinite=skip leaves single steps out."
 )
