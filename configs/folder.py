@@ -4,7 +4,7 @@ Command:  python main.py --config=configs/folder.py --config.data.directory=DIRE
           Small images: --config.model.image_size=32 --config.model.patch_size=4 --config.model.word_size=2
           Accelerators with room for the batch, and small images: --config.accumulation_steps=1
           From published weights: --config.pretrained=FILE --config.pretrained_new_head=True
-Hardware: not yet run at 224 x 224. CIFAR-10 as JPEGs, a TNT of 364,594 parameters at 32 x 32 (README, Results): two
+Hardware: not yet run at 224 x 224. CIFAR-10 as JPEGs, a TNT of 364,594 parameters at 32 x 32 (docs/results.md): two
           cores of an AMD EPYC (Zen 5), virtual
 Time:     2 min 42 s for 3 epochs of CIFAR-10
 Accuracy: 30.4% of CIFAR-10's test images after these 3 epochs

@@ -64,9 +64,9 @@ def test_digits_from_a_file_of_weights(tmp_path, weights, monkeypatch, capsys):
 
 
 def test_the_config_of_the_example_is_that_of_the_published_weights():
-    """README and the program's own text name it for a file of TNT-S."""
+    """docs/tools.md and the program's own text name it for a file of TNT-S."""
     command = "--config=configs/finetune.py:cifar10"
-    assert command in probe.__doc__ and command in Path("README.md").read_text()
+    assert command in probe.__doc__ and command in Path("docs/tools.md").read_text()
     config = finetune.get_config("cifar10")
     config.model.image_size = 224
     model = create_model(**check_config(config).model.arguments())

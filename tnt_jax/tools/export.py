@@ -42,7 +42,7 @@ FILES = (".safetensors", ".stablehlo", ".pb", ".pt", ".pth", ".bin", ".h5", ".ke
 # Formats that people ask for -> what there is instead.
 ELSEWHERE = {
     ".onnx": "there is no export to ONNX here. Through timm there is one: --format=safetensors, and then as in "
-    "docs/export.md.",
+    "docs/tools.md.",
     ".tflite": "there is no export to TensorFlow Lite here, nor a way through timm. A program (--output=FOLDER) runs "
     "where jax is installed.",
 }
