@@ -70,10 +70,12 @@ def test_training_on_keeps_the_list_of_what_was_trained(run):
     feed = TinyFeed(config)
     feed.class_names = None
     fresh = setup.prepare(config, run.parent / "fresh", feed)
-    loop._enter_workdir(fresh)
+    with loop._enter_workdir(fresh):
+        pass
     assert json.loads((fresh.workdir / "classes.json").read_text()) is None
     (run / "config.json").write_text((fresh.workdir / "config.json").read_text())
-    loop._enter_workdir(setup.prepare(config, run, feed))
+    with loop._enter_workdir(setup.prepare(config, run, feed)):
+        pass
     assert json.loads((run / "classes.json").read_text()) == list(KNOWN)
 
 
