@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 
 import flax.traverse_util
 import jax
@@ -310,10 +311,19 @@ class RemovingFeed(TinyFeed):
         super().__init__(config)
         self.path = path
 
+    def _remove(self):
+        """Again where a checkpoint is being written into the folder meanwhile."""
+        for _ in range(50):
+            try:
+                return shutil.rmtree(self.path) if self.path.is_dir() else self.path.unlink()
+            except OSError:
+                time.sleep(0.05)
+        raise AssertionError(f"{self.path} could not be removed")
+
     def train(self, start_step):
         for step, made in enumerate(super().train(start_step), start_step):
             if step == 9:
-                shutil.rmtree(self.path) if self.path.is_dir() else self.path.unlink()
+                self._remove()
             yield made
 
 

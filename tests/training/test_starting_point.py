@@ -63,10 +63,16 @@ def test_a_resumed_run_keeps_the_sizes_when_its_source_is_gone(source, tmp_path)
     assert taken("", workdir, evaluates=True)[0].model.num_classes == 7
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"model": 3}', '{"model": {"name": 1}}'])
+@pytest.mark.parametrize("content", ["{}", '{"model": 3}', '{"model": {"name": 1}}'])
 def test_a_config_that_holds_no_sizes_gives_none(source, tmp_path, content):
     (source / "config.json").write_text(content)
     assert taken(source, tmp_path / "new") == (experiment(pretrained=str(source), **OPEN), ())
+
+
+def test_a_source_whose_config_is_none_is_named(source, tmp_path):
+    (source / "config.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"source/config\.json holds no configuration"):
+        taken(source, tmp_path / "new")
 
 
 def test_a_hub_that_cannot_be_reached_ends_before_anything_else(monkeypatch):
