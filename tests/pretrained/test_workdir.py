@@ -81,7 +81,7 @@ def test_a_workdir_knows_its_model_and_gives_the_weights_that_its_last_evaluatio
 
 
 def test_what_was_taken_is_said(evaluated, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="absl")  # another test may have set its level
     _, weights = read_source(evaluated)
     assert weights.source == f"{evaluated}, averaged weights of step 7"
     assert weights.label == "averaged weights of step 7"
