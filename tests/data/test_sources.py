@@ -33,7 +33,7 @@ def everything(source) -> list[tuple[bytes, int]]:
 @pytest.fixture(scope="module")
 def digits_examples(digits_directory) -> dict[str, list[tuple[bytes, int]]]:
     """split -> all its examples, by tfds' own reader."""
-    builder = prepared.prepared(lambda: digits.digits_builder(digits_directory))
+    builder = prepared.ensure_prepared(lambda: digits.digits_builder(digits_directory))
     read = builder.as_data_source()
     return {name: [(example["image"], example["label"]) for example in part] for name, part in read.items()}
 
@@ -87,8 +87,10 @@ def test_another_prepared_version_is_named_with_the_fix(settings_for, tiles, tmp
         return conftest.Tiles(data_dir=str(tmp_path))
 
     with pytest.raises(FileNotFoundError, match=r"version 1\.0\.0.* holds version 0\.9\.0.*data\.name=tiles:0\.9\.0"):
-        prepared.prepared(make)
-    assert prepared.prepared(make, asked="tiles:1.0.0").info.splits  # asked for by number, it is prepared beside it
+        prepared.ensure_prepared(make)
+    assert prepared.ensure_prepared(
+        make, asked="tiles:1.0.0"
+    ).info.splits  # asked for by number, it is prepared beside it
 
 
 def test_splits_in_tfds_notation_are_disjoint_and_counted_without_reading(settings_for, tiles):
@@ -213,4 +215,4 @@ def test_what_cannot_be_classified_is_refused(tmp_path, features, keys, message)
             return tfds.core.DatasetInfo(builder=self, features=features_dict, supervised_keys=keys)
 
     with pytest.raises(ValueError, match=message):
-        prepared.prepared(lambda: Odd(data_dir=str(tmp_path)))
+        prepared.ensure_prepared(lambda: Odd(data_dir=str(tmp_path)))

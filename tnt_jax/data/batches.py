@@ -26,7 +26,7 @@ Batch = dict[str, np.ndarray]
 _PIECE = 64  # images made at a time: a worker holds some pieces in memory, and each costs the main process 0.5 ms
 _SMALL = 10_000  # examples; of fewer, workers would take longer to start than they save
 _MOST_WORKERS = 64  # by default; at 2.7 ms of a core an image they make 20,000 images/s
-_ATTEMPTS = 100  # draws of an example to take the place of a faulty one
+_ATTEMPTS = 100  # draws of an example in place of a faulty one
 
 
 def steps_per_epoch(settings: DataSettings, batch_size: int) -> int:
@@ -69,8 +69,8 @@ def train_batches(
     The batch of a step is a function of (settings, seed, step) alone: see order.TrainOrder for the order and for what
     repeated augmentation does. batch_size counts samples over all processes.
 
-    An example whose image cannot be decoded is noted in `faulty`, and its place (with the draws for it) taken by the
-    one that order.replacement draws; "index" and "label" are then that one's.
+    An example whose image cannot be decoded is noted in `faulty`, and its slot (with the draws for it) taken by the one
+    that order.replacement draws; "index" and "label" are then that one's.
 
     Raises ValueError for a batch that the devices do not divide or that is larger than the split; while iterating, for
     more faulty images than data.max_faulty_images, a file that cannot be read or a label out of range (by name), and
@@ -83,8 +83,8 @@ def train_batches(
     steps = order.TrainOrder(len(source), batch_size, copies, seed, process_index, process_count)
     pieces = max(1, min(-(-steps.samples // _PIECE), steps.samples // copies))
     plan = functools.partial(_plan_training, steps, settings, pieces)
-    maker = _Maker(source, dataset.num_classes, False, settings, image_size, steps.samples, pieces, plan)
-    return _batches(maker, start_step * pieces, 2**62, local_devices, faulty or FaultyImages(), "train")
+    made = _Pieces(source, (dataset.num_classes, False), settings, image_size, steps.samples, pieces, plan)
+    return _batches(made, start_step * pieces, 2**62, local_devices, faulty or FaultyImages(), "train")
 
 
 def eval_batches(
@@ -101,7 +101,7 @@ def eval_batches(
 
     Arrays as in train_batches, images resized and cropped to the centre. The last batch is padded: "mask" 0,
     "index" -1, "label" 0, black images. All processes yield the same number of batches. Errors as in train_batches; an
-    image that cannot be decoded is one, or, with data.allow_faulty_eval, is noted in `faulty` and leaves its place
+    image that cannot be decoded is one, or, with data.allow_faulty_eval, is noted in `faulty` and leaves its slot
     empty. Where the set has several labels an image there is also "labels" uint8 [d, b, classes], 1 for each of them;
     "label" is the first, and an image without any has "mask" 0 and "label" 0.
     """
@@ -110,9 +110,9 @@ def eval_batches(
     source, samples = dataset.open_split(settings.eval_split), batch_size // process_count
     pieces, classes = -(-samples // _PIECE), (dataset.num_classes, dataset.several_labels)
     plan = functools.partial(_plan_evaluation, len(source), batch_size, process_index * samples, samples, pieces)
-    maker = _Maker(source, *classes, settings, image_size, samples, pieces, plan)
+    made = _Pieces(source, classes, settings, image_size, samples, pieces, plan)
     end = -(-len(source) // batch_size) * pieces
-    return _batches(maker, 0, end, local_devices, faulty or FaultyImages(), "eval")
+    return _batches(made, 0, end, local_devices, faulty or FaultyImages(), "eval")
 
 
 @dataclasses.dataclass
@@ -143,47 +143,47 @@ def _plan_evaluation(
 
 
 @dataclasses.dataclass
-class _Maker:
-    """Makes the pieces of a process's batches by their number over all steps; what goes to the worker processes."""
+class _Pieces:
+    """The pieces of a process's batches by their number over all steps; what goes to the worker processes."""
 
     source: sources.Source
-    num_classes: int
-    several_labels: bool
+    dataset: tuple[int, bool]  # number of classes, several labels an image
     settings: DataSettings
     image_size: tuple[int, int]
     samples: int  # of this process in a batch
     pieces: int  # of a batch
-    plan: Callable[[int, int], _Plan]
+    plan: Callable[[int, int], _Plan]  # step, piece of its batch
 
     def __call__(self, number: int) -> dict[str, object]:
-        """-> "image", "index", "label" or "labels" as in a batch but [c, ...]; "slot"; "faulty": [(where, reason)]."""
+        """-> "image", "index", "label" or "labels" as in a batch but [c, ...]; "slot"; "faulty": [(image, reason)]."""
         plan, faulty = self.plan(*divmod(number, self.pieces)), []
         index, slot = plan.index.copy(), plan.slot
         if self.settings.name == "synthetic":
-            image, labels = synthetic.examples(index, self.image_size)
+            images, labels = synthetic.examples(index, self.image_size)
         else:
-            image, labels, sound, last = np.empty((len(index), *self.image_size, 3), np.uint8), [], [], None
-            for place, example in enumerate(plan.index.tolist()):
+            images, labels, sound, last = np.empty((len(index), *self.image_size, 3), np.uint8), [], [], None
+            for row, example in enumerate(plan.index.tolist()):
                 if example != last:  # an image is decoded once for its copies
                     found, last = self._find(example, plan.replace, faulty), example
                 if found is not None:
-                    index[place], picture, label = found
-                    image[len(sound)] = self._made(picture, plan.draws, place)
+                    index[row], image, label = found
+                    images[len(sound)] = self._finished(image, plan.draws, row)
                     labels.append(label)
-                    sound.append(place)
-            image, index, slot = image[: len(sound)], index[sound], slot[sound]
-        made = {"image": image, "index": index.astype(np.int32), "slot": slot, "faulty": faulty}
-        if self.several_labels:
-            hits = np.zeros((len(index), self.num_classes), np.uint8)
+                    sound.append(row)
+            images, index, slot = images[: len(sound)], index[sound], slot[sound]
+        out = {"image": images, "index": index.astype(np.int32), "slot": slot, "faulty": faulty}
+        num_classes, several_labels = self.dataset
+        if several_labels:
+            hits = np.zeros((len(index), num_classes), np.uint8)
             for row, label in zip(hits, labels, strict=True):
                 row[label] = 1
-            return made | {"labels": hits}
-        for number, label in zip(index.tolist(), labels, strict=True):
-            check_label(self.source, number, label, self.num_classes)
-        return made | {"label": np.array(labels, np.int32)}
+            return out | {"labels": hits}
+        for example, label in zip(index.tolist(), labels, strict=True):
+            check_label(self.source, example, label, num_classes)
+        return out | {"label": np.array(labels, np.int32)}
 
     def _find(self, example: int, replace: Callable | None, faulty: list) -> tuple[int, Image.Image, object] | None:
-        """The example, or what takes its place -> its number, image and label; None: its place stays empty."""
+        """The example, or what takes its place -> its number, image and label; None: its slot stays empty."""
         index = example
         for attempt in range(1, _ATTEMPTS + 1):
             try:
@@ -201,11 +201,10 @@ class _Maker:
             index = replace(example, attempt, len(self.source))
         raise ValueError(f"{self.source.name}: no usable example was found in {_ATTEMPTS} draws. Check the data.")
 
-    def _made(self, picture: Image.Image, draws: augment.Draws | None, place: int) -> np.ndarray:
+    def _finished(self, image: Image.Image, draws: augment.Draws | None, row: int) -> np.ndarray:
         if draws is None:
-            return augment.eval_image(picture, self.settings, self.image_size)
-        own = augment.Draws(*(field[place] for field in draws))
-        return augment.train_image(picture, own, self.settings, self.image_size)
+            return augment.eval_image(image, self.settings, self.image_size)
+        return augment.train_image(image, augment.Draws(*(f[row] for f in draws)), self.settings, self.image_size)
 
 
 def decoded(source: sources.Source, index: int, settings: DataSettings) -> tuple[Image.Image, object]:
@@ -215,7 +214,7 @@ def decoded(source: sources.Source, index: int, settings: DataSettings) -> tuple
     except Exception as error:  # a missing or damaged file, by whatever library reads it
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise ValueError(f"{source.where(index)} cannot be read: {reason}") from error
-    return augment.decode(record["image"], sources.turns_images(settings)), record["label"]
+    return augment.decode(record["image"], sources.applies_exif(settings)), record["label"]
 
 
 def check_label(source: sources.Source, index: int, label: int, num_classes: int) -> None:
@@ -235,13 +234,13 @@ def worker_processes(settings: DataSettings, num_examples: int) -> int:
 
 
 def _batches(
-    maker: _Maker, first: int, end: int, local_devices: int, faulty: FaultyImages, purpose: str
+    made: _Pieces, first: int, end: int, local_devices: int, faulty: FaultyImages, purpose: str
 ) -> Iterator[Batch]:
     """Pieces number first, ..., end - 1 -> batches, made ahead once the first is asked for."""
-    workers = min(worker_processes(maker.settings, len(maker.source)), end - first)
-    ahead = 0 if workers else 2 * maker.pieces
+    workers = min(worker_processes(made.settings, len(made.source)), end - first)
+    ahead = 0 if workers else 2 * made.pieces
     threads = grain.ReadOptions(num_threads=min(_cores(), ahead), prefetch_buffer_size=ahead)
-    pieces = grain.MapDataset.range(first, end).map(maker).to_iter_dataset(threads)
+    pieces = grain.MapDataset.range(first, end).map(made).to_iter_dataset(threads)
     if workers:
         worker.prepare_workers()
         pieces = pieces.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
@@ -253,8 +252,8 @@ def _batches(
 
     def batches() -> Iterator[Batch]:
         try:
-            for _ in range(first, end, maker.pieces):
-                yield _together(maker, held[0], local_devices, faulty, purpose)
+            for _ in range(first, end, made.pieces):
+                yield _assembled(made, held[0], local_devices, faulty, purpose)
         except RuntimeError as error:
             died = re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error))
             if died is None:
@@ -263,28 +262,28 @@ def _batches(
         finally:
             close()
 
-    made = batches()
-    weakref.finalize(made, close)  # at the program's end too, while there are modules to end workers with
-    return made
+    iterator = batches()
+    weakref.finalize(iterator, close)  # at the program's end too, while there are modules to end workers with
+    return iterator
 
 
-def _together(maker: _Maker, pieces: Iterator[dict], local_devices: int, faulty: FaultyImages, purpose: str) -> Batch:
+def _assembled(made: _Pieces, pieces: Iterator[dict], local_devices: int, faulty: FaultyImages, purpose: str) -> Batch:
     """The next pieces -> the batch that they make."""
-    batch: Batch = {"mask": np.zeros(maker.samples, np.float32), "index": np.full(maker.samples, -1, np.int32)}
-    for _ in range(maker.pieces):
+    batch: Batch = {"mask": np.zeros(made.samples, np.float32), "index": np.full(made.samples, -1, np.int32)}
+    for _ in range(made.pieces):
         piece = next(pieces)
-        for where, reason in piece.pop("faulty"):
-            faulty.add(purpose, where, reason)
-        faulty.check_limit(maker.settings.max_faulty_images)
+        for image, reason in piece.pop("faulty"):
+            faulty.add(purpose, image, reason)
+        faulty.check_limit(made.settings.max_faulty_images)
         slot = piece.pop("slot")
         batch["mask"][slot] = 1
         for name, field in piece.items():
             if name not in batch:
-                batch[name] = np.empty((maker.samples, *field.shape[1:]), field.dtype)  # NumPy asks for huge pages
+                batch[name] = np.empty((made.samples, *field.shape[1:]), field.dtype)  # NumPy asks for huge pages
             batch[name][slot] = field
     for name in batch.keys() - {"index"}:
         batch[name][batch["index"] < 0] = 0
-    if maker.several_labels:
+    if made.dataset[1]:
         batch["mask"] = batch["labels"].any(-1).astype(np.float32)
         batch["label"] = batch["labels"].argmax(-1).astype(np.int32)
     return {name: field.reshape(local_devices, -1, *field.shape[1:]) for name, field in batch.items()}

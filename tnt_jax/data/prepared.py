@@ -97,10 +97,10 @@ def open_builder(name: str, directory: str) -> Builder:
             f"data.directory={directory!r} does not exist. Make it (mkdir -p) if {name} is to be prepared there, "
             "or set --config.data.directory to the folder that holds the prepared data sets."
         )
-    return prepared(lambda: find_builder(name, directory), asked=name)
+    return ensure_prepared(lambda: find_builder(name, directory), asked=name)
 
 
-def prepared(make_builder: Callable[[], Builder], asked: str = "") -> Builder:
+def ensure_prepared(make_builder: Callable[[], Builder], asked: str = "") -> Builder:
     """A function that makes a builder -> the builder, its data set prepared; see open_builder for what is raised."""
     builder = make_builder()
     features_of(builder)  # before anything is downloaded

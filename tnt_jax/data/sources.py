@@ -112,7 +112,7 @@ def classes(settings: DataSettings) -> tuple[int, tuple[str, ...] | None]:
     return label.num_classes, tuple(label.names) if label.names else None
 
 
-def turns_images(settings: DataSettings) -> bool:
+def applies_exif(settings: DataSettings) -> bool:
     """Whether EXIF orientation is applied: tfds sets stay as stored, as the published accuracies are."""
     return settings.exif_orientation and settings.name == "folder"
 
@@ -129,7 +129,7 @@ def read_example(settings: DataSettings, split: str, index: int) -> np.ndarray:
     if settings.name == "synthetic":
         raise ValueError("the synthetic data set is noise; give an image file")
     record = dataset.open_split(split)[index]
-    return np.asarray(augment.decode(record["image"], turns_images(settings)))
+    return np.asarray(augment.decode(record["image"], applies_exif(settings)))
 
 
 def _names(spec: str) -> tuple[str, ...]:
@@ -146,7 +146,7 @@ def _open(
     if name == "folder":
         return _folder(directory, train, others)
     if name == "digits":
-        builder = prepared.prepared(lambda: digits.digits_builder(directory))
+        builder = prepared.ensure_prepared(lambda: digits.digits_builder(directory))
     else:
         builder = prepared.open_builder(name, directory)
     _, _, label, several_labels = prepared.features_of(builder)

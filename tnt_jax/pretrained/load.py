@@ -13,7 +13,6 @@ import numpy as np
 from absl import logging
 
 from tnt_jax.models.complexity import parameter_shapes
-from tnt_jax.models.layers import normal_init
 from tnt_jax.models.resize import resize_sentence_positions
 from tnt_jax.models.tnt import TNT
 from tnt_jax.models.variants import update
@@ -120,7 +119,7 @@ def fit(weights: Weights, model: TNT, new_head: bool = False, flag: str = "new_h
     `flag` is how whoever asks says `new_head`, for the message.
     """
     shapes = parameter_shapes(model)
-    check_kind(weights, shapes)
+    check_kind(weights, model)
     check_sizes(weights.sizes, model, weights.source)
     arrays = _without_outer_tokens(weights)
     entries = entries_for(shapes, weights.scheme)
@@ -129,7 +128,7 @@ def fit(weights: Weights, model: TNT, new_head: bool = False, flag: str = "new_h
         left = [name for name in arrays if name in _head_names(weights.scheme)]
         arrays = {name: array for name, array in arrays.items() if name not in left}
         logging.info("Leaving %s of %s", left, weights.source)
-        fresh = _new_head(shapes)
+        fresh = _new_head(model)
         entries = [entry for entry in entries if entry.path not in fresh]
     arrays = _resize_positions(arrays, entries, weights, model.grid)
     weights = dataclasses.replace(weights, arrays=arrays)
@@ -143,11 +142,11 @@ def _head_names(scheme: str) -> set[str]:
     return {file_name(("head", leaf), scheme) for leaf in ("kernel", "bias")}
 
 
-def _new_head(shapes: dict[tuple[str, ...], tuple[int, ...]]) -> dict[tuple[str, ...], jax.Array]:
-    """The model's shapes -> its head as a new model would have it: normal of deviation 0.02, bias 0; fixed key."""
-    paths = [path for path in shapes if path[0] == "head"]
-    draw = {"kernel": normal_init, "bias": jax.nn.initializers.zeros}
-    return {path: draw[path[-1]](jax.random.key(0), shapes[path], jnp.float32) for path in paths}
+def _new_head(model: TNT) -> dict[tuple[str, ...], jax.Array]:
+    """-> the head's parameters by path, as the definition makes them; the same in each call. None: {}."""
+    images = jnp.zeros((1, *model.input_size, 3), jnp.float32)
+    make = jax.jit(lambda: model.init(jax.random.key(0), images)["params"].get("head", {}))  # makes nothing else
+    return {("head", *path): leaf for path, leaf in flax.traverse_util.flatten_dict(make()).items()}
 
 
 def _without_outer_tokens(weights: Weights) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ Layouts: PyTorch keeps a dense layer as [out, in] (here [in, out]), a convolutio
 
 import dataclasses
 import re
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -85,6 +86,15 @@ _INSIDE = {
     "mlp": {"dense1": "fc1", "dense2": "fc2"},
 }
 _TOKENS = ("class_token", "sentence_position", "word_position")
+# Setting of create_model (or a number of it), the parameter whose shape shows it, and on which axis.
+_READ_OFF = (
+    ("num_classes", "head/kernel", 1),
+    ("outer_dim", "class_token", 0),
+    ("inner_dim", "word_embedding/bias", 0),
+    ("num_sentences", "sentence_position", 0),
+    ("num_words", "sentence_embedding/norm1/scale", 0),  # times inner_dim
+    ("patch_size", "patch_embedding/kernel", 0),
+)
 FUSED = ("query_key", "value")  # one fused projection `qkv` in the vit scheme: first 2 D rows, last D rows
 
 
@@ -243,3 +253,33 @@ def to_arrays(params: dict[Path, np.ndarray], scheme: str) -> dict[str, np.ndarr
         ordered = sorted(found, key=lambda part: part[0][-2:-1] == ("value",))  # query_key first
         arrays[name] = np.ascontiguousarray(np.concatenate([array for _, array in ordered]))
     return arrays
+
+
+def settings_shown_by(shapes: Mapping[str, Shape], scheme: str) -> dict[str, object]:
+    """Shapes by the scheme's names -> the create_model settings that they show, and num_sentences and num_words.
+
+    Names that no TNT has are passed over. The numbers of heads and the norms' epsilon leave no trace in any file.
+    """
+    paths = {our_path(name, scheme): shape for name, shape in shapes.items()}
+    ours = {"/".join(path): our_shape(path, shape, scheme) for path, shape in paths.items() if path is not None}
+    settings: dict[str, object] = {}
+    for key, name, axis in _READ_OFF:
+        if name in ours and len(ours[name]) > axis:
+            settings[key] = ours[name][axis]
+    if "num_sentences" in settings:
+        settings["num_sentences"] -= 1  # the class token's
+    if "num_words" in settings and settings.get("inner_dim"):
+        settings["num_words"] //= settings["inner_dim"]
+    indices = sorted({int(found[1]) for name in ours if (found := re.match(r"block_(\d+)/", name))})
+    if not indices:
+        return settings
+    inner = tuple(i for i in indices if f"block_{i}/inner/norm1/scale" in ours)
+    settings["depth"] = indices[-1]
+    settings["tnt_blocks"] = None if len(inner) == len(indices) else inner
+    settings["word_position"] = "word_position" in ours
+    settings["sentence_position"] = "sentence_position" in ours
+    settings["qkv_bias"] = any(name.endswith("query_key/bias") for name in ours)
+    settings["squeeze_excitation"] = any("/squeeze_excitation/" in name for name in ours)
+    if inner:
+        settings["legacy"] = any(name.endswith("projection/dense/bias") for name in ours)
+    return settings

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     try:
         if options.name == "digits":
-            builder = prepared.prepared(lambda: digits.digits_builder(options.directory))
+            builder = prepared.ensure_prepared(lambda: digits.digits_builder(options.directory))
         else:
             builder = prepared.open_builder(options.name, options.directory)
     except (ValueError, FileNotFoundError) as error:
