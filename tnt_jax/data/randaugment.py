@@ -7,6 +7,7 @@ as in timm's auto_augment.py. Of its other sets of operations the weighted one i
 """
 
 import dataclasses
+import functools
 import math
 import re
 from typing import NamedTuple
@@ -61,6 +62,7 @@ class Draws(NamedTuple):
     bicubic: np.ndarray  # bool: the interpolation of the geometric ones
 
 
+@functools.lru_cache(maxsize=8)  # asked for with every image
 def parse(notation: str) -> Policy:
     """'rand-m9-mstd0.5-inc1' -> Policy. ValueError names the part that is not understood and what is accepted."""
     where = f"data.randaugment={notation!r}"
