@@ -107,7 +107,7 @@ def finished(root: pathlib.Path) -> Runs:
 
 def different_settings(workdir: pathlib.Path, other: pathlib.Path) -> list[tuple[str, Any, Any]]:
     """Two workdirs -> the keys of their configurations that differ, with both values."""
-    from tnt_jax.training.setup import differences
+    from tnt_jax.training.saved_config import differences
 
     return differences(*(json.loads((each / "summary.json").read_text())["config"] for each in (workdir, other)))
 

@@ -96,7 +96,9 @@ def get_config() -> ml_collections.ConfigDict:
     model.qkv_bias = placeholder(bool)  # biases on queries, keys and values: DeiT has them, TNT not
     model.drop_path_rate = 0.1  # of the last block; rises linearly from 0 in the first
     model.remat = False  # recompute each block's activations in the backward pass: less memory, more time
-    model.remat_keeps = "inputs"  # what remat need not recompute: a block's "inputs", or its dense "products" as well
+    # What remat need not recompute, by jax.checkpoint_policies: nothing but a block's inputs, or (with
+    # "dots_with_no_batch_dims_saveable") the outputs of its dense layers as well.
+    model.remat_policy = "nothing_saveable"
     model.scan = False  # one compiled block for all blocks of a kind: compiles faster, a slower step
     model.inner_implementation = "auto"  # "reference", "xla" or "pallas" (a TPU kernel; auto: where it can be had)
     model.dtype = "bfloat16"  # of the arithmetic; parameters, softmax, norm statistics and logits are float32

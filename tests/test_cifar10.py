@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import cifar10 as benchmark
 from configs import cifar10
-from tnt_jax.training import setup
+from tnt_jax.training import saved_config, setup
 from tnt_jax.training.config import as_dict, check_config
 
 
@@ -25,7 +25,7 @@ def parameters(argument):
 @pytest.mark.parametrize("scale", ["full", "mini"])
 def test_tnt_and_deit_differ_in_the_model_alone_and_have_the_same_size(scale):
     tnt, deit = (check_config(cifar10.get_config(f"model={kind},scale={scale}")) for kind in ("tnt", "deit"))
-    differing = setup.differences(as_dict(tnt), as_dict(deit))
+    differing = saved_config.differences(as_dict(tnt), as_dict(deit))
     allowed = {"name", "outer_dim", "word_size", "inner_dim", "inner_num_heads"}
     assert {key for key, _, _ in differing} <= {f"model.{key}" for key in allowed}
     sizes = [parameters(f"model={kind},scale={scale}") for kind in ("tnt", "deit")]
@@ -100,7 +100,5 @@ def test_seeds_of_other_settings_are_not_one_experiment(tmp_path):
         workdir = tmp_path / "model=tnt" / "4_epochs" / f"seed_{seed}"
         workdir.mkdir(parents=True)
         (workdir / "summary.json").write_text(json.dumps({"config": {"seed": seed, "warmup_epochs": warmup}}))
-    with pytest.raises(
-        SystemExit, match=r"seed_0 and .*seed_1 are no seeds of one experiment: .*warmup_epochs', 1.0, 2.0"
-    ):
+    with pytest.raises(SystemExit, match=r"seed_0 and .*seed_1 are no seeds of one config: .*warmup_epochs', 1.0, 2.0"):
         benchmark.finished(tmp_path)

@@ -1,4 +1,4 @@
-"""Every file in configs/ is a valid experiment, and differs from the others in what its header says."""
+"""Every file in configs/ is a valid config, and differs from the others in what its header says."""
 
 import importlib
 import pathlib
@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from configs import default
-from tnt_jax.training import setup
+from tnt_jax.training import saved_config, setup
 from tnt_jax.training.config import as_dict, check_config
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
@@ -33,14 +33,16 @@ def changes(name, base="default"):
     """Dotted keys in which two configs differ -> the first one's value."""
     return {
         key: old
-        for key, old, _ in setup.differences(as_dict(check_config(load(name))), as_dict(check_config(load(base))))
+        for key, old, _ in saved_config.differences(
+            as_dict(check_config(load(name))), as_dict(check_config(load(base)))
+        )
     }
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_config_is_valid_and_its_model_exists(name):
-    experiment = check_config(load(name))
-    setup.make_model(experiment, experiment.model.num_classes or 10)
+    config = check_config(load(name))
+    setup.make_model(config, config.model.num_classes or 10)
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"default"}))

@@ -12,8 +12,9 @@ from tests.models import helpers
 from tnt_jax import save_pretrained
 from tnt_jax.data import batches
 from tnt_jax.models.complexity import count_parts
-from tnt_jax.training import loop, losses, setup, steps
+from tnt_jax.training import device_augment, loop, setup, steps
 from tnt_jax.training.config import check_config, peak_learning_rate
+from tnt_jax.training.optimizer import make_schedule
 
 CLASSES = {
     "imagenet2012": 1000,
@@ -31,11 +32,11 @@ PUBLISHED_SIZES = {"image_size": 224, "patch_size": 16, "word_size": 4}
 @pytest.mark.parametrize("model", finetune.WEIGHTS)
 @pytest.mark.parametrize("name", finetune.DATA_SETS)
 def test_every_config_is_accepted(name, model):
-    experiment = check_config(finetune.get_config(f"{name},{model}"))
-    assert (experiment.data.name, experiment.model.name, experiment.model.image_size) == (name, model, 384)
-    assert experiment.pretrained == finetune.WEIGHTS[model]
-    assert experiment.pretrained_new_head == (name != "imagenet2012")
-    assert experiment.epochs == {"imagenet2012": 30, "cifar10": 64, "cifar100": 64}.get(name, 300)
+    config = check_config(finetune.get_config(f"{name},{model}"))
+    assert (config.data.name, config.model.name, config.model.image_size) == (name, model, 384)
+    assert config.pretrained == finetune.WEIGHTS[model]
+    assert config.pretrained_new_head == (name != "imagenet2012")
+    assert config.epochs == {"imagenet2012": 30, "cifar10": 64, "cifar100": 64}.get(name, 300)
 
 
 def test_data_sets_are_those_of_tfds_with_the_papers_classes():
@@ -49,18 +50,18 @@ def test_data_sets_are_those_of_tfds_with_the_papers_classes():
 
 def test_imagenet_has_deits_values():
     """DeiT's command for 384: 5e-6 throughout, decay 1e-8, 30 epochs of batches of 512; drop path off."""
-    experiment = check_config(finetune.get_config("imagenet2012"))
-    schedule = setup.make_schedule(experiment, steps_per_epoch=2502)
+    config = check_config(finetune.get_config("imagenet2012"))
+    schedule = make_schedule(config, steps_per_epoch=2502)
     assert [float(schedule(step)) for step in (0, 1, 40_000, 75_059)] == [np.float32(5e-6)] * 4
-    assert (experiment.batch_size, experiment.weight_decay, experiment.model.drop_path_rate) == (512, 1e-8, 0.0)
+    assert (config.batch_size, config.weight_decay, config.model.drop_path_rate) == (512, 1e-8, 0.0)
 
 
 def test_transfer_keeps_the_recipe_of_pre_training():
-    experiment = check_config(finetune.get_config("oxford_flowers102"))
-    assert experiment.data.train_split == "train+validation"
-    assert peak_learning_rate(experiment) == 1e-3 * 256 / 1024
-    assert (experiment.weight_decay, experiment.model.drop_path_rate, experiment.warmup_epochs) == (0.05, 0.1, 5)
-    assert experiment.data.randaugment == "rand-m9-mstd0.5-inc1" and experiment.data.repeated_augmentation == 3
+    config = check_config(finetune.get_config("oxford_flowers102"))
+    assert config.data.train_split == "train+validation"
+    assert peak_learning_rate(config) == 1e-3 * 256 / 1024
+    assert (config.weight_decay, config.model.drop_path_rate, config.warmup_epochs) == (0.05, 0.1, 5)
+    assert config.data.randaugment == "rand-m9-mstd0.5-inc1" and config.data.repeated_augmentation == 3
 
 
 @pytest.mark.parametrize("name, flops", [("tnt_s_patch16_224", 17.3), ("tnt_b_patch16_224", 44.5)])
@@ -126,13 +127,13 @@ def small_config(image_size, folder, source):
     return config
 
 
-def first_loss(model, variables, batch, experiment) -> float:
+def first_loss(model, variables, batch, config) -> float:
     """The mean loss of a training batch [1, b, ...] with smoothed labels, on its own size of images."""
 
     @jax.jit
     def loss(variables, images, labels):
-        logits = model.apply(variables, steps.normalize(images, experiment))
-        targets = losses.smooth_labels(labels, SMALL["num_classes"], experiment.label_smoothing)
+        logits = model.apply(variables, device_augment.normalize(images, config.data))
+        targets = steps.smooth_labels(labels, SMALL["num_classes"], config.label_smoothing)
         return -(targets * jax.nn.log_softmax(logits)).sum(-1).mean()
 
     return float(loss(variables, batch["image"][0], batch["label"][0]))
@@ -155,11 +156,11 @@ def test_the_first_loss_is_that_of_the_weights_on_resized_images(image_size, fol
         patches = {24: 6, 384: 24}[image_size]
         assert now["sentence_position"].shape == (1 + patches**2, SMALL["outer_dim"])
 
-    experiment, size = run.experiment, (image_size, image_size)
+    config, size = run.config, (image_size, image_size)
     batch = next(
-        batches.train_batches(experiment.data, batch_size=BATCH, image_size=size, seed=experiment.seed, local_devices=1)
+        batches.train_batches(config.data, batch_size=BATCH, image_size=size, seed=config.seed, local_devices=1)
     )
-    expected = first_loss(model, variables, batch, experiment)
+    expected = first_loss(model, variables, batch, config)
 
     summary = loop.train(run)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -13,6 +13,7 @@ numbers: a line for each write, {"step": 100, "train/loss": 1.5, ...}, null for 
 """
 
 import concurrent.futures
+import functools
 import json
 import math
 import os
@@ -81,26 +82,44 @@ def read_config(workdir: Path) -> dict[str, Any] | None:
         raise ValueError(f"{path} is not JSON ({error}). Use another --workdir, or mend the file.") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} holds no configuration. Use another --workdir, or mend the file.")
-    return _renamed(config, path)
-
-
-def _renamed(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A configuration of any version -> with today's name of the key that was once model.inner_attention.
-
-    Its "broadcast" and "dot" were forms of what "xla" now chooses by the device: the same numbers up to rounding.
-    data.reader_threads, threads that batches never depended on, is left out.
-    """
-    data = config.get("data", {}) if isinstance(config, dict) else {}
-    if isinstance(data, dict) and "reader_threads" in data:
-        threads = data.pop("reader_threads")
-        logging.log_first_n(
-            logging.WARNING, "%s: data.reader_threads=%s is left out, see data.worker_processes", 1, path, threads
-        )
-    model = config.get("model", {}) if isinstance(config, dict) else {}
-    if isinstance(model, dict) and "inner_attention" in model:
-        old = model.pop("inner_attention")
-        model.setdefault("inner_implementation", "auto" if old == "auto" else "xla")
+    config, notes = with_current_keys(config)
+    for note in notes:
+        warn_once(f"{path}: {note}")
     return config
+
+
+@functools.cache  # a configuration is read several times on the way to an evaluation
+def warn_once(message: str) -> None:
+    """Logs a warning, the first time."""
+    logging.warning("%s", message)
+
+
+def with_current_keys(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A configuration of any version, or a checkpoint's metadata -> with today's keys, and what was changed, in words.
+
+    model.inner_attention's "broadcast" and "dot" were forms of what "xla" now chooses by the device: the same numbers
+    up to rounding. data.reader_threads, threads that batches never depended on, is left out.
+    """
+    config, notes = dict(config), []
+    data, model = config.get("data"), config.get("model")
+    if isinstance(data, dict) and "reader_threads" in data:
+        config["data"] = data = dict(data)
+        notes.append(f"data.reader_threads={data.pop('reader_threads')} is left out, see data.worker_processes")
+    if isinstance(model, dict):
+        config["model"] = model = dict(model)
+        renamed = {
+            "inner_attention": ("inner_implementation", {"broadcast": "xla", "dot": "xla"}),
+            "remat_keeps": (
+                "remat_policy",
+                {"inputs": "nothing_saveable", "products": "dots_with_no_batch_dims_saveable"},
+            ),
+        }
+        for old, (new, values) in renamed.items():
+            if old in model:
+                value = model.pop(old)
+                model.setdefault(new, values.get(value, value))
+                notes.append(f"model.{old}={value} is model.{new}={model[new]} now")
+    return config, notes
 
 
 def parse_metrics_line(line: bytes | str) -> dict[str, Any] | None:
@@ -157,6 +176,13 @@ def read_class_names(workdir: Path) -> tuple[str, ...] | None:
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise ValueError(f"{path} holds no list of names. Mend or remove the file.")
     return tuple(names or ())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes the whole file or leaves the old one."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
 
 
 def checkpoint_steps(workdir: Path) -> list[int]:

@@ -14,10 +14,10 @@ import numpy as np
 from benchmarks.sides import turns
 from tnt_jax.models.variants import create_model
 from tnt_jax.training import steps
-from tnt_jax.training.config import Experiment, check_config
-from tnt_jax.training.devices import limit_tiles
+from tnt_jax.training.config import Config, check_config
 from tnt_jax.training.optimizer import make_optimizer, make_schedule
-from tnt_jax.training.state import initial_state, replicate, training_form
+from tnt_jax.training.runtime import limit_tiles
+from tnt_jax.training.state import initial_state, replicate, stack_layers
 
 STEPS_PER_EPOCH = 1000  # of the schedule; the speed does not depend on it
 
@@ -45,12 +45,12 @@ class Ours(turns.Side):
             "versions": {name: __import__(name).__version__ for name in ("jax", "jaxlib", "flax")},
         }
 
-    def _training(self, experiment: Experiment, model: nn.Module, params: Any, images: np.ndarray) -> Any:
+    def _training(self, experiment: Config, model: nn.Module, params: Any, images: np.ndarray) -> Any:
         """-> a function that does one training step and returns what the loop would read."""
         schedule = make_schedule(experiment, STEPS_PER_EPOCH)
         optimizer = make_optimizer(experiment, schedule)
         state = jax.jit(lambda params: initial_state(experiment, model, optimizer, params))(params)
-        state = training_form(jax.device_get(state), experiment)
+        state = stack_layers(jax.device_get(state), experiment)
         train_step = steps.make_train_step(experiment, model, optimizer, schedule, log_every_steps=1000)
         labels = np.random.default_rng(1).integers(0, model.num_classes, images.shape[:2]).astype(np.int32)
         batch = {"image": images, "label": labels, "mask": np.ones(images.shape[:2], np.float32)}
@@ -63,11 +63,11 @@ class Ours(turns.Side):
 
         return step
 
-    def _forward(self, experiment: Experiment, model: nn.Module, params: Any, images: np.ndarray) -> Any:
+    def _forward(self, experiment: Config, model: nn.Module, params: Any, images: np.ndarray) -> Any:
         """-> a function that computes the logits of one batch of normalised images."""
         model = steps.for_platform(model, jax.local_devices())
         forward = steps.over_devices(lambda params, images: model.apply({"params": params}, images, train=False))
-        params, images = replicate(training_form(params, experiment)), on_devices(images.astype(np.float32) / 127.5 - 1)
+        params, images = replicate(stack_layers(params, experiment)), on_devices(images.astype(np.float32) / 127.5 - 1)
         return lambda: forward(params, images)
 
     def run(self, steps: int) -> None:
@@ -98,7 +98,7 @@ def on_devices(batch: Any) -> Any:
     return jax.device_put(batch, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch")))
 
 
-def batch_shape(experiment: Experiment, device_count: int) -> tuple[int, ...]:
+def batch_shape(experiment: Config, device_count: int) -> tuple[int, ...]:
     """-> [devices, b, H, W, 3]."""
     side = experiment.model.image_size
     return device_count, experiment.batch_size // device_count, side, side, 3

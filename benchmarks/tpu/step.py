@@ -20,7 +20,7 @@ from tnt_jax.tools.tpu import chips
 from tnt_jax.tools.tpu.prices import price
 from tnt_jax.tools.tpu.step import compile_step
 from tnt_jax.training.config import check_config
-from tnt_jax.training.devices import limit_tiles
+from tnt_jax.training.runtime import limit_tiles
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "One of configs/*.py.")
 TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x2", "The slice.")

@@ -4,13 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from tests.training.helpers import experiment, random_variables
+from tests.training.helpers import checked_config, random_variables
 from tnt_jax.analysis import features, probe
 from tnt_jax.analysis.features import Features
 from tnt_jax.data import synthetic
 from tnt_jax.models.variants import create_model
 
-SETTINGS = experiment(
+SETTINGS = checked_config(
     data__name="synthetic", data__synthetic_examples=35, model__depth=2, model__num_classes=3, model__outer_dim=6
 )
 

@@ -14,7 +14,7 @@ from tests.data import imagenet_archives
 from tnt_jax.data import augment, sources
 from tnt_jax.data.settings import DataSettings
 from tnt_jax.tools import prepare
-from tnt_jax.training import feed, loop
+from tnt_jax.training import input_pipeline, loop
 from tnt_jax.training.config import check_config
 
 VALIDATION = 10
@@ -111,7 +111,7 @@ def test_damaged_records_are_replaced_in_training_and_stop_an_evaluation(directo
     config.data.repeated_augmentation = 1  # an epoch sees every image
     config.data.randaugment, config.mixing.probability, config.mixing.erase_probability = "", 0.0, 0.0  # compile less
     with pytest.raises(ValueError, match=r"split 'validation' .*imagenet2012-validation.*, record 0\) cannot be read"):
-        list(feed.Feed(check_config(config)).evaluation())
+        list(input_pipeline.InputPipeline(check_config(config)).evaluation())
     config.data.allow_faulty_eval = True
     summary = loop.train_and_evaluate(config, tmp_path / "run")
     assert summary["eval"]["count"] == VALIDATION - 1

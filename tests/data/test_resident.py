@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.training.helpers import experiment
+from tests.training.helpers import checked_config
 from tnt_jax.data import augment, order, resident, sources
 
 
@@ -19,7 +19,7 @@ def settings(directory, **changes):
         "color_jitter": 0.0,
     }
     changes = plain | {"repeated_augmentation": 2, "on_device": True} | changes
-    return experiment(**{f"data__{key}": value for key, value in changes.items()}).data
+    return checked_config(**{f"data__{key}": value for key, value in changes.items()}).data
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def writes_elsewhere(config: dict[str, Any]) -> bool:
     return names == ["digits", ""]
 
 
-def prepare(base: str, changes: Changes, workdir: pathlib.Path) -> setup.TrainingRun | None:
+def prepare(base: str, changes: Changes, workdir: pathlib.Path) -> setup.Run | None:
     """-> the run, or None where it is refused as it should be. AssertionError for any other exception."""
     config = changed(base, changes)
     try:
@@ -93,7 +93,7 @@ def _named(key: str, message: str) -> bool:
     return key in message or ("_" in leaf and leaf in message) or f"{leaf}=" in message
 
 
-def train(run: setup.TrainingRun, told: str) -> dict[str, Any] | None:
+def train(run: setup.Run, told: str) -> dict[str, Any] | None:
     """One step, its evaluation and checkpoint -> the summary; None where the step was not finite, which was said."""
     run = dataclasses.replace(run, plan=dataclasses.replace(run.plan, total_steps=1))
     try:

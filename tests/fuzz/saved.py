@@ -8,7 +8,7 @@ import shutil
 import hypothesis.strategies as some
 from hypothesis import HealthCheck, given, seed, settings
 
-from tests.training.helpers import experiment
+from tests.training.helpers import checked_config, resolved
 from tnt_jax.tools import arguments
 from tnt_jax.training import setup
 from tnt_jax.training.config import as_dict, check_config
@@ -50,7 +50,7 @@ def check_names(folder: pathlib.Path, examples: int, number: int | None = None) 
 def check_configs(folder: pathlib.Path, examples: int, number: int | None = None) -> collections.Counter[str]:
     """config.json with a key changed, removed or added, with bytes changed, or of anything -> how many of each."""
     found: collections.Counter[str] = collections.Counter()
-    whole = as_dict(setup.resolved_experiment(experiment(), 4))
+    whole = as_dict(resolved(checked_config(), 4))
     text = json.dumps(whole, indent=2).encode()
     keys = [key for key in whole if not isinstance(whole[key], dict)]
     keys += [f"{group}.{key}" for group in whole if isinstance(whole[group], dict) for key in (*whole[group], "new")]

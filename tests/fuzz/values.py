@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from configs import default
 from tnt_jax.data.randaugment import OPERATIONS
 from tnt_jax.models.variants import VARIANTS
-from tnt_jax.training.config import CHOICES, Experiment
+from tnt_jax.training.config import KEYS, Config
 
 Changes = dict[str, Any]
 
@@ -89,8 +89,8 @@ SOUND: dict[str, tuple[Any, ...]] = {
     "steps": (0, 1, 7),
     "learning_rate": (1e-3, 0.1, 1e-6, 1e6),
     "learning_rate_batch_size": (0, 512, 1),
-    "schedule": CHOICES["schedule"],
-    "schedule_unit": CHOICES["schedule_unit"],
+    "schedule": KEYS["schedule"].choices,
+    "schedule_unit": KEYS["schedule_unit"].choices,
     "warmup_epochs": (0.0, 0.5, 1),
     "warmup_learning_rate": (0.0, 1e-6, 1.0),
     "min_learning_rate": (0.0, 1e-5, 1e-2),
@@ -103,14 +103,14 @@ SOUND: dict[str, tuple[Any, ...]] = {
     "ema_warmup": FLAG,
     "label_smoothing": (0.0, 0.1, 0.9),
     "pretrained": ("", "folder", "empty.safetensors", "broken.pth", "hf-hub:", "hf-hub:a", "hf-hub:a/b/c"),
-    "pretrained_weights": CHOICES["pretrained_weights"],
+    "pretrained_weights": KEYS["pretrained_weights"].choices,
     "pretrained_new_head": FLAG,
     "log_every_steps": INTERVAL,
     "eval_every_steps": INTERVAL,
     "checkpoint_every_steps": INTERVAL,
     "keep_checkpoints": (1, 2, 3),
     "prefetch_batches": (1, 2, 8),
-    "nonfinite": CHOICES["nonfinite"],
+    "nonfinite": KEYS["nonfinite"].choices,
     "nonfinite_limit": (1, 2, 10),
     "slow_step_factor": (0.0, 0.5, 10.0),
     "cpu_devices": (0, 1, 2),
@@ -135,10 +135,10 @@ SOUND: dict[str, tuple[Any, ...]] = {
     "model.qkv_bias": (None, *FLAG),
     "model.drop_path_rate": (None, 0.0, 0.1, 0.9),
     "model.remat": FLAG,
-    "model.remat_keeps": CHOICES["model.remat_keeps"],
+    "model.remat_policy": KEYS["model.remat_policy"].choices,
     "model.scan": FLAG,
-    "model.inner_implementation": CHOICES["model.inner_implementation"],
-    "model.dtype": (*CHOICES["model.dtype"], "float16", "int8"),
+    "model.inner_implementation": KEYS["model.inner_implementation"].choices,
+    "model.dtype": (*KEYS["model.dtype"].choices, "float16", "int8"),
     "data.name": ("synthetic", "folder", "digits", "imagenet2012", "digits/large", "digits:9.9.9", "a/b/c", "../x"),
     "data.directory": ("folder", "nowhere", "empty.safetensors", "empty"),
     "data.train_split": SPLITS,
@@ -171,7 +171,7 @@ SOUND: dict[str, tuple[Any, ...]] = {
     "mixing.erase_probability": (0.0, 0.25, 1.0),
     "mixing.erase_area": PAIRS,
     "mixing.erase_aspect": PAIRS,
-    "mixing.order": CHOICES["mixing.order"],
+    "mixing.order": KEYS["mixing.order"].choices,
     "distributed.enabled": FLAG,
     "distributed.coordinator_address": ("", "localhost:1", "localhost:abc", "nowhere"),
     "distributed.num_processes": (0, 1, 2, 2**31 - 1),
@@ -209,7 +209,7 @@ def _values(key: str, wrong_types: bool) -> st.SearchStrategy[Any]:
 
 def _kind(key: str) -> type:
     """int, float, str, bool or tuple, by the annotation of the dataclass's field."""
-    kind: Any = Experiment
+    kind: Any = Config
     for part in key.split("."):
         kind = {field.name: field.type for field in dataclasses.fields(kind)}[part]
     if isinstance(kind, types.UnionType):

@@ -137,7 +137,7 @@ def test_drop_path_rises_linearly_from_zero():
 
 @pytest.mark.parametrize(
     ("tnt_blocks", "remat"),
-    [(None, {"remat": True}), ((1, 2), {"remat": True, "remat_keeps": "products"}), ((), {})],
+    [(None, {"remat": True}), ((1, 2), {"remat": True, "remat_policy": "dots_with_no_batch_dims_saveable"}), ((), {})],
 )
 def test_scanned_blocks_compute_what_unrolled_ones_do(tnt_blocks, remat):
     model = small_model(depth=3, tnt_blocks=tnt_blocks, drop_path_rate=0.4)
@@ -159,7 +159,7 @@ def test_scanned_blocks_compute_what_unrolled_ones_do(tnt_blocks, remat):
 
 
 @pytest.mark.parametrize("scan", [False, True])
-def test_what_remat_keeps_decides_what_is_computed_again(scan):
+def test_the_remat_policy_decides_what_is_computed_again(scan):
     model = small_model(depth=3, inner_implementation="reference", scan=scan)
     variables = random_variables(model)
 
@@ -172,7 +172,11 @@ def test_what_remat_keeps_decides_what_is_computed_again(scan):
         batched = [e for e in dense if e.params["dimension_numbers"][1][0]]
         return len(dense) - len(batched), len(batched)
 
-    plain, kept, whole = products(), products(remat=True, remat_keeps="products"), products(remat=True)
+    plain, kept, whole = (
+        products(),
+        products(remat=True, remat_policy="dots_with_no_batch_dims_saveable"),
+        products(remat=True),
+    )
     assert kept[0] == plain[0] < whole[0]  # dense layers
     assert plain[1] < kept[1] == whole[1]  # attention
 

@@ -54,7 +54,7 @@ def test_parameter_counts(name):
         ({"inner_implementation": "pallas", "device_kind": "TPU v4"}, "vector memory of a TPU v5e"),
         ({"inner_implementation": "pallas", "device_kind": "TPU v5 lite", "word_size": 1}, "needs .* MiB"),
         ({"inner_implementation": "pallas", "device_kind": "TPU v5p", "dtype": "float16"}, "bfloat16 or float32"),
-        ({"remat_keeps": "everything"}, "remat_keeps='everything' is not known; use 'inputs' or 'products'"),
+        ({"remat_policy": "everything"}, "remat_policy='everything' is not known; use nothing_saveable or dots_with"),
         ({"dtype": "float33"}, "dtype='float33' is no type"),
         ({"dtype": "int32"}, "not a floating type"),
         ({"inner_dimm": 24}, "did you mean 'inner_dim'"),

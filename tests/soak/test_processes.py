@@ -51,5 +51,5 @@ def test_one_of_two_processes_is_asked_to_end_and_both_save_the_same_step(tmp_pa
     assert alone.wait_for(rf"^step {steps[0] + 5}/"), "\n".join(alone.lines)
     alone.kill()
     said = "\n".join(alone.lines)
-    assert f"Going on from step {steps[0]}" in said
+    assert f"Resuming from step {steps[0]}" in said
     assert "Note: 2 x cpu in 2 processes then, 4 x cpu in 1 process now. " in said

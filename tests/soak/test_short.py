@@ -51,7 +51,7 @@ def test_killed_in_every_phase_and_stopped_by_both_signals_it_ends_with_the_same
         assert found == code, "\n".join(session.lines)
         said = "\n".join(session.lines)
         assert f"main.py: {number.name}: stopped after step " in said and "Traceback" not in said
-        assert "The same command goes on from there." in said
+        assert "The same command resumes from there." in said
     last = run.start()
     assert last.end() == 0, "\n".join(last.lines)
     assert_same_end(tmp_path / "killed", tmp_path / "whole")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.training.helpers import experiment, random_variables
+from tests.training.helpers import checked_config, random_variables
 from tnt_jax.analysis.predictions import Failure, Guess, Prediction
 from tnt_jax.data.settings import EvalImages
 from tnt_jax.models.variants import create_model
@@ -22,7 +22,7 @@ IMAGES = EvalImages(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25), eval_crop_fracti
 
 @pytest.fixture(scope="module")
 def trained():
-    model = create_model(**experiment(model__num_classes=6).model.arguments())
+    model = create_model(**checked_config(model__num_classes=6).model.arguments())
     return Trained("a", "tnt", model, random_variables(model), IMAGES, NAMES, "raw weights of step 7", None)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from configs import finetune
-from tests.training.helpers import experiment, random_variables, tiny_config
+from tests.training.helpers import checked_config, random_variables, tiny_config
 from tnt_jax.models.variants import create_model, update
 from tnt_jax.pretrained import save_pretrained
 from tnt_jax.tools import probe
@@ -17,7 +17,7 @@ from tnt_jax.training.config import check_config
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    model = create_model(**experiment(model__num_classes=3).model.arguments())
+    model = create_model(**checked_config(model__num_classes=3).model.arguments())
     save_pretrained(path, model, random_variables(model))
     return path
 
@@ -78,7 +78,7 @@ def test_the_config_of_the_example_is_that_of_the_published_weights():
 def test_a_workdir_knows_its_model_and_data(tmp_path, weights, monkeypatch):
     """The model and the config come from the run; a checkpoint's folder leads to the same ones."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    settings = experiment(model__num_classes=3)
+    settings = checked_config(model__num_classes=3)
     model = create_model(**settings.model.arguments())
     (tmp_path / "run/checkpoints/7").mkdir(parents=True)
     config = digits(tmp_path, model__num_classes=3)

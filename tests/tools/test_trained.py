@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.pretrained import published
-from tests.training.helpers import experiment, random_variables, tiny_config
+from tests.training.helpers import checked_config, random_variables, tiny_config
 from tnt_jax.data.settings import EvalImages
 from tnt_jax.models.variants import create_model
 from tnt_jax.pretrained import save_pretrained
@@ -52,7 +52,7 @@ def test_deit_has_imagenets_mean_and_thousand_classes_have_names(tmp_path):
 
 @pytest.fixture
 def workdir(tmp_path, monkeypatch):
-    settings = experiment(model__num_classes=3)
+    settings = checked_config(model__num_classes=3)
     model = create_model(**settings.model.arguments())
     config = tiny_config(model__num_classes=3, data__eval_crop_fraction=0.5, data__mean=(0.1, 0.2, 0.3))
     (tmp_path / "run/checkpoints/7").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""A tiny experiment: a model that compiles in a second, and batches without a data set."""
+"""A tiny config: a model that compiles in a second, and batches without a data set."""
 
 import collections
 import functools
@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing import event_accumulator
 from configs import default
 from tnt_jax import workdir as workdirs
 from tnt_jax.data.faulty import FaultyImages
-from tnt_jax.training import steps, writers
+from tnt_jax.training import logging, setup, steps
 from tnt_jax.training.config import check_config
 from tnt_jax.training.optimizer import make_optimizer, make_schedule
 from tnt_jax.training.state import initial_state, replicate
@@ -62,8 +62,13 @@ def tiny_config(**changes):
     return config
 
 
-def experiment(**changes):
+def checked_config(**changes):
     return check_config(tiny_config(**changes))
+
+
+def resolved(config, num_classes):
+    """A checked config as config.json has it."""
+    return setup.fill_in(config, setup.make_model(config, num_classes))
 
 
 def random_variables(model, size=SIZE, seed=0):
@@ -111,7 +116,7 @@ def lines(workdir):
 
 
 def untimed(found):
-    return [{name: value for name, value in line.items() if name not in writers.TIME_LIKE} for line in found]
+    return [{name: value for name, value in line.items() if name not in logging.TIME_LIKE} for line in found]
 
 
 def assert_same_end(workdir, other):
@@ -125,7 +130,7 @@ def assert_same_end(workdir, other):
     assert workdirs.checkpoint_steps(workdir) == workdirs.checkpoint_steps(other)
     assert untimed(lines(workdir)) == untimed(lines(other))
     drawn, other_drawn = (
-        {place: count for place, count in points(folder).items() if place[0] not in writers.TIME_LIKE}
+        {place: count for place, count in points(folder).items() if place[0] not in logging.TIME_LIKE}
         for folder in (workdir, other)
     )
     assert drawn == other_drawn and set(drawn.values()) == {1}
@@ -141,8 +146,8 @@ def assert_same_summary(workdir, other):
     assert found[0] == found[1]
 
 
-class TinyFeed:
-    """In place of training.feed.Feed: 5 steps an epoch, 35 examples to evaluate."""
+class TinyPipeline:
+    """In place of training.input_pipeline.InputPipeline: 5 steps an epoch, 35 examples to evaluate."""
 
     num_classes = NUM_CLASSES
     class_names = ("red", "green", "blue", "grey")

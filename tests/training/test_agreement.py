@@ -1,16 +1,17 @@
-"""What the processes of a run have in common: differences are named in all of them. The store is a stand-in."""
+"""What the processes and sessions of a run have in common: what differs is named in all. The store is a stand-in."""
 
 import concurrent.futures
 import dataclasses
+import json
 import threading
 import types
 
 import jax
 import pytest
 
-from tests.training.helpers import TinyFeed, tiny_config
-from tnt_jax.training import agreement, setup
-from tnt_jax.training.errors import CannotStart
+from tests.training.helpers import TinyPipeline, lines, tiny_config
+from tnt_jax.training import agreement, loop, setup
+from tnt_jax.training.runtime import CannotStart
 
 
 class Store:
@@ -55,12 +56,12 @@ def together(monkeypatch):
     return run
 
 
-def prepared(workdir, feed=TinyFeed, **changes):
+def prepared(workdir, pipeline=TinyPipeline, **changes):
     config = tiny_config(distributed__initialization_timeout_seconds=2, **changes)
-    return setup.prepare(config, workdir, feed(config))
+    return setup.prepare(config, workdir, pipeline(config))
 
 
-class OtherFeed(TinyFeed):
+class OtherPipeline(TinyPipeline):
     train_examples = 81
     class_names = ("red", "green", "blue", "gray")
 
@@ -71,8 +72,8 @@ class OtherFeed(TinyFeed):
         ({"seed": 5}, "process 2 has another config.seed (5 there, 0 in process 0)"),
         ({"batch_size": 32}, "process 2 has another config.batch_size (32 there, 16 in process 0)"),
         ({"model__depth": 2}, "config.model.depth (2 there, 1 in process 0)"),
-        ({"feed": OtherFeed}, "another training examples (81 there, 80 in process 0)"),
-        ({"feed": OtherFeed}, "another classes (('red', 'green', 'blue', 'gray') there"),
+        ({"pipeline": OtherPipeline}, "another training examples (81 there, 80 in process 0)"),
+        ({"pipeline": OtherPipeline}, "another classes (('red', 'green', 'blue', 'gray') there"),
     ],
 )
 def test_what_differs_is_named_in_all_processes(tmp_path, together, changes, words):
@@ -102,9 +103,10 @@ def test_a_workdir_that_one_process_does_not_see_is_said_by_all(tmp_path, togeth
     """At a resume by its checkpoints, at the first start by the token."""
     mine, other = prepared(tmp_path / "mine"), prepared(tmp_path / "other")
     monkeypatch.setattr(agreement, "SECONDS_TO_APPEAR", 0.3)
-    tokens = {mine.workdir: "token of process 0", other.workdir: ""}
+    tokens = {mine.workdir: {"token": "token of process 0"}, other.workdir: {}}
+    monkeypatch.setattr(agreement, "lock_holder", tokens.get)
     runs = [mine, mine, other]
-    (said,) = set(together(lambda number: agreement.check_same_workdir(runs[number], "token of process 0", tokens.get)))
+    (said,) = set(together(lambda number: agreement.check_same_workdir(runs[number], "token of process 0")))
     assert f"process 2 does not see what process 0 writes into --workdir={other.workdir}" in said
     assert "on a file system that all processes share" in said
     (mine.workdir / "checkpoints" / "5").mkdir(parents=True)
@@ -119,7 +121,43 @@ def test_a_process_that_never_says_anything_is_not_waited_for_without_end(tmp_pa
     assert said[1].startswith("The 3 processes did not all start") and said[2] is None
 
 
-def test_a_process_alone_agrees_with_itself(tmp_path):
+def test_a_process_alone_agrees_with_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(agreement, "lock_holder", lambda workdir: pytest.fail("looked at"))
     run = prepared(tmp_path / "run")
-    agreement.check_same_start(dataclasses.replace(run, feed=None))  # nothing is even looked at
-    agreement.check_same_workdir(run, "token", lambda workdir: pytest.fail("looked at"))
+    agreement.check_same_start(dataclasses.replace(run, pipeline=None))  # nothing is even looked at
+    agreement.check_same_workdir(run, "token")
+
+
+@pytest.fixture
+def folder_config(tmp_path):
+    from tests.data.test_folder import fill
+
+    fill(tmp_path / "images", {"train/cat": 8, "train/dog": 8, "test/cat": 4, "test/dog": 4})
+    return tiny_config(
+        data__name="folder", data__directory=str(tmp_path / "images"), data__eval_split="test", steps=2,
+        data__repeated_augmentation=1, data__randaugment="", log_every_steps=1, checkpoint_every_steps=1,
+    )  # fmt: skip
+
+
+def test_a_run_begun_before_says_that_the_remaining_images_are_made_by_another_decoder(
+    folder_config, tmp_path, monkeypatch, capsys
+):
+    workdir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "DECODER", "Pillow 9.9.9")
+        patch.setattr(agreement, "DECODER", "Pillow 9.9.9")
+        loop.train_and_evaluate(folder_config, workdir)
+    out = capsys.readouterr().out
+    assert "16 images, test 8 images; 2 classes: cat 12, dog 12" in out and "Pillow" not in out
+    saved = json.loads((workdir / "config.json").read_text())
+    del saved["data"]["exif_orientation"], saved["data"]["worker_processes"]
+    saved["data"]["reader_threads"] = 0
+    (workdir / "config.json").write_text(json.dumps(saved))
+    folder_config.steps = 3
+    loop.train_and_evaluate(folder_config, workdir)
+    out = capsys.readouterr().out
+    assert out.count("Note: images were made by Pillow 9.9.9 then and are made by Pillow ") == 1
+    assert [line["step"] for line in lines(workdir) if "train/loss" in line] == [1, 2, 3]
+    folder_config.steps = 4
+    loop.train_and_evaluate(folder_config, workdir)
+    assert "images were made by" not in capsys.readouterr().out

@@ -9,17 +9,17 @@ import jax
 import numpy as np
 import pytest
 
-from tests.training.helpers import experiment, read_state, train_some
+from tests.training.helpers import checked_config, read_state, train_some
 from tnt_jax import workdir as workdirs
 from tnt_jax.training import checkpoints, setup
-from tnt_jax.training.errors import RunError
+from tnt_jax.training.runtime import RunError
 from tnt_jax.training.state import unreplicate
 
 METADATA = {"step": 0, "seconds": 1.5, "device_count": 8, "process_count": 1, "best_accuracy": None}
 
 
 def first_state(**changes):
-    return unreplicate(train_some(experiment(**changes), [])[0])
+    return unreplicate(train_some(checked_config(**changes), [])[0])
 
 
 def test_read_weights_names_what_there_is(tmp_path):

@@ -1,20 +1,27 @@
-"""The typed configuration: the same keys as configs/default.py, and one clear error for everything else."""
+"""The typed configuration: the keys of configs/default.py, all of them read, and one clear error for anything else."""
 
+import ast
 import dataclasses
 import functools
+import inspect
 import json
+import math
+import pathlib
 
 import pytest
 
 from configs import default
 from tests.training.helpers import tiny_config
 from tnt_jax.data.settings import DataSettings
+from tnt_jax.models.tnt import Config as ModelConfig
+from tnt_jax.models.variants import BACKEND
 from tnt_jax.training import config as training_config
 from tnt_jax.training.config import (
-    CHOICES,
-    LIMITS,
-    Experiment,
-    accepted_keys,
+    KEYS,
+    Config,
+    DistributedSettings,
+    MixingSettings,
+    ModelSettings,
     as_dict,
     check_config,
     peak_learning_rate,
@@ -31,31 +38,36 @@ def flatten(tree, prefix=""):
 
 
 def test_the_keys_are_those_of_default():
-    assert sorted(accepted_keys()) == sorted(flatten(default.get_config().to_dict()))
+    assert sorted(KEYS) == sorted(flatten(default.get_config().to_dict()))
 
 
-def test_every_number_but_the_data_wings_has_limits_and_they_name_real_keys():
-    assert set(LIMITS) | set(CHOICES) <= set(accepted_keys())
-    numbers = {key for key in accepted_keys() if any(word in annotation(key) for word in ("int", "float"))}
-    assert {key for key in numbers if not key.startswith("data.")} == set(LIMITS)
+def test_every_number_but_the_data_packages_has_limits():
+    """Of infinity and of what is no number, too."""
+    numbers = {key for key in KEYS if any(word in annotation(key) for word in ("int", "float"))}
+    assert all(
+        not KEYS[key].admits(value)
+        for key in numbers
+        if not key.startswith("data.")
+        for value in (math.inf, -math.inf, math.nan)
+    )
 
 
 def annotation(key):
-    kind = Experiment
+    kind = Config
     for part in key.split("."):
         kind = {field.name: field.type for field in dataclasses.fields(kind)}[part]
     return str(kind)
 
 
 def test_values_arrive_typed():
-    experiment = check_config(default.get_config())
-    assert experiment.epochs == 300.0 and experiment.batch_size == 1024
-    assert isinstance(experiment.data, DataSettings)
-    assert experiment.mixing.erase_area == (0.02, 1 / 3)
-    assert experiment.model.arguments()["name"] == "tnt_s_patch16_224"
-    assert "patch_size" not in experiment.model.arguments()  # None: as the variant has it
+    config = check_config(default.get_config())
+    assert config.epochs == 300.0 and config.batch_size == 1024
+    assert isinstance(config.data, DataSettings)
+    assert config.mixing.erase_area == (0.02, 1 / 3)
+    assert config.model.arguments()["name"] == "tnt_s_patch16_224"
+    assert "patch_size" not in config.model.arguments()  # None: as the variant has it
     with pytest.raises(dataclasses.FrozenInstanceError):
-        experiment.batch_size = 3
+        config.batch_size = 3
 
 
 def test_a_whole_number_serves_where_any_number_does():
@@ -64,8 +76,8 @@ def test_a_whole_number_serves_where_any_number_does():
 
 
 def test_config_json_gives_the_same_experiment():
-    experiment = check_config(tiny_config(model__tnt_blocks=(1,)))
-    assert check_config(json.loads(json.dumps(as_dict(experiment)))) == experiment
+    config = check_config(tiny_config(model__tnt_blocks=(1,)))
+    assert check_config(json.loads(json.dumps(as_dict(config)))) == config
 
 
 def test_learning_rate_scales_with_the_batch_only_when_asked():
@@ -156,3 +168,55 @@ def test_unknown_keys_point_to_the_right_group():
 def test_nearest_multiples_has_no_zero():
     assert training_config.nearest_multiples(3, 8) == "8"
     assert training_config.nearest_multiples(20, 8) == "16 or 24"
+
+
+ROOT = pathlib.Path(__file__).parents[2]
+# Files, and how they write the group that they read keys of: `config.seed`, `run.config.seed`, ...
+PLACES = {
+    Config: [("tnt_jax/training/*.py", "config")],
+    DataSettings: [
+        ("tnt_jax/data/*.py", "settings"),
+        ("tnt_jax/training/*.py", "config.data"),
+        ("tnt_jax/training/device_augment.py", "data"),
+    ],
+    MixingSettings: [("tnt_jax/training/device_augment.py", "mixing"), ("tnt_jax/training/*.py", "config.mixing")],
+    DistributedSettings: [
+        ("tnt_jax/training/runtime.py", "settings"),
+        ("tnt_jax/training/*.py", "config.distributed"),
+    ],
+    ModelSettings: [("tnt_jax/training/*.py", "config.model")],
+}
+
+
+def reads(kind):
+    """(file and line, key) wherever the group's name is followed by a dot and a name."""
+    for pattern, group in PLACES[kind]:
+        for file in sorted(ROOT.glob(pattern)):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Attribute):
+                    words = ast.unparse(node.value).replace("_config", "config").split(".")
+                    if words[0] != "jax" and words[-len(group.split(".")) :] == group.split("."):
+                        yield f"{file}:{node.lineno}", node.attr
+
+
+def fields(kind):
+    return {field.name for field in dataclasses.fields(kind)}
+
+
+@pytest.mark.parametrize("kind", [Config, DataSettings, MixingSettings, DistributedSettings])
+def test_every_key_is_read(kind):
+    unread = fields(kind) - {key for _, key in reads(kind)}
+    assert not unread, f"{kind.__name__}: nothing reads {sorted(unread)}"
+
+
+def test_the_models_take_every_key_of_theirs():
+    assert fields(ModelSettings) - {"name"} <= fields(ModelConfig) | set(BACKEND)
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_nothing_reads_a_key_that_is_not_there(kind):
+    found = list(reads(kind))
+    assert found  # or the patterns above have gone stale
+    there = fields(kind) | {name for name, _ in inspect.getmembers(kind)}
+    for place, key in found:
+        assert key in there, f"{place}: {kind.__name__} has no {key}"

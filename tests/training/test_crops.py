@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.training.helpers import experiment
+from tests.training.helpers import checked_config
 from tnt_jax.data import augment, order
-from tnt_jax.training import crops
+from tnt_jax.training import device_augment
 
-SETTINGS = dataclasses.replace(experiment().data, randaugment="", color_jitter=0.0, crop_area=(0.3, 1.0))
+SETTINGS = dataclasses.replace(checked_config().data, randaugment="", color_jitter=0.0, crop_area=(0.3, 1.0))
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (6, 24, 32, 3)).astype(np.uint8)
 
@@ -23,8 +23,8 @@ IMAGES = RNG.integers(0, 256, (6, 24, 32, 3)).astype(np.uint8)
 def test_pixels_are_those_of_the_host(box, flip, bicubic):
     """Random pixels, the worst case; at 16 the box (0, 0, 24, 32) shrinks and (3, 5, 10, 20) does both."""
     top, left, height, width = box
-    crop = crops.Crop(*(jnp.float32(number) for number in box), jnp.array(bicubic), jnp.array(flip))
-    found = np.asarray(crops.resized_crop(IMAGES[0], crop, 16))
+    crop = device_augment.Crop(*(jnp.float32(number) for number in box), jnp.array(bicubic), jnp.array(flip))
+    found = np.asarray(device_augment.resized_crop(IMAGES[0], crop, 16))
     cut = Image.fromarray(IMAGES[0][top : top + height, left : left + width])
     expected = np.asarray(cut.resize((16, 16), Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR))
     expected = expected[:, ::-1] if flip else expected
@@ -38,7 +38,7 @@ def draws(settings, count=4000, height=24, width=32):
     seeds = order.augmentation_seeds(1, 0, np.arange(count), np.zeros(count, np.int64)).view(np.uint32)
 
     def one(seed):
-        return crops.draw_crop(jax.random.wrap_key_data(seed), height, width, settings)
+        return device_augment.draw_crop(jax.random.wrap_key_data(seed), height, width, settings)
 
     return jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(seeds))
 
@@ -70,7 +70,7 @@ def test_settings_are_followed():
 def test_an_image_depends_on_its_example_and_seed_alone():
     seeds = order.augmentation_seeds(0, 0, np.arange(6), np.zeros(6, np.int64)).view(np.uint32)
     index = np.arange(6, dtype=np.int32)
-    take = jax.jit(crops.take, static_argnums=(3, 4))
+    take = jax.jit(device_augment.random_resized_crops, static_argnums=(3, 4))
     together = take(IMAGES, index, seeds, SETTINGS, 16)
     assert together.shape == (6, 16, 16, 3) and together.dtype == jnp.float32
     apart = take(IMAGES, index[::-1][:2], seeds[::-1][:2], SETTINGS, 16)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import default
-from tnt_jax.training import mixing
+from tnt_jax.training import device_augment
 from tnt_jax.training.config import check_config
 
 DRAWS, SIDE = 20_000, 16
@@ -27,8 +27,8 @@ def drawn() -> tuple[np.ndarray, ...]:
     settings = check_config(default.get_config()).mixing
 
     def draw(key: jax.Array) -> tuple[jax.Array, ...]:
-        erased = mixing.draw_erased(key, SIDE, SIDE, settings).any()
-        weights, _ = mixing.draw_weights(key, SIDE, SIDE, settings)
+        erased = device_augment.draw_erased(key, SIDE, SIDE, settings).any()
+        weights, _ = device_augment.draw_weights(key, SIDE, SIDE, settings)
         mixup = ((weights == weights[0, 0]) & (weights > 0) & (weights < 1)).all()
         return erased, mixup, ((weights == 0) | (weights == 1)).all()
 

@@ -4,12 +4,12 @@ import difflib
 
 import pytest
 
-from tnt_jax.training.config import accepted_keys, unknown_key_message
+from tnt_jax.training.config import KEYS, unknown_key_message
 from tnt_jax.training.hints import KEYS_BY_MEANING, NO_SUCH_THING
 
 
 def test_the_table_leads_to_keys_that_exist_and_from_names_that_do_not():
-    accepted = accepted_keys()
+    accepted = KEYS
     assert set(KEYS_BY_MEANING.values()) <= set(accepted)
     leaves = {key.rpartition(".")[2] for key in accepted}
     assert not leaves & (KEYS_BY_MEANING.keys() | NO_SUCH_THING.keys())
@@ -51,5 +51,5 @@ def test_hints(key, words):
 
 def test_a_name_of_another_project_is_not_read_as_a_misspelling():
     """As in_chans was: scan is its nearest by letters."""
-    assert difflib.get_close_matches("model.in_chans", accepted_keys(), n=1) == ["model.scan"]
+    assert difflib.get_close_matches("model.in_chans", KEYS, n=1) == ["model.scan"]
     assert "scan" not in unknown_key_message("model.in_chans")

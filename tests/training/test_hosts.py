@@ -17,7 +17,7 @@ def test_two_processes_train_like_one_and_stop_and_go_on_together(tmp_path):
     again = hosts.start(2, run, cache, FLAGS)
     hosts.finish(again)
     hosts.finish(one)
-    assert "Going on from step" in hosts.said(again[0])
+    assert "Resuming from step" in hosts.said(again[0])
     hosts.assert_losses_agree(run, tmp_path / "one")
     # One wrote: the other said nothing of its own, and every file is there once a session.
     assert "step 30/30" in hosts.said(again[0]) and "step 30/30" not in hosts.said(again[1])

@@ -7,11 +7,11 @@ import types
 import jax
 import pytest
 
-from tests.training.helpers import TinyModel, batch, experiment
+from tests.training.helpers import TinyModel, batch, checked_config
 from tnt_jax.models.complexity import count_parameters
 from tnt_jax.training import memory, setup, steps
-from tnt_jax.training.errors import RunError
 from tnt_jax.training.optimizer import make_optimizer, make_schedule
+from tnt_jax.training.runtime import RunError
 from tnt_jax.training.state import initial_state, replicate
 
 
@@ -23,20 +23,20 @@ def model_of(settings, num_classes=1000):
 def test_the_least_is_less_than_the_weights_and_their_copies_alone_can_explain(name):
     sizes = dict.fromkeys(("patch_size", "word_size", "inner_dim", "outer_dim", "inner_num_heads", "outer_num_heads"))
     changes = {f"model__{key}": None for key in (*sizes, "depth")} | {"model__name": name, "model__image_size": 224}
-    settings = experiment(batch_size=1, eval_batch_size=1, **changes, data__repeated_augmentation=1)
+    settings = checked_config(batch_size=1, eval_batch_size=1, **changes, data__repeated_augmentation=1)
     model = model_of(settings)
     least, weights = memory.least_bytes(settings, model, 1), 20 * count_parameters(model)
     assert 0.95 * weights < least < 1.05 * weights + 2**26
 
 
 def test_published_sizes_are_not_refused():
-    settings = experiment(batch_size=1024, eval_batch_size=1024, model__image_size=224, model__patch_size=16)
+    settings = checked_config(batch_size=1024, eval_batch_size=1024, model__image_size=224, model__patch_size=16)
     memory.check_memory(settings, model_of(settings))
 
 
 def make_step(model=None, **changes):
-    """The step of a tiny model on one device -> (step, state, batch, experiment)."""
-    settings = experiment(**changes)
+    """The step of a tiny model on one device -> (step, state, batch, config)."""
+    settings = checked_config(**changes)
     model = model or model_of(settings, num_classes=4)
     schedule = make_schedule(settings, steps_per_epoch=5)
     optimizer = make_optimizer(settings, schedule)
@@ -98,7 +98,7 @@ def test_a_step_that_is_too_large_comes_with_what_to_lower(monkeypatch, scratch,
         temp_size_in_bytes=scratch * 2**30, argument_size_in_bytes=0, output_size_in_bytes=0, alias_size_in_bytes=0
     )
     compiled = types.SimpleNamespace(memory_analysis=lambda: plan)
-    message = memory.need_message(compiled, experiment(batch_size=64 * jax.device_count()))
+    message = memory.need_message(compiled, checked_config(batch_size=64 * jax.device_count()))
     assert message.startswith("Note: ") == bool(words)
     for word in words:
         assert word in message

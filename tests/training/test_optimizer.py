@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import tnt_jax
-from tests.training.helpers import experiment
+from tests.training.helpers import checked_config
 from tnt_jax.models.fast.stacking import stack_blocks
 from tnt_jax.training import optimizer
 from tnt_jax.training.optimizer import decay_mask, make_optimizer, make_schedule, update_average
@@ -24,7 +24,7 @@ STEPS = 1251  # an ImageNet epoch at batch 1024
 
 
 def test_the_recipes_check_values():
-    schedule = make_schedule(experiment(**RECIPE), STEPS)
+    schedule = make_schedule(checked_config(**RECIPE), STEPS)
     assert schedule(0) == pytest.approx(1e-6, rel=1e-4)
     assert schedule(STEPS) == pytest.approx(2.008e-4, rel=1e-4)
     assert schedule(5 * STEPS) == pytest.approx(9.9932e-4, rel=1e-5)
@@ -34,13 +34,13 @@ def test_the_recipes_check_values():
 
 
 def test_the_staircase_changes_between_epochs_alone():
-    schedule = jax.vmap(make_schedule(experiment(**RECIPE), STEPS))
+    schedule = jax.vmap(make_schedule(checked_config(**RECIPE), STEPS))
     rates = schedule(jnp.arange(3 * STEPS)).reshape(3, STEPS)
     assert (rates == rates[:, :1]).all() and len(np.unique(rates)) == 3
 
 
 def test_by_step_the_rate_is_that_of_the_fraction_of_an_epoch():
-    schedule = make_schedule(experiment(**RECIPE | {"schedule_unit": "step"}), STEPS)
+    schedule = make_schedule(checked_config(**RECIPE | {"schedule_unit": "step"}), STEPS)
     assert schedule(STEPS * 5 // 2) == pytest.approx(1e-6 + (1e-3 - 1e-6) / 2, rel=1e-3)
     half = 1e-5 + (1e-3 - 1e-5) / 2 * (1 + np.cos(np.pi * 100.5 / 300))
     assert schedule(100.5 * STEPS) == pytest.approx(half, rel=1e-5)
@@ -48,10 +48,10 @@ def test_by_step_the_rate_is_that_of_the_fraction_of_an_epoch():
 
 def test_constant_warms_up_and_stays():
     constant = {"schedule": "constant", "cooldown_epochs": 0.0}
-    schedule = make_schedule(experiment(**RECIPE | constant), STEPS)
+    schedule = make_schedule(checked_config(**RECIPE | constant), STEPS)
     assert schedule(STEPS) == pytest.approx(2.008e-4, rel=1e-4)
     assert schedule(5 * STEPS) == schedule(299 * STEPS) == pytest.approx(1e-3)
-    assert make_schedule(experiment(**RECIPE | constant | {"warmup_epochs": 0.0}), STEPS)(0) == pytest.approx(1e-3)
+    assert make_schedule(checked_config(**RECIPE | constant | {"warmup_epochs": 0.0}), STEPS)(0) == pytest.approx(1e-3)
 
 
 @pytest.mark.parametrize("name", ["tnt_s_patch16_224", "deit_small_patch16_224"])
@@ -83,7 +83,7 @@ def test_decay_follows_from_rank_stacked_or_not():
 
 def test_adamw_by_value():
     """Two updates against the formulas of arXiv 1711.05101, as PyTorch's AdamW computes them."""
-    settings = experiment(
+    settings = checked_config(
         schedule="constant", warmup_epochs=0.0, learning_rate=0.1, weight_decay=0.05, adam_beta1=0.8, adam_beta2=0.9
     )
     optimizer = make_optimizer(settings, make_schedule(settings, 5))
@@ -113,7 +113,7 @@ def test_clipping_is_off_at_zero_and_by_global_norm_otherwise():
     gradients = {"kernel": jnp.array([[3.0, 4.0]])}  # norm 5
 
     def first_moment(clip):
-        settings = experiment(gradient_clip_norm=clip)
+        settings = checked_config(gradient_clip_norm=clip)
         optimizer = make_optimizer(settings, make_schedule(settings, 5))
         _, state = optimizer.update(gradients, optimizer.init(params), params)
         return optax.tree.get(state, "mu")["kernel"]
@@ -130,15 +130,15 @@ def test_moving_average_by_value():
 
 def test_the_average_is_warmed_up_where_the_key_says_so():
     """min(decay, (1 + t) / (10 + t)), and without the key the decay itself."""
-    warm = experiment(ema_decay=0.9, ema_warmup=True)
+    warm = checked_config(ema_decay=0.9, ema_warmup=True)
     found = [float(optimizer.average_decay(warm, jnp.int32(step))) for step in (0, 1, 8, 79, 80, 81, 10**6)]
     np.testing.assert_allclose(found, [0.1, 2 / 11, 0.5, 80 / 89, 0.9, 0.9, 0.9], rtol=1e-6)
-    assert optimizer.average_decay(experiment(ema_decay=0.9), 0) == 0.9
+    assert optimizer.average_decay(checked_config(ema_decay=0.9), 0) == 0.9
 
 
 @pytest.mark.parametrize("warmup", [False, True])
 def test_the_share_of_the_start_is_what_the_average_keeps_of_it(warmup):
-    settings = experiment(ema_decay=0.9, ema_warmup=warmup)
+    settings = checked_config(ema_decay=0.9, ema_warmup=warmup)
     average = jnp.float32(1.0)
     for step in range(7):
         average = optimizer.update_average(average, 0.0, optimizer.average_decay(settings, jnp.int32(step)))

@@ -1,4 +1,4 @@
-"""What cannot work is said before anything is written."""
+"""What cannot work is said before anything is written; the length of a run, and batches that the devices divide."""
 
 import json
 import re
@@ -7,20 +7,21 @@ import subprocess
 
 import pytest
 
-from tests.training.helpers import TinyFeed, tiny_config
+from tests.training.helpers import TinyPipeline, checked_config, tiny_config
 from tnt_jax.training import setup
+from tnt_jax.training.setup import check_evaluation_devices, check_training_devices, make_plan
 
 
 def prepare(workdir, **changes):
     config = tiny_config(**changes)
-    return setup.prepare(config, workdir, TinyFeed(config))
+    return setup.prepare(config, workdir, TinyPipeline(config))
 
 
 def pretend_run(workdir, **changes):
     """A workdir that looks as if a run had saved step 5."""
     run = prepare(workdir, **changes)
     (workdir / "checkpoints" / "5").mkdir(parents=True)
-    (workdir / "config.json").write_text(json.dumps(setup.as_dict(run.experiment)))
+    (workdir / "config.json").write_text(json.dumps(setup.as_dict(run.config)))
 
 
 def test_nothing_is_written(tmp_path):
@@ -169,10 +170,10 @@ def test_a_resumed_run_does_without_what_it_started_from(tmp_path):
     config = tiny_config(pretrained=str(weights))
     weights.write_text("")
     (tmp_path / "run" / "checkpoints" / "5").mkdir(parents=True)
-    resolved = setup.as_dict(prepare(tmp_path / "other").experiment) | {"pretrained": str(weights)}
+    resolved = setup.as_dict(prepare(tmp_path / "other").config) | {"pretrained": str(weights)}
     (tmp_path / "run" / "config.json").write_text(json.dumps(resolved))
     weights.unlink()
-    assert setup.prepare(config, tmp_path / "run", TinyFeed(config)).pretrained is None
+    assert setup.prepare(config, tmp_path / "run", TinyPipeline(config)).pretrained is None
 
 
 def test_evaluation_needs_a_run_or_weights(tmp_path):
@@ -183,20 +184,20 @@ def test_evaluation_needs_a_run_or_weights(tmp_path):
     pretend_run(tmp_path)
     with pytest.raises(ValueError, match=r"model\.outer_dim"):
         config = tiny_config(model__outer_dim=8)
-        setup.prepare_evaluation(config, tmp_path, TinyFeed(config))
+        setup.prepare_evaluation(config, tmp_path, TinyPipeline(config))
     config = tiny_config(label_smoothing=0.2)  # says nothing about the model
-    assert setup.prepare_evaluation(config, tmp_path, TinyFeed(config)).pretrained is None
+    assert setup.prepare_evaluation(config, tmp_path, TinyPipeline(config)).pretrained is None
 
 
 def test_how_the_same_weights_are_computed_with_may_differ_in_evaluation(tmp_path):
     pretend_run(tmp_path)
     changes = {"dtype": "bfloat16", "remat": True, "scan": True, "inner_implementation": "xla", "drop_path_rate": 0.2}
     config = tiny_config(**{f"model__{key}": value for key, value in changes.items()})
-    assert setup.prepare_evaluation(config, tmp_path, TinyFeed(config)).experiment.model.dtype == "bfloat16"
+    assert setup.prepare_evaluation(config, tmp_path, TinyPipeline(config)).config.model.dtype == "bfloat16"
     with pytest.raises(
         ValueError, match=r"model\.dtype .* model\.drop_path_rate|model\.drop_path_rate .* model\.dtype"
     ):
-        setup.prepare(config, tmp_path, TinyFeed(config))
+        setup.prepare(config, tmp_path, TinyPipeline(config))
 
 
 def test_one_source_of_weights_is_evaluated(tmp_path):
@@ -205,12 +206,12 @@ def test_one_source_of_weights_is_evaluated(tmp_path):
     pretend_run(tmp_path / "run")
     config = tiny_config(pretrained=str(other))
     with pytest.raises(ValueError, match=r"holds checkpoints, and config\.pretrained=.*other.* give only one"):
-        setup.prepare_evaluation(config, tmp_path / "run", TinyFeed(config))
+        setup.prepare_evaluation(config, tmp_path / "run", TinyPipeline(config))
     path = tmp_path / "run" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"pretrained": str(other)}))
     other.unlink()  # what the run itself started from is no other source
     for given in (config, None):
-        assert setup.prepare_evaluation(given, tmp_path / "run", TinyFeed(config)).pretrained is None
+        assert setup.prepare_evaluation(given, tmp_path / "run", TinyPipeline(config)).pretrained is None
 
 
 @pytest.mark.parametrize("prepare_one", [setup.prepare, setup.prepare_evaluation])
@@ -218,12 +219,12 @@ def test_an_older_run_goes_on_as_it_began(tmp_path, caplog, prepare_one):
     pretend_run(tmp_path)
     path = tmp_path / "config.json"
     saved = json.loads(path.read_text())
-    del saved["cpu_devices"], saved["model"]["remat_keeps"], saved["data"]["on_device"]
+    del saved["cpu_devices"], saved["model"]["remat_policy"], saved["data"]["on_device"]
     path.write_text(json.dumps(saved))
     config = tiny_config() if prepare_one is setup.prepare else None
-    experiment = prepare_one(config, tmp_path, TinyFeed(tiny_config())).experiment
-    assert (experiment.cpu_devices, experiment.model.remat_keeps, experiment.data.on_device) == (0, "inputs", False)
-    assert f"{path} lacks keys" in caplog.text and "cpu_devices=0, model.remat_keeps='inputs'" in caplog.text
+    config = prepare_one(config, tmp_path, TinyPipeline(tiny_config())).config
+    assert (config.cpu_devices, config.model.remat_policy, config.data.on_device) == (0, "nothing_saveable", False)
+    assert f"{path} lacks keys" in caplog.text and "cpu_devices=0, model.remat_policy='nothing_saveable'" in caplog.text
 
 
 @pytest.mark.parametrize(("old", "new"), [("auto", "auto"), ("broadcast", "xla"), ("dot", "xla")])
@@ -235,8 +236,8 @@ def test_a_run_from_before_inner_implementation_is_read(tmp_path, old, new):
     saved["model"]["inner_attention"] = old
     path.write_text(json.dumps(saved))
     prepare(tmp_path)  # going on with the new key is no other configuration
-    experiment = setup.prepare_evaluation(None, tmp_path, TinyFeed(tiny_config())).experiment
-    assert experiment.model.inner_implementation == new
+    config = setup.prepare_evaluation(None, tmp_path, TinyPipeline(tiny_config())).config
+    assert config.model.inner_implementation == new
 
 
 def test_the_kernel_is_refused_before_anything_is_written_where_there_is_no_tpu(tmp_path):
@@ -252,7 +253,7 @@ def test_a_run_that_had_the_kernel_is_evaluated_anywhere(tmp_path):
     saved = json.loads(path.read_text())
     saved["model"]["inner_implementation"] = "pallas"
     path.write_text(json.dumps(saved))
-    found = setup.prepare_evaluation(None, tmp_path, TinyFeed(tiny_config())).experiment
+    found = setup.prepare_evaluation(None, tmp_path, TinyPipeline(tiny_config())).config
     assert found.model.inner_implementation == "auto"
 
 
@@ -269,7 +270,7 @@ def test_unknown_keys_of_a_run_name_its_file(tmp_path):
 
 def test_the_data_set_is_opened_last(tmp_path, monkeypatch):
     """It may be downloaded first: another run in the workdir, and weights that do not fit, are said before."""
-    monkeypatch.setattr(setup, "Feed", lambda experiment: pytest.fail("the data set was opened"))
+    monkeypatch.setattr(setup, "InputPipeline", lambda config: pytest.fail("the data set was opened"))
     synthetic = {"data__name": "synthetic", "data__eval_split": "test"}
     pretend_run(tmp_path, **synthetic)
     with pytest.raises(ValueError, match="another configuration"):
@@ -285,3 +286,38 @@ def test_multiply_adds_are_counted_once(tmp_path, monkeypatch):
     monkeypatch.setattr(setup, "multiply_adds", lambda model: calls.append(model) or 7)
     run = prepare(tmp_path / "run")
     assert (run.multiply_adds, run.multiply_adds, len(calls)) == (7, 7, 1)
+
+
+def test_the_recipes_length():
+    settings = checked_config(epochs=300.0, cooldown_epochs=10.0)
+    assert make_plan(settings, 1251).total_steps == 310 * 1251
+
+
+def test_steps_take_precedence_and_parts_of_epochs_round_up():
+    assert make_plan(checked_config(steps=7), 5).total_steps == 7
+    assert make_plan(checked_config(epochs=1.5), 5).total_steps == 8
+    assert make_plan(checked_config(epochs=0.01, warmup_epochs=0.0), 5).total_steps == 1
+
+
+def test_intervals_of_0_are_an_epoch_and_the_end_is_always_due():
+    plan = make_plan(checked_config(steps=12, log_every_steps=2, eval_every_steps=0, checkpoint_every_steps=7), 5)
+    steps = range(1, 13)
+    assert [step for step in steps if plan.logs(step)] == [2, 4, 6, 8, 10, 12]
+    assert [step for step in steps if plan.evaluates(step)] == [5, 10, 12]
+    assert [step for step in steps if plan.checkpoints(step)] == [7, 12]
+
+
+def test_less_than_a_batch_is_an_error():
+    with pytest.raises(ValueError, match="smaller than one batch"):
+        make_plan(checked_config(), 0)
+
+
+def test_batches_that_devices_do_not_divide():
+    check_training_devices(checked_config(batch_size=48, accumulation_steps=2), 8)
+    check_evaluation_devices(checked_config(eval_batch_size=24), 8)
+    with pytest.raises(ValueError, match=r"batch_size=20 is not a multiple of the 8 devices; use 16 or 24"):
+        check_training_devices(checked_config(batch_size=20), 8)
+    with pytest.raises(ValueError, match=r"8 devices x config.accumulation_steps=3; use 24 or 48"):
+        check_training_devices(checked_config(batch_size=36, accumulation_steps=3), 8)
+    with pytest.raises(ValueError, match=r"eval_batch_size=20 .* use 16 or 24"):
+        check_evaluation_devices(checked_config(eval_batch_size=20), 8)

@@ -1,11 +1,13 @@
-"""What a run takes over from the one whose weights it starts from."""
+"""What a run takes over from the one whose weights it starts from; classes are compared by name."""
 
 import json
 
+import numpy as np
 import pytest
 
-from tests.training.helpers import experiment
-from tnt_jax.training import setup, starting_point
+from tests.training.helpers import TinyPipeline, checked_config, resolved, tiny_config
+from tnt_jax.training import loop, setup, starting_point
+from tnt_jax.training.starting_point import check_classes, label_map, relabelled
 
 OPEN = dict.fromkeys(
     ("patch_size", "word_size", "inner_dim", "outer_dim", "inner_num_heads", "outer_num_heads", "depth", "tnt_blocks")
@@ -17,13 +19,13 @@ OPEN = {f"model__{key}": value for key, value in OPEN.items()}
 def source(tmp_path):
     """The config.json of a run of two blocks, one with an inner path."""
     (tmp_path / "source").mkdir()
-    trained = setup.resolved_experiment(experiment(model__depth=2, model__tnt_blocks=(2,), model__num_classes=7), 7)
+    trained = resolved(checked_config(model__depth=2, model__tnt_blocks=(2,), model__num_classes=7), 7)
     (tmp_path / "source/config.json").write_text(json.dumps(setup.as_dict(trained)))
     return tmp_path / "source"
 
 
 def taken(source, workdir, evaluates=False, **changes):
-    return starting_point.take_sizes(experiment(pretrained=str(source), **OPEN | changes), workdir, evaluates)
+    return starting_point.take_sizes(checked_config(pretrained=str(source), **OPEN | changes), workdir, evaluates)
 
 
 def test_sizes_that_are_open_are_those_of_the_run_and_said(source, tmp_path):
@@ -66,7 +68,7 @@ def test_a_resumed_run_keeps_the_sizes_when_its_source_is_gone(source, tmp_path)
 @pytest.mark.parametrize("content", ["{}", '{"model": 3}', '{"model": {"name": 1}}'])
 def test_a_config_that_holds_no_sizes_gives_none(source, tmp_path, content):
     (source / "config.json").write_text(content)
-    assert taken(source, tmp_path / "new") == (experiment(pretrained=str(source), **OPEN), ())
+    assert taken(source, tmp_path / "new") == (checked_config(pretrained=str(source), **OPEN), ())
 
 
 def test_a_source_whose_config_is_none_is_named(source, tmp_path):
@@ -88,11 +90,104 @@ def test_weights_of_a_run_whose_images_were_normalised_otherwise_are_noted(sourc
     config = json.loads((source / "config.json").read_text())
     config["data"]["std"] = [0.25, 0.25, 0.25]
     (source / "config.json").write_text(json.dumps(config))
-    started = experiment(pretrained=str(source / "checkpoints" / "5"))
+    started = checked_config(pretrained=str(source / "checkpoints" / "5"))
     (source / "checkpoints" / "5").mkdir(parents=True)
     note = starting_point.normalisation_note(started)
     assert '--config.data.std="(0.25, 0.25, 0.25)"' in note and "data.mean" not in note
-    same = experiment(pretrained=started.pretrained, data__std=(0.25, 0.25, 0.25))
+    same = checked_config(pretrained=started.pretrained, data__std=(0.25, 0.25, 0.25))
     assert starting_point.normalisation_note(same) is None
-    assert starting_point.normalisation_note(experiment(pretrained="hf-hub:timm/tnt_s_patch16_224.in1k")) is None
-    assert starting_point.normalisation_note(experiment()) is None
+    assert starting_point.normalisation_note(checked_config(pretrained="hf-hub:timm/tnt_s_patch16_224.in1k")) is None
+    assert starting_point.normalisation_note(checked_config()) is None
+
+
+KNOWN = ("cat", "dog", "fox")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A workdir that looks as if a run of KNOWN had saved step 5."""
+    (tmp_path / "run/checkpoints/5").mkdir(parents=True)
+    (tmp_path / "run/classes.json").write_text(json.dumps(KNOWN))
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("names", [KNOWN, None, ()])
+def test_equal_or_unknown_names_change_nothing(run, names):
+    assert label_map(KNOWN, names, "set") is None and label_map(names, KNOWN, "set") is None
+    check_classes(checked_config(), run, 3, names, evaluates=False)
+    check_classes(checked_config(pretrained=str(run)), run / "new", 3, names, evaluates=False)
+
+
+def test_labels_are_mapped_by_name():
+    mapping = label_map(KNOWN, ("fox", "cat"), "set")
+    assert mapping.tolist() == [2, 0]
+    batch = {"label": np.array([[0, 1], [1, 0]], np.int32), "mask": np.ones((2, 2)), "image": "pixels"}
+    (found,) = relabelled(iter([batch]), mapping)
+    assert found["label"].tolist() == [[2, 0], [0, 2]] and found["label"].dtype == np.int32
+    assert found["image"] == "pixels" and batch["label"][0, 0] == 0  # the batch itself stays, for a set on the device
+    assert next(relabelled(iter([batch]), None)) is batch
+
+
+def test_evaluating_classes_that_the_run_does_not_know_is_an_error_that_names_them(run):
+    assert check_classes(checked_config(), run, 2, ("dog", "cat"), evaluates=True).tolist() == [1, 0]
+    with pytest.raises(ValueError, match="synthetic has classes that the model does not know: 'zebra', 'emu'. It"):
+        check_classes(checked_config(data__name="synthetic"), run, 4, ("dog", "fox", "zebra", "emu"), evaluates=True)
+    with pytest.raises(ValueError, match="'cat' more than once"):
+        label_map(("cat", "dog", "cat"), ("dog", "cat"), "set")
+    other = checked_config(pretrained=str(run / "checkpoints/5"))  # another run's weights, in a workdir without any
+    assert check_classes(other, run / "new", 2, ("dog", "cat"), evaluates=True).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("arctic_fox", "cat", "dog"), "'fox' there alone and 'arctic_fox' in the data set alone"),
+        (("cat", "dog", "fox", "owl"), "others now: 'owl' in the data set alone"),
+        (("cat", "dog"), "others now: 'fox' there alone"),
+        (("dog", "cat", "fox"), "the same in another order, 'cat', 'dog', 'fox' there and 'dog', 'cat', 'fox' now"),
+    ],
+)
+def test_a_run_is_not_resumed_with_another_list(run, names, words):
+    with pytest.raises(ValueError, match=f"classes.json has the classes of this run, .*{words}"):
+        check_classes(checked_config(), run, 3, names, evaluates=False)
+    with pytest.raises(ValueError, match=r"--config\.pretrained_new_head=True"):
+        check_classes(checked_config(pretrained=str(run)), run / "new", 3, names, evaluates=False)
+    check_classes(checked_config(pretrained=str(run), pretrained_new_head=True), run / "new", 3, names, evaluates=False)
+
+
+def test_training_on_keeps_the_list_of_what_was_trained(run):
+    """Also where the data set has no names any more: the labels are the old ones."""
+    config = tiny_config()
+    pipeline = TinyPipeline(config)
+    pipeline.class_names = None
+    fresh = setup.prepare(config, run.parent / "fresh", pipeline)
+    with loop.enter_workdir(fresh):
+        pass
+    assert json.loads((fresh.workdir / "classes.json").read_text()) is None
+    (run / "config.json").write_text((fresh.workdir / "config.json").read_text())
+    with loop.enter_workdir(setup.prepare(config, run, pipeline)):
+        pass
+    assert json.loads((run / "classes.json").read_text()) == list(KNOWN)
+
+
+def test_an_evaluation_counts_by_name(run):
+    """The run's number of classes is taken, and labels of a set with fewer go where their names are."""
+    config = tiny_config(model__num_classes=None)
+    pipeline = TinyPipeline(config)
+    pipeline.class_names, pipeline.num_classes = ("fox", "cat"), 2
+    config.model.num_classes = 3
+    trained = resolved(checked_config(model__num_classes=3), 3)
+    (run / "config.json").write_text(json.dumps(setup.as_dict(trained)))
+    prepared = setup.prepare_evaluation(tiny_config(), run, pipeline)
+    assert prepared.label_map.tolist() == [2, 0] and prepared.model.num_classes == 3
+
+
+@pytest.mark.parametrize(("known", "names"), [(None, ("fox", "cat")), (KNOWN, None)])
+def test_fewer_classes_without_names_are_not_counted_by_number(run, known, names):
+    (run / "classes.json").write_text(json.dumps(known))
+    settings = checked_config(model__num_classes=3)
+    with pytest.raises(ValueError, match="has 2 classes and the model 3, and which of them these are is not known"):
+        check_classes(settings, run, 2, names, evaluates=True)
+    assert check_classes(settings, run, 3, names, evaluates=True) is None  # as many: there is nothing else to go by
+    (run / "classes.json").write_text("null")
+    assert check_classes(settings, run, 2, None, evaluates=True) is None  # the run's own set, with a larger head

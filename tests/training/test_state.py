@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.training.helpers import TinyModel, experiment
+from tests.training.helpers import TinyModel, checked_config
 from tnt_jax.training.optimizer import make_optimizer, make_schedule
 from tnt_jax.training.state import create_state, replicate, unreplicate
 
 
 def create(params=None, **changes):
-    settings = experiment(**changes)
+    settings = checked_config(**changes)
     return create_state(settings, TinyModel(), make_optimizer(settings, make_schedule(settings, 5)), params)
 
 
@@ -43,3 +43,11 @@ def test_replicate_and_back():
         assert leaf.shape[0] == 8 and len(leaf.sharding.device_set) == 8
         assert leaf.addressable_shards[0].data.shape[0] == 1  # one copy on each device
     jax.tree.map(np.testing.assert_array_equal, unreplicate(copies), state)
+
+
+def test_to_host_takes_one_copy():
+    tree = {"a": jnp.arange(3), "b": (jnp.float32(2), np.ones((2, 2), np.float32))}
+    host = unreplicate(replicate(tree))
+    np.testing.assert_array_equal(host["a"], [0, 1, 2])
+    assert host["b"][0].shape == () and host["b"][1].shape == (2, 2)
+    assert isinstance(host["a"], np.ndarray)

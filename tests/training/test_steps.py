@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 
 import tnt_jax
-from tests.training.helpers import NUM_CLASSES, TinyModel, batch, compiled, experiment, random_variables, train_some
+from tests.training.helpers import NUM_CLASSES, TinyModel, batch, checked_config, compiled, random_variables, train_some
 from tnt_jax.models.fast.attention import broadcast_attention, dot_attention, einsum_attention
 from tnt_jax.models.layers import attend, over_sentences
-from tnt_jax.training import losses, metrics, steps
+from tnt_jax.training import steps
+from tnt_jax.training.device_augment import normalize
+from tnt_jax.training.evaluation import means
 from tnt_jax.training.optimizer import make_optimizer, make_schedule
 from tnt_jax.training.state import initial_state, replicate, unreplicate
+from tnt_jax.training.steps import smooth_labels, softmax_cross_entropy
 
 
 def losses_of(results):
-    return [metrics.averages({"loss": metrics.to_host(result["sums"]["loss"])})["loss"] for result in results]
+    return [means({"loss": unreplicate(result["sums"]["loss"])})["loss"] for result in results]
 
 
 def on_devices(batches, devices):
@@ -30,7 +33,7 @@ MIXING = {"mixing__mixup_alpha": 0.8, "mixing__cutmix_alpha": 1.0, "mixing__eras
 
 @pytest.mark.parametrize("changes", [{}, MIXING])
 def test_one_and_eight_devices_have_the_same_losses_over_20_steps(changes):
-    settings = experiment(**changes)
+    settings = checked_config(**changes)
     one_state, one = train_some(settings, BATCHES, log_every_steps=1)
     many_state, many = train_some(settings, on_devices(BATCHES, 8), devices=jax.local_devices()[:8], log_every_steps=1)
     np.testing.assert_allclose(losses_of(one), losses_of(many), rtol=2e-5)
@@ -42,7 +45,7 @@ def test_one_and_eight_devices_have_the_same_losses_over_20_steps(changes):
 
 def train_and_evaluate_tnt(devices):
     """A TNT of one block over so many devices -> (losses of 20 steps, sums over 35 examples in batches of 16)."""
-    settings = experiment(model__num_classes=NUM_CLASSES, model__inner_dim=4, model__outer_dim=16)
+    settings = checked_config(model__num_classes=NUM_CLASSES, model__inner_dim=4, model__outer_dim=16)
     model = tnt_jax.create_model(**settings.model.arguments())
     schedule = make_schedule(settings, steps_per_epoch=5)
     optimizer = make_optimizer(settings, schedule)
@@ -55,7 +58,8 @@ def train_and_evaluate_tnt(devices):
         results.append(result)
     evaluate = steps.make_eval_step(settings, model, devices=chosen)
     held_out = on_devices([batch(seed, real=real) for seed, real in ((101, 16), (102, 16), (103, 3))], devices)
-    sums = [metrics.to_host(evaluate(state.params, each)) for each in held_out]
+    classes = np.ones(NUM_CLASSES, np.float32)
+    sums = [unreplicate(evaluate(state.params, each, classes)) for each in held_out]
     return losses_of(results), jax.tree.map(lambda *parts: np.sum(parts), *sums)
 
 
@@ -65,25 +69,25 @@ def test_a_tnt_is_trained_and_evaluated_alike_on_one_and_eight_devices():
     eight, eight_sums = train_and_evaluate_tnt(8)
     np.testing.assert_allclose(one, eight, rtol=1e-5)
     assert one[-1] < one[0] - 0.2
-    assert one_sums["accuracy"] == eight_sums["accuracy"] and one_sums["accuracy"][1] == 35
-    assert one_sums["loss"][0] == pytest.approx(eight_sums["loss"][0], rel=1e-5)
+    assert one_sums["accuracy"] == eight_sums["accuracy"] and one_sums["count"] == eight_sums["count"] == 35
+    assert one_sums["loss"] == pytest.approx(eight_sums["loss"], rel=1e-5)
 
 
 def test_a_skipped_step_leaves_everything_but_the_step_and_the_schedule():
-    settings = experiment(nonfinite="skip", schedule_unit="step")
+    settings = checked_config(nonfinite="skip", schedule_unit="step")
     sound, _ = train_some(settings, BATCHES[:3])
     before = jax.device_get(sound)  # the next call takes its buffers
     spoilt = BATCHES[3] | {"mask": BATCHES[3]["mask"] * np.nan}
     _, step = compiled(settings, TinyModel(), tuple(jax.local_devices()[:1]), 5)
     after, result = step(sound, spoilt)
-    assert not metrics.to_host(result["finite"]) and np.isnan(metrics.to_host(result["loss"]))
+    assert not unreplicate(result["finite"]) and np.isnan(unreplicate(result["loss"]))
     for name in ("params", "ema_params", "metrics", "key"):
         jax.tree.map(np.testing.assert_array_equal, getattr(before, name), jax.device_get(getattr(after, name)))
     adam, _, schedule = jax.device_get(after.opt_state)
     jax.tree.map(np.testing.assert_array_equal, before.opt_state[0], adam)
     assert after.step[0] == schedule.count[0] == 4 and adam.count[0] == 3
     # A sound step is the same under both settings.
-    stopping, _ = train_some(experiment(schedule_unit="step"), BATCHES[:3])
+    stopping, _ = train_some(checked_config(schedule_unit="step"), BATCHES[:3])
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), jax.device_get(stopping.params), before.params
     )
@@ -92,8 +96,8 @@ def test_a_skipped_step_leaves_everything_but_the_step_and_the_schedule():
 def test_accumulating_gives_the_gradient_of_the_whole_batch():
     params = TinyModel().init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
     made = jax.tree.map(lambda x: x[0], batch(3, real=13))
-    images = steps.normalize(made["image"], experiment())
-    targets = losses.smooth_labels(made["label"], NUM_CLASSES, 0.1)
+    images = normalize(made["image"], checked_config().data)
+    targets = steps.smooth_labels(made["label"], NUM_CLASSES, 0.1)
 
     def in_parts(count):
         whole = functools.partial(steps.loss_and_gradients, model=TinyModel(), accumulation_steps=count)
@@ -110,17 +114,17 @@ def test_accumulating_gives_the_gradient_of_the_whole_batch():
 def test_the_gradient_is_that_of_the_mean_loss_of_the_examples_that_count():
     """Two devices with 8 and 1 real examples weigh as 8 to 1."""
     made = [batch(0, real=9)]
-    settings = experiment()
+    settings = checked_config()
     _, one = train_some(settings, made, log_every_steps=1)
     _, two = train_some(settings, on_devices(made, 2), devices=jax.local_devices()[:2], log_every_steps=1)
     for results in (one, two):
-        assert metrics.to_host(results[0]["sums"]["loss"])[1] == 9
-    norms = [float(metrics.to_host(results[0]["sums"]["gradient_norm"])[0]) for results in (one, two)]
+        assert unreplicate(results[0]["sums"]["loss"])[1] == 9
+    norms = [float(unreplicate(results[0]["sums"]["gradient_norm"])[0]) for results in (one, two)]
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
 
 def test_sums_start_anew_after_every_line_of_the_log():
-    settings = experiment()
+    settings = checked_config()
     _, single = train_some(settings, BATCHES[:7], log_every_steps=1)
     _, three = train_some(settings, BATCHES[:7], log_every_steps=3)
     each = losses_of(single)
@@ -128,12 +132,12 @@ def test_sums_start_anew_after_every_line_of_the_log():
     for step, mean in enumerate(found):
         first = step // 3 * 3
         assert mean == pytest.approx(np.mean(each[first : step + 1]), rel=1e-5)
-    assert metrics.to_host(three[5]["sums"])["gradient_norm"][1] == 3
+    assert unreplicate(three[5]["sums"])["gradient_norm"][1] == 3
 
 
 @pytest.mark.parametrize(("warmup", "decays"), [(False, (0.75, 0.75)), (True, (0.1, 2 / 11))])
 def test_average_of_the_weights_by_value(warmup, decays):
-    settings = experiment(ema_decay=0.75, ema_warmup=warmup)
+    settings = checked_config(ema_decay=0.75, ema_warmup=warmup)
     start, _ = train_some(settings, [])
     params = [unreplicate(start.params)]
     for count in (1, 2):
@@ -142,24 +146,24 @@ def test_average_of_the_weights_by_value(warmup, decays):
     first, second = decays
     expected = jax.tree.map(lambda a, b, c: second * (first * a + (1 - first) * b) + (1 - second) * c, *params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), unreplicate(state.ema_params), expected)
-    assert train_some(experiment(ema_decay=0.0), BATCHES[:1])[0].ema_params is None
+    assert train_some(checked_config(ema_decay=0.0), BATCHES[:1])[0].ema_params is None
 
 
 def test_the_learning_rate_is_the_one_of_the_update():
-    _, results = train_some(experiment(), BATCHES[:6])
-    assert metrics.to_host(results[0]["learning_rate"]) == pytest.approx(1e-6)
-    assert metrics.to_host(results[5]["learning_rate"]) > 8e-3  # the second epoch: 5 steps each
+    _, results = train_some(checked_config(), BATCHES[:6])
+    assert unreplicate(results[0]["learning_rate"]) == pytest.approx(1e-6)
+    assert unreplicate(results[5]["learning_rate"]) > 8e-3  # the second epoch: 5 steps each
 
 
 def test_a_number_that_is_none_is_reported():
     spoilt = batch(1)
     spoilt["mask"][0, 3] = np.nan
-    _, results = train_some(experiment(), [batch(0), spoilt])
-    assert [bool(metrics.to_host(result["finite"])) for result in results] == [True, False]
+    _, results = train_some(checked_config(), [batch(0), spoilt])
+    assert [bool(unreplicate(result["finite"])) for result in results] == [True, False]
 
 
 def test_state_is_donated():
-    start, step = compiled(experiment(), TinyModel(), tuple(jax.local_devices()[:1]), 5)
+    start, step = compiled(checked_config(), TinyModel(), tuple(jax.local_devices()[:1]), 5)
     state = start()
     step(state, BATCHES[0])
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
@@ -170,8 +174,8 @@ def test_order_of_mixing_and_erasing():
     made = jax.tree.map(lambda x: jnp.zeros_like(x[0]), batch(0))
     boxes = {}
     for order in ("mix_erase", "erase_mix"):
-        chosen = experiment(mixing__order=order, mixing__mixup_alpha=0.8, mixing__erase_probability=1.0)
-        prepare = jax.jit(functools.partial(steps.prepare, num_classes=4, experiment=chosen, axis_name=None))
+        chosen = checked_config(mixing__order=order, mixing__mixup_alpha=0.8, mixing__erase_probability=1.0)
+        prepare = jax.jit(functools.partial(steps.augment, num_classes=4, config=chosen, axis_name=None))
         boxes[order] = np.array(prepare(jax.random.key(2), made)[0])
     black = -1.0  # (0 - 0.5) / 0.5
     pure = boxes["mix_erase"] != black
@@ -180,8 +184,8 @@ def test_order_of_mixing_and_erasing():
 
 
 def test_images_are_normalised_on_the_device():
-    settings = experiment(data__mean=(0.1, 0.2, 0.3), data__std=(0.5, 0.25, 0.125))
-    images = steps.normalize(jnp.full((1, 1, 1, 3), 51, jnp.uint8), settings)
+    settings = checked_config(data__mean=(0.1, 0.2, 0.3), data__std=(0.5, 0.25, 0.125))
+    images = normalize(jnp.full((1, 1, 1, 3), 51, jnp.uint8), settings.data)
     np.testing.assert_allclose(images[0, 0, 0], [(0.2 - 0.1) / 0.5, 0.0, (0.2 - 0.3) / 0.125], atol=1e-6)
 
 
@@ -189,16 +193,17 @@ def test_evaluation_is_the_same_on_any_number_of_devices_and_counts_each_example
     model = TinyModel()
     params = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
     made = batch(5, real=11)
-    logits = model.apply({"params": params}, steps.normalize(made["image"][0], experiment()))
+    logits = model.apply({"params": params}, normalize(made["image"][0], checked_config().data))
     correct = (logits.argmax(-1) == made["label"][0])[:11].sum()
     for devices in (1, 4, 8):
         chosen = jax.local_devices()[:devices]
-        step = steps.make_eval_step(experiment(), model, devices=chosen)
-        sums = metrics.to_host(step(replicate(params, chosen), on_devices([made], devices)[0]))
-        assert sums["accuracy"] == (correct, 11)
-        assert sums["accuracy_top5"] == (11, 11)  # four classes
+        step = steps.make_eval_step(checked_config(), model, devices=chosen)
+        classes = np.ones(NUM_CLASSES, np.float32)
+        sums = unreplicate(step(replicate(params, chosen), on_devices([made], devices)[0], classes))
+        assert sums["accuracy"] == correct and sums["count"] == 11
+        assert sums["accuracy_top5"] == 11  # four classes
         plain = -float(jax.nn.log_softmax(logits)[np.arange(11), made["label"][0][:11]].sum())
-        assert sums["loss"][0] == pytest.approx(plain, rel=1e-5)  # without label smoothing
+        assert sums["loss"] == pytest.approx(plain, rel=1e-5)  # without label smoothing
 
 
 @pytest.mark.parametrize(
@@ -222,3 +227,29 @@ def test_how_the_blocks_are_computed_follows_the_device(implementation, device_k
     ops = model.ops(model.config)
     assert (ops.inner.attend, ops.outer.attend) == (words, sentences)
     assert (ops.over_sentences is not over_sentences) == kernel
+
+
+def test_smoothing_has_the_recipes_values():
+    targets = smooth_labels(jnp.array([2, 0]), 5, 0.1)
+    np.testing.assert_allclose(targets, [[0.02, 0.02, 0.92, 0.02, 0.02], [0.92, 0.02, 0.02, 0.02, 0.02]], rtol=1e-6)
+    np.testing.assert_array_equal(smooth_labels(jnp.array([1]), 3, 0.0), [[0, 1, 0]])
+
+
+def test_cross_entropy_by_value():
+    logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]))
+    targets = jnp.array([[1.0, 0.0, 0.0], [0.2, 0.5, 0.3]])
+    total, weight = softmax_cross_entropy(logits, targets, jnp.ones(2))
+    assert total == pytest.approx(-np.log(0.5) - 0.5 * np.log(0.8) - 0.5 * np.log(0.1), rel=1e-6)
+    assert weight == 2
+
+
+def test_padding_counts_nothing_even_where_its_loss_is_infinite():
+    logits = jnp.array([[0.0, 0.0], [jnp.inf, 0.0]])
+    total, weight = softmax_cross_entropy(logits, jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([1.0, 0.0]))
+    assert total == pytest.approx(np.log(2)) and weight == 1
+
+
+def test_bfloat16_logits_are_summed_up_in_float32():
+    logits = jnp.array([[1.0, 2.0, 3.0]], jnp.bfloat16)
+    total, _ = softmax_cross_entropy(logits, jnp.array([[0.0, 0.0, 1.0]]), jnp.ones(1))
+    assert total.dtype == jnp.float32 and total == pytest.approx(0.407606, rel=1e-5)

@@ -16,8 +16,8 @@ from tnt_jax.analysis.curves import PANELS, Series, draw_panel, read_metrics
 from tnt_jax.analysis.mistakes import Evaluated, class_accuracies, most_confused
 from tnt_jax.analysis.style import ORANGE, RED, as_png, style
 from tnt_jax.names import printable, without_formulas
-from tnt_jax.training.config import Experiment, as_dict
-from tnt_jax.training.throughput import in_words
+from tnt_jax.training.config import Config, as_dict
+from tnt_jax.training.logging import in_words
 
 TEMPLATE = Path(__file__).with_name("page.html")
 MOST_NUMBERS = 25  # classes up to which the confusion matrix shows numbers
@@ -50,7 +50,7 @@ def read_summary(workdir: Path) -> dict[str, Any] | None:
 def render(
     *,
     workdir: Path,
-    experiment: Experiment,
+    experiment: Config,
     class_names: Sequence[str],
     summary: Mapping[str, Any] | None,
     weights: str,
@@ -90,9 +90,7 @@ def render(
     )
 
 
-def key_numbers(
-    experiment: Experiment, summary: Mapping[str, Any] | None, series: Series
-) -> list[tuple[str, str, str]]:
+def key_numbers(experiment: Config, summary: Mapping[str, Any] | None, series: Series) -> list[tuple[str, str, str]]:
     """-> what a reader looks for first: (value, what it is, a remark)."""
     if summary is None:
         step = max((steps[-1] for steps, _ in series.values()), default=0)

@@ -12,7 +12,7 @@ from tnt_jax.models.tnt import TNT, Config
 
 # Settings of a model that say how it is computed, and what Backend calls them.
 BACKEND = {"inner_implementation": "implementation"} | {
-    name: name for name in ("device_kind", "scan", "remat", "remat_keeps")
+    name: name for name in ("device_kind", "scan", "remat", "remat_policy")
 }
 
 _TNT_S = {"inner_dim": 24, "outer_dim": 384, "inner_num_heads": 4, "outer_num_heads": 6}
@@ -42,7 +42,7 @@ def create_model(name: str, **overrides: Any) -> TNT:
     Args:
       name: one of VARIANTS, such as "tnt_s_patch16_224".
       **overrides: num_classes, image_size, tnt_blocks, dtype ("bfloat16" or a type), ... as models.tnt.Config has
-        them; inner_implementation, device_kind, scan, remat, remat_keeps, as models.fast.Backend has them.
+        them; inner_implementation, device_kind, scan, remat, remat_policy, as models.fast.Backend has them.
 
     Raises:
       ValueError: an unknown name or override, or sizes that do not fit together.

@@ -21,6 +21,7 @@ from tnt_jax.workdir import (
     read_config,
     read_weights,
     select_best,
+    with_current_keys,
 )
 
 
@@ -116,7 +117,7 @@ def _flat(tree: Any) -> dict[str, np.ndarray]:
 
 def _model(config: dict[str, Any], path: Path) -> TNT:
     """The content of config.json, or a checkpoint's metadata, which has the same "model" -> the run's model."""
-    group = config.get("model") if isinstance(config, dict) else None
+    group = with_current_keys(config)[0].get("model")
     settings = {key: value for key, value in group.items() if value is not None} if isinstance(group, dict) else {}
     if settings.get("inner_implementation") == "pallas":
         settings["inner_implementation"] = "auto"  # the run had a TPU; whoever reads its weights may not

@@ -52,7 +52,7 @@ def parse(
 
     run_flag: the flag that names a run, whose own configuration is the config where the command line names none.
     """
-    from tnt_jax.training.config import accepted_keys, unknown_key_message
+    from tnt_jax.training.config import KEYS, unknown_key_message
 
     values = flags.FLAGS if own is None else join(own)
     arguments = [arguments[0], *map(with_underscores, arguments[1:])]
@@ -67,7 +67,7 @@ def parse(
         if not os.path.isfile(path):
             stop(f"--config={path}: there is no such file. Those of the project are in configs/.", program)
     elif saved := saved_flag(given, run_flag):
-        unused = unused_keys([key for key in keys if key in accepted_keys()])
+        unused = unused_keys([key for key in keys if key in KEYS])
         if unused and program != "main.py":
             stop(unused, program)
         arguments.insert(1, f"--config={saved}")
@@ -83,7 +83,7 @@ def parse(
     try:
         rest = values(arguments)[1:]
     except _UNKNOWN_KEY as error:
-        unknown = [unknown_key_message(key) for key in keys if key not in accepted_keys()]
+        unknown = [unknown_key_message(key) for key in keys if key not in KEYS]
         stop("\n".join(unknown) or f"{type(error).__name__} in the config: {error}", program)
     except flags.Error as error:
         stop(_in_short(error), program)
@@ -97,7 +97,7 @@ def parse(
 def saved_flag(given: dict[str, str], run_flag: str | None) -> str | None:
     """The flags -> what --config is for the run that they name; None where they name none."""
     from tnt_jax.pretrained.workdir import is_folder, split_step
-    from tnt_jax.training import recorded
+    from tnt_jax.training import saved_config
 
     if not given.get(run_flag):
         return None
@@ -107,7 +107,7 @@ def saved_flag(given: dict[str, str], run_flag: str | None) -> str | None:
     if not (workdir / CONFIG_FILE).is_file():
         return None
     evaluates = run_flag != "workdir" or given.get("mode") == "evaluate"
-    return f"{recorded.__file__}:{recorded.EVALUATE * evaluates}{workdir}"
+    return f"{saved_config.__file__}:{saved_config.EVALUATE * evaluates}{workdir}"
 
 
 def _in_short(error: flags.Error) -> str:
@@ -116,7 +116,7 @@ def _in_short(error: flags.Error) -> str:
     if len(lines) == 1 or "Traceback" not in str(error):
         return lines[0]
     said = lines[-1].removeprefix("ValueError: ")
-    return said if "recorded.py:" in lines[0] else f"{lines[0].partition(': Error')[0]}: {said}"
+    return said if "saved_config.py:" in lines[0] else f"{lines[0].partition(': Error')[0]}: {said}"
 
 
 def parse_known(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -133,17 +133,17 @@ def parse_known(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
 
 def run_config(workdir: Path, changes: Sequence[str] = ()) -> ConfigDict:
     """A run's folder and --config.KEY=VALUE flags -> its configuration, changed. Raises ValueError with the fix."""
-    from tnt_jax.training import recorded
-    from tnt_jax.training.config import accepted_keys, unknown_key_message
+    from tnt_jax.training import saved_config
+    from tnt_jax.training.config import KEYS, unknown_key_message
 
     if not changes:
-        return recorded.saved_config(workdir, evaluates=True)
+        return saved_config.saved_config(workdir, evaluates=True)
     keys = [change.partition("=")[0].partition("config.")[2] for change in changes]
-    if unknown := [unknown_key_message(key) for key in keys if key not in accepted_keys()]:
+    if unknown := [unknown_key_message(key) for key in keys if key not in KEYS]:
         raise ValueError("\n".join(unknown))
     if unused := unused_keys(keys):
         raise ValueError(unused)
-    command = ["", f"--config={recorded.__file__}:{recorded.EVALUATE}{workdir}", *changes]
+    command = ["", f"--config={saved_config.__file__}:{saved_config.EVALUATE}{workdir}", *changes]
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=command)
     try:

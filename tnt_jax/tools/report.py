@@ -34,8 +34,8 @@ def evaluate_trained(trained: Trained, workdir: Path, mistakes: int) -> Evaluate
     """
     from tnt_jax.analysis.predictions import predictor, whole_batch
     from tnt_jax.data.batches import eval_batches
-    from tnt_jax.training.classes import label_map, relabelled
     from tnt_jax.training.setup import data_classes
+    from tnt_jax.training.starting_point import label_map, relabelled
 
     experiment = trained.experiment
     labels = label_map(read_class_names(workdir), data_classes(experiment)[1], experiment.data.name)

@@ -52,7 +52,7 @@ def make_report(config: Any, topology: str) -> dict[str, Any]:
     from tnt_jax.tools.tpu.search import largest_batch
     from tnt_jax.tools.tpu.step import compile_step
     from tnt_jax.training.config import check_config
-    from tnt_jax.training.devices import limit_tiles
+    from tnt_jax.training.runtime import limit_tiles
 
     experiment = check_config(config)
     limit_tiles(experiment)

@@ -1,7 +1,7 @@
-"""What several processes have to have in common before the first step: config, code, data set and workdir.
+"""What the processes of a run, and its sessions, have to have in common: config, code, data set, workdir, devices.
 
-Each compares its own with the first process's, through the key-value store of jax's coordination service (which waits
-for a given time, where a sum over the devices would wait for ever). All of them end with the same message.
+Each process compares its own with the first one's, through the key-value store of jax's coordination service (which
+waits for a given time, where a sum over the devices would wait for ever). All of them end with the same message.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import itertools
 import json
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ from jax._src import distributed  # the store has no public name yet
 
 import tnt_jax
 from tnt_jax import workdir as workdirs
+from tnt_jax.data.augment import DECODER
 from tnt_jax.data.settings import shown
 from tnt_jax.training.config import as_dict
-from tnt_jax.training.errors import CannotStart
-from tnt_jax.training.recorded import leaves
-from tnt_jax.training.setup import TrainingRun
+from tnt_jax.training.runtime import CannotStart, lock_holder
+from tnt_jax.training.saved_config import leaves
+from tnt_jax.training.setup import Run
 
 # Keys that may differ between the processes of one run: of the machine, not of the run.
 OWN = ("distributed.", "data.directory", "data.worker_processes", "prefetch_batches")
@@ -36,24 +37,24 @@ _NAMED = 5  # differences in a message
 _topics = itertools.count()  # no two of one process may have the same name in the store
 
 
-def check_same_start(run: TrainingRun) -> None:
+def check_same_start(run: Run) -> None:
     """Raises CannotStart in every process where one is about to train something else, with what differs."""
     if jax.process_count() > 1:
         mine = statement(run)
         agree("start", json.dumps(mine), lambda first: difference(mine, json.loads(first)), _patience(run))
 
 
-def check_same_workdir(run: TrainingRun, token: str, read_token: Callable[[Path], str]) -> None:
-    """Raises CannotStart in every process where one does not see the file that the first one has just written.
+def check_same_workdir(run: Run, token: str) -> None:
+    """Raises CannotStart in every process where one does not see the lock that the first one has just taken.
 
-    token: the first process's; read_token: a workdir -> the token in it, "" where there is none.
+    token: what the first process has written into it.
     """
     if jax.process_count() < 2:
         return
 
     def compare(first: str) -> str:
         deadline = time.monotonic() + min(SECONDS_TO_APPEAR, _patience(run) / 2)
-        while read_token(run.workdir) != first:
+        while lock_holder(run.workdir).get("token") != first:
             if time.monotonic() > deadline:
                 return f"does not see what process 0 writes into --workdir={run.workdir}{SHARED}"
             time.sleep(0.2)
@@ -62,13 +63,13 @@ def check_same_workdir(run: TrainingRun, token: str, read_token: Callable[[Path]
     agree("workdir", token, compare, _patience(run))
 
 
-def statement(run: TrainingRun) -> dict[str, Any]:
+def statement(run: Run) -> dict[str, Any]:
     """What this process is about to do, in parts that can be named: {"config.seed": 0, "code tnt_jax/...": ...}."""
-    config = {f"config.{key}": value for key, value in leaves(as_dict(run.experiment), "") if not key.startswith(OWN)}
+    config = {f"config.{key}": value for key, value in leaves(as_dict(run.config)) if not key.startswith(OWN)}
     data = {
-        "training examples": run.feed.train_examples,
-        "evaluation examples": run.feed.eval_examples,
-        "classes": list(run.feed.class_names or ()),
+        "training examples": run.pipeline.train_examples,
+        "evaluation examples": run.pipeline.eval_examples,
+        "classes": list(run.pipeline.class_names or ()),
     }
     steps = workdirs.checkpoint_steps(run.workdir)
     here = {CHECKPOINT: steps[-1] if steps else None}
@@ -135,5 +136,46 @@ def _code() -> dict[str, str]:
     }
 
 
-def _patience(run: TrainingRun) -> float:
-    return float(run.experiment.distributed.initialization_timeout_seconds)
+def _patience(run: Run) -> float:
+    return float(run.config.distributed.initialization_timeout_seconds)
+
+
+def devices() -> dict[str, Any]:
+    """What the last bits of a run depend on beside its config."""
+    kind = jax.devices()[0].device_kind
+    return {"device_count": jax.device_count(), "process_count": jax.process_count(), "device_kind": kind}
+
+
+def resume_notes(run: Run, metadata: Mapping[str, Any]) -> Iterator[str]:
+    """What makes a resumed run another than the one that was never stopped, if only in its last bits.
+
+    metadata: of the checkpoint; those of earlier versions lack some of what is compared.
+    """
+    config, now = run.config, devices()
+    before = {name: metadata.get(name, value) for name, value in now.items()}
+    if before != now:
+        note = (
+            f"{_in_words(**before)} then, {_in_words(**now)} now. Sums are rounded in another order and drop "
+            "path is drawn anew, so the run continues equivalently, but not bit for bit."
+        )
+        if before["process_count"] != now["process_count"] and config.data.repeated_augmentation > 1:
+            note += " The copies of an image (config.data.repeated_augmentation) are mixed with other images than then."
+        yield note
+    decoder = metadata.get("decoder", "the decoder of earlier versions")
+    if decoder != DECODER and config.data.name != "synthetic":
+        yield (
+            f"images were made by {decoder} then and are made by {DECODER} now, so the remaining ones may differ "
+            "a little from what they would have been; those of a folder are turned as their EXIF says if "
+            f"config.data.exif_orientation={config.data.exif_orientation} says so."
+        )
+    examples, found = metadata.get("train_examples", run.pipeline.train_examples), run.pipeline.train_examples
+    if examples != found:
+        yield (
+            f"the training split {config.data.train_split!r} of {config.data.name} had {examples:,} examples then and "
+            f"has {found:,} now: the run resumes with other batches than it would have had, and epochs of another "
+            "length."
+        )
+
+
+def _in_words(device_count: int, process_count: int, device_kind: str) -> str:
+    return f"{device_count} x {device_kind} in {process_count} process{'es' * (process_count > 1)}"

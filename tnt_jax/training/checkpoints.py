@@ -1,12 +1,13 @@
 """Checkpoints of the train state, written by orbax while the next steps run; docs/checkpoints.md has their format."""
 
+import contextlib
 import dataclasses
 import json
 import logging as standard_logging
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from tnt_jax import workdir as workdirs
-from tnt_jax.training.errors import RunError
+from tnt_jax.training.runtime import RunError
 from tnt_jax.training.state import TrainState
 from tnt_jax.workdir import FOLDER
 
@@ -24,19 +25,19 @@ DAMAGED_FOLDER = "damaged_checkpoints"
 
 
 @dataclasses.dataclass(frozen=True)
-class Kept:
+class Retained:
     """Why a checkpoint is there; every checkpoint's metadata tells it of all that are kept with it."""
 
     accuracy: float | None  # at its step, the better of raw and averaged weights; None: not evaluated
     scheduled: bool  # False: saved because the run had to stop there
 
 
-def preserved(kept: Mapping[int, Kept], newest: int) -> set[int]:
-    """The steps to keep: the last one, the last `newest` of the scheduled ones, and of the best ones the last."""
-    steps = sorted(kept)
-    scheduled = [step for step in steps if kept[step].scheduled]
-    measured = [step for step in steps if kept[step].accuracy is not None]
-    best = max(measured, key=lambda step: (kept[step].accuracy, step), default=None)
+def steps_to_retain(retained: Mapping[int, Retained], newest: int) -> set[int]:
+    """The retention policy: the last step, the last `newest` of the scheduled ones, and of the best ones the last."""
+    steps = sorted(retained)
+    scheduled = [step for step in steps if retained[step].scheduled]
+    measured = [step for step in steps if retained[step].accuracy is not None]
+    best = max(measured, key=lambda step: (retained[step].accuracy, step), default=None)
     return {*steps[-1:], *scheduled[-newest:], best} - {None}
 
 
@@ -50,10 +51,10 @@ class Checkpoints:
         self._workdir = workdir
         self._folder = (workdir / FOLDER).absolute()
         self._keep = keep
-        self._kept: dict[int, Kept] = {}
+        self._retained: dict[int, Retained] = {}
         self._failed = False
         _quiet_orbax()
-        with self._written():
+        with self._writing():
             if jax.process_index() == 0:
                 _remove_half_written(self._folder)
             self._manager = ocp.CheckpointManager(
@@ -63,10 +64,10 @@ class Checkpoints:
                 options=ocp.CheckpointManagerOptions(preservation_policy=self, cleanup_tmp_directories=True),
             )
 
-    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """orbax asks which of its checkpoints to keep when a new one is complete."""
         del context
-        return [info.step in self._kept for info in checkpoints]
+        return [info.step in self._retained for info in checkpoints]
 
     def save(
         self, state: TrainState, metadata: dict[str, Any], accuracy: float | None = None, scheduled: bool = True
@@ -77,11 +78,11 @@ class Checkpoints:
         One that is not `scheduled` does not count among the newest, and goes when the next one is complete.
         """
         step = int(state.step)
-        with self._written():
+        with self._writing():
             # The one before must be complete, for this one may be what removes those that it was to follow.
             self._manager.wait_until_finished()
-            self._note(step, accuracy, scheduled)
-            more = {"kept": self._kept_as_json(), "checksums": workdirs.checksums(state)}
+            self._retain(step, accuracy, scheduled)
+            more = {"kept": self._retained_as_json(), "checksums": workdirs.checksums(state)}
             described = workdirs.sign(metadata | more)
             self._manager.save(
                 step,
@@ -89,35 +90,27 @@ class Checkpoints:
                 force=True,
             )
 
-    def amend(self, step: int, changes: dict[str, Any], accuracy: float | None, scheduled: bool) -> None:
+    def update_metadata(self, step: int, changes: dict[str, Any], accuracy: float | None, scheduled: bool) -> None:
         """Changes what is said of a complete checkpoint: its metadata, in one atomic step, and why it is kept."""
-        with self._written():
+        with self._writing():
             self._manager.wait_until_finished()
-            self._note(step, accuracy, scheduled)
+            self._retain(step, accuracy, scheduled)
             if jax.process_index() == 0:
                 path = self._folder / str(step) / "metadata" / "metadata"  # where orbax' JsonSave has it
-                described = json.loads(path.read_text()) | changes | {"kept": self._kept_as_json()}
-                temporary = path.with_suffix(".tmp")
-                temporary.write_text(json.dumps(workdirs.sign(described)))
-                temporary.replace(path)
-            self._remove_the_rest()
-
-    def _note(self, step: int, accuracy: float | None, scheduled: bool) -> None:
-        self._kept[step] = Kept(accuracy, scheduled)
-        keep = preserved(self._kept, self._keep)
-        self._kept = {step: entry for step, entry in sorted(self._kept.items()) if step in keep}
+                described = json.loads(path.read_text()) | changes | {"kept": self._retained_as_json()}
+                workdirs.write_atomically(path, json.dumps(workdirs.sign(described)).encode())
+            self._delete_the_rest()
 
     def restore_newest(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """-> (state as numpy arrays, metadata) of the newest sound checkpoint, or None where there is none.
 
         `like` gives structure, shapes and types. A damaged one (unreadable, or not the bytes that its checksums say) is
-        moved to WORKDIR/damaged_checkpoints, said so, and the one before it taken. Raises RunError where there are
+        moved to WORKDIR/damaged_checkpoints, logged, and the one before it taken. Raises RunError where there are
         checkpoints and none is sound, and for one of another model, with the arrays that differ.
         """
         like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
         damaged = []
         for step in sorted(self._manager.all_steps(), reverse=True):
-            path = self._workdir / FOLDER / str(step)
             self._check_arrays(step, like)
             try:
                 restored = self._manager.restore(
@@ -127,11 +120,11 @@ class Checkpoints:
                 workdirs.verify(restored.state, restored.metadata)
             except Exception as error:  # whatever orbax and tensorstore make of damaged files
                 why = str(error).partition("\n")[0] or type(error).__name__
-                logging.warning("The checkpoint %s is damaged and is passed over: %s", path, why)
+                logging.warning("The checkpoint %s is damaged and is passed over: %s", self._path(step), why)
                 damaged.append(step)
                 continue
             self._move_away(damaged)
-            self._remember(restored.metadata)
+            self._resume_retention(restored.metadata)
             return restored.state, restored.metadata
         if damaged:
             raise RunError(
@@ -142,43 +135,66 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns once everything is on disk; raises what went wrong in the background."""
-        with self._written():
+        with self._writing():
             self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits and ends the background threads."""
-        if self._failed:  # said already; orbax would raise it once more
+        if self._failed:  # reported already; orbax would raise it once more
             return
-        with self._written():
+        with self._writing():
             self._manager.close()
 
     def last_good(self) -> Path | None:
         """The folder of the newest complete checkpoint."""
         steps = workdirs.checkpoint_steps(self._workdir)
-        return self._workdir / FOLDER / str(steps[-1]) if steps else None
+        return self._path(steps[-1]) if steps else None
 
-    def _written(self) -> "_Written":
-        return _Written(self)
+    def _path(self, step: int) -> Path:
+        return self._workdir / FOLDER / str(step)
 
-    def _remember(self, metadata: dict[str, Any]) -> None:
-        """Takes up what was kept at the restored checkpoint, and removes what it had been about to remove."""
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Inside it, whatever keeps a checkpoint from being written becomes a RunError that says what remains."""
+        try:
+            yield
+        except RunError:
+            raise
+        except Exception as error:  # whatever orbax and tensorstore make of a disk that cannot be written
+            self._failed = True
+            last, words = self.last_good(), str(error)
+            full = "No space left" in words or "RESOURCE_EXHAUSTED" in words
+            raise RunError(
+                f"A checkpoint could not be written into {self._folder}: "
+                f"{'the disk is full. ' if full else ''}{words.partition(chr(10))[0][:300]}\n"
+                + (f"The last good one is {last}. " if last else "There is no earlier one. ")
+                + "Make room or mend the folder's rights; the same command resumes from there."
+            ) from error
+
+    def _retain(self, step: int, accuracy: float | None, scheduled: bool) -> None:
+        self._retained[step] = Retained(accuracy, scheduled)
+        keep = steps_to_retain(self._retained, self._keep)
+        self._retained = {step: entry for step, entry in sorted(self._retained.items()) if step in keep}
+
+    def _retained_as_json(self) -> dict[str, Any]:
+        return {str(step): dataclasses.asdict(entry) for step, entry in self._retained.items()}
+
+    def _resume_retention(self, metadata: dict[str, Any]) -> None:
+        """Takes up what was kept at the restored checkpoint, and deletes what it had been about to delete."""
         there = self._manager.all_steps()
         if "kept" in metadata:
-            self._kept = {int(step): Kept(**entry) for step, entry in metadata["kept"].items() if int(step) in there}
+            kept = {int(step): Retained(**entry) for step, entry in metadata["kept"].items()}
+            self._retained = {step: entry for step, entry in kept.items() if step in there}
         else:  # of an earlier version of this project, which left it to orbax
-            self._kept = {step: Kept(self._orbax_accuracy(step), scheduled=True) for step in there}
-        self._remove_the_rest()
+            metrics = {step: self._manager.metrics(step) for step in there}
+            self._retained = {
+                step: Retained(found["accuracy"] if found else None, scheduled=True) for step, found in metrics.items()
+            }
+        self._delete_the_rest()
 
-    def _remove_the_rest(self) -> None:
-        for step in set(self._manager.all_steps()) - self._kept.keys():
+    def _delete_the_rest(self) -> None:
+        for step in set(self._manager.all_steps()) - self._retained.keys():
             self._manager.delete(step)
-
-    def _kept_as_json(self) -> dict[str, Any]:
-        return {str(step): dataclasses.asdict(entry) for step, entry in self._kept.items()}
-
-    def _orbax_accuracy(self, step: int) -> float | None:
-        values = self._manager.metrics(step)
-        return values["accuracy"] if values else None
 
     def _check_arrays(self, step: int, like: TrainState) -> None:
         """Raises RunError where the checkpoint is sound, but of another model."""
@@ -195,7 +211,7 @@ class Checkpoints:
         if saved and differing:
             more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
             raise RunError(
-                f"{self._workdir / FOLDER / str(step)} is of another model or optimizer: {'; '.join(differing[:5])}"
+                f"{self._path(step)} is of another model or optimizer: {'; '.join(differing[:5])}"
                 f"{more}. Use another --workdir; --config.pretrained={self._workdir} starts from its weights."
             )
 
@@ -208,32 +224,8 @@ class Checkpoints:
             target.mkdir(exist_ok=True)
             for step in steps:
                 number = len(list(target.glob(f"{step}-*"))) + 1
-                (self._workdir / FOLDER / str(step)).rename(target / f"{step}-{number}")
+                self._path(step).rename(target / f"{step}-{number}")
         self._manager.reload()
-
-
-class _Written:
-    """Inside it, whatever keeps a checkpoint from being written becomes a RunError that says what remains."""
-
-    def __init__(self, store: Checkpoints):
-        self._store = store
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if not isinstance(error, Exception) or isinstance(error, RunError):
-            return
-        self._store._failed = True
-        last = self._store.last_good()
-        words = str(error)
-        full = "No space left" in words or "RESOURCE_EXHAUSTED" in words
-        raise RunError(
-            f"A checkpoint could not be written into {self._store._folder}: "
-            f"{'the disk is full. ' if full else ''}{words.partition(chr(10))[0][:300]}\n"
-            + (f"The last good one is {last}. " if last else "There is no earlier one. ")
-            + "Make room or mend the folder's rights; the same command goes on from there."
-        ) from error
 
 
 def _remove_half_written(folder: Path) -> None:
@@ -267,7 +259,7 @@ class _NoTracebacks(standard_logging.Filter):
 
 
 def _quiet_orbax() -> None:
-    """orbax raises the first error of a write; what its other threads meet after that is not said once more by each."""
+    """orbax raises the first error of a write; what its other threads meet after that is not logged by each again."""
     logger = logging.get_absl_logger()
     if any(isinstance(each, _NoTracebacks) for each in logger.filters):
         return

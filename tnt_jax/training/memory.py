@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from tnt_jax.models.complexity import by_formula
-from tnt_jax.training.config import Experiment
-from tnt_jax.training.errors import RunError
-from tnt_jax.training.watch import host_memory
+from tnt_jax.training.config import Config
+from tnt_jax.training.monitor import host_memory
+from tnt_jax.training.runtime import RunError
 
 GIB = 2**30
 ROOM = 0.8  # of the memory, which a suggestion may take: other programs need some
@@ -21,18 +21,18 @@ FIX = (
     "Take a smaller config.batch_size (or more config.accumulation_steps, which leave the result as it is), "
     "config.model.remat=True, or a smaller model."
 )
-MEND_EVALUATION = "Take a smaller config.eval_batch_size, or fewer config.prefetch_batches."
+EVALUATION_FIX = "Take a smaller config.eval_batch_size, or fewer config.prefetch_batches."
 
 
-def least_bytes(experiment: Experiment, model: Any, devices: int) -> float:
+def least_bytes(config: Config, model: Any, devices: int) -> float:
     """What training holds at once on each of `devices`, at the very least: less than half of what it will be.
 
     Weights, gradient, AdamW's two moments and the average; the images of a step and of those that wait; of one block
     the tokens, the words and the attention of a forward pass.
     """
-    size, item = experiment.model.image_size, jnp.dtype(model.dtype).itemsize
-    share = experiment.batch_size // devices // experiment.accumulation_steps
-    waiting = experiment.prefetch_batches * experiment.batch_size // devices + experiment.eval_batch_size // devices
+    size, item = config.model.image_size, jnp.dtype(model.dtype).itemsize
+    share = config.batch_size // devices // config.accumulation_steps
+    waiting = config.prefetch_batches * config.batch_size // devices + config.eval_batch_size // devices
     sentences, width = model.grid[0] * model.grid[1], model.outer_dim
     weights = by_formula(model).parameters + (model.num_classes + sentences) * width
     activations = sentences * width + model.outer_num_heads * sentences**2
@@ -40,27 +40,27 @@ def least_bytes(experiment: Experiment, model: Any, devices: int) -> float:
         words = model.num_words
         activations += sentences * (words * model.inner_dim + model.inner_num_heads * words**2)
     pixels = 3 * size**2
-    copies = 5 if experiment.ema_decay else 4
+    copies = 5 if config.ema_decay else 4
     return 4.0 * copies * weights + item * share * activations + (4 * share + waiting) * pixels
 
 
-def check_memory(experiment: Experiment, model: Any) -> None:
+def check_memory(config: Config, model: Any) -> None:
     """Raises ValueError where training cannot fit the devices, however it is compiled."""
     statistics = jax.local_devices()[0].memory_stats() or {}  # a CPU has none
     held = statistics.get("bytes_limit") or machine_bytes() / jax.local_device_count()
-    least = least_bytes(experiment, model, jax.device_count())
+    least = least_bytes(config, model, jax.device_count())
     if least > held:
         sizes = ("image_size", "patch_size", "word_size", "inner_dim", "outer_dim", "mlp_ratio", "depth", "num_classes")
         sizes = ", ".join(f"{name}={getattr(model, name)}" for name in sizes)
         raise ValueError(
             f"config.model ({sizes}, {model.inner_num_heads} and {model.outer_num_heads} heads) with config.batch_size="
-            f"{experiment.batch_size}, config.eval_batch_size={experiment.eval_batch_size} and config.prefetch_batches="
-            f"{experiment.prefetch_batches} needs at least {least / GIB:,.0f} GiB on each device; there are "
+            f"{config.batch_size}, config.eval_batch_size={config.eval_batch_size} and config.prefetch_batches="
+            f"{config.prefetch_batches} needs at least {least / GIB:,.0f} GiB on each device; there are "
             f"{held / GIB:,.0f}. {FIX}"
         )
 
 
-def announced(train_step: Callable[..., Any], experiment: Experiment, log: Callable[[str], None]) -> Callable[..., Any]:
+def announced(train_step: Callable[..., Any], config: Config, log: Callable[[str], None]) -> Callable[..., Any]:
     """A pmapped training step -> the same; before it runs for the first time, `log` gets `need_message`.
 
     jax keeps what is compiled here, so nothing is compiled twice.
@@ -71,13 +71,13 @@ def announced(train_step: Callable[..., Any], experiment: Experiment, log: Calla
         nonlocal known
         if not known:
             known = True
-            log(need_message(train_step.lower(state, batch).compile(), experiment))
+            log(need_message(train_step.lower(state, batch).compile(), config))
         return train_step(state, batch)
 
     return step
 
 
-def need_message(compiled: jax.stages.Compiled, experiment: Experiment) -> str:
+def need_message(compiled: jax.stages.Compiled, config: Config) -> str:
     """A compiled training step -> how much memory it needs, of how much; and what to lower where that is too little."""
     plan = compiled.memory_analysis()
     if plan is None:
@@ -94,8 +94,8 @@ def need_message(compiled: jax.stages.Compiled, experiment: Experiment) -> str:
     text = f"A training step needs {need / GIB:.1f} GiB {where}, which has {have / GIB:.1f} GiB."
     if need <= have:
         return text
-    local = experiment.batch_size // jax.device_count()
-    parts = experiment.accumulation_steps
+    local = config.batch_size // jax.device_count()
+    parts = config.accumulation_steps
     more = [parts * 2**i for i in range(1, 17) if local % (parts * 2**i) == 0]
     enough = [each for each in more if copies * (kept + scratch * parts / each) <= ROOM * have]
     if not enough:
@@ -109,14 +109,14 @@ def need_message(compiled: jax.stages.Compiled, experiment: Experiment) -> str:
 
 
 @contextlib.contextmanager
-def enough(mend: str = FIX) -> Iterator[None]:
+def enough(fix: str = FIX) -> Iterator[None]:
     """Inside it, a device's or the host's memory that is full becomes a RunError, which names the fix."""
     try:
         yield
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             first = (str(error).strip() or "MemoryError").splitlines()[0]
-            raise RunError(f"The memory does not suffice: {first}. {mend}") from error
+            raise RunError(f"The memory does not suffice: {first}. {fix}") from error
         raise
 
 

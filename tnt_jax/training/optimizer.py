@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from tnt_jax.models.fast.stacking import is_stack
-from tnt_jax.training.config import Experiment, peak_learning_rate
+from tnt_jax.training.config import Config, peak_learning_rate
 
 Schedule = Callable[[Any], jax.Array]
 
@@ -17,7 +17,7 @@ Schedule = Callable[[Any], jax.Array]
 NO_WEIGHT_DECAY = ("word_position", "sentence_position")
 
 
-def make_schedule(experiment: Experiment, steps_per_epoch: int) -> Schedule:
+def make_schedule(config: Config, steps_per_epoch: int) -> Schedule:
     """Update number, from 0 -> learning rate, float32 []; traceable.
 
     With e the epoch (whole for schedule_unit "epoch", the recipe's staircase; fractional for "step"), as timm has it:
@@ -25,17 +25,17 @@ def make_schedule(experiment: Experiment, steps_per_epoch: int) -> Schedule:
     min + (peak - min) / 2 * (1 + cos(pi * e / epochs)), so it starts below the peak, and min once e >= epochs (the
     cool-down); for "constant" the peak.
     """
-    peak, floor = peak_learning_rate(experiment), experiment.min_learning_rate
-    start, warmup = experiment.warmup_learning_rate, experiment.warmup_epochs
-    staircase = experiment.schedule_unit == "epoch"
-    cosine = experiment.schedule == "cosine"
+    peak, floor = peak_learning_rate(config), config.min_learning_rate
+    start, warmup = config.warmup_learning_rate, config.warmup_epochs
+    staircase = config.schedule_unit == "epoch"
+    cosine = config.schedule == "cosine"
 
     def schedule(step: Any) -> jax.Array:
         step = jnp.asarray(step)
         epoch = (step // steps_per_epoch if staircase else step / steps_per_epoch).astype(jnp.float32)
         rate = jnp.float32(peak)
         if cosine:
-            turn = jnp.pi * jnp.minimum(epoch / experiment.epochs, 1.0)
+            turn = jnp.pi * jnp.minimum(epoch / config.epochs, 1.0)
             rate = floor + (peak - floor) / 2 * (1 + jnp.cos(turn))
         if warmup:
             rate = jnp.where(epoch < warmup, start + (peak - start) * epoch / warmup, rate)
@@ -57,39 +57,39 @@ def decay_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
-def make_optimizer(experiment: Experiment, schedule: Schedule) -> optax.GradientTransformation:
+def make_optimizer(config: Config, schedule: Schedule) -> optax.GradientTransformation:
     """AdamW as PyTorch has it: the decay is decoupled and multiplied by the learning rate (arXiv 1711.05101).
 
     The gradient's global norm is clipped first where gradient_clip_norm is not 0.
     """
     adamw = optax.adamw(
         schedule,
-        b1=experiment.adam_beta1,
-        b2=experiment.adam_beta2,
-        eps=experiment.adam_epsilon,
-        weight_decay=experiment.weight_decay,
+        b1=config.adam_beta1,
+        b2=config.adam_beta2,
+        eps=config.adam_epsilon,
+        weight_decay=config.weight_decay,
         mask=decay_mask,
     )
-    if not experiment.gradient_clip_norm:
+    if not config.gradient_clip_norm:
         return adamw
-    return optax.chain(optax.clip_by_global_norm(experiment.gradient_clip_norm), adamw)
+    return optax.chain(optax.clip_by_global_norm(config.gradient_clip_norm), adamw)
 
 
-def average_decay(experiment: Experiment, step: Any) -> Any:
+def average_decay(config: Config, step: Any) -> Any:
     """Update number, from 0 -> the decay of the weights' average at it; traceable.
 
     With `ema_warmup` as in TensorFlow's ExponentialMovingAverage, min(ema_decay, (1 + t) / (10 + t)), so that the start
     is forgotten at once.
     """
-    if not experiment.ema_warmup:
-        return experiment.ema_decay
-    return jnp.minimum(experiment.ema_decay, (1.0 + step) / (10.0 + step))
+    if not config.ema_warmup:
+        return config.ema_decay
+    return jnp.minimum(config.ema_decay, (1.0 + step) / (10.0 + step))
 
 
-def start_in_average(experiment: Experiment, steps: int) -> float:
+def start_in_average(config: Config, steps: int) -> float:
     """-> the share (0..1) of the weights before the first update in their average after `steps` updates."""
-    decays = np.full(steps, experiment.ema_decay)
-    if experiment.ema_warmup:
+    decays = np.full(steps, config.ema_decay)
+    if config.ema_warmup:
         updates = np.arange(steps)
         decays = np.minimum(decays, (1.0 + updates) / (10.0 + updates))
     return float(np.prod(decays))

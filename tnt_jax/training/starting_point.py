@@ -1,21 +1,30 @@
-"""config.pretrained: what a run starts from, and what it takes over from there."""
+"""Where weights come from: config.pretrained, what a run takes over from there, and which classes they know.
+
+Classes are compared by name, never by number alone where names are known.
+"""
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
+import numpy as np
 
 from tnt_jax import workdir as workdirs
 from tnt_jax.data.settings import shown
+from tnt_jax.models.tnt import TNT
 from tnt_jax.models.variants import create_model
 from tnt_jax.pretrained.load import fit, read_source
 from tnt_jax.pretrained.sizes import sizes_of
 from tnt_jax.pretrained.sources import HUB_PREFIX, download
 from tnt_jax.pretrained.workdir import is_folder, split_step
-from tnt_jax.training.config import Experiment, as_dict
+from tnt_jax.training.config import Config, as_dict
+from tnt_jax.training.input_pipeline import Batch
+from tnt_jax.training.state import Params
+
+Names = Sequence[str] | None
+_NAMED = 5  # classes in a message
 
 
 def check_pretrained(source: str) -> None:
@@ -32,80 +41,171 @@ def check_pretrained(source: str) -> None:
         )
 
 
-def take_sizes(experiment: Experiment, workdir: Path, evaluates: bool) -> tuple[Experiment, tuple[str, ...]]:
-    """Sizes of the model that the config leaves open are those of the run that it starts from -> (experiment, notes).
+def take_sizes(config: Config, workdir: Path, evaluates: bool) -> tuple[Config, tuple[str, ...]]:
+    """Sizes of the model that the config leaves open are those of the run that it starts from -> (config, notes).
 
     Once a run has checkpoints, they are those in its own config.json. To evaluate, the number of classes is too.
     """
     saved = bool(workdirs.checkpoint_steps(workdir))
-    settings = _run_settings(experiment, workdir, saved, evaluates)
-    if settings.get("name") != experiment.model.name:
-        return experiment, ()
+    settings = _run_settings(config, workdir, saved, evaluates)
+    if settings.get("name") != config.model.name:
+        return config, ()
     taken = {
         field.name: tuple(value) if isinstance(value, list) else value
-        for field in dataclasses.fields(experiment.model)
-        if getattr(experiment.model, field.name) is None
+        for field in dataclasses.fields(config.model)
+        if getattr(config.model, field.name) is None
         and (value := settings.get(field.name)) is not None
         and (evaluates or field.name != "num_classes")
     }
-    experiment = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, **taken))
-    return experiment, () if saved else tuple(_size_notes(experiment, taken, settings))
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **taken))
+    return config, () if saved else tuple(_size_notes(config, taken, settings))
 
 
-def _size_notes(experiment: Experiment, taken: dict[str, Any], settings: dict[str, Any]) -> Iterator[str]:
+def _size_notes(config: Config, taken: dict[str, Any], settings: dict[str, Any]) -> Iterator[str]:
     """What is not the named variant's own of the sizes taken, and an image size that is not the weights'."""
-    usual = sizes_of(create_model(experiment.model.name))
+    usual = sizes_of(create_model(config.model.name))
     usual["tnt_blocks"] = tuple(range(1, settings["depth"] + 1)) if usual["tnt_blocks"] else ()
     told = ", ".join(f"{name}={value!r}" for name, value in taken.items() if usual.get(name) != value)
     if told:
-        yield f"sizes of the model that the config leaves open are those of {experiment.pretrained}: {told}."
-    if (now := experiment.model.image_size) != (then := settings.get("image_size")):
+        yield f"sizes of the model that the config leaves open are those of {config.pretrained}: {told}."
+    if (now := config.model.image_size) != (then := settings.get("image_size")):
         yield f"the weights were trained on images of {then} pixels, and config.model.image_size is {now}."
 
 
-def _run_settings(experiment: Experiment, workdir: Path, saved: bool, evaluates: bool) -> dict[str, Any]:
+def _run_settings(config: Config, workdir: Path, saved: bool, evaluates: bool) -> dict[str, Any]:
     """`config.model` of the run that the weights come from: of a resumed one its own, where it began elsewhere."""
     if not saved:
-        return _group(split_step(experiment.pretrained)[0], "model") if is_folder(experiment.pretrained) else {}
-    own = workdirs.read_config(workdir)
-    began = isinstance(own, dict) and own.get("pretrained") == experiment.pretrained != ""
+        return _group(split_step(config.pretrained)[0], "model") if is_folder(config.pretrained) else {}
+    own = workdirs.read_config(workdir) or {}
+    began = own.get("pretrained") == config.pretrained != ""
     return _group(workdir, "model") if evaluates or began else {}
 
 
 def _group(workdir: Path, name: str) -> dict[str, Any]:
     """A group of keys of a run's config.json, of any version; {} where there is none."""
-    config = workdirs.read_config(workdir)
-    group = config.get(name) if isinstance(config, dict) else None
+    group = (workdirs.read_config(workdir) or {}).get(name)
     return group if isinstance(group, dict) else {}
 
 
-def load(source: str, experiment: Experiment, model: nn.Module) -> tuple[Any, str]:
+def load(source: str, config: Config, model: TNT) -> tuple[Params, str]:
     """`config.pretrained` -> (parameters of the model, which weights these are)."""
     try:
-        _, weights = read_source(source, experiment.pretrained_weights)
-        params = fit(weights, model, experiment.pretrained_new_head, "--config.pretrained_new_head=True")
+        _, weights = read_source(source, config.pretrained_weights)
+        params = fit(weights, model, config.pretrained_new_head, "--config.pretrained_new_head=True")
     except ValueError as error:
-        raise ValueError(f"config.pretrained={source}: {error}{_name_hint(source, experiment)}") from error
+        raise ValueError(f"config.pretrained={source}: {error}{_name_hint(source, config)}") from error
     return params, weights.source
 
 
-def _name_hint(source: str, experiment: Experiment) -> str:
+def _name_hint(source: str, config: Config) -> str:
     """Where a run's model has another name, how to take its sizes with the name; else nothing."""
     name = _group(split_step(source)[0], "model").get("name") if is_folder(source) else None
-    if name in (None, experiment.model.name):
+    if name in (None, config.model.name):
         return ""
     return f"\nIts model is {name}: --config.model.name={name} takes the sizes that the config leaves open from there."
 
 
-def normalisation_note(experiment: Experiment) -> str | None:
+def normalisation_note(config: Config) -> str | None:
     """Where config.pretrained is a run whose images had another mean or deviation: a line that says so."""
-    before = _group(split_step(experiment.pretrained)[0], "data") if is_folder(experiment.pretrained) else {}
-    now = as_dict(experiment)["data"]
+    before = _group(split_step(config.pretrained)[0], "data") if is_folder(config.pretrained) else {}
+    now = as_dict(config)["data"]
     then = {key: before.get(key, now[key]) for key in ("mean", "std")}
     flags = [f'--config.data.{key}="{tuple(value)}"' for key, value in then.items() if value != now[key]]
     if not flags:
         return None
     return (
-        f"the images of {experiment.pretrained} were normalised in another way. Unless that is meant, give "
+        f"the images of {config.pretrained} were normalised in another way. Unless that is meant, give "
         f"{' and '.join(flags)}."
     )
+
+
+def label_map(known: Names, names: Names, data: str) -> np.ndarray | None:
+    """Names of a model's classes and of a data set's labels -> int32 [labels], the model's class of each label.
+
+    None where they are the same, or where either has no names. `data` is the set, for messages.
+    Raises ValueError that names the classes which the model does not know.
+    """
+    if not known or not names or tuple(known) == tuple(names):
+        return None
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(
+            f"{data} has classes that the model does not know: {_listed(unknown)}. It knows {_listed(known)}."
+        )
+    twice = sorted({name for name in names if list(known).count(name) > 1 or list(names).count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"{data} has its classes in another order than the model, and {_listed(twice)} more than once, so that "
+            "labels cannot be told apart by name."
+        )
+    number = {name: index for index, name in enumerate(known)}
+    return np.array([number[name] for name in names], np.int32)
+
+
+def relabelled(batches: Iterator[Batch], classes: np.ndarray | None) -> Iterator[Batch]:
+    """Batches with a data set's labels -> with the model's classes, by `label_map`."""
+    for batch in batches:
+        yield batch if classes is None else batch | {"label": classes[np.asarray(batch["label"])]}
+
+
+def check_classes(config: Config, workdir: Path, count: int, names: Names, evaluates: bool) -> np.ndarray | None:
+    """The data set's `count` classes and their names against those trained on -> the labels' map (`label_map`).
+
+    Raises ValueError where training would resume, or start, with a head for others, and evaluation would count wrongly.
+    """
+    if evaluates:
+        return _evaluated(config, trained_classes(config, workdir), count, names)
+    if workdirs.checkpoint_steps(workdir):
+        if differing := _difference(workdirs.read_class_names(workdir), names):
+            raise ValueError(
+                f"{workdir / workdirs.CLASSES_FILE} has the classes of this run, and the data set has others now: "
+                f"{differing}. Its labels would be shifted. Rename the classes back, or use another --workdir "
+                "(--config.pretrained and --config.pretrained_new_head=True start from this run's weights)."
+            )
+    elif is_folder(config.pretrained) and not config.pretrained_new_head:
+        source, _ = split_step(config.pretrained)
+        if differing := _difference(workdirs.read_class_names(source), names):
+            raise ValueError(
+                f"{source} was trained on other classes: {differing}. Start its head anew with "
+                "--config.pretrained_new_head=True."
+            )
+    return None
+
+
+def trained_classes(config: Config, workdir: Path) -> tuple[str, ...] | None:
+    """The names of the classes of the weights that are to be evaluated, as their run left them; None: not known."""
+    if workdirs.checkpoint_steps(workdir):
+        return workdirs.read_class_names(workdir)
+    return workdirs.read_class_names(split_step(config.pretrained)[0]) if is_folder(config.pretrained) else None
+
+
+def _evaluated(config: Config, known: Names, count: int, names: Names) -> np.ndarray | None:
+    data, head = config.data.name, config.model.num_classes
+    if bool(known) != bool(names) and head not in (None, count):
+        nameless = "what was trained on has" if names else "the data set has"
+        raise ValueError(
+            f"{data} has {count} classes and the model {head}, and which of them these are is not known, since "
+            f"{nameless} no names. Evaluate on the data set that was trained on, or write the run's "
+            f"{workdirs.CLASSES_FILE}: a JSON list of names in the order of its labels."
+        )
+    try:
+        return label_map(known, names, data)
+    except ValueError as error:
+        raise ValueError(f"{error} Evaluate on a data set of classes that it was trained on.") from error
+
+
+def _difference(before: Names, now: Names) -> str:
+    """Two lists of class names -> what differs, in words; "" for nothing, and where one is not known."""
+    if not before or not now or tuple(before) == tuple(now):
+        return ""
+    gone = [name for name in before if name not in now]
+    new = [name for name in now if name not in before]
+    if not gone and not new:
+        return f"the same in another order, {_listed(before)} there and {_listed(now)} now"
+    parts = [f"{_listed(gone)} there alone"] * bool(gone) + [f"{_listed(new)} in the data set alone"] * bool(new)
+    return " and ".join(parts)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(map(repr, names[:_NAMED])) + more

@@ -20,7 +20,7 @@ LOOPS = {
     "block by block": {},
     "scan": {"scan": True},
     "remat": {"remat": True},
-    "scan and remat": {"scan": True, "remat": True, "remat_keeps": "products"},
+    "scan and remat": {"scan": True, "remat": True, "remat_policy": "dots_with_no_batch_dims_saveable"},
 }
 # Two heads of 2 channels: few operations to interpret.
 SMALLEST = {"inner_dim": 4, "inner_num_heads": 2, "mlp_ratio": 2.0, "drop_path_rate": 0.4}

@@ -50,22 +50,23 @@ class Backend:
     device_kind: str | None = None  # that the model is compiled for, as jax names it; None: the default device
     scan: bool = False  # like blocks are compiled once, in a loop; their parameters may come stacked (stacking.py)
     remat: bool = False  # activations of a block are computed again in the backward pass
-    remat_keeps: str = "inputs"  # what is not: a block's "inputs", or the outputs of its dense layers, "products"
+    remat_policy: str = "nothing_saveable"  # what is not: a block's inputs alone, or its dense layers' outputs too
 
     def __post_init__(self) -> None:
         """Checks the names."""
         if self.implementation not in IMPLEMENTATIONS:
             names = ", ".join(IMPLEMENTATIONS)
             raise ValueError(f"inner_implementation={self.implementation!r} is not known; use one of {names}")
-        if self.remat_keeps not in scan.REMAT_POLICIES:
-            raise ValueError(f"remat_keeps={self.remat_keeps!r} is not known; use 'inputs' or 'products'")
+        if self.remat_policy not in scan.REMAT_POLICIES:
+            names = " or ".join(scan.REMAT_POLICIES)
+            raise ValueError(f"remat_policy={self.remat_policy!r} is not known; use {names}")
 
     def __call__(self, config: Config) -> Ops:
         """A model's config -> its ops."""
         ops, reason = choose(config, self.implementation, self.device_kind)
         if not self.scan and not self.remat:
             return ops
-        policy = scan.REMAT_POLICIES[self.remat_keeps] if self.remat else None
+        policy = scan.REMAT_POLICIES[self.remat_policy] if self.remat else None
         run = functools.partial(scan.run_blocks, scan=self.scan, policy=policy, feature_major=reason is None)
         return dataclasses.replace(ops, run_blocks=run)
 

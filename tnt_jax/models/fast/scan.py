@@ -15,16 +15,16 @@ from tnt_jax.models.tnt import Config, TNTBlock
 Policy = Callable[..., bool]
 
 
-def _products_saveable(primitive: Any, *arguments: Any, **settings: Any) -> bool:
+def _dots_saveable(primitive: Any, *arguments: Any, **settings: Any) -> bool:
     """Outputs of dense layers and of kernels are kept, attention's scores are not."""
     if primitive.name == "pallas_call":
         return True
     return jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *arguments, **settings)
 
 
-REMAT_POLICIES: dict[str, Policy] = {  # by what is kept
-    "inputs": jax.checkpoint_policies.nothing_saveable,
-    "products": _products_saveable,
+REMAT_POLICIES: dict[str, Policy] = {  # by their names in jax.checkpoint_policies
+    "nothing_saveable": jax.checkpoint_policies.nothing_saveable,
+    "dots_with_no_batch_dims_saveable": _dots_saveable,
 }
 
 

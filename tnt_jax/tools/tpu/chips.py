@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from tnt_jax.training.throughput import peak_flops
+from tnt_jax.training.monitor import peak_flops
 
 EXAMPLES = "v4:2x2x1, v4:4x4x4, v5e:2x2, v5e:4x8, v5p:2x2x2, v6e:2x2, v6e:4x8"
 MISSING_LIBTPU = (

@@ -6,15 +6,15 @@ from typing import Any
 from tnt_jax.tools.tpu.chips import Chip
 from tnt_jax.tools.tpu.prices import BASIS, PriceList
 from tnt_jax.tools.tpu.step import CompiledStep
-from tnt_jax.training.config import Experiment
-from tnt_jax.training.throughput import FLOPS_PER_MULTIPLY_ADD, PASSES
+from tnt_jax.training.config import Config
+from tnt_jax.training.monitor import FLOPS_PER_MULTIPLY_ADD, PASSES
 
 STATIC = "static: compiled for the slice, never run on it"
 DEAREST = 10
 
 
 def describe(
-    experiment: Experiment, topology: str, chip: Chip, chips: int, step: CompiledStep, prices: PriceList | None
+    experiment: Config, topology: str, chip: Chip, chips: int, step: CompiledStep, prices: PriceList | None
 ) -> dict[str, Any]:
     """Everything about one compiled step; time, parts and dearest are None where it did not compile. Bytes, seconds."""
     flops = step.multiply_adds_per_image * step.batch_per_chip * FLOPS_PER_MULTIPLY_ADD * PASSES
@@ -25,7 +25,7 @@ def describe(
         "chips": chips,
         "chip": {"name": chip.device_kind, "hbm_bytes": chip.hbm_bytes, "peak_flops": chip.peak, "clock_hz": chip.clock}
         | {"hbm_bytes_per_second": chip.hbm_bandwidth},
-        "model": {key: getattr(model, key) for key in ("name", "image_size", "dtype", "scan", "remat", "remat_keeps")}
+        "model": {key: getattr(model, key) for key in ("name", "image_size", "dtype", "scan", "remat", "remat_policy")}
         | {"inner_implementation": model.inner_implementation, "kernel": step.fused},
         "batch_size": experiment.batch_size,
         "batch_per_chip": step.batch_per_chip,
@@ -70,7 +70,7 @@ def describe(
 def as_text(found: dict[str, Any]) -> str:
     """`describe`'s dict -> lines for a terminal."""
     model, chip = found["model"], found["chip"]
-    forms = ["scan"] * model["scan"] + [f"remat ({model['remat_keeps']} kept)"] * model["remat"]
+    forms = ["scan"] * model["scan"] + [f"remat ({model['remat_policy']})"] * model["remat"]
     kernel = "with" if model["kernel"] else "without"
     lines = [
         f"{model['name']}, {model['image_size']} pixels, {', '.join([model['dtype'], *forms])}, inner_implementation "

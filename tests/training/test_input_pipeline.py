@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from tests.training.helpers import TinyModel, assert_same_end, batch, compiled, experiment, tiny_config
+from tests.training.helpers import TinyModel, assert_same_end, batch, checked_config, compiled, tiny_config
 from tnt_jax import workdir as workdirs
 from tnt_jax.training import loop, metrics, setup
 from tnt_jax.training.config import check_config
-from tnt_jax.training.feed import Feed, ResidentFeed, make_feed, prefetch
+from tnt_jax.training.input_pipeline import InputPipeline, ResidentPipeline, make_input_pipeline, prefetch
 
 
 def test_prefetched_batches_are_the_same_and_lie_on_all_devices():
@@ -41,20 +41,20 @@ def test_so_many_batches_wait(size):
 
 
 def test_the_data_wing_gives_what_the_step_takes():
-    settings = experiment(
+    settings = checked_config(
         data__name="synthetic", data__synthetic_examples=40, data__eval_split="test", data__repeated_augmentation=1
     )
-    feed = Feed(settings)
-    assert feed.steps_per_epoch == feed.train_examples // 16 == 2 and feed.num_classes > 1
+    pipeline = InputPipeline(settings)
+    assert pipeline.steps_per_epoch == pipeline.train_examples // 16 == 2 and pipeline.num_classes > 1
     like = batch(0, devices=8)
-    made = next(feed.train(0))
+    made = next(pipeline.train(0))
     assert {name: (x.shape, x.dtype) for name, x in made.items()} == {
         name: (x.shape, x.dtype) for name, x in like.items()
     }
-    resumed = next(feed.train(3))
-    for name, value in next(itertools.islice(feed.train(0), 3, None)).items():
+    resumed = next(pipeline.train(3))
+    for name, value in next(itertools.islice(pipeline.train(0), 3, None)).items():
         np.testing.assert_array_equal(resumed[name], value)
-    masks = [made["mask"].sum() for made in feed.evaluation()]
+    masks = [made["mask"].sum() for made in pipeline.evaluation()]
     assert sum(masks) == 40 and len(masks) == 3
 
 
@@ -77,17 +77,17 @@ def resident_settings():
 
 def test_a_set_on_the_devices_is_sent_once_and_evaluated_as_ever():
     settings = resident_settings()
-    feed = make_feed(settings)
-    assert isinstance(feed, ResidentFeed)
-    first, second = itertools.islice(prefetch(feed.train(0), 2), 2)
+    pipeline = make_input_pipeline(settings)
+    assert isinstance(pipeline, ResidentPipeline)
+    first, second = itertools.islice(prefetch(pipeline.train(0), 2), 2)
     assert first["examples"].shape == (8, 40, 8, 8, 3) and "image" not in first
     pointers = [
         {shard.data.unsafe_buffer_pointer() for shard in each["examples"].addressable_shards}
         for each in (first, second)
     ]
     assert pointers[0] == pointers[1]
-    for seen in (feed.evaluation(), feed.evaluation()):  # the second time from the devices
-        for kept, made in zip(seen, Feed(settings).evaluation(), strict=True):
+    for seen in (pipeline.evaluation(), pipeline.evaluation()):  # the second time from the devices
+        for kept, made in zip(seen, InputPipeline(settings).evaluation(), strict=True):
             jax.tree.map(np.testing.assert_array_equal, kept, made)
 
 
@@ -95,7 +95,7 @@ def test_a_killed_run_with_its_set_on_the_devices_goes_on_bit_for_bit(tmp_path, 
     class Killed(Exception):
         pass
 
-    class Dying(ResidentFeed):
+    class Dying(ResidentPipeline):
         def train(self, start_step):
             for count, made in enumerate(super().train(start_step)):
                 if count == 6:  # two batches wait on the devices, so four steps are done
@@ -106,8 +106,8 @@ def test_a_killed_run_with_its_set_on_the_devices_goes_on_bit_for_bit(tmp_path, 
     settings = {"steps": 8, "log_every_steps": 2, "checkpoint_every_steps": 2, "eval_every_steps": 8}
     config = resident_config(**settings)
 
-    def train(name, feed=None):
-        run = setup.prepare(config, tmp_path / name, feed)
+    def train(name, pipeline=None):
+        run = setup.prepare(config, tmp_path / name, pipeline)
         loop.train(dataclasses.replace(run, model=TinyModel(1000)))
 
     train("whole")
@@ -121,9 +121,9 @@ def test_a_killed_run_with_its_set_on_the_devices_goes_on_bit_for_bit(tmp_path, 
 def test_training_on_a_set_on_the_devices_is_the_same_on_one_and_eight_and_after_a_resume():
     settings = resident_settings()
     model = TinyModel(1000)
-    feed = make_feed(settings)
-    batches = list(itertools.islice(feed.train(0), 3))
-    np.testing.assert_array_equal(next(feed.train(2))["seed"], batches[2]["seed"])
+    pipeline = make_input_pipeline(settings)
+    batches = list(itertools.islice(pipeline.train(0), 3))
+    np.testing.assert_array_equal(next(pipeline.train(2))["seed"], batches[2]["seed"])
     losses = []
     for devices in (1, 8):
         start, step = compiled(settings, model, tuple(jax.local_devices()[:devices]), 1)

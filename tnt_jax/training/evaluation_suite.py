@@ -1,27 +1,53 @@
-"""The data sets of a report card: found, checked against the model's classes, and read, before and while it is made."""
+"""The data sets of config.report_card: found, checked against the model's classes, and read."""
 
 import dataclasses
 import re
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
 
 from tnt_jax.data.faulty import FaultyImages
 from tnt_jax.data.settings import DataSettings
-from tnt_jax.training.classes import label_map
-from tnt_jax.training.config import Experiment
-from tnt_jax.training.feed import Batch
-from tnt_jax.training.subsets import SUBSETS
+from tnt_jax.training.config import Config
+from tnt_jax.training.input_pipeline import Batch, place
+from tnt_jax.training.starting_point import label_map
 
 # A tfds name with /config and :version, where it has them, and a split in tfds notation.
 _ENTRY = re.compile(r"(?P<name>[^:\[\]\s]+(?::(?:\d+|\*)\.(?:\d+|\*)\.(?:\d+|\*))?)(?::(?P<split>\S.*))?")
 _SPLITS = ("validation", "test")  # where an entry names none
 
+# ImageNet-A (Hendrycks et al. 2021, arXiv 1907.07174) and ImageNet-R (Hendrycks et al. 2021, arXiv 2006.16241) have 200
+# classes each; tfds labels both in 0..999, ImageNet's own order (classes sorted by WordNet number), so their
+# num_classes does not tell. The numbers are those of the authors' evaluation scripts.
+_IMAGENET_A = """
+6 11 13 15 17 22 23 27 30 37 39 42 47 50 57 70 71 76 79 89 90 94 96 97 99 105 107 108 110 113 124 125 130 132 143 144
+150 151 207 234 235 254 277 283 287 291 295 298 301 306 307 308 309 310 311 313 314 315 317 319 323 324 326 327 330 334
+335 336 347 361 363 372 378 386 397 400 401 402 404 407 411 416 417 420 425 428 430 437 438 445 456 457 461 462 470 472
+483 486 488 492 496 514 516 528 530 539 542 543 549 552 557 561 562 569 572 573 575 579 589 606 607 609 614 626 627 640
+641 642 643 658 668 677 682 684 687 701 704 719 736 746 749 752 758 763 765 768 773 774 776 779 780 786 792 797 802 803
+804 813 815 820 823 831 833 835 839 845 847 850 859 862 870 879 880 888 890 897 900 907 913 924 932 933 934 937 943 945
+947 951 954 956 957 959 971 972 980 981 984 986 987 988
+"""
+_IMAGENET_R = """
+1 2 4 6 8 9 11 13 22 23 26 29 31 39 47 63 71 76 79 84 90 94 96 97 99 100 105 107 113 122 125 130 132 144 145 147 148
+150 151 155 160 161 162 163 171 172 178 187 195 199 203 207 208 219 231 232 234 235 242 245 247 250 251 254 259 260 263
+265 267 269 276 277 281 288 289 291 292 293 296 299 301 308 309 310 311 314 315 319 323 327 330 334 335 337 338 340 341
+344 347 353 355 361 362 365 366 367 368 372 388 390 393 397 401 407 413 414 425 428 430 435 437 441 447 448 457 462 463
+469 470 471 472 476 483 487 515 546 555 558 570 579 583 587 593 594 596 609 613 617 621 629 637 657 658 701 717 724 763
+768 774 776 779 780 787 805 812 815 820 824 833 847 852 866 875 883 889 895 907 928 931 932 933 934 936 937 943 945 947
+948 949 951 953 954 957 963 965 967 980 981 983 988
+"""
+
+# tfds name -> the labels that the set uses, ascending.
+SUBSETS: dict[str, tuple[int, ...]] = {
+    name: tuple(map(int, numbers.split()))
+    for name, numbers in {"imagenet_a": _IMAGENET_A, "imagenet_r": _IMAGENET_R}.items()
+}
+
 
 @dataclasses.dataclass(frozen=True)
-class CardSet:
+class SuiteSet:
     """A data set and what its labels mean to the model."""
 
     settings: DataSettings  # `name` and `eval_split` are the set's; the rest is the run's
@@ -51,63 +77,58 @@ class CardSet:
         return batch
 
 
-class CardFeed:
+class EvaluationSuite:
     """The sets of `config.report_card`. Making one raises ValueError before anything is read:
 
     one error for all entries that are ill-formed, unknown or not prepared (nothing is downloaded); one for all whose
     classes are not the model's. A set fits if all its classes are named as some of the model's, whatever their order,
     or, where one of them has no names, if it has as many. Of ImageNet-A and ImageNet-R, which tfds labels as ImageNet,
-    the 200 classes are known (tnt_jax/training/subsets.py).
+    the 200 classes are known (SUBSETS).
     """
 
-    def __init__(self, experiment: Experiment, num_classes: int | None, names: tuple[str, ...] | None = None):
+    found: tuple[str, ...] = ()  # nothing to say of what the folders hold
+
+    def __init__(self, config: Config, num_classes: int | None, names: tuple[str, ...] | None = None):
         """num_classes: of the model's head; None: those of the run's own data set, which need not be prepared.
 
         names: of the model's classes, as its run left them; None: those of its data set.
         """
         from tnt_jax.data import batches, sources
 
-        self._experiment = experiment
+        self._config = config
         self.faulty = FaultyImages()
         self._batches = batches
-        entries = _open_entries(experiment, sources)
+        entries = _open_entries(config, sources)
         if not (num_classes and names):
-            own_classes, own_names = sources.classes(experiment.data)
+            own_classes, own_names = sources.classes(config.data)
             num_classes = num_classes or own_classes
             names = names or (own_names if own_classes == num_classes else None)
         self.num_classes: int = num_classes
-        self.sets: list[CardSet] = []
+        self.class_names = None  # each set's labels are mapped by itself
+        self.sets: list[SuiteSet] = []
         problems = []
         for settings, split in entries:
             try:
-                self.sets.append(self._card_set(settings, split, sources.open_dataset(settings), names))
+                self.sets.append(self._suite_set(settings, split, sources.open_dataset(settings), names))
             except ValueError as error:
                 problems.append(str(error))
         if problems:
             raise ValueError("config.report_card: " + "\n".join(problems))
 
-    def batches(self, card_set: CardSet) -> Iterator[Batch]:
-        """This process's share of a set: every example once, the last batch filled up and masked."""
-        size = self._experiment.model.image_size
+    def batches(self, suite_set: SuiteSet) -> Iterator[Batch]:
+        """This process's shard of a set: every example once, the last batch filled up and masked."""
+        size = self._config.eval_batch_size
         batches = self._batches.eval_batches(
-            card_set.settings,
-            batch_size=self._experiment.eval_batch_size,
-            image_size=(size, size),
-            local_devices=jax.local_device_count(),
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            faulty=self.faulty,
+            suite_set.settings, batch_size=size, faulty=self.faulty, **place(self._config)
         )
-        return (card_set.in_model_classes(batch) for batch in batches)
+        return (suite_set.in_model_classes(batch) for batch in batches)
 
-    def _card_set(
+    def _suite_set(
         self, settings: DataSettings, split: str | None, source: Any, names: tuple[str, ...] | None
-    ) -> CardSet:
+    ) -> SuiteSet:
         split = split or next((name for name in _SPLITS if name in source.splits), None)
         if split is None:
             raise ValueError(f"{settings.name} has the splits {', '.join(source.splits)}: say which, as NAME:SPLIT.")
-        settings = dataclasses.replace(settings, eval_split=split)
-        num_examples = source.num_examples(settings.eval_split)
         mapping = _label_to_class(source, self.num_classes, names)
         known = SUBSETS.get(re.split("[/:]", settings.name)[0])
         if mapping is not None:
@@ -118,18 +139,19 @@ class CardFeed:
             present = np.arange(self.num_classes)
         classes = np.zeros(self.num_classes, np.float32)
         classes[present] = 1
-        return CardSet(settings, num_examples, classes, mapping)
+        settings = dataclasses.replace(settings, eval_split=split)
+        return SuiteSet(settings, source.num_examples(split), classes, mapping)
 
 
-def _open_entries(experiment: Experiment, sources: Any) -> list[tuple[DataSettings, str | None]]:
+def _open_entries(config: Config, sources: Any) -> list[tuple[DataSettings, str | None]]:
     """The entries of config.report_card -> settings to open each with, and the split where one is named."""
     found, problems, missing = [], [], []
-    for entry in experiment.report_card:
+    for entry in config.report_card:
         match = _ENTRY.fullmatch(entry.strip())
         if match is None:
             problems.append(f"{entry!r} is not NAME[/CONFIG][:VERSION][:SPLIT], such as 'imagenet_a:test'.")
             continue
-        settings = dataclasses.replace(experiment.data, name=match["name"])
+        settings = dataclasses.replace(config.data, name=match["name"])
         try:
             if not sources.is_prepared(settings):
                 missing.append(match["name"])
@@ -137,10 +159,10 @@ def _open_entries(experiment: Experiment, sources: Any) -> list[tuple[DataSettin
             problems.append(str(error))
         found.append((settings, match["split"]))
     if missing:
-        place = experiment.data.directory or "tfds' default data_dir"
-        directory = f" --directory={experiment.data.directory}" if experiment.data.directory else ""
+        where = config.data.directory or "tfds' default data_dir"
+        directory = f" --directory={config.data.directory}" if config.data.directory else ""
         problems.append(
-            f"not prepared in {place}: {', '.join(missing)}. Prepare each with 'python -m "
+            f"not prepared in {where}: {', '.join(missing)}. Prepare each with 'python -m "
             f"tnt_jax.tools.prepare NAME{directory}' (sets of "
             "ImageNet's validation images need its archives in downloads/manual there), set --config.data.directory "
             "to where they lie, or take them off the list."

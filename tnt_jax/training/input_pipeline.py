@@ -1,4 +1,4 @@
-"""From the data package to the devices: the batches of an experiment, put on the devices while steps run."""
+"""From the data package to the devices: a config's batches, put on the devices while steps run."""
 
 import collections
 import functools
@@ -10,24 +10,24 @@ import jax
 import numpy as np
 
 from tnt_jax.data.faulty import FaultyImages
-from tnt_jax.training.config import Experiment
+from tnt_jax.training.config import Config
 from tnt_jax.training.state import replicate
 
-Batch = dict[str, Any]
+Batch = dict[str, Any]  # arrays [local devices, ...], of numpy or on the devices
 
 
-class Feed:
-    """The data set of an experiment. Making one raises where the set is missing."""
+class InputPipeline:
+    """The data set of a config. Making one raises where the set is missing."""
 
-    def __init__(self, experiment: Experiment):
+    def __init__(self, config: Config):
         from tnt_jax.data import batches, sources  # seconds that a wrong flag need not wait for
 
-        self._experiment = experiment
+        self._config = config
         self.faulty = FaultyImages()
         self._batches = batches
-        self._dataset = dataset = sources.open_dataset(experiment.data)
+        self._dataset = dataset = sources.open_dataset(config.data)
         # Raises now, not after the first epoch.
-        dataset.num_examples(experiment.data.eval_split, "config.data.eval_split")
+        dataset.num_examples(config.data.eval_split, "config.data.eval_split")
         self.num_classes: int = dataset.num_classes
         self.class_names: tuple[str, ...] | None = dataset.class_names
         self.found: tuple[str, ...] = dataset.found  # lines that say what is there
@@ -35,88 +35,88 @@ class Feed:
     @functools.cached_property
     def steps_per_epoch(self) -> int:
         """Training examples // batch size. Raises where the training split is missing or smaller than a batch."""
-        return self._batches.steps_per_epoch(self._experiment.data, self._experiment.batch_size)
+        return self._batches.steps_per_epoch(self._config.data, self._config.batch_size)
 
     @functools.cached_property
     def train_examples(self) -> int:
         """In the training split; repeated copies do not count."""
-        return self._dataset.num_examples(self._experiment.data.train_split, "config.data.train_split")
+        return self._dataset.num_examples(self._config.data.train_split, "config.data.train_split")
 
     @functools.cached_property
     def eval_examples(self) -> int:
         """In the evaluation split."""
-        return self._dataset.num_examples(self._experiment.data.eval_split, "config.data.eval_split")
+        return self._dataset.num_examples(self._config.data.eval_split, "config.data.eval_split")
 
     def train(self, start_step: int) -> Iterator[Batch]:
-        """This process's part of the training batches from update number `start_step` (from 0) on, without end."""
+        """This process's shard of the training batches from update number `start_step` (from 0) on, without end."""
+        config = self._config
         return self._batches.train_batches(
-            self._experiment.data,
-            batch_size=self._experiment.batch_size,
-            seed=self._experiment.seed,
+            config.data,
+            batch_size=config.batch_size,
+            seed=config.seed,
             start_step=start_step,
             faulty=self.faulty,
-            **self._place(),
+            **place(config),
         )
 
     def evaluation(self) -> Iterator[Batch]:
-        """This process's part of the evaluation split: every example once, the last batch filled up and masked."""
+        """This process's shard of the evaluation split: every example once, the last batch filled up and masked."""
+        config = self._config
         return self._batches.eval_batches(
-            self._experiment.data,
-            batch_size=self._experiment.eval_batch_size,
-            faulty=self.faulty,
-            **self._place(),
+            config.data, batch_size=config.eval_batch_size, faulty=self.faulty, **place(config)
         )
 
-    def _place(self) -> dict[str, Any]:
-        size = self._experiment.model.image_size
-        return {
-            "image_size": (size, size),
-            "local_devices": jax.local_device_count(),
-            "process_index": jax.process_index(),
-            "process_count": jax.process_count(),
-        }
 
-
-class ResidentFeed(Feed):
+class ResidentPipeline(InputPipeline):
     """The same for config.data.on_device: the examples are sent to every device once, later batches are numbers.
 
     Each example is decoded one time, before the first step and at the first evaluation.
     """
 
     def train(self, start_step: int) -> Iterator[Batch]:
-        """As `Feed.train`, with "examples" [d, n, h, w, 3] uint8 (on the devices already) and "seed" for "image"."""
+        """As `InputPipeline.train`, with "examples" [d, n, h, w, 3] uint8 (on the devices) and "seed" for "image"."""
         from tnt_jax.data import resident
 
-        experiment, (examples, labels) = self._experiment, self._resident
+        config, (examples, labels) = self._config, self._resident
         batches = resident.train_batches(
             labels,
-            copies=experiment.data.repeated_augmentation,
-            batch_size=experiment.batch_size,
-            seed=experiment.seed,
+            copies=config.data.repeated_augmentation,
+            batch_size=config.batch_size,
+            seed=config.seed,
             start_step=start_step,
-            **{name: value for name, value in self._place().items() if name != "image_size"},
+            **{name: value for name, value in place(config).items() if name != "image_size"},
         )
         return (batch | {"examples": examples} for batch in batches)
 
     def evaluation(self) -> Iterator[Batch]:
-        """As `Feed.evaluation`; the batches stay on the devices after the first time."""
+        """As `InputPipeline.evaluation`; the batches stay on the devices after the first time."""
         return iter(self._evaluation)
 
     @functools.cached_property
-    def _resident(self) -> tuple[jax.Array, Any]:
+    def _resident(self) -> tuple[jax.Array, np.ndarray]:
         from tnt_jax.data import resident
 
-        images, labels = resident.load(self._experiment.data, self._place()["image_size"], self.faulty)
+        images, labels = resident.load(self._config.data, place(self._config)["image_size"], self.faulty)
         return replicate(images), labels
 
     @functools.cached_property
     def _evaluation(self) -> list[Batch]:
-        return list(prefetch(super().evaluation(), self._experiment.prefetch_batches))
+        return list(prefetch(super().evaluation(), self._config.prefetch_batches))
 
 
-def make_feed(experiment: Experiment) -> Feed:
-    """The feed that config.data.on_device asks for."""
-    return ResidentFeed(experiment) if experiment.data.on_device else Feed(experiment)
+def make_input_pipeline(config: Config) -> InputPipeline:
+    """The input pipeline that config.data.on_device asks for."""
+    return ResidentPipeline(config) if config.data.on_device else InputPipeline(config)
+
+
+def place(config: Config) -> dict[str, Any]:
+    """The arguments of the data package's batches that say for which devices they are, and of which size."""
+    return {
+        "image_size": (config.model.image_size, config.model.image_size),
+        "local_devices": jax.local_device_count(),
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
 
 
 def prefetch(batches: Iterator[Batch], size: int) -> Iterator[Batch]:

@@ -1,5 +1,7 @@
-"""Joining other processes: they are found, waited for as long as the config says, and the wait can be ended."""
+"""Joining other processes, with an end to the wait; and one process a workdir, free after any death."""
 
+import errno
+import fcntl
 import json
 import os
 import pathlib
@@ -11,17 +13,18 @@ import time
 
 import pytest
 
-from tests.training.helpers import experiment, tiny_config
-from tnt_jax.training import devices
+from tests.training.helpers import checked_config, tiny_config
+from tnt_jax.training import runtime
+from tnt_jax.training.runtime import CannotStart
 
 ROOT = pathlib.Path(__file__).parents[2]
 JOIN = """
 from configs import default
-from tnt_jax.training import config, devices
+from tnt_jax.training import config, runtime
 wanted = default.get_config()
 wanted.distributed.enabled = True
 wanted.distributed.initialization_timeout_seconds = 60
-devices.join_processes(config.check_config(wanted))
+runtime.join_processes(config.check_config(wanted))
 import jax
 print(jax.process_index(), jax.process_count())
 """
@@ -76,14 +79,14 @@ def test_a_port_and_a_number_that_are_taken_are_said_before_jax_is_asked():
         port = other.getsockname()[1]
         group = {"enabled": True, "coordinator_address": f"localhost:{port}", "num_processes": 2}
         first, second = (
-            experiment(**{f"distributed__{key}": value for key, value in (group | {"process_id": number}).items()})
+            checked_config(**{f"distributed__{key}": value for key, value in (group | {"process_id": number}).items()})
             for number in (0, 1)
         )
         with pytest.raises(ValueError, match=f"coordinator_address=localhost:{port}: port {port} of this machine is"):
-            devices.join_processes(first)
-        devices._claim_place(second.distributed)
+            runtime.join_processes(first)
+        runtime._claim_number(second.distributed)
         with pytest.raises(ValueError, match=r"process_id=1 is taken: another process of this machine"):
-            devices.join_processes(second)
+            runtime.join_processes(second)
 
 
 def test_slurm_tells_each_process_who_it_is_and_where_the_first_one_is():
@@ -125,7 +128,7 @@ def test_scanned_blocks_are_compiled_for_a_tpu_in_tiles_as_the_config_says(monke
     monkeypatch.setenv("LIBTPU_INIT_ARGS", present or "")
     if present is None:
         monkeypatch.delenv("LIBTPU_INIT_ARGS")
-    devices.limit_tiles(experiment(**{"model__scan": True, "scan_tile_kib": 6144} | changes))
+    runtime.limit_tiles(checked_config(**{"model__scan": True, "scan_tile_kib": 6144} | changes))
     assert os.environ.get("LIBTPU_INIT_ARGS") == then
 
 
@@ -157,4 +160,62 @@ def test_main_prepares_the_devices_before_anything_touches_them(tmp_path, saved)
         capture_output=True,
         timeout=120,
     )
-    assert f"{devices.TILES}=7000" in done.stdout, done.stderr
+    assert f"{runtime.TILES}=7000" in done.stdout, done.stderr
+
+
+HOLD = """
+import pathlib, sys, time
+from tnt_jax.training import runtime
+held = runtime.WorkdirLock(pathlib.Path(sys.argv[1]))
+held.take()
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def test_another_process_is_named_until_it_dies(tmp_path):
+    other = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "held\n"
+    mine = runtime.WorkdirLock(tmp_path)
+    with pytest.raises(CannotStart, match=rf"Process {other.pid} on .* trains in --workdir={tmp_path}\. Wait"):
+        mine.take()
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    mine.take("token")
+    assert runtime.lock_holder(tmp_path)["token"] == "token"
+    mine.release()
+    runtime.WorkdirLock(tmp_path).take()
+
+
+def test_a_lock_whose_file_is_removed_is_taken_again(tmp_path):
+    first, second = runtime.WorkdirLock(tmp_path), runtime.WorkdirLock(tmp_path)
+    first.take()
+    first.take()  # which is no second one
+    (tmp_path / runtime.LOCK_FILE).unlink()
+    first.take()
+    with pytest.raises(CannotStart):
+        second.take()
+    (tmp_path / runtime.LOCK_FILE).unlink()
+    second.take()
+    with pytest.raises(CannotStart, match=f"Process {os.getpid()} "):
+        first.take()
+
+
+def test_a_file_system_without_locks_is_said_and_done_without(tmp_path, monkeypatch):
+    def none(file, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    held = runtime.WorkdirLock(tmp_path)
+    held.take("token")
+    assert (
+        f"{tmp_path} lies on a file system without locks" in held.note
+        and runtime.lock_holder(tmp_path)["token"] == "token"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])
+def test_a_lock_file_of_nobody_is_no_lock(tmp_path, content):
+    (tmp_path / runtime.LOCK_FILE).write_bytes(content)
+    assert runtime.lock_holder(tmp_path) == {}
+    runtime.WorkdirLock(tmp_path).take()

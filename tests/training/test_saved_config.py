@@ -9,10 +9,12 @@ import shutil
 import pytest
 
 from configs import default
+from tests.training.helpers import resolved
+from tnt_jax import workdir as workdirs
 from tnt_jax.tools import arguments
-from tnt_jax.training import recorded, setup
-from tnt_jax.training.config import accepted_keys, as_dict, check_config
-from tnt_jax.training.recorded import BEFORE, read_run_config
+from tnt_jax.training import saved_config, setup
+from tnt_jax.training.config import KEYS, as_dict, check_config
+from tnt_jax.training.saved_config import BEFORE, read_run_config
 
 FIRST = pathlib.Path(__file__).parents[1] / "fixtures/config_first_version.json"
 
@@ -37,14 +39,14 @@ def test_a_key_is_of_the_first_version_or_says_what_runs_of_before_meant():
         "model.inner_attention",
         "data.reader_threads",
     }
-    assert set(accepted_keys()) == first | set(BEFORE) and not first & set(BEFORE)
+    assert set(KEYS) == first | set(BEFORE) and not first & set(BEFORE)
 
 
 def test_the_first_versions_file_is_a_config_of_today(workdir, caplog):
     with caplog.at_level(logging.WARNING):
-        experiment = check_config(read_run_config(workdir))
-    assert experiment.data.on_device is False and experiment.model.inner_implementation == "auto"
-    assert experiment.epochs == 60 and experiment.model.image_size == 8
+        config = check_config(read_run_config(workdir))
+    assert config.data.on_device is False and config.model.inner_implementation == "auto"
+    assert config.epochs == 60 and config.model.image_size == 8
     assert f"{workdir / 'config.json'} lacks keys" in caplog.text and "data.on_device=False" in caplog.text
 
 
@@ -80,10 +82,23 @@ def remove(values, key):
 
 def test_a_run_of_before_keeps_its_values_and_goes_on(run):
     saved = json.loads(SAVED.read_text())
-    del saved["data"]["reader_threads"]  # left out, with a line: tnt_jax.workdir
-    now = as_dict(check_config(recorded.saved_config(run, evaluates=False)))
+    del saved["data"]["reader_threads"], saved["model"]["remat_keeps"]  # left out and renamed: tnt_jax.workdir
+    now = as_dict(check_config(saved_config.saved_config(run, evaluates=False)))
     assert {key: take(now, key) for key in flat(saved)} == flat(saved)
-    setup.check_same_run(run, check_config(recorded.saved_config(run, evaluates=False)), evaluates=False)
+    setup.check_same_run(run, check_config(saved_config.saved_config(run, evaluates=False)), evaluates=False)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("inputs", "nothing_saveable"), ("products", "dots_with_no_batch_dims_saveable")]
+)
+def test_a_renamed_key_is_read_and_logged(run, caplog, old, new):
+    """Also where it is in the metadata of a checkpoint."""
+    (run / "config.json").write_text(SAVED.read_text().replace('"remat_keeps": "inputs"', f'"remat_keeps": "{old}"'))
+    with caplog.at_level(logging.WARNING):
+        assert saved_config.read_run_config(run)["model"]["remat_policy"] == new
+    assert f"{run / 'config.json'}: model.remat_keeps={old} is model.remat_policy={new} now" in caplog.text
+    metadata = {"model": {"remat_keeps": old}}
+    assert workdirs.with_current_keys(metadata)[0]["model"] == {"remat_policy": new}
 
 
 def flat(values, prefix=""):
@@ -100,16 +115,16 @@ def test_a_key_that_a_run_lacks_never_blocks_it(tmp_path, monkeypatch):
     for key, value in BEFORE.items():
         settings = default.get_config()
         settings.update_from_flattened_dict({key: tuple(value) if isinstance(value, list) else value})
-        experiment = setup.resolved_experiment(check_config(settings), 4)
-        saved = as_dict(experiment)
+        config = resolved(check_config(settings), 4)
+        saved = as_dict(config)
         remove(saved, key)
         (tmp_path / "config.json").write_text(json.dumps(saved))
         for evaluates in (False, True):
-            setup.check_same_run(tmp_path, experiment, evaluates)
+            setup.check_same_run(tmp_path, config, evaluates)
 
 
 def test_a_saved_configuration_has_the_types_of_default(run):
-    found = recorded.saved_config(run, evaluates=False)
+    found = saved_config.saved_config(run, evaluates=False)
     wanted = default.get_config()
     for group in ("model", "data", "mixing", "distributed"):
         for key in wanted[group]:
@@ -122,10 +137,10 @@ def test_evaluating_takes_neither_the_processes_nor_the_kernel_of_the_run(run):
     saved["distributed"] |= {"enabled": True, "num_processes": 4, "coordinator_address": "a:1"}
     saved["model"]["inner_implementation"] = "pallas"
     (run / "config.json").write_text(json.dumps(saved))
-    found = recorded.saved_config(run, evaluates=True)
+    found = saved_config.saved_config(run, evaluates=True)
     assert found.distributed.to_dict() == default.get_config().distributed.to_dict()
     assert found.model.inner_implementation == "auto"
-    found = recorded.saved_config(run, evaluates=False)
+    found = saved_config.saved_config(run, evaluates=False)
     assert found.distributed.num_processes == 4 and found.model.inner_implementation == "pallas"
 
 
@@ -170,9 +185,9 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, content, words):
 def test_the_workdir_alone_is_enough_to_go_on(run):
     """The flags that main.py hands to ml_collections."""
     given = {"workdir": str(run), "mode": "evaluate"}
-    assert arguments.saved_flag(given, "workdir").endswith(f"recorded.py:evaluate:{run}")
-    assert arguments.saved_flag(given | {"mode": "train"}, "workdir").endswith(f"recorded.py:{run}")
+    assert arguments.saved_flag(given, "workdir").endswith(f"saved_config.py:evaluate:{run}")
+    assert arguments.saved_flag(given | {"mode": "train"}, "workdir").endswith(f"saved_config.py:{run}")
     assert arguments.saved_flag({"source": f"{run}/checkpoints/6"}, "source").endswith(f"evaluate:{run}")
     assert arguments.saved_flag({"workdir": str(run / "checkpoints")}, "workdir") is None
     assert arguments.saved_flag({}, "workdir") is None and arguments.saved_flag(given, None) is None
-    assert recorded.get_config(str(run)).to_dict() == recorded.saved_config(run, evaluates=False).to_dict()
+    assert saved_config.get_config(str(run)).to_dict() == saved_config.saved_config(run, evaluates=False).to_dict()

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.training.helpers import experiment
-from tnt_jax.training import mixing
+from tests.training.helpers import checked_config
+from tnt_jax.training import device_augment
 
 SETTINGS = dataclasses.replace(
-    experiment().mixing,
+    checked_config().mixing,
     mixup_alpha=0.8,
     cutmix_alpha=1.0,
     probability=1.0,
@@ -29,7 +29,7 @@ def only(**changes):
 @functools.cache
 def drawn(settings, count=4000):
     """Many draws of the weights -> (weights [count, H, W], lambda [count])."""
-    draw = jax.jit(jax.vmap(lambda key: mixing.draw_weights(key, SIDE, SIDE, settings)))
+    draw = jax.jit(jax.vmap(lambda key: device_augment.draw_weights(key, SIDE, SIDE, settings)))
     weights, shares = draw(jax.random.split(jax.random.key(3), count))
     return np.array(weights[..., 0]), np.array(shares)
 
@@ -54,7 +54,7 @@ def test_cutmix_takes_one_box_and_lambda_is_what_is_left():
 
 
 def test_cutmix_is_the_box_of_the_formula_where_nothing_is_clipped():
-    box = mixing._box_around
+    box = device_augment._box_around
     sides = set()
     for seed in range(200):
         mask = np.array(box(jax.random.key(seed), SIDE, SIDE, jnp.float32(0.75))[..., 0])
@@ -79,7 +79,7 @@ def test_probability_is_that_of_mixing_at_all():
 def test_labels_follow_the_images():
     images = jnp.arange(4.0)[:, None, None, None] * jnp.ones((4, 8, 8, 3))
     targets = jnp.eye(4)
-    mix = jax.jit(lambda i, t: mixing.mix(jax.random.key(1), i, t, only(cutmix_alpha=0.0)))
+    mix = jax.jit(lambda i, t: device_augment.mix(jax.random.key(1), i, t, only(cutmix_alpha=0.0)))
     mixed, soft = mix(images, targets)
     share = float(soft[0, 0])
     assert 0 < share < 1
@@ -92,14 +92,14 @@ def test_nothing_happens_when_all_is_off():
     images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
     targets = jnp.eye(2)
     for off in (only(mixup_alpha=0.0, cutmix_alpha=0.0), only(probability=0.0)):
-        mixed, soft = mixing.mix(jax.random.key(1), images, targets, off)
+        mixed, soft = device_augment.mix(jax.random.key(1), images, targets, off)
         assert (mixed == images).all() and (soft == targets).all()
-    assert (mixing.random_erase(jax.random.key(1), images, only(erase_probability=0.0)) == images).all()
+    assert (device_augment.random_erase(jax.random.key(1), images, only(erase_probability=0.0)) == images).all()
 
 
 @functools.cache
 def erased(count=8000):
-    draw = jax.jit(jax.vmap(lambda key: mixing.draw_erased(key, SIDE, SIDE, SETTINGS)[..., 0]))
+    draw = jax.jit(jax.vmap(lambda key: device_augment.draw_erased(key, SIDE, SIDE, SETTINGS)[..., 0]))
     return np.array(draw(jax.random.split(jax.random.key(5), count)))
 
 
@@ -123,7 +123,7 @@ def test_erased_boxes_have_the_recipes_area_and_aspect():
 
 def test_erasing_fills_with_noise_of_its_own_for_each_pixel():
     images = jnp.full((64, SIDE, SIDE, 3), 7.0)
-    changed = np.array(mixing.random_erase(jax.random.key(2), images, only(erase_probability=1.0)))
+    changed = np.array(device_augment.random_erase(jax.random.key(2), images, only(erase_probability=1.0)))
     noise = changed[changed != 7.0]
     assert noise.mean() == pytest.approx(0, abs=0.05) and noise.std() == pytest.approx(1, abs=0.05)
     assert len(np.unique(noise)) > 0.99 * noise.size
@@ -137,8 +137,8 @@ def test_the_number_of_devices_changes_nothing(devices):
     settings = only(erase_probability=0.5)
 
     def both(key, images, targets, axis=None):
-        mixed, soft = mixing.mix(key, images, targets, settings, axis)
-        return mixing.random_erase(key, mixed, settings, axis), soft
+        mixed, soft = device_augment.mix(key, images, targets, settings, axis)
+        return device_augment.random_erase(key, mixed, settings, axis), soft
 
     key = jax.random.key(11)
     whole = jax.jit(both)(key, images, targets)

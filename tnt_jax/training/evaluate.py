@@ -1,0 +1,173 @@
+"""--mode=evaluate: raw and averaged weights on a run's own evaluation split, or on the sets of config.report_card."""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tnt_jax import workdir as workdirs
+from tnt_jax.pretrained.load import fit
+from tnt_jax.pretrained.workdir import read_sets
+from tnt_jax.training import logging, memory, steps
+from tnt_jax.training.evaluation import CALIBRATION_BINS, EvalStep, Result, evaluate_weights
+from tnt_jax.training.evaluation_suite import EvaluationSuite, SuiteSet
+from tnt_jax.training.logging import log
+from tnt_jax.training.runtime import RunError, abort_on_error, readable, writable
+from tnt_jax.training.setup import Run
+from tnt_jax.training.starting_point import relabelled
+from tnt_jax.training.state import Params, replicate, stack_layers
+
+EVALUATION_FILE = "evaluation.json"
+JSON_FILE = "report_card.json"
+CSV_FILE = "report_card.csv"
+WEIGHTS = {"eval": "raw", "eval_ema": "ema"}  # an evaluation's name of the weights -> the table's
+COLUMNS = (
+    "set",
+    "split",
+    "weights",
+    "classes",
+    "accuracy",
+    "accuracy_top5",
+    "negative_log_likelihood",
+    "expected_calibration_error",
+    "count",
+    "left_out",
+)
+
+
+def evaluate(run: Run) -> dict[str, Any]:
+    """Evaluates the newest checkpoint of the run's workdir or, where it has none, `config.pretrained`.
+
+    -> eval and eval_ema (None where there is one set of weights), best (of the two), step, source; also in
+    WORKDIR/evaluation.json. Where config.report_card names data sets: see _evaluate_suite.
+
+    Raises RunError where the checkpoint or an example cannot be read, memory does not suffice, or nothing can be
+    written.
+    """
+    with abort_on_error(), memory.enough(memory.EVALUATION_FIX):
+        for note in run.notes:
+            log(f"Note: {note}")
+        if run.pretrained is None:
+            named, step, source = *_checkpoint(run), str(run.workdir)
+        else:
+            named, step, source = {"eval": run.pretrained}, None, run.pretrained_label
+        weights = {name: replicate(stack_layers(params, run.config)) for name, params in named.items()}
+        if run.config.report_card:
+            return _evaluate_suite(run, weights, step, source)
+        for line in run.pipeline.found:
+            log(line)
+        results = evaluate_split(run, steps.make_eval_step(run.config, run.model), weights)
+        logging.log_faulty(run.pipeline.faulty)
+        log(logging.evaluation_line(step, results))
+        outcome = {
+            "eval": results["eval"],
+            "eval_ema": results.get("eval_ema"),
+            "best": workdirs.select_best(results),
+            "step": step,
+            "source": source,
+        }
+        with writable(run.workdir):
+            run.workdir.mkdir(parents=True, exist_ok=True)
+            logging.write_json(run.workdir / EVALUATION_FILE, outcome)
+        return outcome
+
+
+def evaluate_split(
+    run: Run, eval_step: EvalStep, weights: Mapping[str, Params], interrupted: Callable[[], bool] = lambda: False
+) -> dict[str, Result] | None:
+    """Replicated weights by name -> the Result of each on the run's whole evaluation split; None if interrupted."""
+    batches = relabelled(readable(run.pipeline.evaluation), run.label_map)
+    classes = np.ones(run.model.num_classes, np.float32)
+    return evaluate_weights(eval_step, weights, batches, classes, run.config.prefetch_batches, interrupted)
+
+
+def _checkpoint(run: Run) -> tuple[dict[str, Params], int]:
+    """Every set of weights of the workdir's newest checkpoint, by its name in an evaluation, and the step.
+
+    Raises RunError where it is damaged, and where it is not of the model that config.json describes.
+    """
+    try:
+        _, sets = read_sets(run.workdir)
+        named = {workdirs.IN_EVALUATION[kind]: fit(weights, run.model) for kind, weights in sets.items()}
+    except ValueError as error:
+        config = run.workdir / workdirs.CONFIG_FILE
+        raise RunError(f"{error}\n{config} says which model a checkpoint is of: was it edited?") from error
+    return named, sets["raw"].step
+
+
+def _evaluate_suite(run: Run, weights: Mapping[str, Params], step: int | None, source: str) -> dict[str, Any]:
+    """Replicated weights by name ("eval", "eval_ema") -> what is also written to WORKDIR/report_card.json and .csv.
+
+    `results` has a row (COLUMNS) for each set and weights: classes, how many the softmax is over; accuracy,
+    accuracy_top5 and expected_calibration_error in 0..1; negative_log_likelihood in nats; count, images; left_out,
+    images that are not counted: without a label or, with data.allow_faulty_eval, undecodable. Where an image has
+    several labels (imagenet2012_real; Beyer et al. 2020, arXiv 2006.07159) a prediction is right if it is one of them,
+    and the likelihood is their summed probability.
+    The files and the table grow set by set, so that a suite that breaks off keeps what it has.
+    """
+    suite: EvaluationSuite = run.pipeline
+    eval_step = steps.make_eval_step(run.config, run.model, calibration_bins=CALIBRATION_BINS)
+    run.workdir.mkdir(parents=True, exist_ok=True)
+    width = max(len(suite_set.settings.name) for suite_set in suite.sets)
+    card = {
+        "source": source,
+        "step": step,
+        "model": run.config.model.name,
+        "image_size": run.config.model.image_size,
+        "calibration_bins": CALIBRATION_BINS,
+        "results": [],
+    }
+    log(_line(width, "set", "split", "weights", "images", "top-1 %", "top-5 %", "NLL", "ECE %"))
+    for suite_set in suite.sets:
+        batches, ahead = suite.batches(suite_set), run.config.prefetch_batches
+        try:
+            results = evaluate_weights(eval_step, weights, batches, suite_set.classes, ahead)
+        except (ValueError, OSError) as error:  # an image that cannot be read, a set without labels
+            raise RunError(f"config.report_card, {suite_set.settings.name}: {error}") from error
+        rows = [_row(suite_set, WEIGHTS[name], results[name]) for name in weights]
+        card["results"] += rows
+        logging.write_json(run.workdir / JSON_FILE, card)
+        logging.write_text(run.workdir / CSV_FILE, as_csv(card["results"]))
+        for row in rows:
+            log(_table_line(width, row))
+    logging.log_faulty(suite.faulty)
+    log(f"Written to {run.workdir / JSON_FILE} and {CSV_FILE} beside it.")
+    return card
+
+
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    """Rows of the table -> text with a header line; None is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _row(suite_set: SuiteSet, weights: str, result: Result) -> dict[str, Any]:
+    measured = {name.replace("loss", "negative_log_likelihood"): value for name, value in result.items()}
+    return {
+        "set": suite_set.settings.name,
+        "split": suite_set.settings.eval_split,
+        "weights": weights,
+        "classes": round(float(suite_set.classes.sum())),
+        # JSON has no NaN, which is what weights that went wrong measure.
+        **{name: value if math.isfinite(value) else None for name, value in measured.items()},
+        "left_out": suite_set.num_examples - result["count"],
+    }
+
+
+def _table_line(width: int, row: Mapping[str, Any]) -> str:
+    shares = ("accuracy", "accuracy_top5", "expected_calibration_error")
+    top1, top5, calibration = ("-" if row[name] is None else f"{100 * row[name]:.2f}" for name in shares)
+    likelihood = row["negative_log_likelihood"]
+    likelihood = "-" if likelihood is None else f"{likelihood:.4f}"
+    count = f"{row['count']:,}"
+    return _line(width, row["set"], row["split"], row["weights"], count, top1, top5, likelihood, calibration)
+
+
+def _line(width: int, name: str, split: str, weights: str, *numbers: str) -> str:
+    return f"{name:{width}}  {split:12}  {weights:7}" + "".join(f"  {number:>8}" for number in numbers)

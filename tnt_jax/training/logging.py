@@ -1,0 +1,331 @@
+"""What a run prints, and the files that tell of it: metrics.jsonl, TensorBoard's events, summary.json and others.
+
+What needs TensorFlow (by way of clu) imports it when it is called.
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from tnt_jax.data.faulty import FaultyImages
+from tnt_jax.names import printable_text
+from tnt_jax.training.config import Config, as_dict
+from tnt_jax.training.evaluation import Result
+from tnt_jax.training.optimizer import start_in_average
+from tnt_jax.training.state import Params
+from tnt_jax.workdir import (
+    CLASSES_FILE,
+    CONFIG_FILE,
+    METRICS_FILE,
+    checkpoint_steps,
+    parse_metrics_line,
+    write_atomically,
+)
+
+if TYPE_CHECKING:
+    from tnt_jax.training.setup import Run
+
+SUMMARY_FILE = "summary.json"
+PARAMETERS_FILE = "parameters.txt"
+
+# What depends on the machine and the moment. All else in metrics.jsonl is the same, digit for digit, in a run that was
+# stopped and resumed (on the same devices); these may differ, or be absent from a line whose steps were not timed.
+TIME_LIKE = (
+    "seconds",
+    "train/images_per_second",
+    "train/images_per_second_per_device",
+    "train/model_flops_utilization",
+    "train/input_wait_share",
+    "train/host_memory_gb",
+    "train/device_memory_gb",
+)
+STARVED = 0.05  # share of the time waiting for data from which a line of the log says so
+START_IN_AVERAGE = 0.5  # share of the start in the averaged weights from which a note says so
+WEIGHTS = {"eval": "raw weights", "eval_ema": "averaged weights"}
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
+_NAMED = 20  # faulty images in the last words of a run
+_RECORD_HEAD, _RECORD_TAIL = 12, 4  # bytes around a TFRecord: its length with a checksum, and its content's checksum
+
+
+def log(text: str) -> None:
+    """One line on standard output, of the first process alone."""
+    if jax.process_index() == 0:
+        print(printable_text(text), flush=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes the whole file or leaves the old one; the first process alone."""
+    if jax.process_index() == 0:
+        write_atomically(path, text.encode())
+
+
+def write_json(path: Path, values: Any) -> None:
+    """`write_text` of JSON."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+class MetricsWriter:
+    """Appends to metrics.jsonl, a line a write: {"step": 100, "train/loss": 1.5, ...}, and to TensorBoard's events.
+
+    The first process alone writes. Every line reaches the operating system before a call returns, so that a killed
+    process leaves whole lines. progress: a step -> numbers that every line of it has, such as the epoch.
+    All methods raise OSError where the disk is full, in TensorFlow too.
+    """
+
+    def __init__(self, workdir: Path, progress: Callable[[int], Mapping[str, float]] = lambda step: {}):
+        self._progress = progress
+        self._lines = self._events = None
+        if jax.process_index() == 0:
+            from clu import metric_writers
+
+            self._lines = (workdir / METRICS_FILE).open("a", buffering=1)
+            with _oserrors():
+                self._events = metric_writers.SummaryWriter(str(workdir))
+
+    def write(self, step: int, scalars: Mapping[str, Any]) -> None:
+        """The numbers of a step, on the disk so that no checkpoint is ahead of them even if the machine goes down.
+
+        JSON has no NaN and no infinity: such a value becomes null.
+        """
+        if self._lines is None:
+            return
+        values = {name: float(np.asarray(value)) for name, value in {**self._progress(step), **scalars}.items()}
+        line = {"step": int(step)} | {name: value if math.isfinite(value) else None for name, value in values.items()}
+        with _oserrors():
+            self._events.write_scalars(step, scalars)
+            self._events.flush()
+        self._lines.write(json.dumps(line) + "\n")
+        self._lines.flush()
+        os.fsync(self._lines.fileno())
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """The configuration as text at step 0, for TensorBoard."""
+        if self._events is None:
+            return
+        text = "\n".join(f"    {line}" for line in json.dumps(config, indent=2).splitlines())  # Markdown's code
+        with _oserrors():
+            self._events.write_texts(0, {"config": text})
+            self._events.flush()
+
+    def close(self) -> None:
+        """Closes the files."""
+        if self._lines is not None:
+            self._lines.close()
+            with _oserrors():
+                self._events.close()
+
+
+@contextlib.contextmanager
+def _oserrors() -> Iterator[None]:
+    """Inside it, what TensorFlow cannot write is an OSError."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise OSError(str(error).partition("\n")[0]) from error
+
+
+def truncate_logs_after(workdir: Path, step: int, evaluation_due: bool) -> list[str]:
+    """Removes from metrics.jsonl and TensorBoard's files what a run resumed at a step will write again.
+
+    That are later steps, the evaluation of this one where it is still due, and what was torn by the end of a process.
+    -> what else cannot be read, a sentence for each file: it is left out too, and the file as it was kept beside it.
+    """
+
+    def comes_again(name: str, written: int) -> bool:
+        return written > step or not step or (evaluation_due and written == step and name.startswith("eval"))
+
+    notes = [_truncate_lines(workdir / METRICS_FILE, comes_again)]
+    notes += [_truncate_events(path, comes_again) for path in sorted(workdir.glob("events.out.tfevents.*"))]
+    return [note for note in notes if note]
+
+
+def _truncate_lines(path: Path, comes_again: Callable[[str, int], bool]) -> str:
+    if not path.exists():
+        return ""
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept, damaged = [], 0
+    for number, line in enumerate(lines, 1):
+        values = parse_metrics_line(line)
+        if values is None:
+            damaged += number < len(lines) or line.endswith(b"\n")  # else torn
+        elif not any(comes_again(name, values["step"]) for name in values if name != "step"):
+            kept.append(line)
+    note = _keep_damaged(path, f"{damaged} of {len(lines)} lines of {path} are damaged") if damaged else ""
+    write_atomically(path, b"".join(kept))
+    return note
+
+
+def _truncate_events(path: Path, comes_again: Callable[[str, int], bool]) -> str:
+    """A file of events is a file of TFRecords; only one that has something to remove is written anew."""
+    import tensorflow as tf
+
+    kept, changed, read, note = [], False, 0, ""
+    try:
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            read += _RECORD_HEAD + len(record) + _RECORD_TAIL
+            event = tf.compat.v1.Event.FromString(record)
+            values = event.summary.value if event.HasField("summary") else ()
+            if any(comes_again(value.tag, event.step) for value in values):
+                changed = True
+            else:
+                kept.append(record)
+    except tf.errors.DataLossError:  # nothing behind this can be read
+        changed = True
+        if not _is_torn(path, read):
+            note = _keep_damaged(path, f"the last {path.stat().st_size - read:,} bytes of {path} are damaged")
+    if changed:
+        temporary = path.with_name(path.name.replace("tfevents", "rewritten"))  # no name that TensorBoard reads
+        with tf.io.TFRecordWriter(str(temporary)) as writer:
+            for record in kept:
+                writer.write(record)
+        temporary.replace(path)
+    return note
+
+
+def _is_torn(path: Path, start: int) -> bool:
+    """Whether the record that starts there is the file's last, cut short: what the end of a process leaves."""
+    with path.open("rb") as file:
+        file.seek(start)
+        head = file.read(_RECORD_HEAD)
+    length = int.from_bytes(head[:8], "little")
+    return len(head) < _RECORD_HEAD or start + _RECORD_HEAD + length + _RECORD_TAIL > path.stat().st_size
+
+
+def _keep_damaged(path: Path, what: str) -> str:
+    """A copy of the file as it is, under a name that nobody reads -> a sentence about it."""
+    copy = path.with_name("damaged." + path.name.replace("tfevents", "events"))
+    copy.write_bytes(path.read_bytes())
+    return f"{what[0].upper()}{what[1:]} and left out from now on; the file as it was is kept as {copy.name}."
+
+
+def write_run_files(run: "Run") -> None:
+    """What whoever reads the run needs beside its checkpoints: config.json and classes.json."""
+    write_json(run.workdir / CONFIG_FILE, as_dict(run.config))
+    classes = run.workdir / CLASSES_FILE
+    if not classes.exists() or not checkpoint_steps(run.workdir):  # the labels of what is trained already stay
+        write_json(classes, run.pipeline.class_names)
+
+
+def summary_at(workdir: Path, step: int) -> dict[str, Any] | None:
+    """summary.json where it is of this step, and whole; else None."""
+    try:
+        summary = json.loads((workdir / SUMMARY_FILE).read_text())
+        whole = summary["steps"] == step and summary[summary["best"]]["accuracy"] >= 0 and summary["seconds"] >= 0
+    except (OSError, ValueError, KeyError, TypeError):  # none, or torn
+        return None
+    return summary if whole else None
+
+
+def log_start(run: "Run", params: Params) -> int:
+    """What is about to be trained, and the whole table in parameters.txt -> number of parameters."""
+    from clu import parameter_overview
+
+    config, data, plan, pipeline = run.config, run.config.data, run.plan, run.pipeline
+    parts = {name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in params.items()}
+    count, width = sum(parts.values()), max(map(len, parts))
+    log("\n".join(f"  {name:{width}}  {size:>12,}" for name, size in parts.items()))
+    log(
+        f"{config.model.name}: {count:,} parameters, {run.multiply_adds:,} multiply-adds an image of "
+        f"{config.model.image_size} x {config.model.image_size}, on {jax.device_count()} x "
+        f"{jax.devices()[0].device_kind}"
+    )
+    log(
+        f"{data.name}: {pipeline.train_examples:,} images to train ({data.train_split}), {pipeline.eval_examples:,} to "
+        f"evaluate ({data.eval_split}), {pipeline.num_classes:,} classes"
+    )
+    log(
+        f"{plan.total_steps:,} steps of {config.batch_size} images ({plan.steps_per_epoch:,} an epoch) into "
+        f"{run.workdir}"
+    )
+    if note := average_note(config, plan.total_steps):
+        log(note)
+    write_text(
+        run.workdir / PARAMETERS_FILE, parameter_overview.get_parameter_overview(params, include_stats=False) + "\n"
+    )
+    return count
+
+
+def average_note(config: Config, total_steps: int) -> str:
+    """Where the averaged weights will still be half or more of the start after the last step: a note; else ""."""
+    share = start_in_average(config, total_steps) if config.ema_decay else 0.0
+    if share < START_IN_AVERAGE:
+        return ""
+    way = "Set --config.ema_warmup=True or lower" if not config.ema_warmup else "Lower"
+    return (
+        f"Note: {share:.0%} of the averaged weights will still be the start's after the last of {total_steps:,} steps "
+        f"(config.ema_decay={config.ema_decay:g}). {way} config.ema_decay, or go by the raw weights."
+    )
+
+
+def progress_line(
+    step: int, total_steps: int, values: Mapping[str, float], faulty: int, seconds_left: float | None
+) -> str:
+    """ "step 500/2,200  loss 1.234  accuracy 0.567  learning rate 0.001  350 images/s  1 min 20 s left"."""
+    parts = [
+        f"step {step:,}/{total_steps:,}",
+        f"loss {values['loss']:.4f}",
+        f"accuracy {values['accuracy']:.4f}",
+        f"learning rate {values['learning_rate']:.3g}",
+    ]
+    if "images_per_second" in values:
+        parts.append(f"{values['images_per_second']:,.0f} images/s")
+    if "model_flops_utilization" in values:
+        parts.append(f"{values['model_flops_utilization']:.1%} of peak")
+    if values.get("input_wait_share", 0.0) >= STARVED:
+        parts.append(f"{values['input_wait_share']:.0%} of the time waiting for data")
+    if values.get("skipped_steps"):
+        parts.append(f"{values['skipped_steps']:.0f} steps skipped")
+    if faulty:
+        parts.append(f"{faulty} faulty image{'s' * (faulty > 1)} replaced so far")
+    if seconds_left is not None:
+        parts.append(f"{in_words(seconds_left)} left")
+    return "  ".join(parts)
+
+
+def evaluation_line(step: int | None, results: Mapping[str, Result]) -> str:
+    """Raw and averaged weights side by side."""
+    parts = [f"{WEIGHTS[name]}: accuracy {r['accuracy']:.4f}, loss {r['loss']:.4f}" for name, r in results.items()]
+    count = next(iter(results.values()))["count"]
+    return f"evaluation{'' if step is None else f' at step {step:,}'} on {count:,} images  {'; '.join(parts)}"
+
+
+def last_line(summary: Mapping[str, Any], path: Path) -> str:
+    """What the run came to, and where it says more."""
+    best = summary["best"]
+    return (
+        f"test accuracy {summary[best]['accuracy']:.2%} ({WEIGHTS[best]}) after {summary['steps']:,} steps and "
+        f"{in_words(summary['seconds'])}; {path}"
+    )
+
+
+def log_faulty(faulty: FaultyImages) -> None:
+    """Counts and names of the images that could not be decoded since the start of this process, if there were any."""
+    for purpose, done in {"train": "replaced in training", "eval": "left out of the evaluation"}.items():
+        if names := faulty.names(purpose):
+            more = [f"and {len(names) - _NAMED} more, all in the log"] if len(names) > _NAMED else []
+            log("\n  ".join([f"Faulty images {done}: {len(names)}", *names[:_NAMED], *more]))
+
+
+def versions() -> dict[str, str]:
+    """Of Python, the packages that numbers depend on, and this one's devices."""
+    found = {package: importlib.metadata.version(package) for package in PACKAGES}
+    return {"python": platform.python_version()} | found | {"device": jax.devices()[0].device_kind}
+
+
+def in_words(seconds: float) -> str:
+    """80.2 -> "1 min 20 s"; days and hours where there are any."""
+    seconds = round(seconds)
+    parts = [(seconds // 86400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s")]
+    first = next((i for i, (count, _) in enumerate(parts) if count), 3)
+    return " ".join(f"{count} {unit}" for count, unit in parts[first : first + 2])

@@ -1,0 +1,324 @@
+"""What a run is watched for: its speed, waiting for data, memory, slow steps, steps that are not finite, and a profile.
+
+A profile is in WORKDIR/profile, one folder a trace: TensorBoard with the xprof plugin reads it (`tensorboard --logdir
+WORKDIR`), and ui.perfetto.dev opens its .trace.json.gz. With several processes each writes its own.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import math
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from tnt_jax.training.config import Config
+from tnt_jax.training.input_pipeline import Batch
+from tnt_jax.training.logging import log, write_json
+from tnt_jax.training.state import TrainState
+from tnt_jax.training.steps import Results, TrainStep
+
+# Dense bfloat16 multiply-add peak of one jax device in FLOP/s (two a multiply-add), by the start of `device_kind`.
+# From the vendors' data sheets; a v4 or v5p device is a chip (two cores). First match counts, so longer names first.
+PEAK_FLOPS = {
+    "TPU v4 lite": 138e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200 NVL": 835e12,
+    "NVIDIA H200": 989e12,
+}
+# A training step costs the forward pass, and twice as much for the gradients of activations and of weights.
+FLOPS_PER_MULTIPLY_ADD = 2
+PASSES = 3
+PROFILE_FOLDER = "profile"
+NONFINITE_FIX = (
+    "A lower config.learning_rate, a longer config.warmup_epochs, config.gradient_clip_norm=1 or "
+    "config.model.dtype=float32 usually helps; config.nonfinite=skip leaves single steps out."
+)
+_STATUS = Path("/proc/self/status")
+_BILLION = 1e9
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """The device's bfloat16 peak in FLOP/s, or None where it is not in the table."""
+    return next((peak for name, peak in PEAK_FLOPS.items() if device_kind.startswith(name)), None)
+
+
+def model_flops_utilization(images_per_second_per_device: float, multiply_adds: int, peak: float) -> float:
+    """The share, in 0..1, of the device's peak that the model's own arithmetic takes (arXiv 2204.02311, appendix B).
+
+    multiply_adds: of one image's forward pass. Recomputed activations do not count.
+    """
+    return images_per_second_per_device * multiply_adds * FLOPS_PER_MULTIPLY_ADD * PASSES / peak
+
+
+def speed_metrics(images_per_second: float | None, input_wait_share: float, multiply_adds: int) -> dict[str, float]:
+    """images/s, images/s/device, the share of the time in which the devices waited for data and, where the device's
+    peak is known, the share of it; {} before any timing.
+    """
+    if images_per_second is None:
+        return {}
+    per_device = images_per_second / jax.device_count()
+    speed = {"images_per_second": images_per_second, "images_per_second_per_device": per_device}
+    speed["input_wait_share"] = input_wait_share
+    peak = peak_flops(jax.devices()[0].device_kind)
+    if peak is not None:
+        speed["model_flops_utilization"] = model_flops_utilization(per_device, multiply_adds, peak)
+    return speed
+
+
+def memory_metrics() -> dict[str, float]:
+    """host_memory_gb, of this process now; device_memory_gb, the peak of its fullest device where the device tells."""
+    values = {"host_memory_gb": host_memory() / _BILLION}
+    peaks = [stats["peak_bytes_in_use"] for device in jax.local_devices() if (stats := device.memory_stats())]
+    if peaks:
+        values["device_memory_gb"] = max(peaks) / _BILLION
+    return values
+
+
+def host_memory() -> int:
+    """Bytes of memory that this process holds now; where there is no /proc, the most it ever held."""
+    if _STATUS.exists():
+        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmRSS"))
+        return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+class InputWait:
+    """Takes batches, and tells how long the devices had nothing to do because one was not there.
+
+    The loop may wait for a batch while the step before is still running, which costs nothing; so a thread notes when
+    each step ends.
+    """
+
+    def __init__(self) -> None:
+        self._executor = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="step_end")
+        self._running: concurrent.futures.Future[float] | None = None
+
+    def dispatched(self, result: jax.Array) -> None:
+        """A step is under way; `result` is one of its arrays."""
+        self._running = self._executor.submit(_end_of, result)
+
+    def take(self, batches: Iterator[Batch]) -> tuple[Batch, float]:
+        """-> the next batch, and the seconds for which the devices waited for it."""
+        asked = time.perf_counter()
+        batch = next(batches)
+        came = time.perf_counter()
+        if self._running is None:
+            return batch, came - asked
+        if not self._running.done():
+            return batch, 0.0
+        failed = self._running.exception() is not None  # the loop meets the same error when it reads the step
+        return batch, 0.0 if failed else max(0.0, came - max(asked, self._running.result()))
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _end_of(result: jax.Array) -> float:
+    result.block_until_ready()
+    return time.perf_counter()
+
+
+@dataclasses.dataclass
+class Interval:
+    """Steps, the seconds they took, and those of them in which the devices waited for data."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+
+    def add(self, step: "Interval") -> None:
+        """One step more."""
+        self.steps += step.steps
+        self.seconds += step.seconds
+        self.waited += step.waited
+
+    @property
+    def input_wait_share(self) -> float:
+        """In 0..1."""
+        return min(1.0, self.waited / self.seconds) if self.seconds > 0 else 0.0
+
+
+class Meter:
+    """Counts training steps and the seconds they take, evaluation and checkpoints left out.
+
+    The first step of a session only starts the clock: it holds the compilation.
+    """
+
+    def __init__(self, batch_size: int, clock: Callable[[], float] = time.perf_counter):
+        self._batch_size = batch_size
+        self._clock = clock
+        self._since: float | None = None
+        self._waited = 0.0  # of the step under way
+        self._interval = Interval()  # since the last `take`
+        self._session = Interval()
+
+    def wait(self, seconds: float) -> None:
+        """The devices had nothing to do for so long, because the batch was not there."""
+        self._waited += seconds
+
+    def tick(self) -> Interval | None:
+        """A step's result has arrived -> the step, or None for the first one of a session."""
+        now, step = self._clock(), None
+        if self._since is not None:
+            step = Interval(1, now - self._since, self._waited)
+            self._interval.add(step)
+            self._session.add(step)
+        self._since, self._waited = now, 0.0
+        return step
+
+    def resume(self) -> None:
+        """Training continues after something else took time."""
+        if self._since is not None:
+            self._since = self._clock()
+
+    def take(self) -> Interval:
+        """The steps since the last call."""
+        taken, self._interval = self._interval, Interval()
+        return taken
+
+    def speed(self, interval: Interval) -> float | None:
+        """Images a second of an interval, or None where no step was timed."""
+        return interval.steps * self._batch_size / interval.seconds if interval.seconds > 0 else None
+
+    def images_per_second(self) -> float | None:
+        """Images a second of the session so far, or None before the second step."""
+        return self.speed(self._session)
+
+    def seconds_left(self, steps: int) -> float | None:
+        """Seconds that so many steps will take at the session's speed."""
+        return steps * self._session.seconds / self._session.steps if self._session.steps else None
+
+
+class SlowSteps:
+    """Tells steps that take far longer than usual: `factor` times the median of the last hundred, and 1 s more."""
+
+    FEWEST = 10  # steps before "usual" means anything
+    MARGIN = 1.0  # seconds; steps of milliseconds are unsteady on a busy machine, and nobody minds
+
+    def __init__(self, factor: float):
+        self._factor = factor
+        self._usual: collections.deque[float] = collections.deque(maxlen=100)
+
+    def message(self, step: int, timed: Interval | None) -> str | None:
+        """What to log of a step of this number and duration, if anything."""
+        if timed is None or not self._factor:
+            return None
+        usual = statistics.median(self._usual) if len(self._usual) >= self.FEWEST else None
+        self._usual.append(timed.seconds)
+        if usual is None or timed.seconds < self._factor * usual + self.MARGIN:
+            return None
+        return (
+            f"Step {step:,} took {timed.seconds:.1f} s, the usual one {usual:.2g} s; for "
+            f"{timed.input_wait_share:.0%} of it the devices waited for data."
+        )
+
+
+class Profiler:
+    """Traces steps first to first + count - 1; `profile_steps` () traces nothing.
+
+    The trace starts once the step before has ended and ends with its last step. Evaluations and checkpoints between
+    its steps are in it; those after its last step, or after the run's, are not. It is written too when the run ends
+    early, by an error or at its last step.
+    """
+
+    def __init__(self, profile_steps: tuple[int, ...], workdir: Path) -> None:
+        first, count = profile_steps or (0, 0)
+        self._steps = range(first, first + count)
+        self._folder = workdir / PROFILE_FOLDER
+        self._running = False
+
+    def around(self, train_step: TrainStep, start: int) -> TrainStep:
+        """The training step, first called for step `start` + 1 -> the same, with its number in the trace."""
+        if not self._steps:
+            return train_step
+        if start + 1 >= self._steps.stop:
+            log(f"config.profile_steps: step {self._steps[-1]:,} is done already, so there is no trace of it.")
+            return train_step
+        if start + 1 > self._steps.start:
+            self._steps = range(start + 1, self._steps.stop)
+        done = start
+
+        def step(state: TrainState, batch: Batch) -> tuple[TrainState, Results]:
+            nonlocal done
+            done += 1
+            if done not in self._steps:
+                return train_step(state, batch)
+            if not self._running:
+                jax.block_until_ready(state)
+                jax.profiler.start_trace(self._folder)
+                self._running = True
+            with jax.profiler.StepTraceAnnotation("train", step_num=done):
+                outcome = train_step(state, batch)
+            if done == self._steps[-1]:
+                jax.block_until_ready(outcome)
+                self.close()
+            return outcome
+
+        return step
+
+    def close(self) -> None:
+        """Writes the trace, if one is running."""
+        if self._running:
+            self._running = False
+            jax.profiler.stop_trace()
+            log(f"The trace of the profiled steps is in {self._folder}.")
+
+
+@dataclasses.dataclass
+class Skips:
+    """Steps left out because they are not finite. Both are in every checkpoint, so that a resumed run counts on."""
+
+    since_line: int = 0  # since the last line of the log
+    in_a_row: int = 0  # up to now
+
+    def count(self, finite: bool) -> None:
+        """One step more."""
+        self.since_line += not finite
+        self.in_a_row = 0 if finite else self.in_a_row + 1
+
+
+def describe_nonfinite(config: Config, workdir: Path, step: int, results: dict[str, Any], index: jax.Array) -> str:
+    """A step whose loss, gradient or updated weights are not finite, in words.
+
+    Writes WORKDIR/nonfinite_STEP.json: its numbers and the indices of its examples in the training split.
+    results: what the step returned, on the host. index: the batch's, on the devices; all processes' are gathered.
+    """
+    own = np.concatenate([np.asarray(shard.data).ravel() for shard in index.addressable_shards])
+    indices = multihost_utils.process_allgather(own).ravel() if jax.process_count() > 1 else own
+    path = workdir / f"nonfinite_{step}.json"
+    numbers = {name: float(results[name]) for name in ("loss", "gradient_norm", "learning_rate")}
+    values = {
+        "step": step,
+        # JSON has neither NaN nor infinity.
+        **{name: value if math.isfinite(value) else str(value) for name, value in numbers.items()},
+        "data": config.data.name,
+        "split": config.data.train_split,
+        "indices": [int(number) for number in indices],
+    }
+    write_json(path, values)
+    return (
+        f"Step {step}: the loss, the gradient or the updated weights are not finite (loss {results['loss']:g}, "
+        f"gradient norm {results['gradient_norm']:g}, learning rate {results['learning_rate']:g}). {path} names the "
+        "examples of its batch."
+    )
