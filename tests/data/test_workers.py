@@ -94,10 +94,12 @@ PROGRAM = """
 import dataclasses, json, os, pathlib, sys, time
 from configs.default import get_config
 from tnt_jax.data import batches, settings
-from tnt_jax.training import errors
 
 if __name__ == "__main__":
     import jax
+
+    from tnt_jax.training import runtime
+
     data = settings.DataSettings(**get_config().data)
     data = dataclasses.replace(data, name="folder", directory=sys.argv[1], eval_split="test", worker_processes=2)
     made = batches.train_batches(data, seed=0, batch_size=24, image_size=(16, 16), local_devices=1)
@@ -114,9 +116,9 @@ if __name__ == "__main__":
     }), flush=True)
     if sys.argv[2] == "train":
         try:
-            for _ in errors.readable(lambda: made):
+            for _ in runtime.readable(lambda: made):
                 pass
-        except errors.RunError as error:
+        except runtime.RunError as error:
             print(f"RunError: {error}", flush=True)
             sys.exit(3)
     if sys.argv[2] == "leave":

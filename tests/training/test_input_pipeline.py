@@ -9,9 +9,10 @@ import pytest
 
 from tests.training.helpers import TinyModel, assert_same_end, batch, checked_config, compiled, tiny_config
 from tnt_jax import workdir as workdirs
-from tnt_jax.training import loop, metrics, setup
+from tnt_jax.training import loop, setup
 from tnt_jax.training.config import check_config
 from tnt_jax.training.input_pipeline import InputPipeline, ResidentPipeline, make_input_pipeline, prefetch
+from tnt_jax.training.state import unreplicate
 
 
 def test_prefetched_batches_are_the_same_and_lie_on_all_devices():
@@ -132,5 +133,5 @@ def test_training_on_a_set_on_the_devices_is_the_same_on_one_and_eight_and_after
             cut = {name: np.asarray(value).reshape(devices, -1, *value.shape[2:]) for name, value in made.items()}
             cut["examples"] = np.broadcast_to(made["examples"][0], (devices, *made["examples"].shape[1:]))
             state, results = step(state, cut)
-        losses.append(metrics.to_host(results["sums"]["loss"])[0])
+        losses.append(unreplicate(results["sums"]["loss"])[0])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -2,14 +2,14 @@
 
 import json
 import math
-import types
 
 import jax
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.training.helpers import TinyPipeline, checked_config, points
+from tests.training.helpers import checked_config, points
+from tnt_jax.data.faulty import FaultyImages
 from tnt_jax.training import logging, monitor
 from tnt_jax.workdir import METRICS_FILE
 
@@ -114,7 +114,6 @@ def test_what_tensorflow_cannot_write_is_an_oserror(tmp_path, monkeypatch):
 
 
 def test_progress_line():
-    run = types.SimpleNamespace(plan=types.SimpleNamespace(total_steps=2200), pipeline=TinyPipeline(None))
     values = {"loss": 1.5, "accuracy": 0.25, "learning_rate": 1e-3, "images_per_second": 1234.5}
     assert logging.progress_line(500, 2200, values, 0, 80.0) == (
         "step 500/2,200  loss 1.5000  accuracy 0.2500  learning rate 0.001  1,234 images/s  1 min 20 s left"
@@ -127,20 +126,19 @@ def test_progress_line():
     assert logging.progress_line(1, 2200, values | {"input_wait_share": 0.01, "skipped_steps": 0}, 0, None).endswith(
         "/s"
     )
-    run.pipeline.faulty.add("train", "example 3 of train (a/b.jpg)", "no JPEG")
-    assert logging.progress_line(500, 2200, values, 0, 80.0).endswith(
+    assert logging.progress_line(500, 2200, values, 1, 80.0).endswith(
         "  1 faulty image replaced so far  1 min 20 s left"
     )
 
 
 def test_the_last_words_name_the_faulty_images(capsys):
-    run = types.SimpleNamespace(pipeline=TinyPipeline(None))
-    logging.log_faulty(run.pipeline.faulty)
+    faulty = FaultyImages()
+    logging.log_faulty(faulty)
     assert capsys.readouterr().out == ""
     for number in range(23):
-        run.pipeline.faulty.add("train", f"example {number}", "no JPEG")
-    run.pipeline.faulty.add("eval", "example 7", "empty")
-    logging.log_faulty(run.pipeline.faulty)
+        faulty.add("train", f"example {number}", "no JPEG")
+    faulty.add("eval", "example 7", "empty")
+    logging.log_faulty(faulty)
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == ["Faulty images replaced in training: 23", "  example 0: no JPEG"]
     assert lines[21:] == [

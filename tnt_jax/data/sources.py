@@ -17,7 +17,8 @@ from etils import epath
 
 from tnt_jax.data import augment, digits, prepared, synthetic
 from tnt_jax.data.folder import LAYOUT, Folder
-from tnt_jax.data.settings import DataSettings, shown
+from tnt_jax.data.settings import DataSettings
+from tnt_jax.keys import short_repr
 
 Pieces = list[tuple[str, int, int]]  # of a split: whole split's name, first example, end
 
@@ -75,7 +76,7 @@ class Dataset:
         try:
             instructions = tfds.core.ReadInstruction.from_spec(spec).to_absolute(infos)
         except Exception as error:  # tfds raises ValueError, AssertionError and NotImplementedError, by the mistake
-            raise ValueError(f"There is no split {shown(spec)}: {fix}") from error
+            raise ValueError(f"There is no split {short_repr(spec)}: {fix}") from error
         pieces = []
         for each in instructions:
             length = self.splits[each.splitname]

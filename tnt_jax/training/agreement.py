@@ -20,7 +20,7 @@ from jax._src import distributed  # the store has no public name yet
 import tnt_jax
 from tnt_jax import workdir as workdirs
 from tnt_jax.data.augment import DECODER
-from tnt_jax.data.settings import shown
+from tnt_jax.keys import short_repr
 from tnt_jax.training.config import as_dict
 from tnt_jax.training.runtime import CannotStart, lock_holder
 from tnt_jax.training.saved_config import leaves
@@ -87,8 +87,8 @@ def difference(mine: Mapping[str, Any], first: Mapping[str, Any]) -> str:
     return f"has another {', another '.join(words[:_NAMED])}{more}{SHARED * (CHECKPOINT in names)}"
 
 
-def _both(mine: Any, first: Any) -> str:
-    return f"{shown(mine)} there, {shown(first)} in process 0"
+def _both(mine: object, first: object) -> str:
+    return f"{short_repr(mine)} there, {short_repr(first)} in process 0"
 
 
 def agree(topic: str, statement: str, compare: Callable[[str], str], seconds: float) -> None:

@@ -1,66 +1,32 @@
 """An experiment's configuration, typed and checked: one field a key of configs/default.py, under the same name.
 
-The fields below are the one table of keys: type, limits, choices, whether a resumed run may change it, and what a run
-of before that lacks it meant; configs/default.py has defaults and units. `check_config` is the only way in.
+The fields below and in data/settings.py are the one table of keys: type, limits, choices, whether a resumed run may
+change it, and what a run of before that lacks it meant; configs/default.py has defaults and units. `check_config` is
+the only way in.
 """
 
 import dataclasses
 import json
-import math
 import re
-import types
-import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
-from tnt_jax.data.settings import DataSettings, shown
+from tnt_jax.data.settings import DataSettings
+from tnt_jax.keys import INT32, Group, key, keys_of, short_repr
 from tnt_jax.training.hints import hint
 
-INT32 = 2**31 - 1  # whole numbers are int32 on the devices
-# Others are float32, where what is larger turns into infinity sooner or later, and what is smaller than TINY into zero,
-# which is then divided by.
+# Numbers that are not whole are float32, where what is larger turns into infinity sooner or later, and what is smaller
+# than TINY into zero, which is then divided by.
 LARGE, TINY = 1e30, 1e-30
-ALWAYS = object()  # a key that every run has written
 
 
 @dataclasses.dataclass(frozen=True)
-class Key:
-    """What a key accepts beside its type: numbers (those of a tuple one by one) or strings."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    above: float = -math.inf  # the bound itself is excluded
-    below: float = math.inf  # likewise
-    choices: tuple[str, ...] = ()
-    # A resumed run may change it: the weights it ends with do not depend on it (up to rounding, for those of the model
-    # and the devices), or it says how to continue after a step that was not finite.
-    resumable: bool = False
-    before: Any = ALWAYS  # the value that a run of before, which lacks the key, resumes with; never changes
-
-    def admits(self, value: float) -> bool:
-        """Whether the number lies within. Every key has a `high` or a `below`: infinity is never within."""
-        return self.low <= value <= self.high and self.above < value < self.below
-
-    def limits(self) -> str:
-        """In words."""
-        words = {"at least": self.low, "at most": self.high, "greater than": self.above, "less than": self.below}
-        return " and ".join(
-            f"{word} {bound:g}" if bound == float(f"{bound:g}") else f"{word} {bound:,}"
-            for word, bound in words.items()
-            if math.isfinite(bound)
-        )
-
-
-def key(low: float = -math.inf, high: float = math.inf, **more: Any) -> Any:
-    """A field of the groups below, with its `Key`."""
-    return dataclasses.field(metadata={"key": Key(low, high, **more)})
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelSettings:
+class ModelSettings(Group):
     """`config.model`: the arguments of `tnt_jax.create_model`. None means "as the named variant has it"."""
+
+    prefix = "model."
 
     name: str
     num_classes: int | None = key(1, 2**24)
@@ -93,8 +59,10 @@ class ModelSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class MixingSettings:
+class MixingSettings(Group):
     """`config.mixing`: mixup, CutMix and random erasing, all on the device."""
+
+    prefix = "mixing."
 
     mixup_alpha: float = key(0, 1e6)
     cutmix_alpha: float = key(0, 1e6)
@@ -107,8 +75,10 @@ class MixingSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class DistributedSettings:
+class DistributedSettings(Group):
     """`config.distributed`: how this process finds the others."""
+
+    prefix = "distributed."
 
     enabled: bool = key(resumable=True)
     coordinator_address: str = key(resumable=True)
@@ -119,7 +89,7 @@ class DistributedSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Group):
     """A whole configuration; configs/default.py says what each key means and in which unit."""
 
     seed: int = key(0, INT32)
@@ -165,27 +135,7 @@ class Config:
     distributed: DistributedSettings
 
 
-# What data/settings.py, which checks the keys of `data`, does not know of them.
-_DATA = {
-    "directory": Key(resumable=True),
-    "exif_orientation": Key(resumable=True, before=False),
-    "worker_processes": Key(resumable=True, before=-1),
-    "on_device": Key(before=False),
-    "max_faulty_images": Key(resumable=True, before=10),
-    "allow_faulty_eval": Key(resumable=True, before=False),
-}
-
-
-def _keys(kind: type, prefix: str = "") -> Iterator[tuple[str, Key]]:
-    for field in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(field.type):
-            yield from _keys(field.type, f"{prefix}{field.name}.")
-        else:
-            own = _DATA.get(field.name, Key()) if kind is DataSettings else field.metadata.get("key", Key())
-            yield prefix + field.name, own
-
-
-KEYS = dict(_keys(Config))  # "seed", ..., "model.name", ...
+KEYS = dict(keys_of(Config))  # "seed", ..., "model.name", ...
 
 
 def check_config(given: ml_collections.ConfigDict | Mapping[str, Any] | Config) -> Config:
@@ -219,18 +169,11 @@ def as_dict(config: Config) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def without_none(kind: Any) -> Any:
-    """A field's type -> the same without "or None"."""
-    if isinstance(kind, types.UnionType):
-        return next(each for each in typing.get_args(kind) if each is not types.NoneType)
-    return kind
-
-
-def _build(kind: type, values: Any, prefix: str) -> Any:
+def _build(kind: type[Group], values: Any, prefix: str) -> Any:
     """A dict -> the dataclass of the same keys, recursively."""
     if not isinstance(values, Mapping):
         raise ValueError(
-            f"config.{prefix[:-1]}={shown(values)}: must be a group of keys (an ml_collections.ConfigDict)."
+            f"config.{prefix[:-1]}={short_repr(values)}: must be a group of keys (an ml_collections.ConfigDict)."
         )
     fields = {field.name: field.type for field in dataclasses.fields(kind)}
     for name in values:
@@ -239,44 +182,8 @@ def _build(kind: type, values: Any, prefix: str) -> Any:
     missing = [prefix + name for name in fields if name not in values]
     if missing:
         raise ValueError(f"The config lacks {', '.join(missing)}. Start from configs/default.py, which has every key.")
-    arguments = {}
-    for name, wanted in fields.items():
-        if dataclasses.is_dataclass(wanted):
-            arguments[name] = _build(wanted, values[name], f"{prefix}{name}.")
-        elif kind is DataSettings:
-            arguments[name] = tuple(values[name]) if isinstance(values[name], list) else values[name]
-        elif values[name] is None and wanted != without_none(wanted):
-            arguments[name] = None
-        else:
-            arguments[name] = _typed(prefix + name, values[name], without_none(wanted))
-    return kind(**arguments)
-
-
-def _typed(name: str, value: Any, wanted: Any) -> Any:
-    """The value as the annotated type, within the key's limits and choices."""
-    if typing.get_origin(wanted) is tuple:
-        return _typed_tuple(name, value, typing.get_args(wanted))
-    accepted = (int, float) if wanted is float else wanted  # a whole number serves where any number does
-    if not isinstance(value, accepted) or (wanted is not bool and isinstance(value, bool)):
-        words = {int: "a whole number", float: "a number", str: "a string", bool: "True or False"}[wanted]
-        raise ValueError(f"config.{name}={shown(value)}: must be {words}.")
-    if wanted is str and not value.isprintable():  # no path, address or name can hold these
-        raise ValueError(f"config.{name}={shown(value)}: must be of characters that can be printed.")
-    if wanted in (int, float) and not KEYS[name].admits(value):
-        raise ValueError(f"config.{name}={shown(value)}: must be {KEYS[name].limits()}.")
-    if KEYS[name].choices and value not in KEYS[name].choices:
-        raise ValueError(f"config.{name}={shown(value)}: must be one of {', '.join(KEYS[name].choices)}.")
-    return float(value) if wanted is float else value
-
-
-def _typed_tuple(name: str, value: Any, items: tuple[Any, ...]) -> tuple[Any, ...]:
-    if not isinstance(value, (tuple, list)):
-        raise ValueError(f"config.{name}={shown(value)}: must be a tuple, such as (1, 2).")
-    if items[-1] is Ellipsis:
-        items = (items[0],) * len(value)
-    if len(value) != len(items):
-        raise ValueError(f"config.{name}={shown(value)}: must hold {len(items)} numbers.")
-    return tuple(_typed(name, item, kind) for item, kind in zip(value, items, strict=True))
+    groups = {name: each for name, each in fields.items() if dataclasses.is_dataclass(each)}
+    return kind(**values | {name: _build(each, values[name], each.prefix) for name, each in groups.items()})
 
 
 def _check_together(config: Config) -> None:
@@ -328,12 +235,12 @@ def _check_distributed(distributed: DistributedSettings) -> None:
     host, _, port = address.rpartition(":")
     if address and not (host and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 2**16):
         raise ValueError(
-            f"config.distributed.coordinator_address={shown(address)}: must be host:port of process 0, such as "
+            f"config.distributed.coordinator_address={short_repr(address)}: must be host:port of process 0, such as "
             "10.0.0.1:1234 or [::1]:1234, the port from 1 to 65535."
         )
     if not distributed.enabled and (address or distributed.num_processes > 1):
         raise ValueError(
-            f"config.distributed.coordinator_address={shown(address)} and num_processes="
+            f"config.distributed.coordinator_address={short_repr(address)} and num_processes="
             f"{distributed.num_processes} name a coordinator or several processes, but config.distributed.enabled is "
             "False. Set it to True, or leave the others as they are in configs/default.py."
         )

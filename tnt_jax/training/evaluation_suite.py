@@ -10,7 +10,7 @@ import numpy as np
 from tnt_jax.data.faulty import FaultyImages
 from tnt_jax.data.settings import DataSettings
 from tnt_jax.training.config import Config
-from tnt_jax.training.input_pipeline import Batch, place
+from tnt_jax.training.input_pipeline import Batch, batch_arguments
 from tnt_jax.training.starting_point import label_map
 
 # A tfds name with /config and :version, where it has them, and a split in tfds notation.
@@ -119,7 +119,7 @@ class EvaluationSuite:
         """This process's shard of a set: every example once, the last batch filled up and masked."""
         size = self._config.eval_batch_size
         batches = self._batches.eval_batches(
-            suite_set.settings, batch_size=size, faulty=self.faulty, **place(self._config)
+            suite_set.settings, batch_size=size, faulty=self.faulty, **batch_arguments(self._config)
         )
         return (suite_set.in_model_classes(batch) for batch in batches)
 

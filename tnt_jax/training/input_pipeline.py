@@ -56,14 +56,14 @@ class InputPipeline:
             seed=config.seed,
             start_step=start_step,
             faulty=self.faulty,
-            **place(config),
+            **batch_arguments(config),
         )
 
     def evaluation(self) -> Iterator[Batch]:
         """This process's shard of the evaluation split: every example once, the last batch filled up and masked."""
         config = self._config
         return self._batches.eval_batches(
-            config.data, batch_size=config.eval_batch_size, faulty=self.faulty, **place(config)
+            config.data, batch_size=config.eval_batch_size, faulty=self.faulty, **batch_arguments(config)
         )
 
 
@@ -84,7 +84,7 @@ class ResidentPipeline(InputPipeline):
             batch_size=config.batch_size,
             seed=config.seed,
             start_step=start_step,
-            **{name: value for name, value in place(config).items() if name != "image_size"},
+            **{name: value for name, value in batch_arguments(config).items() if name != "image_size"},
         )
         return (batch | {"examples": examples} for batch in batches)
 
@@ -96,7 +96,7 @@ class ResidentPipeline(InputPipeline):
     def _resident(self) -> tuple[jax.Array, np.ndarray]:
         from tnt_jax.data import resident
 
-        images, labels = resident.load(self._config.data, place(self._config)["image_size"], self.faulty)
+        images, labels = resident.load(self._config.data, batch_arguments(self._config)["image_size"], self.faulty)
         return replicate(images), labels
 
     @functools.cached_property
@@ -109,8 +109,8 @@ def make_input_pipeline(config: Config) -> InputPipeline:
     return ResidentPipeline(config) if config.data.on_device else InputPipeline(config)
 
 
-def place(config: Config) -> dict[str, Any]:
-    """The arguments of the data package's batches that say for which devices they are, and of which size."""
+def batch_arguments(config: Config) -> dict[str, Any]:
+    """Arguments of the data package's functions for batches: the images' size, and for which devices they are."""
     return {
         "image_size": (config.model.image_size, config.model.image_size),
         "local_devices": jax.local_device_count(),

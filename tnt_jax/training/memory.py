@@ -4,15 +4,17 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from tnt_jax.models.complexity import by_formula
+from tnt_jax.models.tnt import TNT
 from tnt_jax.training.config import Config
 from tnt_jax.training.monitor import host_memory
 from tnt_jax.training.runtime import RunError
+from tnt_jax.training.state import TrainState
+from tnt_jax.training.steps import Batch, Results, TrainStep
 
 GIB = 2**30
 ROOM = 0.8  # of the memory, which a suggestion may take: other programs need some
@@ -24,14 +26,14 @@ FIX = (
 EVALUATION_FIX = "Take a smaller config.eval_batch_size, or fewer config.prefetch_batches."
 
 
-def least_bytes(config: Config, model: Any, devices: int) -> float:
+def least_bytes(config: Config, model: TNT, devices: int) -> float:
     """What training holds at once on each of `devices`, at the very least: less than half of what it will be.
 
     Weights, gradient, AdamW's two moments and the average; the images of a step and of those that wait; of one block
     the tokens, the words and the attention of a forward pass.
     """
     size, item = config.model.image_size, jnp.dtype(model.dtype).itemsize
-    share = config.batch_size // devices // config.accumulation_steps
+    images = config.batch_size // devices // config.accumulation_steps
     waiting = config.prefetch_batches * config.batch_size // devices + config.eval_batch_size // devices
     sentences, width = model.grid[0] * model.grid[1], model.outer_dim
     weights = by_formula(model).parameters + (model.num_classes + sentences) * width
@@ -41,10 +43,10 @@ def least_bytes(config: Config, model: Any, devices: int) -> float:
         activations += sentences * (words * model.inner_dim + model.inner_num_heads * words**2)
     pixels = 3 * size**2
     copies = 5 if config.ema_decay else 4
-    return 4.0 * copies * weights + item * share * activations + (4 * share + waiting) * pixels
+    return 4.0 * copies * weights + item * images * activations + (4 * images + waiting) * pixels
 
 
-def check_memory(config: Config, model: Any) -> None:
+def check_memory(config: Config, model: TNT) -> None:
     """Raises ValueError where training cannot fit the devices, however it is compiled."""
     statistics = jax.local_devices()[0].memory_stats() or {}  # a CPU has none
     held = statistics.get("bytes_limit") or machine_bytes() / jax.local_device_count()
@@ -60,14 +62,14 @@ def check_memory(config: Config, model: Any) -> None:
         )
 
 
-def announced(train_step: Callable[..., Any], config: Config, log: Callable[[str], None]) -> Callable[..., Any]:
+def announced(train_step: TrainStep, config: Config, log: Callable[[str], None]) -> TrainStep:
     """A pmapped training step -> the same; before it runs for the first time, `log` gets `need_message`.
 
     jax keeps what is compiled here, so nothing is compiled twice.
     """
     known = False
 
-    def step(state: Any, batch: Any) -> Any:
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Results]:
         nonlocal known
         if not known:
             known = True

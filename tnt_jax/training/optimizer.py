@@ -10,8 +10,9 @@ import optax
 
 from tnt_jax.models.fast.stacking import is_stack
 from tnt_jax.training.config import Config, peak_learning_rate
+from tnt_jax.training.state import Params
 
-Schedule = Callable[[Any], jax.Array]
+Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 
 # Weight decay applies to matrices and convolutions, not to vectors (biases, norms, scales, the class token), nor to:
 NO_WEIGHT_DECAY = ("word_position", "sentence_position")
@@ -30,7 +31,7 @@ def make_schedule(config: Config, steps_per_epoch: int) -> Schedule:
     staircase = config.schedule_unit == "epoch"
     cosine = config.schedule == "cosine"
 
-    def schedule(step: Any) -> jax.Array:
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(step)
         epoch = (step // steps_per_epoch if staircase else step / steps_per_epoch).astype(jnp.float32)
         rate = jnp.float32(peak)
@@ -44,13 +45,13 @@ def make_schedule(config: Config, steps_per_epoch: int) -> Schedule:
     return schedule
 
 
-def decay_mask(params: Any) -> Any:
+def decay_mask(params: Params) -> Any:
     """Parameter tree -> tree of bools, True where weight decay applies: rank 2 or more and not in NO_WEIGHT_DECAY.
 
     Of stacked blocks, the axis of blocks does not count.
     """
 
-    def decays(path: tuple[Any, ...], leaf: Any) -> bool:
+    def decays(path: tuple[jax.tree_util.DictKey, ...], leaf: jax.Array) -> bool:
         stacked = any(is_stack(str(entry.key)) for entry in path)
         return leaf.ndim - stacked >= 2 and path[-1].key not in NO_WEIGHT_DECAY
 
@@ -75,7 +76,7 @@ def make_optimizer(config: Config, schedule: Schedule) -> optax.GradientTransfor
     return optax.chain(optax.clip_by_global_norm(config.gradient_clip_norm), adamw)
 
 
-def average_decay(config: Config, step: Any) -> Any:
+def average_decay(config: Config, step: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
     """Update number, from 0 -> the decay of the weights' average at it; traceable.
 
     With `ema_warmup` as in TensorFlow's ExponentialMovingAverage, min(ema_decay, (1 + t) / (10 + t)), so that the start
@@ -96,6 +97,6 @@ def start_in_average(config: Config, steps: int) -> float:
 
 
 @jax.named_scope("optimizer")
-def update_average(average: Any, params: Any, decay: Any) -> Any:
+def update_average(average: Params, params: Params, decay: jax.typing.ArrayLike) -> Params:
     """The exponential moving average of the weights: average * decay + params * (1 - decay), leaf by leaf."""
     return jax.tree.map(lambda old, new: old * decay + new * (1 - decay), average, params)

@@ -14,7 +14,8 @@ from typing import Any
 import ml_collections
 from ml_collections.config_dict import placeholder
 
-from tnt_jax.training.config import ALWAYS, KEYS, Config, check_config, unknown_key_message, without_none
+from tnt_jax.keys import ALWAYS, without_none
+from tnt_jax.training.config import KEYS, Config, check_config, unknown_key_message
 from tnt_jax.workdir import CONFIG_FILE, read_config, warn_once
 
 # Keys that the first version did not have -> the value that a run without them resumes with, whatever

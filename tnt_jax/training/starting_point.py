@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tnt_jax import workdir as workdirs
-from tnt_jax.data.settings import shown
+from tnt_jax.keys import short_repr
 from tnt_jax.models.tnt import TNT
 from tnt_jax.models.variants import create_model
 from tnt_jax.pretrained.load import fit, read_source
@@ -36,7 +36,7 @@ def check_pretrained(source: str) -> None:
             raise ValueError(f"config.pretrained={source}: {error}") from error
     if source and not source.startswith(HUB_PREFIX) and not os.path.exists(os.path.expanduser(source)):
         raise FileNotFoundError(
-            f"config.pretrained={shown(source)}: there is no such file or folder. Give a .safetensors, .pth or "
+            f"config.pretrained={short_repr(source)}: there is no such file or folder. Give a .safetensors, .pth or "
             f".pth.tar file, a workdir, or {HUB_PREFIX}OWNER/NAME."
         )
 

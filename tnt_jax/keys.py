@@ -1,0 +1,116 @@
+"""Groups of configuration keys as dataclasses: one field a key, with its type and limits, checked when one is made."""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+INT32 = 2**31 - 1  # the type of whole numbers on the devices
+ALWAYS = object()  # the `before` of a key that every run has written
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """What a key accepts beside its type: numbers (those of a tuple one by one) or strings."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: float = -math.inf  # the bound itself is excluded
+    below: float = math.inf  # likewise
+    choices: tuple[str, ...] = ()
+    # A resumed run may change it: the weights it ends with do not depend on it (up to rounding, for those of the model
+    # and the devices), or it says how to continue after a step that was not finite.
+    resumable: bool = False
+    before: Any = ALWAYS  # the value that a run of before, which lacks the key, resumes with; never changes
+
+    def admits(self, value: float) -> bool:
+        """Whether the number lies within. Every number has a `high` or a `below`: infinity is never within."""
+        return self.low <= value <= self.high and self.above < value < self.below
+
+    def limits(self) -> str:
+        """In words."""
+        words = {"at least": self.low, "at most": self.high, "greater than": self.above, "less than": self.below}
+        return " and ".join(
+            f"{word} {bound:g}" if bound == float(f"{bound:g}") else f"{word} {bound:,}"
+            for word, bound in words.items()
+            if math.isfinite(bound)
+        )
+
+
+def key(low: float = -math.inf, high: float = math.inf, **more: Any) -> Any:
+    """A field of a group, with its `Key`."""
+    return dataclasses.field(metadata={"key": Key(low, high, **more)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Base of the groups. Making one raises ValueError with the key, the value found and what is accepted."""
+
+    prefix: ClassVar[str] = ""  # of its keys' names, such as "model."
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if not dataclasses.is_dataclass(field.type):
+                value = _typed(self.prefix + field.name, getattr(self, field.name), field.type, key_of(field))
+                object.__setattr__(self, field.name, value)
+
+
+def key_of(field: dataclasses.Field) -> Key:
+    """The `Key` of a group's field."""
+    return field.metadata.get("key", Key())
+
+
+def keys_of(group: type[Group]) -> Iterator[tuple[str, Key]]:
+    """A group, and the groups in it -> (dotted name, Key)."""
+    for field in dataclasses.fields(group):
+        if dataclasses.is_dataclass(field.type):
+            yield from keys_of(field.type)
+        else:
+            yield group.prefix + field.name, key_of(field)
+
+
+def without_none(kind: Any) -> Any:
+    """A field's type -> the same without "or None"."""
+    if isinstance(kind, types.UnionType):
+        return next(each for each in typing.get_args(kind) if each is not types.NoneType)
+    return kind
+
+
+def short_repr(value: object) -> str:
+    """A value as an error message has it, cut where it is long. Python itself refuses to write very long numbers."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"{'-' * (value < 0)}2**{value.bit_length() - 1} or more"
+    text = repr(value) if not isinstance(value, (tuple, list)) else f"({', '.join(map(short_repr, value))})"
+    return text if len(text) <= 200 else f"{text[:150]}... ({len(text)} characters)"
+
+
+def _typed(name: str, value: Any, wanted: Any, key: Key) -> Any:
+    """The value as the annotated type, within the key's limits and choices."""
+    if value is None and wanted != without_none(wanted):
+        return None
+    wanted = without_none(wanted)
+    if typing.get_origin(wanted) is tuple:
+        return _typed_tuple(name, value, typing.get_args(wanted), key)
+    accepted = (int, float) if wanted is float else wanted  # a whole number serves where any number does
+    if not isinstance(value, accepted) or (wanted is not bool and isinstance(value, bool)):
+        words = {int: "a whole number", float: "a number", str: "a string", bool: "True or False"}[wanted]
+        raise ValueError(f"config.{name}={short_repr(value)}: must be {words}.")
+    if wanted is str and not value.isprintable():  # no path, address or name can hold these
+        raise ValueError(f"config.{name}={short_repr(value)}: must be of characters that can be printed.")
+    if wanted in (int, float) and not key.admits(value):
+        raise ValueError(f"config.{name}={short_repr(value)}: must be {key.limits()}.")
+    if key.choices and value not in key.choices:
+        raise ValueError(f"config.{name}={short_repr(value)}: must be one of {', '.join(key.choices)}.")
+    return float(value) if wanted is float else value
+
+
+def _typed_tuple(name: str, value: Any, items: tuple[Any, ...], key: Key) -> tuple[Any, ...]:
+    if not isinstance(value, (tuple, list)):
+        raise ValueError(f"config.{name}={short_repr(value)}: must be a tuple, such as (1, 2).")
+    if items[-1] is Ellipsis:
+        items = (items[0],) * len(value)
+    if len(value) != len(items):
+        raise ValueError(f"config.{name}={short_repr(value)}: must hold {len(items)} numbers.")
+    return tuple(_typed(name, item, kind, key) for item, kind in zip(value, items, strict=True))
