@@ -245,8 +245,8 @@ def test_checkpoints_of_an_earlier_version_are_read(tmp_path):
     ],
 )
 def test_what_is_kept(kept, expected):
-    table = {step: checkpoints.Kept(*entry) for step, entry in enumerate(kept, start=1)}
-    assert checkpoints.preserved(table, newest=2) == expected
+    table = {step: checkpoints.Retained(*entry) for step, entry in enumerate(kept, start=1)}
+    assert checkpoints.steps_to_retain(table, newest=2) == expected
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last_good_one(tmp_path):
