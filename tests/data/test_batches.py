@@ -169,11 +169,10 @@ def test_synthetic_images_come_from_their_numbers(settings_for, copies):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(batch_size=13), r"batch_size=13 cannot be divided among 2 devices .*12 or 14"),
-        (dict(batch_size=2, local_devices=4, process_count=2), r"multiple of 8, such as 8\."),
-        (dict(batch_size=0), "batch_size=0 cannot"),
+        (dict(batch_size=13), "batch_size=13 is not a multiple of the 2 devices"),
+        (dict(batch_size=2, local_devices=4, process_count=2), "8 devices of 2 processes"),
+        (dict(batch_size=0), "batch_size=0 is not"),
         (dict(batch_size=54), r"batch_size=54 does not fit the 53 examples of data\.train_split='train'"),
-        (dict(process_index=2, process_count=2), "process 2 of 2"),
         (dict(local_devices=0), "0 devices"),
     ],
 )
@@ -191,7 +190,7 @@ def test_an_unknown_randaugment_is_refused_at_once(settings_for, tiles):
 
 def test_an_evaluation_batch_the_devices_do_not_divide_is_refused(settings_for, tiles):
     settings = settings_for("tiles", tiles("tfrecord"))
-    with pytest.raises(ValueError, match=r"eval_batch_size=10 .* 8 devices .*8 or 16"):
+    with pytest.raises(ValueError, match="eval_batch_size=10 .* 8 devices"):
         batches.eval_batches(settings, batch_size=10, image_size=SIZE, local_devices=8)
 
 

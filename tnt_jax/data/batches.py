@@ -76,7 +76,7 @@ def train_batches(
     more faulty images than data.max_faulty_images, a file that cannot be read or a label out of range (by name), and
     ChildProcessError where a worker process was killed.
     """
-    _check_devices("batch_size", batch_size, local_devices, process_index, process_count)
+    _check_devices("batch_size", batch_size, local_devices, process_count)
     steps_per_epoch(settings, batch_size)
     dataset = sources.open_dataset(settings)
     source, copies = dataset.open_split(settings.train_split), settings.repeated_augmentation
@@ -105,7 +105,7 @@ def eval_batches(
     empty. Where the set has several labels an image there is also "labels" uint8 [d, b, classes], 1 for each of them;
     "label" is the first, and an image without any has "mask" 0 and "label" 0.
     """
-    _check_devices("eval_batch_size", batch_size, local_devices, process_index, process_count)
+    _check_devices("eval_batch_size", batch_size, local_devices, process_count)
     dataset = sources.open_dataset(settings)
     source, samples = dataset.open_split(settings.eval_split), batch_size // process_count
     pieces, classes = -(-samples // _PIECE), (dataset.num_classes, dataset.several_labels)
@@ -289,17 +289,10 @@ def _assembled(made: _Pieces, pieces: Iterator[dict], local_devices: int, faulty
     return {name: field.reshape(local_devices, -1, *field.shape[1:]) for name, field in batch.items()}
 
 
-def _check_devices(key: str, batch_size: int, local_devices: int, process_index: int, process_count: int) -> None:
+def _check_devices(key: str, batch_size: int, local_devices: int, process_count: int) -> None:
     devices = local_devices * process_count
-    if local_devices < 1 or not 0 <= process_index < process_count:
-        raise ValueError(f"{local_devices} devices, process {process_index} of {process_count}: there must be some.")
-    if batch_size < 1 or batch_size % devices:
-        lower = max(batch_size, 0) // devices * devices
-        near = f"{lower} or {lower + devices}" if lower else str(devices)
-        raise ValueError(
-            f"{key}={batch_size} cannot be divided among {devices} devices ({process_count} processes with "
-            f"{local_devices} each). Take a multiple of {devices}, such as {near}."
-        )
+    if batch_size < 1 or devices < 1 or batch_size % devices:
+        raise ValueError(f"{key}={batch_size} is not a multiple of the {devices} devices of {process_count} processes.")
 
 
 def _cores() -> int:
