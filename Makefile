@@ -9,7 +9,7 @@ HUGE_PAGES := glibc.malloc.hugetlb=1
 
 train: install
 	GLIBC_TUNABLES=$(HUGE_PAGES) $(BIN)/python main.py --config=configs/digits.py --workdir=runs/digits
-	$(BIN)/python -m tnt_jax.tools.pictures --workdir=runs/digits
+	$(BIN)/python -m tnt_jax.tools.figures --workdir=runs/digits
 
 test: install lint
 	$(BIN)/python -m pytest

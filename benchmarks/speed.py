@@ -2,7 +2,7 @@
 
     python -m benchmarks.speed --batch-sizes=16 --train-batch-sizes=8 --threads=2 --output=benchmark.json
     python -m benchmarks.speed --models=tnt_s_patch16_224,deit_small_patch16_224 --batch-sizes=64,128 \
-        --dtype=bfloat16 --peer=timm --peer-python=PYTHON
+        --dtype=bfloat16 --baseline=timm --baseline-python=PYTHON
 
 For each kind of work (forward, training) and batch size, every model on every side runs in a process of its own; they
 take turns within one run, so that a noisy machine disturbs them alike (on a TPU, which belongs to one process, they run
@@ -11,6 +11,7 @@ the rounds. Compilation and the first steps are not timed. `--config` gives the 
 --config.model.KEY=VALUE, settings for all models. PYTHON is an interpreter with torch and timm.
 """
 
+import argparse
 import importlib.util
 import json
 import os
@@ -23,37 +24,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-from ml_collections import config_flags
-
 from benchmarks.sides.turns import Worker, WorkerError
-from tnt_jax.tools import arguments as command_line
-from tnt_jax.tools import be_quiet
+from tnt_jax.models.variants import create_model
+from tnt_jax.tools import command_line
+from tnt_jax.training.config import as_dict, check_config
+from tnt_jax.workdir import write_file
 
 DEFAULT = str(Path(__file__).parents[1] / "configs/default.py")
-CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, and settings for all models; configs/default.py.")
-flags.DEFINE_list("models", ["tnt_s_patch16_224", "deit_small_patch16_224"], "Names; timm's of the same name.")
-flags.DEFINE_list("modes", ["forward", "train"], "What is timed: forward, train or both.")
-flags.DEFINE_list("batch_sizes", ["16"], "Images a step, over all devices of the machine.")
-flags.DEFINE_list("train_batch_sizes", None, "The same for training, where it differs.")
-flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "Of the arithmetic on both sides; the config's unless given.")
-flags.DEFINE_enum("peer", "auto", ["auto", "timm", "none"], "auto: timm where --peer-python or this Python has it.")
-flags.DEFINE_string("peer_python", None, "Interpreter with torch and timm; this one unless given.")
-flags.DEFINE_enum("peer_compile", "auto", ["auto", "yes", "no"], "torch.compile for the peer; auto: on GPUs.")
-flags.DEFINE_integer("rounds", 5, "Turns of each side.", lower_bound=1)
-flags.DEFINE_integer("warmup_steps", 2, "Steps before the first turn, beside the one that compiles.", lower_bound=1)
-flags.DEFINE_float("turn_seconds", 2.0, "How long a turn is, at least; one step if that is longer.", lower_bound=0)
-flags.DEFINE_integer("threads", 0, "Processor cores for each side (Linux); 0: all.", lower_bound=0)
-flags.DEFINE_string("output", None, "File for the figures as JSON.")
-
-FLAGS = flags.FLAGS
-OURS, PEER = "tnt_jax", "timm"
+OURS, BASELINE = "tnt_jax", "timm"
 MODES = ("forward", "train")
 OURS_COMMAND = [sys.executable, "-m", "benchmarks.sides.ours"]
-PEER_FILE = Path(__file__).parent / "sides/peer.py"
+BASELINE_FILE = Path(__file__).parent / "sides/baseline.py"
 # Several processes share a GPU: each must leave the others room.
 OURS_ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "2"}
-# Settings that change what is computed; the peer takes image_size, num_classes, depth and drop_path_rate over.
+# Settings that change what is computed; the baseline takes image_size, num_classes, depth and drop_path_rate over.
 ARCHITECTURE = (
     *("patch_size", "word_size", "inner_dim", "outer_dim", "inner_num_heads", "outer_num_heads", "mlp_ratio"),
     *("tnt_blocks", "word_position", "sentence_position", "squeeze_excitation", "qkv_bias"),
@@ -62,22 +46,22 @@ NUM_CLASSES = 1000  # where the config leaves it to the data set
 PAUSE = 0.3  # seconds between turns: threads of the last side that spin for work go to sleep
 
 
-def cases(config: dict[str, Any]) -> list[list[dict[str, Any]]]:
-    """The flags and a config's plain form -> groups of cases that take turns. Raises ValueError with the fix.
+def cases(options: argparse.Namespace, config: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """The options and a config's plain form -> groups of cases that take turns. Raises ValueError with the fix.
 
-    A case: side, model, mode, batch_size, and what the workers need (sides/ours.py and peer.py).
+    A case: side, model, mode, batch_size, and what the workers need (sides/ours.py and baseline.py).
     """
-    sides = [OURS] + [PEER] * has_peer()
-    if not FLAGS.models:
+    sides = [OURS] + [BASELINE] * has_baseline(options)
+    if not options.models:
         raise ValueError("--models is empty: name one at least, such as --models=tnt_s_patch16_224.")
-    for mode in FLAGS.modes:
+    for mode in options.modes:
         if mode not in MODES:
             raise ValueError(f"--modes={mode}: must be forward, train or both.")
     groups = []
-    for mode in FLAGS.modes:
-        texts = FLAGS.train_batch_sizes if mode == "train" and FLAGS.train_batch_sizes else FLAGS.batch_sizes
+    for mode in options.modes:
+        texts = options.train_batch_sizes if mode == "train" and options.train_batch_sizes else options.batch_sizes
         for batch_size in map(positive, texts):
-            made = [make_case(config, model, mode, batch_size) for model in FLAGS.models]
+            made = [make_case(options, config, model, mode, batch_size) for model in options.models]
             groups.append([{"side": side} | case for case in made for side in sides])
     return groups
 
@@ -89,13 +73,12 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def make_case(config: dict[str, Any], name: str, mode: str, batch_size: int) -> dict[str, Any]:
+def make_case(
+    options: argparse.Namespace, config: dict[str, Any], name: str, mode: str, batch_size: int
+) -> dict[str, Any]:
     """One model, mode and batch size -> a case without its side. Raises ValueError for a model that cannot be."""
-    from tnt_jax.models.variants import create_model
-    from tnt_jax.training.config import as_dict, check_config
-
     num_classes = config["model"]["num_classes"] or NUM_CLASSES
-    changes = {"name": name, "num_classes": num_classes} | ({"dtype": FLAGS.dtype} if FLAGS.dtype else {})
+    changes = {"name": name, "num_classes": num_classes} | ({"dtype": options.dtype} if options.dtype else {})
     # No data is read, but more copies of an image than a batch holds would be refused.
     copies = min(config["data"]["repeated_augmentation"], batch_size)
     config = config | {"model": config["model"] | changes, "data": config["data"] | {"repeated_augmentation": copies}}
@@ -103,8 +86,8 @@ def make_case(config: dict[str, Any], name: str, mode: str, batch_size: int) -> 
     experiment = check_config(config)
     model = create_model(**experiment.model.arguments())
     unlike = [f"config.model.{key}" for key in ARCHITECTURE if config["model"][key] is not None]
-    if unlike and has_peer():
-        raise ValueError(f"{', '.join(unlike)}: timm's models keep their own. Leave it out, or give --peer=none.")
+    if unlike and has_baseline(options):
+        raise ValueError(f"{', '.join(unlike)}: timm's models keep their own. Leave it out, or give --baseline=none.")
     return {
         "model": name,
         "mode": mode,
@@ -116,64 +99,66 @@ def make_case(config: dict[str, Any], name: str, mode: str, batch_size: int) -> 
         "image_size": experiment.model.image_size,
         "depth": model.depth,
         "drop_path_rate": model.drop_path_rate,
-        "compile": FLAGS.peer_compile,
-        "threads": FLAGS.threads,
-        "warmup_steps": FLAGS.warmup_steps,
-        "turn_seconds": FLAGS.turn_seconds,
+        "compile": options.baseline_compile,
+        "threads": options.threads,
+        "warmup_steps": options.warmup_steps,
+        "turn_seconds": options.turn_seconds,
     }
 
 
-def has_peer() -> bool:
+def has_baseline(options: argparse.Namespace) -> bool:
     """Whether timm is to run. Raises ValueError where it is asked for and not there."""
     here = all(importlib.util.find_spec(name) for name in ("torch", "timm"))
-    if FLAGS.peer == "none":
+    if options.baseline == "none":
         return False
-    if FLAGS.peer_python and not shutil.which(FLAGS.peer_python):
+    if options.baseline_python and not shutil.which(options.baseline_python):
         raise ValueError(
-            f"--peer-python={FLAGS.peer_python}: there is no such program. Name a Python with torch and timm."
+            f"--baseline-python={options.baseline_python}: there is no such program. Name a Python with torch and timm."
         )
-    if FLAGS.peer == "timm" and not here and not FLAGS.peer_python:
-        raise ValueError("--peer=timm: this Python has no torch and timm. Name one that has: --peer-python=PYTHON.")
-    return here or bool(FLAGS.peer_python)
+    if options.baseline == "timm" and not here and not options.baseline_python:
+        raise ValueError(
+            "--baseline=timm: this Python has no torch and timm. Name one that has: --baseline-python=PYTHON."
+        )
+    return here or bool(options.baseline_python)
 
 
-def start(case: dict[str, Any]) -> Worker:
-    """A case -> the process that runs it, compiling already."""
+def start(case: dict[str, Any], baseline_python: str) -> Worker:
+    """A case, and the interpreter with torch and timm -> the process that runs it, compiling already."""
     if case["side"] == OURS:
         return Worker(OURS_COMMAND, case, OURS_ENVIRONMENT)
-    return Worker([FLAGS.peer_python or sys.executable, str(PEER_FILE)], case)
+    return Worker([baseline_python, str(BASELINE_FILE)], case)
 
 
-def measure(group: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def measure(group: Sequence[dict[str, Any]], rounds: int, baseline_python: str) -> list[dict[str, Any]]:
     """Cases -> their results, measured in turns; those on a TPU each alone, before the next one starts."""
-    entrants, waiting = [], []
+    contenders, waiting = [], []
     try:
         for case in group:  # one compiles after the other, so that the seconds of a first step mean something
-            entrant = Entrant(case)
-            entrants.append(entrant)
-            if entrant.facts.get("platform") == "tpu":
-                entrant.alone()
+            contender = Contender(case, baseline_python)
+            contenders.append(contender)
+            if contender.facts.get("platform") == "tpu":
+                contender.alone(rounds)
             else:
-                waiting.append(entrant)
-        for _ in range(FLAGS.rounds):
-            for entrant in waiting:
-                entrant.turn()
-        for entrant in waiting:
-            entrant.end()
+                waiting.append(contender)
+        for _ in range(rounds):
+            for contender in waiting:
+                contender.turn()
+        for contender in waiting:
+            contender.end()
     finally:
-        for entrant in entrants:
-            entrant.worker.close()
-    return [entrant.result(interleaved=entrant in waiting) for entrant in entrants]
+        for contender in contenders:
+            contender.worker.close()
+    return [contender.result(interleaved=contender in waiting) for contender in contenders]
 
 
-class Entrant:
+class Contender:
     """A case, its worker and what came of it so far."""
 
-    def __init__(self, case: dict[str, Any]) -> None:
+    def __init__(self, case: dict[str, Any], baseline_python: str) -> None:
         self.case, self.rates, self.error = case, [], None
         self.memory = {"memory_bytes": None, "memory_basis": "not measured"}
-        say(f"{case['side']}: {case['model']}, {case['mode']}, batch {case['batch_size']}: compiling")
-        self.worker = start(case)
+        log(f"{case['side']}: {case['model']}, {case['mode']}, batch {case['batch_size']}: compiling")
+        self.worker = start(case, baseline_python)
         self.facts = self._guarded(self.worker.ready) or {}
 
     def turn(self) -> None:
@@ -187,15 +172,14 @@ class Entrant:
         """Asks for the memory; the worker is gone afterwards."""
         self.memory = self._guarded(self.worker.end) or self.memory
 
-    def alone(self) -> "Entrant":
+    def alone(self, rounds: int) -> None:
         """All turns on end."""
         try:
-            for _ in range(FLAGS.rounds):
+            for _ in range(rounds):
                 self.turn()
             self.end()
         finally:
             self.worker.close()
-        return self
 
     def _guarded(self, act: Any) -> Any:
         """The act's answer; None once the worker has failed, with its message kept."""
@@ -205,7 +189,7 @@ class Entrant:
             return act()
         except WorkerError as error:
             self.error = str(error)
-            say(f"  {self.case['side']} {self.case['model']}: {error}")
+            log(f"  {self.case['side']} {self.case['model']}: {error}")
             return None
 
     def result(self, interleaved: bool) -> dict[str, Any]:
@@ -231,8 +215,8 @@ def ratios(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     fast = {(r["model"], r["side"]): r["images_per_second"]["turns"] for r in results if r["images_per_second"]}
     models = list(dict.fromkeys(result["model"] for result in results))
-    pairs = [((model, OURS), (model, PEER)) for model in models]
-    pairs += [((models[0], side), (model, side)) for side in (OURS, PEER) for model in models[1:]]
+    pairs = [((model, OURS), (model, BASELINE)) for model in models]
+    pairs += [((models[0], side), (model, side)) for side in (OURS, BASELINE) for model in models[1:]]
     return [
         {
             "mode": results[0]["mode"],
@@ -273,7 +257,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def setting(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def setting(options: argparse.Namespace, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Where and with what: device, processor, threads, versions."""
     facts = [result for result in results if "platform" in result]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -281,14 +265,14 @@ def setting(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "command": " ".join(["python -m benchmarks.speed", *sys.argv[1:]]),
         "devices": sorted({f"{f['device_count']} x {f['device_kind']} ({f['platform']})" for f in facts}),
         "processor": processor_name(),
-        "threads": min(FLAGS.threads, cores) if FLAGS.threads else cores,
-        "rounds": FLAGS.rounds,
-        "turn_seconds": FLAGS.turn_seconds,
-        "warmup_steps": FLAGS.warmup_steps,
+        "threads": min(options.threads, cores) if options.threads else cores,
+        "rounds": options.rounds,
+        "turn_seconds": options.turn_seconds,
+        "warmup_steps": options.warmup_steps,
         "versions": {"python": platform.python_version()} | {k: v for f in facts for k, v in f["versions"].items()},
         "training_step": {
             OURS: "the whole recipe of the config: normalising, mixing, erasing, drop path, AdamW, moving average",
-            PEER: "soft targets, drop path, AdamW; no mixing, no moving average",
+            BASELINE: "soft targets, drop path, AdamW; no mixing, no moving average",
         },
     }
 
@@ -300,29 +284,60 @@ def processor_name() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Progress, beside the report."""
     print(text, file=sys.stderr, flush=True)
 
 
-def main(_: Sequence[str]) -> None:
-    """Prints the table and the ratios; writes the JSON, after every group, where asked for."""
-    from tnt_jax.training.config import as_dict, check_config
+def listed(text: str) -> list[str]:
+    """ "a,b" -> ["a", "b"]."""
+    return [each for each in text.split(",") if each]
 
-    be_quiet()
-    try:
-        groups = cases(as_dict(check_config(CONFIG.value)))
-    except ValueError as error:
-        command_line.stop(error, "speed")
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line -> options."""
+    parser = command_line.Parser("speed", __doc__)
+    parser.add_config(DEFAULT)
+    models = ["tnt_s_patch16_224", "deit_small_patch16_224"]
+    parser.add_argument("--models", type=listed, default=models, help="names, commas between them")
+    parser.add_argument("--modes", type=listed, default=list(MODES), help="what is timed: forward, train or both")
+    parser.add_argument("--batch-sizes", type=listed, default=["16"], help="images a step, over all devices")
+    parser.add_argument("--train-batch-sizes", type=listed, help="the same for training, where it differs")
+    dtype = "of the arithmetic on both sides; the config's unless given"
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help=dtype)
+    baseline = "auto: timm where --baseline-python or this Python has it"
+    parser.add_argument("--baseline", choices=("auto", "timm", "none"), default="auto", help=baseline)
+    parser.add_argument("--baseline-python", help="interpreter with torch and timm; this one unless given")
+    compiled = "torch.compile for the baseline; auto: on GPUs"
+    parser.add_argument("--baseline-compile", choices=("auto", "yes", "no"), default="auto", help=compiled)
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
+    warmup = "steps before the first turn, beside the one that compiles"
+    parser.add_argument("--warmup-steps", type=int, default=2, help=warmup)
+    seconds = "how long a turn is, at least; one step if that is longer"
+    parser.add_argument("--turn-seconds", type=float, default=2.0, help=seconds)
+    parser.add_argument("--threads", type=int, default=0, help="processor cores for each side (Linux); 0: all")
+    parser.add_argument("--output", type=Path, help="file for the figures as JSON")
+    options = parser.parse(arguments)
+    for name, least in (("rounds", 1), ("warmup_steps", 1), ("turn_seconds", 0), ("threads", 0)):
+        if getattr(options, name) < least:
+            parser.error(f"--{name.replace('_', '-')}={getattr(options, name)} must be at least {least}.")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the table and the ratios; writes the JSON, after every group, where asked for."""
+    options = parse(arguments)
+    with command_line.one_message("speed"):
+        groups = cases(options, as_dict(check_config(command_line.read_config(options))))
     results, quotients = [], []
     for group in groups:
-        measured = measure(group)
+        measured = measure(group, options.rounds, options.baseline_python or sys.executable)
         results += measured
         quotients += ratios(measured)
-        if FLAGS.output:
-            report = setting(results) | {"results": results, "ratios": quotients}
-            Path(FLAGS.output).write_text(json.dumps(report, indent=2) + "\n")
-    where = setting(results)
+        if options.output:
+            report = setting(options, results) | {"results": results, "ratios": quotients}
+            write_file(options.output, json.dumps(report, indent=2) + "\n")
+    where = setting(options, results)
     print(f"{', '.join(where['devices'])}; {where['processor']}; {where['threads']} threads; {results[0]['dtype']}")
     print(table(results))
     for quotient in quotients:
@@ -335,4 +350,4 @@ def main(_: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, "speed", config=DEFAULT)
+    main()

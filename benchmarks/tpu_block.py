@@ -1,8 +1,8 @@
-"""What a TNT block costs on a TPU beside the outer block alone, which is DeiT's: static prices, nothing runs.
+"""What a TNT block costs on a TPU beside the outer block alone, which is DeiT's: static estimates, nothing runs.
 
-    python -m benchmarks.tpu_block --size=s --topology=v5e:2x2 --json=prices.json
+    python -m benchmarks.tpu_block --size=s --topology=v5e:2x2 --json=costs.json
 
-Each form is compiled for one chip of the topology, forward and backward, and priced by benchmarks.tpu.cost (the
+Each form is compiled for one chip of the topology, forward and backward, and estimated by benchmarks.tpu.cost (the
 greater of instruction bundles and padded memory traffic of every operation). No TPU is needed, but libtpu is
 (the extra tpu-report); a form takes one to five minutes of a core. docs/tpu.md has a table and what it says.
 """
@@ -56,18 +56,18 @@ def blocks(name: str, images: int, dtype: str, device_kind: str, form: str) -> t
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """-> prices of every form by name, in cycles, and what they are of."""
+    """-> costs of every form by name, in cycles, and what they are of."""
     device_kind, found = chip_of(arguments.topology).device_kind, {}
     for form in arguments.forms:
         block, shapes = blocks(SIZES[arguments.size], arguments.images, arguments.dtype, device_kind, form)
-        price = cost(block, *shapes, topology=arguments.topology, gradient=True)
-        print(f"{form}: {price}", flush=True)
+        result = cost(block, *shapes, topology=arguments.topology, gradient=True)
+        print(f"{form}: {result}", flush=True)
         found[form] = {
-            "cycles": price.prices.cycles,
-            "cycles_serial": price.prices.cycles_serial,
-            "xla_cycles": price.prices.xla_cycles,
-            "temp_bytes": price.temp_bytes,
-            "compile_seconds": price.compile_seconds,
+            "cycles": result.estimate.cycles,
+            "cycles_serial": result.estimate.cycles_serial,
+            "xla_cycles": result.estimate.xla_cycles,
+            "temp_bytes": result.temp_bytes,
+            "compile_seconds": result.compile_seconds,
         }
     asked = {key: getattr(arguments, key) for key in ("size", "topology", "images", "dtype")}
     return asked | {"static": "compiled, never run", "forms": found}
@@ -77,17 +77,17 @@ def table(report: dict[str, Any]) -> str:
     """-> the report as rows: million cycles, the ratio to DeiT's block, XLA's estimate, memory."""
     forms = report["forms"]
     lines = [f"{'form':8s} {'Mcycles':>16s} {'to DeiT':>8s} {'XLA Mcycles':>12s} {'temp GB':>8s}"]
-    for form, price in forms.items():
-        ratio = f"{price['cycles'] / forms['deit']['cycles']:.2f}" if "deit" in forms else "-"
-        span = f"{price['cycles'] / 1e6:.2f}..{price['cycles_serial'] / 1e6:.2f}"
+    for form, each in forms.items():
+        ratio = f"{each['cycles'] / forms['deit']['cycles']:.2f}" if "deit" in forms else "-"
+        span = f"{each['cycles'] / 1e6:.2f}..{each['cycles_serial'] / 1e6:.2f}"
         lines.append(
-            f"{form:8s} {span:>16s} {ratio:>8s} {price['xla_cycles'] / 1e6:12.2f} {price['temp_bytes'] / 1e9:8.2f}"
+            f"{form:8s} {span:>16s} {ratio:>8s} {each['xla_cycles'] / 1e6:12.2f} {each['temp_bytes'] / 1e9:8.2f}"
         )
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Prints prices as they come and a table; writes JSON where asked."""
+    """Prints costs as they come and a table; writes JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="s")
     parser.add_argument("--topology", default="v5e:2x2", help="such as v5p:2x2x1 or v6e:2x2; its first chip counts")

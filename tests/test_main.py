@@ -96,7 +96,7 @@ def test_a_signal_before_the_first_step_ends_with_its_code_and_a_message(tmp_pat
 import sys
 sys.addaudithook(lambda name, args: name == "import" and args[0] == "tensorflow_datasets" and print("now", flush=True))
 import main
-main.arguments.run(main.main, "main.py", run_flag="workdir")
+main.main()
 """
     flags = ["--config=configs/default.py", "--config.data.name=synthetic", f"--workdir={tmp_path / 'run'}"]
     command = [sys.executable, "-c", script, *flags]

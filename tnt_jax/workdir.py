@@ -71,6 +71,14 @@ def folder_path(name: str | os.PathLike[str]) -> Path:
     return path
 
 
+def write_file(path: Path, content: str | bytes) -> None:
+    """Writes the whole file, its folder too, or leaves the old one as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    temporary.replace(path)
+
+
 def read_config(workdir: Path) -> dict[str, Any] | None:
     """The configuration that a run left in its workdir, or None where there is none."""
     path = workdir / CONFIG_FILE

@@ -1,6 +1,6 @@
 """A process that waits for its turn: the parent's end of the pipe, the worker's end, and a process's memory.
 
-Standard library alone and no import of the project, because the peer's interpreter has neither jax nor tnt_jax.
+Standard library alone and no import of the project, because the baseline's interpreter has neither jax nor tnt_jax.
 
 A line of JSON either way. The worker starts with its case as its argument, says {"ready": {...}} once everything is
 compiled and warm, or {"error": TEXT}; answers "turn" with {"seconds": S} for its fixed number of steps, and "end" with

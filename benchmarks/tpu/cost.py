@@ -1,4 +1,4 @@
-"""The price of a function on a TPU, forward or with its backward pass, on a machine without a TPU.
+"""The cost of a function on a TPU, forward or with its backward pass, on a machine without a TPU.
 
     from benchmarks.tpu.cost import cost
     print(cost(block, jax.ShapeDtypeStruct((128, 197, 384), jnp.bfloat16), topology="v5e:2x2", gradient=True))
@@ -24,28 +24,53 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.tpu import bundles
-from tnt_jax.tools.tpu.chips import chip_of, devices_of
-from tnt_jax.tools.tpu.prices import Price, PriceList, price
+from benchmarks.tpu.traffic import ASYNCHRONOUS, traffic
+from tnt_jax.tools.tpu.chips import Chip, chip_of, devices_of
+from tnt_jax.tools.tpu.costs import CostEstimate, operation_cost
+from tnt_jax.tools.tpu.hlo import Program
+
+
+@dataclasses.dataclass(frozen=True)
+class BundleEstimate(CostEstimate):
+    """A whole program by its bundles; cycles of one chip."""
+
+    hbm_cycles: float  # all traffic at the memory's full speed: nothing runs faster than this
+    copy_cycles: float  # of asynchronous copies, which delay nothing unless the memory has no more to give
+
+    @property
+    def cycles(self) -> float:
+        """Of all operations one after the other, asynchronous copies behind them; or all traffic if that is more."""
+        return max(sum(each.cycles for each in self.operations), self.hbm_cycles)
+
+    @property
+    def cycles_serial(self) -> float:
+        """The same if no asynchronous copy overlaps."""
+        return sum(each.cycles for each in self.operations) + self.copy_cycles
+
+    @property
+    def xla_cycles(self) -> float:
+        """The sum of XLA's estimates."""
+        return sum(each.xla_cycles for each in self.operations)
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What `cost` found; cycles of one chip, by bundles."""
+    """What `cost` found."""
 
-    prices: PriceList
+    estimate: BundleEstimate
     temp_bytes: int
     compile_seconds: float
-    seconds: float  # prices.cycles at the chip's clock
+    seconds: float  # estimate.cycles at the chip's clock
 
     def __str__(self) -> str:
-        found = self.prices
+        found = self.estimate
         lines = [
             f"cycles {found.cycles / 1e6:.2f}M..{found.cycles_serial / 1e6:.2f}M by bundles  "
             f"XLA's estimate {found.xla_cycles / 1e6:.2f}M  memory traffic {found.hbm_cycles / 1e6:.2f}M  "
             f"{self.seconds * 1e3:.2f} ms  temp {self.temp_bytes / 1e9:.2f} GB  "
             f"compiled in {self.compile_seconds:.0f} s; static: compiled, never run"
         ]
-        for each in found.dearest(8):
+        for each in found.top(8):
             times = f"{each.trips} x " if each.trips > 1 else ""
             shape, source = each.shape[:44], each.source[-60:]
             lines.append(f"  {each.cycles / 1e3:8.0f}k {times}{each.name:32s} {shape:44s} {source}")
@@ -69,16 +94,21 @@ def bundle_folder() -> Path:
     return folder
 
 
-def by_bundles(prices: PriceList, folder: Path) -> PriceList:
-    """Prices of a program and the folder of its dump -> each operation by its bundles, at least its memory traffic."""
-    files = bundles.dumped(folder)
-    counted = {name: bundles.cycles(files[name]) for name in {each.name for each in prices.prices} if name in files}
-
-    def price_of(each: Price) -> Price:
-        traffic = each.cycles if each.part == "all-reduce" else each.hbm_cycles  # between chips, too
-        return dataclasses.replace(each, cycles=max(counted.get(each.name, 0) * each.trips, traffic))
-
-    return dataclasses.replace(prices, prices=[price_of(each) for each in prices.prices])
+def by_bundles(text: str, chip: Chip, folder: Path, device_count: int = 1) -> BundleEstimate:
+    """A program's text and the folder of its dump -> each operation by its bundles, at least its memory traffic."""
+    program, files = Program(text), bundles.dumped(folder)
+    costs, hbm, copies = [], 0.0, 0.0
+    for operation in program.operations():
+        traffic_cycles = traffic(program, operation) / chip.bytes_per_cycle * operation.trips
+        hbm += traffic_cycles
+        if operation.instruction.opcode in ASYNCHRONOUS:
+            copies += traffic_cycles
+            continue
+        each = operation_cost(program, operation, chip, device_count)
+        least = each.cycles if each.part == "all-reduce" else traffic_cycles  # between chips, too
+        counted = bundles.cycles(files[each.name]) if each.name in files else 0
+        costs.append(dataclasses.replace(each, cycles=max(counted * each.trips, least)))
+    return BundleEstimate(costs, program.uncounted_loops, hbm, copies)
 
 
 def empty(folder: Path) -> None:
@@ -88,7 +118,7 @@ def empty(folder: Path) -> None:
 
 
 def cost(function: Callable[..., Any], *arguments: Any, topology: str = "v5e:2x2", gradient: bool = False) -> Cost:
-    """Compiles a function of trees of arrays or jax.ShapeDtypeStruct for one chip of a topology, and prices it.
+    """Compiles a function of trees of arrays or jax.ShapeDtypeStruct for one chip of a topology -> its cost.
 
     gradient: its forward pass, and the backward pass to all arguments of floating point. Raises ValueError for a
     topology that does not exist, ImportError without libtpu.
@@ -108,6 +138,6 @@ def cost(function: Callable[..., Any], *arguments: Any, topology: str = "v5e:2x2
     compiled = jax.jit(both if gradient else function).lower(*shapes).compile()
     seconds = time.perf_counter() - start
     chip = chip_of(topology)
-    prices = by_bundles(price(compiled.as_text(), chip), folder)
+    found = by_bundles(compiled.as_text(), chip, folder)
     temp_bytes = compiled.memory_analysis().temp_size_in_bytes
-    return Cost(prices, temp_bytes, seconds, prices.cycles / chip.clock)
+    return Cost(found, temp_bytes, seconds, found.cycles / chip.clock)

@@ -4,17 +4,14 @@ import importlib.util
 import json
 import pathlib
 import sys
-import types
 
 import pytest
 
 from benchmarks import speed
 from benchmarks.sides import ours, turns
-from configs import default
 from tests.training.helpers import tiny_config
 from tnt_jax.training.config import as_dict, check_config
 
-ABSL = speed.FLAGS
 # A side that needs nothing but time. Its step lasts as long as the case says; some fail, in the ways that sides do.
 WORKER = """
 import sys, time
@@ -44,28 +41,19 @@ def program(tmp_path, monkeypatch):
     script = tmp_path / "worker.py"
     script.write_text(WORKER.format(folder=str(pathlib.Path(turns.__file__).parent)))
     monkeypatch.setattr(speed, "PAUSE", 0)
-    monkeypatch.setattr(speed, "start", lambda case: turns.Worker([sys.executable, str(script)], case))
-    monkeypatch.setattr(speed, "has_peer", lambda: True)
-    monkeypatch.setattr(speed, "CONFIG", types.SimpleNamespace(value=default.get_config()))
+    monkeypatch.setattr(speed, "start", lambda case, python: turns.Worker([sys.executable, str(script)], case))
+    monkeypatch.setattr(speed, "has_baseline", lambda options: True)
     output = tmp_path / "figures.json"
 
-    def run(**flags):
-        flags = {"rounds": 3, "turn_seconds": 0.02, "warmup_steps": 1, "output": str(output)} | flags
-        set_flags(monkeypatch, **flags)
-        speed.main([])
+    def run(*flags):
+        speed.main(["--rounds=3", "--turn-seconds=0.02", "--warmup-steps=1", f"--output={output}", *flags])
         return json.loads(output.read_text())
 
     return run
 
 
-def set_flags(monkeypatch, **values):
-    parsed = {name: ABSL[name].default for name in ABSL}
-    monkeypatch.setattr(speed, "FLAGS", types.SimpleNamespace(**parsed | values))
-    monkeypatch.setattr(speed, "be_quiet", lambda: None)
-
-
 def test_sides_take_turns_and_the_ratio_is_theirs(program, capsys):
-    found = program(models=["tnt_s_patch16_224", "deit_small_patch16_224"], modes=["train"], batch_sizes=["4"])
+    found = program("--models=tnt_s_patch16_224,deit_small_patch16_224", "--modes=train", "--batch_sizes=4")
     assert [(each["model"], each["side"]) for each in found["results"]] == [
         ("tnt_s_patch16_224", "tnt_jax"),
         ("tnt_s_patch16_224", "timm"),
@@ -87,8 +75,8 @@ def test_sides_take_turns_and_the_ratio_is_theirs(program, capsys):
 
 
 def test_a_side_that_fails_is_named_and_the_others_go_on(program, capsys):
-    names = ["tnt_s_patch16_224", "deit_base_patch16_224", "deit_tiny_patch16_224"]
-    found = program(models=names, modes=["forward"], batch_sizes=["2"], rounds=1)
+    names = "--models=tnt_s_patch16_224,deit_base_patch16_224,deit_tiny_patch16_224"
+    found = program(names, "--modes=forward", "--batch-sizes=2", "--rounds=1")
     errors = {(each["model"], each["side"]): each["error"] for each in found["results"]}
     assert errors["tnt_s_patch16_224", "timm"] is None
     assert errors["deit_base_patch16_224", "tnt_jax"] == "out of memory: no room for it"
@@ -105,7 +93,7 @@ def test_on_a_tpu_each_case_has_the_device_to_itself(monkeypatch):
     alive, most = set(), []
 
     class OnTPU:
-        def __init__(self, case):
+        def __init__(self, case, python):
             self.name = case["model"]
             alive.add(self.name)
             most.append(len(alive))
@@ -127,9 +115,8 @@ def test_on_a_tpu_each_case_has_the_device_to_itself(monkeypatch):
 
     monkeypatch.setattr(speed, "PAUSE", 0)
     monkeypatch.setattr(speed, "start", OnTPU)
-    set_flags(monkeypatch, rounds=2)
     case = {"side": "tnt_jax", "mode": "train", "batch_size": 4, "dtype": "float32"}
-    results = speed.measure([case | {"model": name} for name in ("first", "second", "third")])
+    results = speed.measure([case | {"model": name} for name in ("first", "second", "third")], 2, "python")
     assert most == [1, 1, 1] and not alive
     assert [each["interleaved"] for each in results[1:]] == [False, False]
     assert [each["images_per_second"] and each["images_per_second"]["turns"] for each in results] == [
@@ -140,39 +127,29 @@ def test_on_a_tpu_each_case_has_the_device_to_itself(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("flag", "message"),
     [
-        ({"models": []}, "--models is empty"),
-        ({"models": ["tnt_s_patch16_225"]}, "did you mean 'tnt_s_patch16_224'"),
-        ({"modes": ["backward"]}, "--modes=backward: must be forward, train or both"),
-        ({"batch_sizes": ["8", "many"]}, "--batch-sizes=many: must be whole numbers"),
-        ({"batch_sizes": ["0"]}, "--batch-sizes=0: must be whole numbers"),
+        ("--models=", "--models is empty"),
+        ("--models=tnt_s_patch16_225", "did you mean 'tnt_s_patch16_224'"),
+        ("--modes=backward", "--modes=backward: must be forward, train or both"),
+        ("--batch-sizes=8,many", "--batch-sizes=many: must be whole numbers"),
+        ("--batch-sizes=0", "--batch-sizes=0: must be whole numbers"),
+        ("--rounds=0", "--rounds=0 must be at least 1"),
+        ("--config.model.mlp_ratio=2.0", "config.model.mlp_ratio: timm's models keep their own"),  # ours alone changes
     ],
 )
-def test_flags_that_cannot_work(program, flags, message, capsys):
+def test_flags_that_cannot_work(program, flag, message, capsys):
     with pytest.raises(SystemExit) as stop:
-        program(**flags)
+        program(flag)
     assert stop.value.code == 2 and message in capsys.readouterr().err
 
 
-def test_settings_that_would_change_ours_alone(program, monkeypatch, capsys):
-    config = default.get_config()
-    config.model.mlp_ratio = 2.0
-    monkeypatch.setattr(speed, "CONFIG", types.SimpleNamespace(value=config))
-    with pytest.raises(SystemExit):
-        program()
-    assert "config.model.mlp_ratio: timm's models keep their own" in capsys.readouterr().err
-
-
-def test_a_peer_that_is_not_there(monkeypatch):
+def test_a_baseline_that_is_not_there(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    set_flags(monkeypatch, peer="timm")
-    with pytest.raises(ValueError, match="Name one that has: --peer-python=PYTHON"):
-        speed.has_peer()
-    set_flags(monkeypatch, peer="auto")
-    assert not speed.has_peer()
-    set_flags(monkeypatch, peer="auto", peer_python="python")
-    assert speed.has_peer()
+    with pytest.raises(ValueError, match="Name one that has: --baseline-python=PYTHON"):
+        speed.has_baseline(speed.parse(["--baseline=timm"]))
+    assert not speed.has_baseline(speed.parse([]))
+    assert speed.has_baseline(speed.parse(["--baseline-python=python"]))
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -188,5 +165,5 @@ def test_our_side_runs_the_loops_step(training):
         side.open({"config": config | {"batch_size": 12, "eval_batch_size": 12}, "training": False})
 
 
-def test_the_peers_file_is_where_it_is_looked_for():
-    assert speed.PEER_FILE.is_file()
+def test_the_baselines_file_is_where_it_is_looked_for():
+    assert speed.BASELINE_FILE.is_file()

@@ -9,9 +9,11 @@ from PIL import Image
 
 from tests.models.helpers import random_variables, small_model
 from tests.training.helpers import tiny_config
-from tnt_jax.models.variants import update
+from tnt_jax.data.settings import EvalImages
+from tnt_jax.models.variants import create_model, update
 from tnt_jax.pretrained import save_pretrained
 from tnt_jax.tools import figures
+from tnt_jax.tools.trained import Trained, check_run
 
 
 @pytest.fixture
@@ -99,6 +101,52 @@ def test_an_example_of_a_runs_data_is_the_image_as_it_is(tmp_path, monkeypatch):
     assert pixels.shape == (8, 8, 3) and pixels.dtype == np.uint8 and pixels.std() > 20
     with pytest.raises(ValueError, match="no image 3 in 'test.:3.'; they are numbered from 0 to 2"):
         figures.open_picture("eval:3", f"{tmp_path}/run")
+
+
+def test_a_runs_own_figures_and_its_accuracy(tmp_path, monkeypatch, capsys):
+    """The first images of its evaluation split, with the names that the run left."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    settings = {"data__name": "digits", "data__directory": str(tmp_path), "model__num_classes": 10}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").write_text(json.dumps(tiny_config(**settings).to_dict()))
+    lines = [{"step": step, "train/loss": 2.0 / step} for step in (1, 2, 3)]
+    (tmp_path / "run/metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    results = {"best": "eval_ema", "eval_ema": {"accuracy": 0.975, "count": 360}}
+    (tmp_path / "run/summary.json").write_text(json.dumps(results))
+    run = check_run(tmp_path / "run")
+    model = create_model(**run.model.arguments())
+    trained = Trained("run", "tnt", model, random_variables(model), EvalImages(), tuple("abcdefghij"), "raw", run)
+    monkeypatch.setattr(figures, "open_trained", lambda source, weights, changes: trained)
+    shown = []
+    draw = figures.draw_class_token_attention
+    monkeypatch.setattr(
+        figures,
+        "draw_class_token_attention",
+        lambda *a, **k: shown.append((a[2].shape, k["class_names"])) or draw(*a, **k),
+    )
+    figures.main([f"--workdir={tmp_path / 'run'}", "--num-images=3"])
+    assert shown == [((3, 8, 8, 3), tuple("abcdefghij"))]
+    assert capsys.readouterr().out.splitlines() == [
+        "Test accuracy: 97.50% (351 of 360 images, averaged weights)",
+        f"Figures: {tmp_path}/run/curves.png, {tmp_path}/run/attention.png",
+    ]
+    assert all((tmp_path / "run" / name).stat().st_size > 5000 for name in ("curves.png", "attention.png"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "give --models, --image and --output, or else --workdir"),
+        (["--models=a", "--output=b"], "give --models, --image and --output"),
+        (["--workdir=a", "--output=b"], "or else --workdir"),
+        (["--workdir=a", "--num-images=0"], "--num-images=0 must be at least 1"),
+        (["--workdir=NOWHERE"], "metrics.jsonl does not exist; give the --workdir of a run that has trained"),
+    ],
+)
+def test_flags_that_do_not_go_together(tmp_path, capsys, flags, message):
+    with pytest.raises(SystemExit) as stop:
+        figures.main([flag.replace("NOWHERE", str(tmp_path)) for flag in flags])
+    assert stop.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_all_of_a_deit_leaves_out_the_words(small, picture, tmp_path, capsys, monkeypatch):

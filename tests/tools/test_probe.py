@@ -1,7 +1,6 @@
 """The program: from weights and a config to accuracies in a file."""
 
 import json
-import types
 from pathlib import Path
 
 import pytest
@@ -33,26 +32,12 @@ def digits(directory, **changes):
     )
 
 
-def run(monkeypatch, **flags):
-    """The program with these flags."""
-    for name, value in flags.items():
-        monkeypatch.setattr(probe, name, types.SimpleNamespace(value=value))
-    probe.main(["probe"])
-
-
 def test_digits_from_a_file_of_weights(tmp_path, weights, monkeypatch, capsys):
     """Frozen random features of the right images tell digits apart better than chance; the head's size is no matter."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     output = tmp_path / "out" / "probe.json"
-    run(
-        monkeypatch,
-        SOURCE=str(weights),
-        CONFIG=digits(tmp_path),
-        BLOCK=1,
-        KIND="mean",
-        OUTPUT=str(output),
-        WEIGHTS="best",
-    )
+    monkeypatch.setattr(probe.command_line, "read_config", lambda options, source: digits(tmp_path))
+    probe.main([f"--source={weights}", "--block=1", "--features=mean", f"--output={output}"])
     found = json.loads(output.read_text())
     assert (found["data"], found["block"], found["features"]) == ("digits", 1, "mean")
     assert found["weights"] == "weights of the file"
@@ -89,8 +74,8 @@ def test_a_workdir_knows_its_model_and_data(tmp_path, weights, monkeypatch):
         asked.append((found, model.num_classes, model.image_size))
         raise ValueError("far enough")
 
-    monkeypatch.setattr("tnt_jax.pretrained.load.read_source", lambda source, weights: (model, (source, weights)))
-    monkeypatch.setattr("tnt_jax.pretrained.load.fit", fit)
+    monkeypatch.setattr("tnt_jax.tools.probe.read_source", lambda source, weights: (model, (source, weights)))
+    monkeypatch.setattr("tnt_jax.tools.probe.fit", fit)
     for source, weights in ((tmp_path / "run", "best"), (tmp_path / "run/checkpoints/7", "raw")):
         with pytest.raises(ValueError, match="far enough"):
             probe.probe(str(source), None, weights=weights)
@@ -103,22 +88,19 @@ def test_weights_without_a_config_are_refused(weights):
 
 
 @pytest.mark.parametrize(
-    ("source", "output", "words"),
-    [(None, None, "--source is missing"), ("FILE", None, "--output is missing"), ("FILE", "x", "--config is missing")],
+    ("flags", "words"),
+    [
+        ([], "the following arguments are required: --source"),
+        (["--source=FILE"], "--output is missing"),
+        (["--source=FILE", "--output=x"], "--config is missing"),
+    ],
 )
-def test_the_program_says_in_one_line_what_is_missing(weights, monkeypatch, tmp_path, capsys, source, output, words):
-    output = output and str(tmp_path / output)
+def test_the_program_says_in_one_line_what_is_missing(weights, monkeypatch, tmp_path, capsys, flags, words):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
-        run(
-            monkeypatch,
-            SOURCE=source and str(weights),
-            CONFIG=None,
-            BLOCK=None,
-            KIND="mean",
-            OUTPUT=output,
-            WEIGHTS="best",
-        )
-    assert stop.value.code == 2 and capsys.readouterr().err.startswith(f"probe: {words}")
+        probe.main([flag.replace("FILE", str(weights)) for flag in flags])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.startswith(f"probe: {words}") and said.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -130,8 +112,8 @@ def test_a_models_name_before_the_weights_is_the_model(monkeypatch, tmp_path):
         asked.append((found, model.outer_dim, model.depth, model.image_size))
         raise ValueError("far enough")
 
-    monkeypatch.setattr("tnt_jax.pretrained.load.read_source", lambda source, weights: (None, source))
-    monkeypatch.setattr("tnt_jax.pretrained.load.fit", fit)
+    monkeypatch.setattr("tnt_jax.tools.probe.read_source", lambda source, weights: (None, source))
+    monkeypatch.setattr("tnt_jax.tools.probe.fit", fit)
     with pytest.raises(ValueError, match="far enough"):
         probe.probe("tnt_s_patch16_224:weights.safetensors", digits(tmp_path, model__image_size=32))
     assert asked == [("weights.safetensors", 384, 12, 32)]

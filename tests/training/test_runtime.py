@@ -140,7 +140,7 @@ def prepare(config, workdir):
     print(os.environ.get("LIBTPU_INIT_ARGS"))
     sys.exit()
 setup.prepare = setup.prepare_evaluation = prepare
-main.arguments.run(main.main, "main.py", run_flag="workdir")
+main.main()
 """
 
 

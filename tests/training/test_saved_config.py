@@ -8,13 +8,11 @@ import shutil
 
 import pytest
 
-from configs import default
-from tests.training.helpers import resolved
-from tnt_jax import workdir as workdirs
-from tnt_jax.tools import arguments
-from tnt_jax.training import saved_config, setup
-from tnt_jax.training.config import KEYS, as_dict, check_config
-from tnt_jax.training.saved_config import BEFORE, read_run_config
+from configs import default, digits
+from tnt_jax.tools import command_line
+from tnt_jax.training import recorded, setup
+from tnt_jax.training.config import accepted_keys, as_dict, check_config
+from tnt_jax.training.recorded import BEFORE, read_run_config
 
 FIRST = pathlib.Path(__file__).parents[1] / "fixtures/config_first_version.json"
 
@@ -146,10 +144,10 @@ def test_evaluating_takes_neither_the_processes_nor_the_kernel_of_the_run(run):
 
 def test_keys_of_a_saved_configuration_are_changed_as_those_of_a_file(run):
     changes = ["--config.data.directory=/else where/photos", "--config.data.mean=(0.1, 0.2, 0.3)"]
-    found = arguments.run_config(run, [*changes, "--config.eval_batch_size=8"])
+    found = command_line.run_config(run, [*changes, "--config.eval_batch_size=8"])
     assert found.data.directory == "/else where/photos" and found.data.mean == (0.1, 0.2, 0.3)
     assert found.eval_batch_size == 8 and found.model.depth == 1
-    assert arguments.run_config(run).data.directory == "/data/photos"
+    assert command_line.run_config(run).data.directory == "/data/photos"
 
 
 @pytest.mark.parametrize(
@@ -163,7 +161,7 @@ def test_keys_of_a_saved_configuration_are_changed_as_those_of_a_file(run):
 )
 def test_what_a_tool_cannot_change_of_a_run_is_said(run, change, words):
     with pytest.raises(ValueError, match=words.replace("?", r"\?")):
-        arguments.run_config(run, [change])
+        command_line.run_config(run, [change])
 
 
 @pytest.mark.parametrize(
@@ -179,15 +177,21 @@ def test_what_a_tool_cannot_change_of_a_run_is_said(run, change, words):
 def test_a_file_that_is_no_configuration_is_named(tmp_path, content, words):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ValueError, match=rf"{tmp_path}/config\.json.*{words}"):
-        arguments.run_config(tmp_path)
+        command_line.run_config(tmp_path)
 
 
-def test_the_workdir_alone_is_enough_to_go_on(run):
-    """The flags that main.py hands to ml_collections."""
-    given = {"workdir": str(run), "mode": "evaluate"}
-    assert arguments.saved_flag(given, "workdir").endswith(f"saved_config.py:evaluate:{run}")
-    assert arguments.saved_flag(given | {"mode": "train"}, "workdir").endswith(f"saved_config.py:{run}")
-    assert arguments.saved_flag({"source": f"{run}/checkpoints/6"}, "source").endswith(f"evaluate:{run}")
-    assert arguments.saved_flag({"workdir": str(run / "checkpoints")}, "workdir") is None
-    assert arguments.saved_flag({}, "workdir") is None and arguments.saved_flag(given, None) is None
-    assert saved_config.get_config(str(run)).to_dict() == saved_config.saved_config(run, evaluates=False).to_dict()
+def test_the_workdir_alone_is_enough_to_go_on(run, tmp_path):
+    """A folder, or a checkpoint in it, names the run; --config goes before it."""
+
+    def read(folder, *flags, **settings):
+        parser = command_line.Parser("test", "")
+        parser.add_config()
+        return command_line.read_config(parser.parse(flags), str(folder), **settings)
+
+    trains = read(run, "--config.model.scan=True", evaluates=False, keys=("",))
+    assert trains.model.scan and trains.batch_size == saved_config.saved_config(run, evaluates=False).batch_size
+    assert read(f"{run}/checkpoints/6").to_dict() == saved_config.saved_config(run, evaluates=True).to_dict()
+    assert read(run, "--config=configs/digits.py").batch_size == digits.get_config().batch_size
+    assert read(run / "checkpoints") is None and read(tmp_path / "none") is None and read("") is None
+    with pytest.raises(ValueError, match="--config.seed=1 changes a key of a config. Name its file too"):
+        read(run / "checkpoints", "--config.seed=1")

@@ -2,12 +2,4 @@
 
 import os
 
-from absl import flags, logging
-
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow starts
-
-
-def be_quiet() -> None:
-    """Warnings alone, unless --verbosity is given: orbax tells of every file."""
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)

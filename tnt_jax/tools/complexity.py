@@ -25,6 +25,7 @@ from tnt_jax.models.complexity import (
 )
 from tnt_jax.models.tnt import TNT
 from tnt_jax.models.variants import VARIANTS, create_model, update
+from tnt_jax.tools import command_line
 
 _S = "tnt_s_patch16_224"
 # Table, row, model and its overrides, the paper's parameters (millions) and FLOPs (billions of multiply-adds); None:
@@ -171,19 +172,15 @@ def parse_image_size(text: str) -> int | tuple[int, int]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command-line arguments (None: the process's) -> the report on standard output."""
-    parser = argparse.ArgumentParser(prog="python -m tnt_jax.tools.complexity", description=__doc__.splitlines()[0])
+    parser = command_line.Parser("complexity", __doc__)
     parser.add_argument("--model", default=_S, help=f"one of {', '.join(VARIANTS)}")
-    parser.add_argument(
-        "--image-size", type=parse_image_size, help="pixels, a side or HEIGHTxWIDTH; default: the model's"
-    )
-    parser.add_argument(
-        "--xla", action=argparse.BooleanOptionalAction, default=True, help="show XLA's counts too (a second or two)"
-    )
-    options = parser.parse_args(arguments)
-    try:
+    size = "pixels, a side or HEIGHTxWIDTH; default: the model's"
+    parser.add_argument("--image-size", type=parse_image_size, help=size)
+    xla = "show XLA's counts too (a second or two)"
+    parser.add_argument("--xla", action=argparse.BooleanOptionalAction, default=True, help=xla)
+    options = parser.parse(arguments)
+    with command_line.one_message("complexity"):
         print(report(create_model(options.model), options.image_size, options.xla))
-    except ValueError as error:
-        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ safetensors: OUTPUT is a file, with timm's names (tnt_jax.save_pretrained).
 """
 
 import argparse
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +29,10 @@ from jax import export as jax_export
 from tnt_jax import names
 from tnt_jax.models import fast
 from tnt_jax.models.variants import update
-from tnt_jax.tools import arguments as command_line
-from tnt_jax.tools import be_quiet
-from tnt_jax.tools.trained import Trained, add_weights_flag, open_trained
+from tnt_jax.pretrained import save_pretrained
+from tnt_jax.tools import command_line
+from tnt_jax.tools.trained import Trained, add_source_flags, open_trained
+from tnt_jax.workdir import write_file
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 INPUTS = ("uint8", "float32")
@@ -108,7 +109,6 @@ def export_program(trained: Trained, input_kind: str = "uint8") -> jax_export.Ex
 def write_program(trained: Trained, folder: Path, input_kind: str = "uint8") -> Path:
     """Exports into a folder (see the module) -> the program's path. A program that is there already is replaced."""
     exported = export_program(trained, input_kind)
-    folder.mkdir(parents=True, exist_ok=True)
     height, width = trained.model.input_size
     scaling = {"mean": trained.images.mean, "std": trained.images.std}
     text = README.format(
@@ -127,9 +127,9 @@ def write_program(trained: Trained, folder: Path, input_kind: str = "uint8") -> 
         version=jax.__version__,
         calling_convention=exported.calling_convention_version,
     )
-    _replace(folder / README_FILE, text.encode())
-    _replace(folder / CLASSES_FILE, (names.as_json(trained.class_names, indent=0) + "\n").encode())
-    _replace(folder / PROGRAM_FILE, exported.serialize())
+    write_file(folder / README_FILE, text)
+    write_file(folder / CLASSES_FILE, names.as_json(trained.class_names, indent=0) + "\n")
+    write_file(folder / PROGRAM_FILE, exported.serialize())
     return folder / PROGRAM_FILE
 
 
@@ -163,26 +163,16 @@ def _resizing(trained: Trained) -> str:
     )
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Writes the whole file or leaves the old one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
-
-
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line; argparse ends the process with code 2 where it cannot be understood."""
-    parser = argparse.ArgumentParser(
-        "export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--source", required=True, help="a workdir, or NAME:WEIGHTS")
+    """The command line -> options."""
+    parser = command_line.Parser("export", __doc__)
     parser.add_argument("--output", required=True, type=Path, help="a folder; with safetensors a file")
-    add_weights_flag(parser)
+    add_source_flags(parser)
     parser.add_argument("--format", choices=("stablehlo", "safetensors"), default="stablehlo")
     parser.add_argument("--input", choices=INPUTS, default="uint8", help="pixels, or normalised images")
     parser.add_argument("--image-size", type=int, help="pixels, a side; the model's own unless given")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the arithmetic; the run's unless given")
-    options = command_line.parse_known(parser, arguments)
+    options = parser.parse(arguments)
     if options.format == "safetensors" and (options.input, options.dtype) != ("uint8", None):
         parser.error("--input and --dtype concern a program; weights are float32")
     return options
@@ -190,8 +180,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> str:
     """Exports -> what to say about it. Raises ValueError or OSError for what cannot work, with the fix."""
-    from tnt_jax.pretrained import save_pretrained
-
     if (suffix := options.output.suffix.lower()) in ELSEWHERE:
         raise ValueError(f"--output={options.output}: {ELSEWHERE[suffix]}")
     if options.format == "stablehlo" and (options.output.is_file() or suffix in FILES):
@@ -202,8 +190,7 @@ def run(options: argparse.Namespace) -> str:
         size = options.output.stat().st_size / 1e6
         return f"{options.output}: {size:.1f} MB, {trained.weights}, timm's names for {trained.name}"
     if options.dtype is not None:
-        model: Any = update(trained.model, dtype=jnp.dtype(options.dtype))
-        trained = Trained(**{**vars(trained), "model": model})
+        trained = dataclasses.replace(trained, model=update(trained.model, dtype=jnp.dtype(options.dtype)))
     path = write_program(trained, options.output.expanduser(), options.input)
     found = check_program(path, trained, options.input)
     return (
@@ -216,11 +203,8 @@ def run(options: argparse.Namespace) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Exports, loads what was written, compares it with the model, and says so."""
     options = parse(arguments)
-    be_quiet()
-    try:
-        command_line.say(run(options))
-    except (ValueError, OSError) as error:
-        command_line.stop(error, "export")
+    with command_line.one_message("export"):
+        command_line.log(run(options))
 
 
 if __name__ == "__main__":

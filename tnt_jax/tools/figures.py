@@ -3,6 +3,10 @@
     python -m tnt_jax.tools.figures --models=runs/deit,runs/tnt --image=dog.jpg --output=figures
     python -m tnt_jax.tools.figures --models=hf-hub:timm/tnt_s_patch16_224.in1k --image=dog.jpg --output=figures
     python -m tnt_jax.tools.figures --models=runs/digits --image=eval:5 --figure=words,inner_attention --output=figures
+    python -m tnt_jax.tools.figures --workdir=runs/digits
+
+--workdir: a run's own two figures, curves.png and attention.png in it (what the class token looks at, over the first
+--num-images of its evaluation split), and its accuracy. The rest is for --models.
 
 --models: workdirs, or NAME:WEIGHTS (tools/trained.py), commas between them; NAME:random is a model with untrained
 weights, and is called so in the titles. --image: a file, or eval:K, image K of the first workdir's evaluation split.
@@ -23,6 +27,7 @@ same bytes.
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +36,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tnt_jax.analysis.attention import draw_class_token_attention
+from tnt_jax.analysis.curves import draw_curves
 from tnt_jax.analysis.figures import FIGURES, INNER_FIGURES, MAP_FIGURES
 from tnt_jax.analysis.panels import Drawn, save_figure, slug
 from tnt_jax.analysis.picture import Subject, read_picture
@@ -38,9 +45,15 @@ from tnt_jax.analysis.queries import Query, parse_query
 from tnt_jax.models.embeddings import grid_of
 from tnt_jax.models.variants import VARIANTS, create_model, nearest, update
 from tnt_jax.pretrained.sources import BEST
-from tnt_jax.tools import arguments as command_line
-from tnt_jax.tools import be_quiet
-from tnt_jax.tools.trained import add_weights_flag, check_run, open_trained, workdir_of
+from tnt_jax.tools import command_line
+from tnt_jax.tools.trained import (
+    Trained,
+    add_weights_flag,
+    check_run,
+    evaluation_batches,
+    open_trained,
+    workdir_of,
+)
 
 EXAMPLE = "eval:"
 RANDOM = "random"
@@ -68,8 +81,17 @@ def open_subject(source: str, weights: str = BEST) -> Subject:
         return Subject(f"{TITLES[name]} (random weights)", model, variables)
     trained = open_trained(source, weights=weights)
     workdir = workdir_of(source)
-    kind = "TNT" if trained.model.inner_blocks else "DeiT"
-    title = TITLES[trained.name] if workdir is None else f"{kind} ({workdir.absolute().name})"
+    if workdir is not None:
+        return run_subject(trained, workdir)
+    return _subject(TITLES[trained.name], trained)
+
+
+def run_subject(trained: Trained, workdir: Path) -> Subject:
+    """A run's model -> the same, called by its workdir."""
+    return _subject(f"{'TNT' if trained.model.inner_blocks else 'DeiT'} ({workdir.absolute().name})", trained)
+
+
+def _subject(title: str, trained: Trained) -> Subject:
     model = update(trained.model, dtype=jnp.float32)
     mean, std = tuple(trained.images.mean), tuple(trained.images.std)
     return Subject(title, model, trained.variables, mean, std, trained.weights)
@@ -162,15 +184,62 @@ def ask(subjects: Sequence[Subject], queries: Sequence[str]) -> list[Query] | No
     return [parse_query(text, subjects[0].model) for text in queries]
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line; argparse ends the process with code 2 where it cannot be understood."""
-    parser = argparse.ArgumentParser(
-        "figures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def draw_run(workdir: Path, options: argparse.Namespace) -> str:
+    """Draws a run's curves.png and attention.png into its workdir -> the lines to print.
+
+    Raises FileNotFoundError or ValueError where the workdir has no metrics, configuration or checkpoint.
+    """
+    curves = draw_curves(workdir, workdir / "curves.png")
+    trained = open_trained(str(workdir), weights=options.weights, changes=options.changes)
+    batch = next(evaluation_batches(trained, workdir, options.num_images))
+    real = batch["mask"][0] > 0
+    attention = draw_class_token_attention(
+        trained.model,
+        trained.variables,
+        batch["image"][0][real],
+        batch["label"][0][real],
+        workdir / "attention.png",
+        mean=trained.images.mean,
+        std=trained.images.std,
+        class_names=trained.class_names,
     )
-    parser.add_argument("--models", required=True, help="workdirs or NAME:WEIGHTS, commas between them")
-    parser.add_argument("--image", required=True, help="a file, or eval:K of the first workdir's evaluation split")
+    lines = []
+    if (workdir / "summary.json").is_file():
+        results = json.loads((workdir / "summary.json").read_text())
+        best = results[results["best"]]
+        right = round(best["accuracy"] * best["count"])
+        which = "averaged weights" if results["best"] == "eval_ema" else "raw weights"
+        lines.append(f"Test accuracy: {100 * best['accuracy']:.2f}% ({right} of {best['count']:.0f} images, {which})")
+    return "\n".join([*lines, f"Figures: {curves}, {attention}"])
+
+
+def draw_models(options: argparse.Namespace) -> None:
+    """Draws the paper's figures of --models, writes them one by one and prints their paths."""
+    figures = chosen_figures(options.figure)
+    pixels = open_picture(options.image, options.models, options.changes)
+    subjects = open_subjects(options.models, options.weights)
+    for subject in subjects:
+        if subject.weights:
+            command_line.log(subject.heading)
+    if options.figure == "all" and not any(subject.model.inner_blocks for subject in subjects):
+        figures = [name for name in figures if name not in INNER_FIGURES]
+        print(f"figures: no model has an inner path, so {' and '.join(INNER_FIGURES)} are left out")
+    image_size, attention_size = (side and (side, side) for side in (options.image_size, options.attention_size))
+    settings = {"image_size": image_size, "attention_size": attention_size, "queries": options.query}
+    for name, drawn in draw(subjects, pixels, figures, seed=options.seed, **settings):
+        png, pdf, arrays = save_figure(drawn, options.output, name)
+        command_line.log(f"{png}, {pdf.suffix}, {arrays.suffix}")
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line -> options."""
+    parser = command_line.Parser("figures", __doc__)
+    parser.add_argument("--workdir", type=Path, help="a run that has trained, for its own two figures")
+    parser.add_argument("--num-images", type=int, default=10, help="of attention.png (default 10)")
+    parser.add_argument("--models", help="workdirs or NAME:WEIGHTS, commas between them")
+    parser.add_argument("--image", help="a file, or eval:K of the first workdir's evaluation split")
     add_weights_flag(parser)
-    parser.add_argument("--output", required=True, type=Path, help="a folder")
+    parser.add_argument("--output", type=Path, help="a folder")
     parser.add_argument("--figure", default="all", help="all (default), or numbers or names, commas between them")
     parser.add_argument("--image-size", type=int, help="pixels, a side, of figures 1 and 2 (default: see above)")
     parser.add_argument("--attention-size", type=int, help="likewise, of figures 3 to 6 (default: the model's own)")
@@ -182,38 +251,23 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "(default: four words of much contrast)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the channels and of t-SNE (default 0)")
-    return command_line.parse_known(parser, arguments)
+    options = parser.parse(arguments)
+    given = [name for name in ("models", "image", "output") if getattr(options, name) is not None]
+    if options.workdir is None and len(given) < 3 or options.workdir is not None and given:
+        parser.error("give --models, --image and --output, or else --workdir")
+    if options.num_images < 1:
+        parser.error(f"--num-images={options.num_images} must be at least 1")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draws the figures, writes them one by one and prints their paths."""
+    """Draws, and prints where the figures are."""
     options = parse(arguments)
-    be_quiet()
-    try:
-        figures = chosen_figures(options.figure)
-        pixels = open_picture(options.image, options.models, options.changes)
-        subjects = open_subjects(options.models, options.weights)
-        for subject in subjects:
-            if subject.weights:
-                command_line.say(subject.heading)
-        if options.figure == "all" and not any(subject.model.inner_blocks for subject in subjects):
-            figures = [name for name in figures if name not in INNER_FIGURES]
-            print(f"figures: no model has an inner path, so {' and '.join(INNER_FIGURES)} are left out")
-        squares = [side and (side, side) for side in (options.image_size, options.attention_size)]
-        drawings = draw(
-            subjects,
-            pixels,
-            figures,
-            seed=options.seed,
-            image_size=squares[0],
-            attention_size=squares[1],
-            queries=options.query,
-        )
-        for name, drawn in drawings:
-            png, pdf, arrays = save_figure(drawn, options.output, name)
-            command_line.say(f"{png}, {pdf.suffix}, {arrays.suffix}")
-    except (ValueError, OSError) as error:
-        command_line.stop(error, "figures")
+    with command_line.one_message("figures"):
+        if options.workdir is None:
+            draw_models(options)
+        else:
+            command_line.log(draw_run(options.workdir.expanduser(), options))
 
 
 if __name__ == "__main__":

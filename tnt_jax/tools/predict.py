@@ -23,12 +23,12 @@ from pathlib import Path
 from tnt_jax import names
 from tnt_jax.analysis.predictions import Failure, Prediction, classify
 from tnt_jax.data.folder import SUFFIXES
-from tnt_jax.tools import arguments as command_line
-from tnt_jax.tools import be_quiet
-from tnt_jax.tools.trained import add_weights_flag, open_trained
+from tnt_jax.tools import command_line
+from tnt_jax.tools.trained import add_source_flags, open_trained
+from tnt_jax.workdir import write_file
 
 COLUMNS = ("image", "rank", "label", "class", "probability", "weights")
-SOME_FAILED = 1  # beside arguments.CANNOT_WORK
+SOME_FAILED = 1  # beside command_line.CANNOT_WORK
 
 
 def find_images(paths: Sequence[str]) -> list[Path]:
@@ -92,42 +92,25 @@ FORMATS = {"table": as_table, "csv": as_csv, "json": as_json}
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line; argparse ends the process with code 2 where it cannot be understood."""
-    parser = argparse.ArgumentParser(
-        "predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """The command line -> options."""
+    parser = command_line.Parser("predict", __doc__)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, or a folder of images")
-    parser.add_argument("--source", required=True, help="a workdir, or NAME:WEIGHTS")
-    add_weights_flag(parser)
+    add_source_flags(parser)
     parser.add_argument("--top", type=int, default=5, help="classes an image (default 5)")
     parser.add_argument("--batch-size", type=int, default=32, help="images at a time, over all devices (default 32)")
     parser.add_argument("--image-size", type=int, help="pixels, a side; the model's own unless given")
     parser.add_argument("--format", choices=FORMATS, default="table")
     parser.add_argument("--output", type=Path, help="a file; standard output unless given")
-    options = command_line.parse_known(parser, arguments)
+    options = parser.parse(arguments)
     for name in ("top", "batch_size"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')}={getattr(options, name)} must be at least 1")
     return options
 
 
-def write(lines: Iterator[str], output: Path | None) -> None:
-    """Lines to standard output as they come, or to a file that is there whole or not at all."""
-    if output is None:
-        for line in lines:
-            print(line, flush=True)
-        return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(output.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(f"{line}\n" for line in lines)
-    temporary.replace(output)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Predicts, writes, and names on standard error what could not be read."""
     options = parse(arguments)
-    be_quiet()
     failures: list[Failure] = []
 
     def noted(results: Iterator[Prediction | Failure]) -> Iterator[Prediction | Failure]:
@@ -137,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 print(f"predict: {names.printable(f'{result.path} cannot be read: {result.reason}')}", file=sys.stderr)
             yield result
 
-    try:
+    with command_line.one_message("predict"):
         images = find_images(options.images)
         trained = open_trained(options.source, options.image_size, weights=options.weights, changes=options.changes)
         results = classify(
@@ -149,9 +132,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             top=options.top,
             batch_size=options.batch_size,
         )
-        write(FORMATS[options.format](noted(results), trained.weights), options.output)
-    except (ValueError, OSError) as error:
-        command_line.stop(error, "predict")
+        lines = FORMATS[options.format](noted(results), trained.weights)
+        if options.output is None:
+            for line in lines:
+                print(line, flush=True)
+        else:
+            write_file(options.output, "".join(f"{line}\n" for line in lines))
     if failures:
         print(f"predict: {len(failures)} of {len(images)} images could not be read", file=sys.stderr)
         sys.exit(SOME_FAILED)

@@ -6,27 +6,26 @@ Training does the same when it starts and finds nothing prepared; this needs no 
 (tfds' own command, tfds build, wants Apache Beam.) DIRECTORY is then training's --config.data.directory.
 """
 
-import argparse
 from collections.abc import Sequence
+
+from tnt_jax.tools import command_line
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command-line arguments (None: the process's) -> the prepared data set, and a line about it on standard output."""
-    parser = argparse.ArgumentParser(prog="python -m tnt_jax.tools.prepare", description=__doc__.splitlines()[0])
+    parser = command_line.Parser("prepare", __doc__)
     parser.add_argument("name", help="digits, or a name of tfds' catalogue, such as imagenet2012 or cifar10")
     parser.add_argument("--directory", default="", help="where it goes; default: ~/tensorflow_datasets")
-    options = parser.parse_args(arguments)
+    options = parser.parse(arguments)
     from tnt_jax.data import digits, prepared  # these import TensorFlow, which --help need not wait for
 
-    try:
+    with command_line.one_message("prepare"):
         if options.name == "digits":
             builder = prepared.ensure_prepared(lambda: digits.digits_builder(options.directory))
         else:
             builder = prepared.open_builder(options.name, options.directory)
-    except (ValueError, FileNotFoundError) as error:
-        parser.error(str(error))
     splits = ", ".join(f"{name} {split.num_examples:,}" for name, split in builder.info.splits.items())
-    print(f"{builder.info.full_name} is prepared in {builder.data_path}: {splits}")
+    command_line.log(f"{builder.info.full_name} is prepared in {builder.data_path}: {splits}")
 
 
 if __name__ == "__main__":

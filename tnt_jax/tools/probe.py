@@ -10,40 +10,22 @@ data.train_split and data.eval_split. Writes probe.json into the workdir of the 
 accuracies.
 """
 
+import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from tnt_jax.analysis.features import KINDS, extract_features
 from tnt_jax.analysis.probe import INVERSE_PENALTIES, NEIGHBOURS, TEMPERATURE, linear_probe, nearest_neighbours
-from tnt_jax.models.variants import update
-from tnt_jax.pretrained.sources import BEST, CHOICES
-from tnt_jax.tools import arguments as command_line
-from tnt_jax.tools import be_quiet
-from tnt_jax.tools.trained import split_source, workdir_of
-
-FLAGS = flags.FlagValues()  # of this program alone: other programs have a --config of their own
-SOURCE = flags.DEFINE_string(
-    "source",
-    None,
-    "A run's workdir, or weights: a file, hf-hub:OWNER/NAME, or MODEL: before either.",
-    flag_values=FLAGS,
-)
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "One of configs/*.py; needed unless --source is a workdir.", flag_values=FLAGS
-)
-BLOCK = flags.DEFINE_integer("block", None, "1-based; the last unless given.", flag_values=FLAGS)
-KIND = flags.DEFINE_enum(
-    "features", "class_token", KINDS, "The class token, or the mean of the other sentences.", flag_values=FLAGS
-)
-WEIGHTS = flags.DEFINE_enum(
-    "weights", BEST, CHOICES, "Of a run: the better by its last evaluation, or which.", flag_values=FLAGS
-)
-OUTPUT = flags.DEFINE_string("output", None, "JSON file; WORKDIR/probe.json unless given.", flag_values=FLAGS)
+from tnt_jax.models.variants import VARIANTS, create_model, update
+from tnt_jax.pretrained.load import fit, read_source
+from tnt_jax.pretrained.sources import BEST
+from tnt_jax.tools import command_line
+from tnt_jax.tools.trained import add_source_flags, split_source, workdir_of
+from tnt_jax.workdir import write_file
 
 
 def probe(
@@ -55,8 +37,6 @@ def probe(
     in 0..1 on data.eval_split. weights: "best", "raw" or "averaged", as in tnt_jax.load_pretrained.
     Raises ValueError or FileNotFoundError for what cannot work, with the fix.
     """
-    from tnt_jax.models.variants import VARIANTS, create_model
-    from tnt_jax.pretrained.load import fit, read_source
     from tnt_jax.training.config import check_config
     from tnt_jax.training.setup import data_classes
 
@@ -98,23 +78,29 @@ def probe(
     }
 
 
-def main(_: Sequence[str]) -> None:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line -> options; `output` is a path."""
+    parser = command_line.Parser("probe", __doc__)
+    add_source_flags(parser)
+    parser.add_config()
+    parser.add_argument("--block", type=int, help="1-based; the last unless given")
+    parser.add_argument("--features", choices=KINDS, default=KINDS[0], help="the token, or the mean of the sentences")
+    parser.add_argument("--output", type=Path, help="a JSON file; WORKDIR/probe.json unless given")
+    options = parser.parse(arguments)
+    workdir = workdir_of(options.source)
+    if options.output is None and workdir is None:
+        parser.error(f"--output is missing: {options.source} is not a workdir that the JSON could go to.")
+    options.output = (options.output or workdir / "probe.json").expanduser()
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the accuracies and writes the file."""
-    be_quiet()
-    if SOURCE.value is None:
-        command_line.stop("--source is missing, such as --source=runs/digits.", "probe")
-    workdir = workdir_of(SOURCE.value)
-    if OUTPUT.value is None and workdir is None:
-        command_line.stop(f"--output is missing: {SOURCE.value} is not a workdir that the JSON could go to.", "probe")
-    output = Path(OUTPUT.value).expanduser() if OUTPUT.value is not None else workdir / "probe.json"
-    try:
-        found = probe(SOURCE.value, CONFIG.value, BLOCK.value, KIND.value, WEIGHTS.value)
-    except (FileNotFoundError, ValueError) as error:
-        command_line.stop(error, "probe")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(output.name + ".tmp")
-    temporary.write_text(json.dumps(found, indent=2) + "\n")
-    temporary.replace(output)
+    options = parse(arguments)
+    with command_line.one_message("probe"):
+        config = command_line.read_config(options, options.source)
+        found = probe(options.source, config, options.block, options.features, options.weights)
+        write_file(options.output, json.dumps(found, indent=2) + "\n")
     linear, nearest = found["linear_probe"], found["nearest_neighbours"]
     print(
         f"{found['data']}, {found['train_count']:,} training and {found['eval_count']:,} test images, "
@@ -125,8 +111,8 @@ def main(_: Sequence[str]) -> None:
     note += "" if linear["converged"] else "; not converged, so take it as a lower bound"
     print(f"Linear probe:         {100 * linear['accuracy']:.2f}% ({penalty}{note})")
     print(f"{nearest['neighbours']} nearest neighbours: {100 * nearest['accuracy']:.2f}%")
-    command_line.say(f"Written to {output}")
+    command_line.log(f"Written to {options.output}")
 
 
 if __name__ == "__main__":
-    command_line.run(main, "probe", FLAGS, run_flag="source")
+    main()

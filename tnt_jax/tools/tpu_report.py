@@ -9,139 +9,113 @@ largest batch a chip holds: several compilations of minutes each. --config.model
 the time, TNT-S in less than a quarter (config.scan_tile_kib). Needs libtpu: pip install -e ".[tpu-report]".
 """
 
+import argparse
 import dataclasses
 import json
 import os
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
-from absl import flags
-from ml_collections import config_flags
 
-from tnt_jax.tools import arguments as command_line
-from tnt_jax.tools import be_quiet
-
-FLAGS = flags.FlagValues()  # of this program alone: other programs have a --config of their own
-CONFIG = config_flags.DEFINE_config_file("config", None, "One of configs/*.py.", flag_values=FLAGS)
-
-
-def _define(kind: Any, name: str, default: Any, *others: Any, **settings: Any) -> None:
-    kind(name, default, *others, flag_values=FLAGS, **settings)
+from tnt_jax.tools import command_line
+from tnt_jax.tools.tpu import chips
+from tnt_jax.tools.tpu.costs import estimate
+from tnt_jax.tools.tpu.report import as_text, describe
+from tnt_jax.tools.tpu.search import largest_batch
+from tnt_jax.tools.tpu.step import CompiledStep, compile_step
+from tnt_jax.training.config import Experiment, check_config
+from tnt_jax.training.devices import limit_tiles
+from tnt_jax.workdir import write_file
 
 
-_define(flags.DEFINE_string, "topology", None, "The slice, as GENERATION:CHIPSxCHIPS[xCHIPS]: v5e:4x8, v4:2x2x1.")
-_define(flags.DEFINE_integer, "num_classes", None, "Of the head, where neither config nor data set say.", lower_bound=1)
-_define(flags.DEFINE_string, "examples", None, "With data.on_device: the training set, as COUNTxHEIGHTxWIDTH.")
-_define(flags.DEFINE_bool, "largest_batch", False, "Search the largest batch a chip holds.")
-_define(flags.DEFINE_integer, "batch_unit", 8, "The search is exact to so many images a chip.", lower_bound=1)
-_define(flags.DEFINE_string, "hlo", None, "File for the compiled program's text, to look further.")
-_define(flags.DEFINE_string, "output", "tpu_report.json", "File for the figures as JSON.")
-
-
-def make_report(config: Any, topology: str) -> dict[str, Any]:
-    """A config and a slice's name -> see tpu.report.describe, with `largest_batch` where it is asked for.
+def make_report(options: argparse.Namespace, experiment: Experiment) -> dict[str, Any]:
+    """-> see tpu.report.describe, with `largest_batch` where it is asked for.
 
     Raises ValueError for what cannot work, with the fix, OSError for --hlo, and ImportError without libtpu.
     """
-    from tnt_jax.tools.tpu import chips
-    from tnt_jax.tools.tpu.prices import price
-    from tnt_jax.tools.tpu.report import describe
-    from tnt_jax.tools.tpu.search import largest_batch
-    from tnt_jax.tools.tpu.step import compile_step
-    from tnt_jax.training.config import check_config
-    from tnt_jax.training.runtime import limit_tiles
-
-    experiment = check_config(config)
+    topology = options.topology
     limit_tiles(experiment)
-    chip = chips.chip_of(topology)
-    devices = chips.devices_of(topology)
-    num_classes = count_classes(experiment)
-    examples = sizes_of(FLAGS.examples) if FLAGS.examples else None
+    chip, devices = chips.chip_of(topology), chips.devices_of(topology)
+    num_classes = count_classes(options.num_classes, experiment)
 
-    def compile_with(batch_per_chip: int) -> Any:
-        say(f"compiling a batch of {batch_per_chip} a chip for {topology}; this takes minutes")
-        batch = {"batch_size": batch_per_chip * len(devices)}
-        return compile_step(dataclasses.replace(experiment, **batch), num_classes, devices, examples)
+    def compile_with(batch_size: int) -> CompiledStep:
+        per_chip = batch_size // len(devices)
+        print(f"compiling a batch of {per_chip} a chip for {topology}; this takes minutes", file=sys.stderr, flush=True)
+        settings = dataclasses.replace(experiment, batch_size=batch_size)
+        return compile_step(settings, num_classes, devices, options.examples)
 
-    say(f"compiling for {topology}; this takes minutes")
-    step = compile_step(experiment, num_classes, devices, examples)
-    if FLAGS.hlo and step.text:
-        Path(FLAGS.hlo).write_text(step.text)
-    prices = None if step.text is None else price(step.text, chip, len(devices))
-    found = describe(experiment, topology, chip, len(devices), step, prices)
+    step = compile_with(experiment.batch_size)
+    if options.hlo and step.text:
+        write_file(options.hlo, step.text)
+    costs = None if step.text is None else estimate(step.text, chip, len(devices))
+    found = describe(experiment, topology, chip, len(devices), step, costs)
     found["libtpu_init_args"] = os.environ.get("LIBTPU_INIT_ARGS", "")  # the tiles of scanned blocks among them
-    if FLAGS.largest_batch:
-        unit = FLAGS.batch_unit * experiment.accumulation_steps
-        largest, tried = largest_batch(step, compile_with, chip.hbm_bytes, unit)
+    if options.largest_batch:
+        unit = options.batch_unit * experiment.accumulation_steps
+        per_chip = lambda batch: compile_with(batch * len(devices))  # noqa: E731
+        largest, tried = largest_batch(step, per_chip, chip.hbm_bytes, unit)
         found["largest_batch"] = {"batch_per_chip": largest, "unit": unit, "tried": tried}
+    found["versions"] = {name: metadata.version(name) for name in ("jax", "jaxlib", "libtpu", "flax")}
+    found["command"] = " ".join(["python -m tnt_jax.tools.tpu_report", *sys.argv[1:]])
     return found
 
 
-def sizes_of(text: str) -> tuple[int, int, int]:
-    """ "50000x32x32" -> (50000, 32, 32)."""
-    numbers = text.split("x")
-    if len(numbers) != 3 or not all(each.isdecimal() and int(each) for each in numbers):
-        raise ValueError(f"--examples={text}: must be COUNTxHEIGHTxWIDTH, such as 50000x32x32.")
-    return tuple(map(int, numbers))
-
-
-def check_folders() -> None:
-    """Raises ValueError where a file that is written after minutes of compiling has no folder to go to."""
-    for name, path in (("hlo", FLAGS.hlo), ("output", FLAGS.output)):
-        if path and not Path(path).absolute().parent.is_dir():
-            raise ValueError(f"--{name}={path}: there is no folder {Path(path).parent}. Make it, or name another.")
-
-
-def count_classes(experiment: Any) -> int:
+def count_classes(given: int | None, experiment: Experiment) -> int:
     """Of --num-classes, the config, or its data set; the set itself need not be there unless it is a folder."""
-    from tnt_jax.training import setup
+    from tnt_jax.data import sources
 
-    if FLAGS.num_classes or experiment.model.num_classes:
-        return FLAGS.num_classes or experiment.model.num_classes
+    if given or experiment.model.num_classes:
+        return given or experiment.model.num_classes
     try:
-        return setup.data_classes(experiment)[0]
+        return sources.classes(experiment.data)[0]
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(f"The number of classes is not known ({error}). Give --num-classes=N.") from error
 
 
-def versions() -> dict[str, str]:
-    """Of what compiled."""
-    from importlib import metadata
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line -> options. Files that are written after minutes of compiling must have a folder to go to."""
+    parser = command_line.Parser("tpu_report", __doc__)
+    parser.add_config()
+    parser.add_argument("--topology", help="the slice, GENERATION:CHIPSxCHIPS[xCHIPS]: v5e:4x8, v4:2x2x1")
+    parser.add_argument("--num-classes", type=int, help="of the head, where neither config nor data set say")
+    parser.add_argument("--examples", help="with data.on_device: the training set, as COUNTxHEIGHTxWIDTH")
+    parser.add_argument("--largest-batch", action="store_true", help="search the largest batch a chip holds")
+    parser.add_argument("--batch-unit", type=int, default=8, help="exactness of the search, images a chip (default 8)")
+    parser.add_argument("--hlo", type=Path, help="a file for the compiled program's text, to look further")
+    parser.add_argument("--output", type=Path, default=Path("tpu_report.json"), help="a file for the figures as JSON")
+    options = parser.parse(arguments)
+    for name, example in (("config", "configs/imagenet_tnt_b.py"), ("topology", "v5e:4x8")):
+        if getattr(options, name) is None:
+            parser.error(f"--{name} is missing, such as --{name}={example}.")
+    for name, least in (("batch_unit", 1), ("num_classes", 1)):
+        if (value := getattr(options, name)) is not None and value < least:
+            parser.error(f"--{name.replace('_', '-')}={value} must be at least {least}.")
+    for name in ("hlo", "output"):
+        if (path := getattr(options, name)) and not path.absolute().parent.is_dir():
+            parser.error(f"--{name}={path}: there is no folder {path.parent}. Make it, or name another.")
+    if options.examples is not None:
+        sizes = options.examples.split("x")
+        if len(sizes) != 3 or not all(each.isdecimal() and int(each) for each in sizes):
+            parser.error(f"--examples={options.examples}: must be COUNTxHEIGHTxWIDTH, such as 50000x32x32.")
+        options.examples = tuple(map(int, sizes))
+    return options
 
-    return {name: metadata.version(name) for name in ("jax", "jaxlib", "libtpu", "flax")}
 
-
-def say(text: str) -> None:
-    """Progress, beside the report."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def main(_: Sequence[str]) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the tables and writes the file."""
-    be_quiet()
+    options = parse(arguments)
     # Only a compiler is needed, and on a machine with an accelerator it stays free.
     jax.config.update("jax_platforms", "cpu")
-    for name, value in (("config", CONFIG.value), ("topology", FLAGS.topology)):
-        if value is None:
-            command_line.stop(f"--{name} is missing, such as --{name}={EXAMPLE[name]}.", "tpu_report")
-    try:
-        check_folders()
-        found = make_report(CONFIG.value, FLAGS.topology)
-    except (ImportError, ValueError, OSError) as error:
-        command_line.stop(error, "tpu_report")
-    from tnt_jax.tools.tpu.report import as_text
+    with command_line.one_message("tpu_report", ImportError):
+        found = make_report(options, check_config(command_line.read_config(options)))
+        print(as_text(found))
+        write_file(options.output, json.dumps(found, indent=2) + "\n")
+    print(f"\nWritten to {options.output}")
 
-    found["versions"] = versions()
-    found["command"] = " ".join(["python -m tnt_jax.tools.tpu_report", *sys.argv[1:]])
-    print(as_text(found))
-    Path(FLAGS.output).write_text(json.dumps(found, indent=2) + "\n")
-    print(f"\nWritten to {FLAGS.output}")
-
-
-EXAMPLE = {"config": "configs/imagenet_tnt_b.py", "topology": "v5e:4x8"}
 
 if __name__ == "__main__":
-    command_line.run(main, "tpu_report", FLAGS)
+    main()

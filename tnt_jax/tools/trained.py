@@ -9,7 +9,7 @@ A source is
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from tnt_jax.models.variants import VARIANTS, create_model, update
 from tnt_jax.pretrained.load import fit, read_source
 from tnt_jax.pretrained.sources import BEST, CHOICES, HUB_PREFIX, check_hub_name, read_weights
 from tnt_jax.pretrained.workdir import is_folder, split_step
-from tnt_jax.tools import arguments
-from tnt_jax.training.config import Config, check_config
+from tnt_jax.tools import command_line
+from tnt_jax.training.config import Experiment, check_config
 
 # DeiT's own (recipe: its column): ImageNet's mean and deviation, 256 pixels then 224.
 DEIT_IMAGES = EvalImages(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), eval_crop_fraction=0.875)
@@ -41,13 +41,20 @@ class Trained:
     images: EvalImages
     class_names: tuple[str, ...]  # one a logit; the number where nothing is known
     weights: str  # which these are, in words: "raw weights of step 200"
-    experiment: Config | None  # of a workdir
+    experiment: Experiment | None  # of a workdir
 
 
 def add_weights_flag(parser: argparse.ArgumentParser) -> None:
     """--weights, the same for every program."""
     words = "of a run: the set that its last evaluation found better (default), or which"
     parser.add_argument("--weights", choices=CHOICES, default=BEST, help=words)
+
+
+def add_source_flags(parser: argparse.ArgumentParser) -> None:
+    """--source and --weights."""
+    words = "a workdir, WORKDIR/checkpoints/STEP, NAME:WEIGHTS or hf-hub:OWNER/NAME"
+    parser.add_argument("--source", required=True, help=words)
+    add_weights_flag(parser)
 
 
 def open_trained(
@@ -90,11 +97,30 @@ def workdir_of(source: str) -> Path | None:
     return split_step(source)[0] if is_folder(source) else None
 
 
-def check_run(workdir: Path, changes: Sequence[str] = ()) -> Config:
+def check_run(workdir: Path, changes: Sequence[str] = ()) -> Experiment:
     """A run's folder and --config.KEY=VALUE -> its experiment, changed. Raises ValueError where there is none."""
     if not (workdir / workdirs.CONFIG_FILE).is_file():
         raise ValueError(f"{workdir} is not a workdir of this project: it has no {workdirs.CONFIG_FILE}.")
-    return check_config(arguments.run_config(workdir, changes))
+    return check_config(command_line.run_config(workdir, changes))
+
+
+def evaluation_batches(
+    trained: Trained, workdir: Path, batch_size: int, local_devices: int = 1
+) -> Iterator[dict[str, Any]]:
+    """A run's model -> data.batches.eval_batches of the run's evaluation split, labels in the model's order of classes.
+
+    Raises what the data package raises, and ValueError where the data set now has classes that the run does not know.
+    """
+    from tnt_jax.data import sources
+    from tnt_jax.data.batches import eval_batches
+    from tnt_jax.training.classes import label_map, relabelled
+
+    settings = trained.experiment.data
+    labels = label_map(workdirs.read_class_names(workdir), sources.classes(settings)[1], settings.name)
+    size = trained.model.input_size
+    return relabelled(
+        eval_batches(settings, batch_size=batch_size, image_size=size, local_devices=local_devices), labels
+    )
 
 
 def split_source(source: str) -> tuple[str, str]:
@@ -115,7 +141,7 @@ def split_source(source: str) -> tuple[str, str]:
     )
 
 
-def class_names(workdir: Path, experiment: Config, num_classes: int) -> tuple[str, ...]:
+def class_names(workdir: Path, experiment: Experiment, num_classes: int) -> tuple[str, ...]:
     """-> the names of a run's classes: those it left in its workdir, or its data set's, or numbers."""
     from tnt_jax.tools.class_names import readable
 

@@ -1,4 +1,4 @@
-"""The price by bundles: with made dumps, and, where libtpu is installed, of a product."""
+"""The cost by bundles: with made dumps, and, where libtpu is installed, of a product."""
 
 import importlib.util
 import subprocess
@@ -8,28 +8,26 @@ import pytest
 
 from benchmarks.tpu.cost import by_bundles
 from tests.benchmarks.tpu.test_bundles import DUMP
-from tnt_jax.tools.tpu.prices import Price, PriceList
-
-
-def price_of(name, cycles, part="inner", trips=1):
-    flags = {"is_kernel": False, "in_background": False}
-    return Price(name, "fusion", "f32[1]", "", part, trips, cycles, hbm_cycles=50.0, xla_cycles=cycles, **flags)
+from tests.tools.tpu.test_hlo import BLOCK, TEXT
+from tnt_jax.tools.tpu.chips import CHIPS
 
 
 def test_an_operation_costs_its_bundles_or_its_traffic(tmp_path):
-    (tmp_path / "0001-fusion.7-71-final_bundles.txt").write_text(DUMP)  # 123 bundles
-    prices = [
-        price_of("fusion.7", 1000.0, trips=2),
-        price_of("fusion.8", 1000.0),  # no dump: traffic
-        price_of("all-reduce.1", 400.0, part="all-reduce"),
-    ]
-    found = by_bundles(PriceList(prices, []), tmp_path)
-    assert [each.cycles for each in found.prices] == [2 * 123, 50, 400]
-    assert found.cycles == 2 * 123 + 50 + 400
+    (tmp_path / "0001-mine-71-final_bundles.txt").write_text(DUMP)  # 123 bundles, more than its traffic
+    chip = CHIPS["v5e"]
+    found = by_bundles(TEXT, chip, tmp_path, device_count=4)
+    costs = {each.name: each for each in found.operations}
+    block = BLOCK / chip.bytes_per_cycle
+    assert costs["mine"].cycles == 3 * 123
+    assert costs["stacked"].cycles == pytest.approx(3 * (2 * block + 4 / chip.bytes_per_cycle))  # no dump: traffic
+    assert costs["sum"].cycles > 24 * 4 / chip.bytes_per_cycle  # between chips
+    assert found.copy_cycles == pytest.approx(3 * block) and found.xla_cycles == 420
+    assert found.cycles_serial == pytest.approx(found.cycles + found.copy_cycles)
+    assert found.cycles > found.hbm_cycles > 0
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
-def test_the_price_of_a_product_on_a_v5e():
+def test_the_cost_of_a_product_on_a_v5e():
     """In a process of its own, because libtpu reads its flags once. At the peak: 2 x 2048 ^ 3 / 197e12 seconds."""
     program = (
         "import jax, jax.numpy as jnp\n"

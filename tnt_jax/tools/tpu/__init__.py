@@ -1,1 +1,1 @@
-"""What tpu_report and tpu_cost are made of: chips, the compiled program as text, prices, parts of a step."""
+"""What tpu_report is made of: chips, the compiled step, its text, cost estimates."""

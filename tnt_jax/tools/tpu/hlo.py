@@ -5,7 +5,6 @@ operation.
 """
 
 import dataclasses
-import functools
 import math
 import re
 from collections import Counter
@@ -69,7 +68,7 @@ class Operation:
 
     instruction: Instruction
     trips: int
-    hbm_bytes: int  # read and written in one trip, as padded in memory
+    computation: str  # that it stands in
     sources: tuple[str, ...]  # its own path of scopes, or else those of what was fused into it, the commonest first
 
 
@@ -117,12 +116,13 @@ class Program:
                     if branch in self.computations:
                         yield from self._walk(branch, trips)
             else:
-                yield Operation(
-                    instruction,
-                    trips,
-                    self.hbm_bytes(computation, instruction),
-                    self._sources(computation, instruction),
-                )
+                yield Operation(instruction, trips, computation, self._sources(computation, instruction))
+
+    def touched_bytes(self, operation: Operation) -> int:
+        """Bytes of an operation's operands and results in high-bandwidth memory, padded to tiles, in one trip."""
+        shapes = self.computations[operation.computation]
+        operands = (shapes[name].shape for name in operation.instruction.operands if name in shapes)
+        return array_bytes(operation.instruction.shape) + sum(map(array_bytes, operands))
 
     def turns(self, loop: Instruction) -> int | None:
         """How often a loop's body runs; None where that is decided while it runs."""
@@ -148,91 +148,6 @@ class Program:
             if name in self.computations[computation]
         )
         return own + tuple(source for source, _ in counts.most_common()) + tuple(filter(None, given))
-
-    def hbm_bytes(self, computation: str, instruction: Instruction) -> int:
-        """Bytes that the instruction reads from and writes to high-bandwidth memory, padding of tiles included.
-
-        A slice of a large array, read or updated in place (a scan's stacked parameters and activations), counts as
-        what it touches.
-        """
-        shapes = self.computations[computation]
-        reads = [shapes[name].shape if name in shapes else "" for name in instruction.operands]
-        fused = self.computations.get(instruction.attribute("calls") or "")
-        if fused is None:
-            if instruction.opcode == "dynamic-slice":
-                return 2 * array_bytes(instruction.shape)
-            if instruction.opcode == "dynamic-update-slice":
-                return 2 * array_bytes(reads[1])
-            return array_bytes(instruction.shape) + sum(map(array_bytes, reads))
-        fusion = _Fusion(fused, self.computations)
-        written = fusion.written(instruction.shape)
-        return written + sum(fusion.read(number, shape) for number, shape in enumerate(reads))
-
-
-class _Fusion:
-    """What a fused computation, with the fusions inside it, touches of its operands and of its result."""
-
-    def __init__(self, instructions: dict[str, Instruction], computations: dict[str, dict[str, Instruction]]) -> None:
-        self._instructions, self._computations = instructions, computations
-        self._users: dict[str, list[Instruction]] = {name: [] for name in instructions}
-        for each in instructions.values():
-            for operand in each.operands:
-                self._users.setdefault(operand, []).append(each)
-
-    @functools.cached_property
-    def _parameters(self) -> dict[int, str]:
-        found = {}
-        for each in self._instructions.values():
-            if each.opcode == "parameter":
-                found[int(re.search(r"parameter\((\d+)\)", each.line).group(1))] = each.name
-        return found
-
-    def _inside(self, instruction: Instruction) -> "_Fusion | None":
-        called = self._computations.get(instruction.attribute("calls") or "")
-        return None if called is None else _Fusion(called, self._computations)
-
-    def read(self, number: int, shape: str) -> int:
-        """Bytes read of an operand of this shape; those of slices where nothing else looks at it."""
-        whole = array_bytes(shape)
-        if not whole or number not in self._parameters:
-            return whole
-        touched = 0
-        waiting = [self._parameters[number]]
-        while waiting:
-            name = waiting.pop()
-            for user in self._users[name]:
-                if user.opcode == "bitcast":
-                    waiting.append(user.name)
-                elif user.opcode == "dynamic-slice" and user.operands[0] == name:
-                    touched += array_bytes(user.shape, everywhere=True)
-                elif inner := self._inside(user):
-                    places = [place for place, operand in enumerate(user.operands) if operand == name]
-                    touched += sum(inner.read(place, shape) for place in places)
-                elif user.opcode != "dynamic-update-slice" or user.operands[0] != name:
-                    return whole
-        return min(touched, whole)
-
-    def written(self, shape: str) -> int:
-        """Bytes written of a result of this shape; those of the update where an operand is updated in place."""
-        root = next(each for each in self._instructions.values() if each.is_root)
-        if root.opcode != "tuple":
-            return self._written(root, shape)
-        parts = [match.group(0) for match in ARRAY.finditer(shape)]
-        if len(parts) != len(root.operands):
-            return array_bytes(shape)
-        return sum(
-            self._written(self._instructions[name], part) for name, part in zip(root.operands, parts, strict=True)
-        )
-
-    def _written(self, result: Instruction, shape: str) -> int:
-        while result.opcode == "bitcast":
-            result = self._instructions[result.operands[0]]
-        whole = array_bytes(shape)
-        if whole and (inner := self._inside(result)):
-            return inner.written(shape)
-        if result.opcode != "dynamic-update-slice" or not whole:
-            return whole
-        return min(array_bytes(self._instructions[result.operands[1]].shape, everywhere=True), whole)
 
 
 def array_bytes(shape: str, everywhere: bool = False) -> int:

@@ -4,19 +4,19 @@ import dataclasses
 from typing import Any
 
 from tnt_jax.tools.tpu.chips import Chip
-from tnt_jax.tools.tpu.prices import BASIS, PriceList
+from tnt_jax.tools.tpu.costs import BASIS, CostEstimate
 from tnt_jax.tools.tpu.step import CompiledStep
-from tnt_jax.training.config import Config
-from tnt_jax.training.monitor import FLOPS_PER_MULTIPLY_ADD, PASSES
+from tnt_jax.training.config import Experiment
+from tnt_jax.training.throughput import FLOPS_PER_MULTIPLY_ADD, PASSES
 
 STATIC = "static: compiled for the slice, never run on it"
-DEAREST = 10
+TOP_OPERATIONS = 10
 
 
 def describe(
-    experiment: Config, topology: str, chip: Chip, chips: int, step: CompiledStep, prices: PriceList | None
+    experiment: Experiment, topology: str, chip: Chip, chips: int, step: CompiledStep, costs: CostEstimate | None
 ) -> dict[str, Any]:
-    """Everything about one compiled step; time, parts and dearest are None where it did not compile. Bytes, seconds."""
+    """Everything about one compiled step; bytes, seconds. time, parts and top_operations are None without costs."""
     flops = step.multiply_adds_per_image * step.batch_per_chip * FLOPS_PER_MULTIPLY_ADD * PASSES
     model = experiment.model
     found: dict[str, Any] = {
@@ -25,7 +25,7 @@ def describe(
         "chips": chips,
         "chip": {"name": chip.device_kind, "hbm_bytes": chip.hbm_bytes, "peak_flops": chip.peak, "clock_hz": chip.clock}
         | {"hbm_bytes_per_second": chip.hbm_bandwidth},
-        "model": {key: getattr(model, key) for key in ("name", "image_size", "dtype", "scan", "remat", "remat_policy")}
+        "model": {key: getattr(model, key) for key in ("name", "image_size", "dtype", "scan", "remat", "remat_keeps")}
         | {"inner_implementation": model.inner_implementation, "kernel": step.fused},
         "batch_size": experiment.batch_size,
         "batch_per_chip": step.batch_per_chip,
@@ -38,39 +38,32 @@ def describe(
         "arithmetic": {"model_flops_per_chip": flops, "seconds_at_peak": flops / chip.peak},
         "time": None,
         "parts": None,
-        "dearest": None,
+        "top_operations": None,
     }
-    if prices is None:
+    if costs is None:
         return found
-    seconds = prices.cycles / chip.clock
-    floor = max(prices.hbm_cycles / chip.clock, flops / chip.peak)
-    parts = prices.by_part()
-    total = sum(parts.values())
+    seconds, parts = costs.cycles / chip.clock, costs.by_part()
     found["time"] = {
         "basis": BASIS,
-        "cycles": prices.cycles,
-        "cycles_if_no_copy_overlaps": prices.cycles_serial,
+        "cycles": costs.cycles,
         "seconds": seconds,
-        "seconds_if_no_copy_overlaps": prices.cycles_serial / chip.clock,
-        "floor_seconds": floor,
-        "kernels_by_traffic_alone": prices.unpriced_kernels,
+        "kernels_by_traffic_alone": costs.kernels_by_traffic,
         "images_per_second": experiment.batch_size / seconds,
         "utilization": flops / (chip.peak * seconds),
-        "utilization_bound": flops / (chip.peak * floor),
-        "loops_counted_once": prices.uncounted_loops,
+        "loops_counted_once": costs.uncounted_loops,
     }
     found["parts"] = {
-        part: {"cycles": cycles, "share": cycles / total}
+        part: {"cycles": cycles, "share": cycles / costs.cycles}
         for part, cycles in sorted(parts.items(), key=lambda item: -item[1])
     }
-    found["dearest"] = [dataclasses.asdict(each) for each in prices.dearest(DEAREST)]
+    found["top_operations"] = [dataclasses.asdict(each) for each in costs.top(TOP_OPERATIONS)]
     return found
 
 
 def as_text(found: dict[str, Any]) -> str:
     """`describe`'s dict -> lines for a terminal."""
     model, chip = found["model"], found["chip"]
-    forms = ["scan"] * model["scan"] + [f"remat ({model['remat_policy']})"] * model["remat"]
+    forms = ["scan"] * model["scan"] + [f"remat ({model['remat_keeps']} kept)"] * model["remat"]
     kernel = "with" if model["kernel"] else "without"
     lines = [
         f"{model['name']}, {model['image_size']} pixels, {', '.join([model['dtype'], *forms])}, inner_implementation "
@@ -81,7 +74,7 @@ def as_text(found: dict[str, Any]) -> str:
         *_memory_lines(found),
     ]
     if found["time"]:
-        lines += ["", *_time_lines(found), "", *_part_lines(found), "", *_dearest_lines(found)]
+        lines += ["", *_time_lines(found), "", *_part_lines(found), "", *_top_lines(found)]
     return "\n".join(lines)
 
 
@@ -107,19 +100,17 @@ def _memory_lines(found: dict[str, Any]) -> list[str]:
 def _time_lines(found: dict[str, Any]) -> list[str]:
     time, arithmetic = found["time"], found["arithmetic"]
     lines = [
-        f"Step: {1e3 * time['seconds']:.1f} ms ({time['cycles'] / 1e6:.1f}M cycles; "
-        f"{1e3 * time['seconds_if_no_copy_overlaps']:.1f} ms if no copy overlaps), "
+        f"Step: {1e3 * time['seconds']:.1f} ms ({time['cycles'] / 1e6:.1f}M cycles), "
         f"{time['images_per_second']:,.0f} images/s on the slice",
         f"  by {time['basis']}",
-        f"Floor: {1e3 * time['floor_seconds']:.1f} ms, the greater of the memory traffic at full speed and the model's "
-        f"arithmetic at the peak ({arithmetic['model_flops_per_chip'] / 1e12:.2f} TFLOP, "
-        f"{1e3 * arithmetic['seconds_at_peak']:.1f} ms)",
-        f"Model FLOPs utilisation: {time['utilization']:.1%} by that time, {time['utilization_bound']:.1%} at most",
+        f"At the peak: {1e3 * arithmetic['seconds_at_peak']:.1f} ms for the model's arithmetic, "
+        f"{arithmetic['model_flops_per_chip'] / 1e12:.2f} TFLOP a chip; no step is faster",
+        f"Model FLOPs utilisation: {time['utilization']:.1%} by that time",
     ]
     if time["kernels_by_traffic_alone"]:
         lines.append(
-            f"  TOO LOW: {time['kernels_by_traffic_alone']} Pallas kernels are priced by their memory traffic alone; "
-            "benchmarks/tpu prices them"
+            f"  TOO LOW: {time['kernels_by_traffic_alone']} Pallas kernels count as their memory traffic alone; "
+            "benchmarks/tpu estimates them"
         )
     if time["loops_counted_once"]:
         lines.append(f"  {len(time['loops_counted_once'])} loops without a constant number of turns are counted once")
@@ -133,9 +124,9 @@ def _part_lines(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def _dearest_lines(found: dict[str, Any]) -> list[str]:
+def _top_lines(found: dict[str, Any]) -> list[str]:
     lines = [f"{'M cycles':>9s} {'turns':>5s}  {'part':18s} {'operation':34s} {'shape':34s} where"]
-    for each in found["dearest"]:
+    for each in found["top_operations"]:
         name = each["name"][:34]
         shape = each["shape"][:34]
         lines.append(

@@ -1,0 +1,103 @@
+"""Bytes that an operation of a compiled program reads from and writes to a TPU's high-bandwidth memory."""
+
+import functools
+import re
+
+from tnt_jax.tools.tpu.hlo import ARRAY, Instruction, Operation, Program, array_bytes
+
+ASYNCHRONOUS = {"copy-start", "slice-start", "async-start", "collective-permute-start"}
+
+
+def traffic(program: Program, operation: Operation) -> int:
+    """-> bytes of one trip, padding of tiles included.
+
+    A slice of a large array, read or updated in place (a scan's stacked parameters and activations), counts as what it
+    touches.
+    """
+    instruction = operation.instruction
+    if instruction.opcode in ASYNCHRONOUS:
+        return _copied_bytes(instruction.shape)
+    shapes = program.computations[operation.computation]
+    reads = [shapes[name].shape if name in shapes else "" for name in instruction.operands]
+    fused = program.computations.get(instruction.attribute("calls") or "")
+    if fused is None:
+        if instruction.opcode == "dynamic-slice":
+            return 2 * array_bytes(instruction.shape)
+        if instruction.opcode == "dynamic-update-slice":
+            return 2 * array_bytes(reads[1])
+        return array_bytes(instruction.shape) + sum(map(array_bytes, reads))
+    fusion = _Fusion(fused, program.computations)
+    return fusion.written(instruction.shape) + sum(fusion.read(number, shape) for number, shape in enumerate(reads))
+
+
+def _copied_bytes(shape: str) -> int:
+    """The shape of an asynchronous copy's start, (destination, source, ...) -> bytes to and from the memory."""
+    arrays = [match.group(0) for match in ARRAY.finditer(shape)]
+    copied = min((array_bytes(array, everywhere=True) for array in arrays[:2]), default=0)
+    return copied * sum("S(" not in array for array in arrays[:2])
+
+
+class _Fusion:
+    """What a fused computation, with the fusions inside it, touches of its operands and of its result."""
+
+    def __init__(self, instructions: dict[str, Instruction], computations: dict[str, dict[str, Instruction]]) -> None:
+        self._instructions, self._computations = instructions, computations
+        self._users: dict[str, list[Instruction]] = {name: [] for name in instructions}
+        for each in instructions.values():
+            for operand in each.operands:
+                self._users.setdefault(operand, []).append(each)
+
+    @functools.cached_property
+    def _parameters(self) -> dict[int, str]:
+        found = {}
+        for each in self._instructions.values():
+            if each.opcode == "parameter":
+                found[int(re.search(r"parameter\((\d+)\)", each.line).group(1))] = each.name
+        return found
+
+    def _inside(self, instruction: Instruction) -> "_Fusion | None":
+        called = self._computations.get(instruction.attribute("calls") or "")
+        return None if called is None else _Fusion(called, self._computations)
+
+    def read(self, number: int, shape: str) -> int:
+        """Bytes read of an operand of this shape; those of slices where nothing else looks at it."""
+        whole = array_bytes(shape)
+        if not whole or number not in self._parameters:
+            return whole
+        touched = 0
+        waiting = [self._parameters[number]]
+        while waiting:
+            name = waiting.pop()
+            for user in self._users[name]:
+                if user.opcode == "bitcast":
+                    waiting.append(user.name)
+                elif user.opcode == "dynamic-slice" and user.operands[0] == name:
+                    touched += array_bytes(user.shape, everywhere=True)
+                elif inner := self._inside(user):
+                    places = [place for place, operand in enumerate(user.operands) if operand == name]
+                    touched += sum(inner.read(place, shape) for place in places)
+                elif user.opcode != "dynamic-update-slice" or user.operands[0] != name:
+                    return whole
+        return min(touched, whole)
+
+    def written(self, shape: str) -> int:
+        """Bytes written of a result of this shape; those of the update where an operand is updated in place."""
+        root = next(each for each in self._instructions.values() if each.is_root)
+        if root.opcode != "tuple":
+            return self._written(root, shape)
+        parts = [match.group(0) for match in ARRAY.finditer(shape)]
+        if len(parts) != len(root.operands):
+            return array_bytes(shape)
+        return sum(
+            self._written(self._instructions[name], part) for name, part in zip(root.operands, parts, strict=True)
+        )
+
+    def _written(self, result: Instruction, shape: str) -> int:
+        while result.opcode == "bitcast":
+            result = self._instructions[result.operands[0]]
+        whole = array_bytes(shape)
+        if whole and (inner := self._inside(result)):
+            return inner.written(shape)
+        if result.opcode != "dynamic-update-slice" or not whole:
+            return whole
+        return min(array_bytes(self._instructions[result.operands[1]].shape, everywhere=True), whole)

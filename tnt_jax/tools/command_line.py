@@ -1,0 +1,165 @@
+"""Command lines: argparse for a program's flags, ml_collections for --config.KEY=VALUE, one message for an error.
+
+Dashes and underscores in the name of a flag are the same. Exit code 2 and a message on standard error end a command
+that cannot work.
+"""
+
+import argparse
+import contextlib
+import difflib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from tnt_jax.names import printable_text
+from tnt_jax.workdir import CONFIG_FILE
+
+CANNOT_WORK = 2
+CHANGE = ("--config.", "--noconfig.")  # a key of the configuration, and a boolean one set to False
+# What a tool reads of a run's configuration beside the model, whose settings belong to its weights.
+RUN_KEYS = ("data.", "eval_batch_size")
+
+
+class Parser(argparse.ArgumentParser):
+    """Flags of one program. `parse` gives its options, with `changes`: the --config.KEY=VALUE of the command line."""
+
+    def __init__(self, program: str, description: str) -> None:
+        super().__init__(
+            program,
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        levels = "least level of logs: -1 warnings (default), 0 information, 1 debugging"
+        self.add_argument("--verbosity", type=int, default=logging.WARNING, metavar="LEVEL", help=levels)
+
+    def add_config(self, default: str | None = None) -> None:
+        """--config=FILE."""
+        words = "one of configs/*.py; --config.KEY=VALUE changes a key of it"
+        self.add_argument("--config", default=default, metavar="FILE[:ARGUMENT]", help=words)
+
+    def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+        """The command line (None: the process's) -> the options. Sets the level of logs."""
+        words = sys.argv[1:] if arguments is None else list(arguments)
+        changes = [word for word in words if word.startswith(CHANGE)]
+        own = [_with_dashes(word) for word in words if not word.startswith(CHANGE)]
+        options, rest = self.parse_known_args(own)
+        if rest:
+            self.error(f"{' '.join(rest)}: not understood. {self._hint(rest[0])}")
+        options.changes = changes
+        logging.set_verbosity(options.verbosity)
+        flags.FLAGS.mark_as_parsed()  # Grain and tfds have flags of their own
+        return options
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with one message, without the usage."""
+        stop(message, self.prog)
+
+    def _hint(self, word: str) -> str:
+        name = f"--{word.lstrip('-').partition('=')[0]}"
+        near = difflib.get_close_matches(name, self._option_string_actions, 1)
+        given = f"--{word.lstrip('-')}" if "=" in word else "--NAME=VALUE"
+        return f"Did you mean {near[0]}?" if near else f"Give flags as {given}; --help lists them."
+
+
+def read_config(options: argparse.Namespace, run: str = "", **settings: bool | tuple[str, ...]) -> ConfigDict | None:
+    """-> the configuration of --config, or else of the run that `run` names, changed; None where there is neither.
+
+    run: a workdir, or a checkpoint in it; settings: of run_config. Raises ValueError with the fix.
+    """
+    from tnt_jax.pretrained.workdir import is_folder, split_step
+
+    if options.config is not None:
+        path = options.config.partition(":")[0]
+        if not Path(path).is_file():
+            raise ValueError(f"--config={path}: there is no such file. Those of the project are in configs/.")
+        return _changed([f"--config={options.config}", *options.changes], config_flags.DEFINE_config_file, None)
+    if run and is_folder(run) and (split_step(run)[0] / CONFIG_FILE).is_file():
+        return run_config(split_step(run)[0], options.changes, **settings)
+    if options.changes:
+        raise ValueError(
+            f"{options.changes[0]} changes a key of a config. Name its file too, such as --config=configs/NAME.py, or "
+            "a run, whose config it then changes."
+        )
+    return None
+
+
+def run_config(
+    workdir: Path, changes: Sequence[str] = (), *, evaluates: bool = True, keys: tuple[str, ...] = RUN_KEYS
+) -> ConfigDict:
+    """A run's folder and --config.KEY=VALUE flags -> its configuration, changed. Raises ValueError with the fix.
+
+    evaluates: as in training.recorded.saved_config; keys: beginnings of those that may change.
+    """
+    from tnt_jax.training.config import accepted_keys
+    from tnt_jax.training.recorded import saved_config
+
+    known = [key for key in _keys(changes) if key in accepted_keys()]
+    if unused := [f"config.{key}" for key in known if not key.startswith(keys)]:
+        raise ValueError(
+            f"{', '.join(unused)}: of a run's configuration this program reads data.* and eval_batch_size alone; the "
+            "rest is the run's own."
+        )
+    return _changed(changes, config_flags.DEFINE_config_dict, saved_config(workdir, evaluates))
+
+
+def _changed(arguments: Sequence[str], define: Callable[..., object], config: ConfigDict | None) -> ConfigDict:
+    """A flag --config by `define`, of this default, and the command line -> its value."""
+    from tnt_jax.training.config import accepted_keys, unknown_key_message
+
+    command, values = ["", *arguments], flags.FlagValues()
+    try:
+        define("config", config, flag_values=values, sys_argv=command)
+        values(command)
+        return values["config"].value
+    # How config_flags reports a key that is not there, one that cannot be (batch-size), and a value of another type.
+    except (AttributeError, KeyError, TypeError, ValueError, flags.Error) as error:
+        keys = [key.partition("[")[0] for key in _keys(arguments)]
+        if unknown := [unknown_key_message(key) for key in keys if key not in accepted_keys()]:
+            raise ValueError("\n".join(unknown)) from error
+        if isinstance(error, flags.Error):
+            raise ValueError(_in_short(error)) from error
+        raise ValueError(f"{type(error).__name__} in the config: {error}") from error
+
+
+def _keys(arguments: Sequence[str]) -> list[str]:
+    """--config.KEY=VALUE -> KEY."""
+    return [word.partition("=")[0].partition("config.")[2] for word in arguments if word.startswith(CHANGE)]
+
+
+def _in_short(error: flags.Error) -> str:
+    """An error of a config's own get_config has its traceback as its message: the first and the last words."""
+    lines = str(error).splitlines()
+    if len(lines) == 1 or "Traceback" not in str(error):
+        return lines[0]
+    return f"{lines[0].partition(': Error')[0]}: {lines[-1].removeprefix('ValueError: ')}"
+
+
+def _with_dashes(word: str) -> str:
+    """--batch_size=8 -> --batch-size=8; what is no flag stays as it is."""
+    name, equals, value = word.partition("=")
+    return f"--{name[2:].replace('_', '-')}{equals}{value}" if name.startswith("--") else word
+
+
+@contextlib.contextmanager
+def one_message(program: str, *errors: type[Exception]) -> Iterator[None]:
+    """Inside it a ValueError, an OSError or one of `errors` ends the process with its message."""
+    try:
+        yield
+    except (ValueError, OSError, *errors) as error:
+        stop(error, program)
+
+
+def log(text: str) -> None:
+    """A result on standard output, whatever the names in it."""
+    print(printable_text(text), flush=True)
+
+
+def stop(message: object, program: str) -> NoReturn:
+    """Ends the process with a message instead of a traceback."""
+    print(f"{program}: {printable_text(message)}", file=sys.stderr)
+    sys.exit(CANNOT_WORK)
