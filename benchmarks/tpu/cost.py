@@ -36,6 +36,7 @@ class BundleEstimate(CostEstimate):
 
     hbm_cycles: float  # all traffic at the memory's full speed: nothing runs faster than this
     copy_cycles: float  # of asynchronous copies, which delay nothing unless the memory has no more to give
+    xla_cycles: float  # the sum of XLA's own estimates
 
     @property
     def cycles(self) -> float:
@@ -46,11 +47,6 @@ class BundleEstimate(CostEstimate):
     def cycles_serial(self) -> float:
         """The same if no asynchronous copy overlaps."""
         return sum(each.cycles for each in self.operations) + self.copy_cycles
-
-    @property
-    def xla_cycles(self) -> float:
-        """The sum of XLA's estimates."""
-        return sum(each.xla_cycles for each in self.operations)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,18 +93,19 @@ def bundle_folder() -> Path:
 def by_bundles(text: str, chip: Chip, folder: Path, device_count: int = 1) -> BundleEstimate:
     """A program's text and the folder of its dump -> each operation by its bundles, at least its memory traffic."""
     program, files = Program(text), bundles.dumped(folder)
-    costs, hbm, copies = [], 0.0, 0.0
+    costs, hbm, copies, xla = [], 0.0, 0.0, 0.0
     for operation in program.operations():
         traffic_cycles = traffic(program, operation) / chip.bytes_per_cycle * operation.trips
         hbm += traffic_cycles
         if operation.instruction.opcode in ASYNCHRONOUS:
             copies += traffic_cycles
             continue
-        each = operation_cost(program, operation, chip, device_count)
-        least = each.cycles if each.part == "all-reduce" else traffic_cycles  # between chips, too
+        each = operation_cost(operation, chip, device_count)
+        xla += (operation.instruction.estimated_cycles or 0) * operation.trips
+        least = max(each.cycles, traffic_cycles) if each.part == "all-reduce" else traffic_cycles  # between chips, too
         counted = bundles.cycles(files[each.name]) if each.name in files else 0
         costs.append(dataclasses.replace(each, cycles=max(counted * each.trips, least)))
-    return BundleEstimate(costs, program.uncounted_loops, hbm, copies)
+    return BundleEstimate(costs, program.uncounted_loops, hbm, copies, xla)
 
 
 def empty(folder: Path) -> None:

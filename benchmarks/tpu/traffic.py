@@ -1,10 +1,14 @@
 """Bytes that an operation of a compiled program reads from and writes to a TPU's high-bandwidth memory."""
 
 import functools
+import math
 import re
 
-from tnt_jax.tools.tpu.hlo import ARRAY, Instruction, Operation, Program, array_bytes
+from tnt_jax.tools.tpu.hlo import Instruction, Operation, Program
 
+ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
+ITEM_BYTES |= {"s64": 8, "u64": 8, "f64": 8}
+ARRAY = re.compile(rf"\b({'|'.join(ITEM_BYTES)})\[([\d,]*)\](\{{[^}}]*\}})?")
 ASYNCHRONOUS = {"copy-start", "slice-start", "async-start", "collective-permute-start"}
 
 
@@ -101,3 +105,27 @@ class _Fusion:
         if result.opcode != "dynamic-update-slice" or not whole:
             return whole
         return min(array_bytes(self._instructions[result.operands[1]].shape, everywhere=True), whole)
+
+
+def array_bytes(shape: str, everywhere: bool = False) -> int:
+    """An HLO shape, tuples too -> bytes of its arrays, padded to their tiles.
+
+    Arrays in the chip's own memories ("S(1)" in the layout) count as none, unless `everywhere`.
+    """
+    return sum(
+        _padded_items(dims, layout or "") * ITEM_BYTES[dtype]
+        for dtype, dims, layout in ARRAY.findall(shape)
+        if everywhere or "S(" not in (layout or "")
+    )
+
+
+def _padded_items(dims: str, layout: str) -> int:
+    """ "2,3136,24", "{1,2,0:T(8,128)}" -> items, the two innermost dimensions rounded up to the tile."""
+    sizes = [int(size) for size in dims.split(",") if size]
+    order = [int(axis) for axis in re.match(r"\{([\d,]*)", layout).group(1).split(",") if axis] if layout else []
+    inner_first = [sizes[axis] for axis in (order or reversed(range(len(sizes))))]
+    tile = re.search(r"T\((\d+),(\d+)\)", layout)
+    if tile and len(inner_first) >= 2:
+        for place, side in ((0, int(tile.group(2))), (1, int(tile.group(1)))):
+            inner_first[place] = math.ceil(inner_first[place] / side) * side
+    return math.prod(inner_first)

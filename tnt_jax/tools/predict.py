@@ -79,10 +79,9 @@ def as_json(results: Iterator[Prediction | Failure], weights: str) -> Iterator[s
         if isinstance(result, Failure):
             entry["error"] = result.reason
         else:
-            entry["predictions"] = [
-                {"label": guess.label, "class": guess.name, "probability": round(guess.probability, 6)}
-                for guess in result.guesses
-            ]
+            keys = ("label", "class", "probability")
+            rows = ((guess.label, guess.name, round(guess.probability, 6)) for guess in result.guesses)
+            entry["predictions"] = [dict(zip(keys, row, strict=True)) for row in rows]
         yield before + names.as_json(entry)
         before = ","
     yield "]" if before == "," else "[]"

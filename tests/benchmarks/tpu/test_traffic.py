@@ -1,6 +1,8 @@
 """Bytes that operations move: slices and updates in place, fusions, asynchronous copies."""
 
-from benchmarks.tpu.traffic import traffic
+import pytest
+
+from benchmarks.tpu.traffic import array_bytes, traffic
 from tests.tools.tpu.test_hlo import BLOCK, TEXT
 from tnt_jax.tools.tpu.hlo import Program
 
@@ -8,6 +10,21 @@ from tnt_jax.tools.tpu.hlo import Program
 def touched_by(text):
     program = Program(text)
     return {each.instruction.name: traffic(program, each) for each in program.operations()}
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ("f32[8,128]{1,0:T(8,128)}", 4 * 1024),
+        ("bf16[3136,16,24]{2,1,0:T(8,128)(2,1)}", 2 * 3136 * 16 * 128),  # 24 channels take a row of 128
+        ("bf16[3136,16,24]{0,2,1:T(8,128)(2,1)}", 2 * 16 * 24 * 3200),  # sentences on the lanes
+        ("f32[5]{0:T(128)}", 20),
+        ("(f32[8,128]{1,0:T(8,128)}, bf16[8,128]{1,0:T(8,128)(2,1)S(1)}, pred[])", 4 * 1024 + 1),  # S(1): on the chip
+        ("token[]", 0),
+    ],
+)
+def test_bytes_are_padded_to_tiles(shape, size):
+    assert array_bytes(shape) == size
 
 
 def test_slices_and_updates_in_place_touch_one_block_of_the_stack():

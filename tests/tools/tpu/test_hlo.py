@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import pytest
 
 from tnt_jax.tools.tpu.chips import CHIPS
-from tnt_jax.tools.tpu.costs import estimate, part_of
-from tnt_jax.tools.tpu.hlo import Program, array_bytes
+from tnt_jax.tools.tpu.costs import array_bytes, estimate, part_of
+from tnt_jax.tools.tpu.hlo import Program
 
 # As libtpu writes it: a scan over 3 blocks whose stacked parameters are sliced in a fusion and whose activations are
 # written into a stack in place; a buffer, an asynchronous copy, a sum over chips.
@@ -68,14 +68,12 @@ BLOCK = 8 * 128 * 4  # bytes
     ("shape", "size"),
     [
         ("f32[8,128]{1,0:T(8,128)}", 4 * 1024),
-        ("bf16[3136,16,24]{2,1,0:T(8,128)(2,1)}", 2 * 3136 * 16 * 128),  # 24 channels take a row of 128
-        ("bf16[3136,16,24]{0,2,1:T(8,128)(2,1)}", 2 * 16 * 24 * 3200),  # sentences on the lanes
-        ("f32[5]{0:T(128)}", 20),
-        ("(f32[8,128]{1,0:T(8,128)}, bf16[8,128]{1,0:T(8,128)(2,1)S(1)}, pred[])", 4 * 1024 + 1),  # S(1): on the chip
+        ("(bf16[3136,16,24]{2,1,0:T(8,128)(2,1)}, s8[5])", 2 * 3136 * 16 * 24 + 5),
+        ("f32[]", 4),
         ("token[]", 0),
     ],
 )
-def test_bytes_are_padded_to_tiles(shape, size):
+def test_bytes_of_arrays(shape, size):
     assert array_bytes(shape) == size
 
 
@@ -98,12 +96,10 @@ def test_costs_by_part_without_what_runs_in_the_background():
     assert [each.name for each in found.top(2)] == ["mine", "stacked"]
 
 
-def test_a_kernel_costs_its_operands_and_results_and_is_counted():
+def test_a_kernel_costs_nothing_that_is_known_and_is_counted():
     kernel = '%moved = f32[3,8,128]{2,1,0:T(8,128)} custom-call(%all), custom_call_target="tpu_custom_call"'
     found = estimate(re.sub("%moved = .*", kernel, TEXT), CHIPS["v5e"])
-    (cost,) = (each for each in found.operations if each.is_kernel)
-    assert cost.cycles == pytest.approx(2 * 3 * BLOCK / CHIPS["v5e"].bytes_per_cycle)
-    assert found.kernels_by_traffic == 1
+    assert found.unknown_kernels == 1 and found.cycles == 420
 
 
 def test_a_loop_that_decides_its_end_itself_is_named():

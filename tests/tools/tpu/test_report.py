@@ -18,13 +18,18 @@ from tnt_jax.tools.tpu.step import CompiledStep, Memory, compile_step
 SETTINGS = {"model__scan": True, "model__depth": 3}
 
 
+def estimated(text):
+    """A program's text with an estimate for each instruction, as a TPU's has and a CPU's has not."""
+    return re.sub(r"(?m)^( +\S* ?%?[\w.\-]+ = .*)$", r'\1, "estimated_cycles":"7"', text)
+
+
 @pytest.fixture(scope="module")
 def found():
     """The description of a whole step of a small TNT on four devices."""
     settings = experiment(**SETTINGS)
     step = compile_step(settings, 4, jax.devices()[:4])
     chip = chips.CHIPS["v5e"]
-    return step, describe(settings, "v5e:2x2", chip, 4, step, estimate(step.text, chip, 4))
+    return step, describe(settings, "v5e:2x2", chip, 4, step, estimate(estimated(step.text), chip, 4))
 
 
 def test_the_step_is_the_loops_own(found):

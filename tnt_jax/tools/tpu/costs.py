@@ -1,20 +1,20 @@
 """Cost estimate of a compiled program on a chip, from the program's text. Nothing runs.
 
-An operation costs XLA's estimated_cycles (5 to 10 times too high for element-wise fusions: compare like with like).
-Where XLA gives none, as for Pallas kernels, it costs the traffic of its operands and results to and from the
-high-bandwidth memory, which is far too little for a kernel. A sum over chips costs at least its traffic between them.
-Unseen: stalls, asynchronous copies, other chips' waiting.
+An operation costs XLA's estimated_cycles (5 to 10 times too high for element-wise fusions: compare like with like). A
+sum over chips costs at least its traffic between them. Not in it: Pallas kernels, of which XLA knows nothing,
+asynchronous copies, stalls, waiting for other chips.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 
 from tnt_jax.models.complexity import module_scopes
 from tnt_jax.tools.tpu.chips import Chip
-from tnt_jax.tools.tpu.hlo import Operation, Program, array_bytes
+from tnt_jax.tools.tpu.hlo import Operation, Program
 
-BASIS = "XLA's estimated_cycles, too high for element-wise fusions; memory traffic where XLA has none"
+BASIS = "XLA's estimated_cycles, too high for element-wise fusions"
 _ASYNCHRONOUS = {"copy-start", "slice-start", "async-start", "collective-permute-start"}
 _COLLECTIVES = {"all-reduce", "all-reduce-start", "reduce-scatter", "all-gather"}
 # Scopes of a step outside the model's modules (training/steps.py names them), and the part that they are.
@@ -32,7 +32,6 @@ class OperationCost:
     part: str
     trips: int
     cycles: float
-    xla_cycles: float  # XLA's estimate; 0 where it has none
     is_kernel: bool  # written in Pallas
 
 
@@ -44,9 +43,9 @@ class CostEstimate:
     uncounted_loops: list[str]
 
     @property
-    def kernels_by_traffic(self) -> int:
-        """Pallas kernels of which only the memory traffic is known."""
-        return sum(each.is_kernel and not each.xla_cycles for each in self.operations)
+    def unknown_kernels(self) -> int:
+        """Pallas kernels, whose cost is not known."""
+        return sum(each.is_kernel and not each.cycles for each in self.operations)
 
     @property
     def cycles(self) -> float:
@@ -69,18 +68,15 @@ def estimate(text: str, chip: Chip, device_count: int = 1) -> CostEstimate:
     """A compiled program's text, a chip and how many of them run it -> the costs of its operations."""
     program = Program(text)
     operations = [each for each in program.operations() if each.instruction.opcode not in _ASYNCHRONOUS]
-    return CostEstimate(
-        [operation_cost(program, each, chip, device_count) for each in operations], program.uncounted_loops
-    )
+    return CostEstimate([operation_cost(each, chip, device_count) for each in operations], program.uncounted_loops)
 
 
-def operation_cost(program: Program, operation: Operation, chip: Chip, devices: int = 1) -> OperationCost:
-    """One operation of a program -> its cost on each of so many chips."""
+def operation_cost(operation: Operation, chip: Chip, devices: int = 1) -> OperationCost:
+    """One operation of a program -> its cost on each of so many chips; no cycles where XLA estimates none."""
     instruction, is_collective = operation.instruction, operation.instruction.opcode in _COLLECTIVES
-    xla = instruction.estimated_cycles
-    cycles = program.touched_bytes(operation) / chip.bytes_per_cycle if xla is None else float(xla)
+    cycles = float(instruction.estimated_cycles or 0)
     if is_collective:  # a ring: each chip sends, and receives, all but its own shard, twice
-        exchanged = 2 * (devices - 1) / devices * array_bytes(instruction.shape, everywhere=True)
+        exchanged = 2 * (devices - 1) / devices * array_bytes(instruction.shape)
         cycles = max(cycles, exchanged / chip.interconnect_bandwidth * chip.clock)
     return OperationCost(
         name=instruction.name,
@@ -90,9 +86,14 @@ def operation_cost(program: Program, operation: Operation, chip: Chip, devices: 
         part="all-reduce" if is_collective else part_of(operation.sources),
         trips=operation.trips,
         cycles=cycles * operation.trips,
-        xla_cycles=float(xla or 0) * operation.trips,
         is_kernel='custom_call_target="tpu_custom_call"' in instruction.line,
     )
+
+
+def array_bytes(shape: str) -> int:
+    """An HLO shape, tuples too, such as "(f32[8,128]{1,0}, bf16[4])" -> bytes of its arrays."""
+    arrays = re.findall(r"\b[a-z]+(\d+)\[([\d,]*)\]", shape)
+    return sum(math.prod(map(int, filter(None, sizes.split(",")))) * int(bits) // 8 for bits, sizes in arrays)
 
 
 def part_of(sources: Sequence[str]) -> str:

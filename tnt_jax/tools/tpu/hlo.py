@@ -5,25 +5,16 @@ operation.
 """
 
 import dataclasses
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator
 
-ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
-ITEM_BYTES |= {"s64": 8, "u64": 8, "f64": 8}
 # Names for the results of other operations, or the second half of an asynchronous one.
 FREE = {"parameter", "constant", "bitcast", "tuple", "get-tuple-element", "after-all", "partition-id", "replica-id"}
-_DONE = "-done"
-_NO_WORK = (
-    "AllocateBuffer",
-    "ConcatBitcast",
-    "AssumeGatherIndicesInBound",
-    "Sharding",
-)  # custom calls that only tell the compiler
+# Custom calls that only tell the compiler.
+_NO_WORK = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound", "Sharding")
 _HEADER = re.compile(r"(ENTRY )?%?([\w.\-]+) .*\{\s*$")
 _INSTRUCTION = re.compile(r"\s*(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
-ARRAY = re.compile(rf"\b({'|'.join(ITEM_BYTES)})\[([\d,]*)\](\{{[^}}]*\}})?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +38,7 @@ class Instruction:
         """Whether the device does nothing for it."""
         target = re.search(r'custom_call_target="([^"]*)"', self.line)
         known = target is not None and target.group(1) in _NO_WORK
-        return known or self.opcode in FREE or self.opcode.endswith(_DONE)
+        return known or self.opcode in FREE or self.opcode.endswith("-done")
 
     @property
     def source(self) -> str:
@@ -118,12 +109,6 @@ class Program:
             else:
                 yield Operation(instruction, trips, computation, self._sources(computation, instruction))
 
-    def touched_bytes(self, operation: Operation) -> int:
-        """Bytes of an operation's operands and results in high-bandwidth memory, padded to tiles, in one trip."""
-        shapes = self.computations[operation.computation]
-        operands = (shapes[name].shape for name in operation.instruction.operands if name in shapes)
-        return array_bytes(operation.instruction.shape) + sum(map(array_bytes, operands))
-
     def turns(self, loop: Instruction) -> int | None:
         """How often a loop's body runs; None where that is decided while it runs."""
         known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.line)
@@ -148,30 +133,6 @@ class Program:
             if name in self.computations[computation]
         )
         return own + tuple(source for source, _ in counts.most_common()) + tuple(filter(None, given))
-
-
-def array_bytes(shape: str, everywhere: bool = False) -> int:
-    """An HLO shape, tuples too -> bytes of its arrays, padded to their tiles.
-
-    Arrays in the chip's own memories ("S(1)" in the layout) count as none, unless `everywhere`.
-    """
-    return sum(
-        _padded_items(dims, layout or "") * ITEM_BYTES[dtype]
-        for dtype, dims, layout in ARRAY.findall(shape)
-        if everywhere or "S(" not in (layout or "")
-    )
-
-
-def _padded_items(dims: str, layout: str) -> int:
-    """ "2,3136,24", "{1,2,0:T(8,128)}" -> items, the two innermost dimensions rounded up to the tile."""
-    sizes = [int(size) for size in dims.split(",") if size]
-    order = [int(axis) for axis in re.match(r"\{([\d,]*)", layout).group(1).split(",") if axis] if layout else []
-    inner_first = [sizes[axis] for axis in (order or reversed(range(len(sizes))))]
-    tile = re.search(r"T\((\d+),(\d+)\)", layout)
-    if tile and len(inner_first) >= 2:
-        for place, side in ((0, int(tile.group(2))), (1, int(tile.group(1)))):
-            inner_first[place] = math.ceil(inner_first[place] / side) * side
-    return math.prod(inner_first)
 
 
 def _arguments(rest: str) -> str:

@@ -18,15 +18,15 @@ def describe(
 ) -> dict[str, Any]:
     """Everything about one compiled step; bytes, seconds. time, parts and top_operations are None without costs."""
     flops = step.multiply_adds_per_image * step.batch_per_chip * FLOPS_PER_MULTIPLY_ADD * PASSES
-    model = experiment.model
+    model, kind = experiment.model, chip.device_kind
+    keys = ("name", "image_size", "dtype", "scan", "remat", "remat_keeps", "inner_implementation")
+    hardware = {"hbm_bytes": chip.hbm_bytes, "hbm_bytes_per_second": chip.hbm_bandwidth}
     found: dict[str, Any] = {
         "figures": STATIC,
         "topology": topology,
         "chips": chips,
-        "chip": {"name": chip.device_kind, "hbm_bytes": chip.hbm_bytes, "peak_flops": chip.peak, "clock_hz": chip.clock}
-        | {"hbm_bytes_per_second": chip.hbm_bandwidth},
-        "model": {key: getattr(model, key) for key in ("name", "image_size", "dtype", "scan", "remat", "remat_keeps")}
-        | {"inner_implementation": model.inner_implementation, "kernel": step.fused},
+        "chip": {"name": kind, "peak_flops": chip.peak, "clock_hz": chip.clock} | hardware,
+        "model": {key: getattr(model, key) for key in keys} | {"kernel": step.fused},
         "batch_size": experiment.batch_size,
         "batch_per_chip": step.batch_per_chip,
         "accumulation_steps": experiment.accumulation_steps,
@@ -47,7 +47,7 @@ def describe(
         "basis": BASIS,
         "cycles": costs.cycles,
         "seconds": seconds,
-        "kernels_by_traffic_alone": costs.kernels_by_traffic,
+        "kernels_left_out": costs.unknown_kernels,
         "images_per_second": experiment.batch_size / seconds,
         "utilization": flops / (chip.peak * seconds),
         "loops_counted_once": costs.uncounted_loops,
@@ -64,18 +64,16 @@ def as_text(found: dict[str, Any]) -> str:
     """`describe`'s dict -> lines for a terminal."""
     model, chip = found["model"], found["chip"]
     forms = ["scan"] * model["scan"] + [f"remat ({model['remat_keeps']} kept)"] * model["remat"]
-    kernel = "with" if model["kernel"] else "without"
     lines = [
         f"{model['name']}, {model['image_size']} pixels, {', '.join([model['dtype'], *forms])}, inner_implementation "
-        f"{model['inner_implementation']} ({kernel} the kernel): the training step on {found['topology']}",
+        f"{model['inner_implementation']} ({'with' if model['kernel'] else 'without'} the kernel): the training step "
+        f"on {found['topology']}",
         f"{found['chips']} x {chip['name']}, batch {found['batch_size']:,}: {found['batch_per_chip']} images a chip; "
         f"compiled in {found['compile_seconds']:.0f} s. {found['figures'].capitalize()}.",
         "",
         *_memory_lines(found),
     ]
-    if found["time"]:
-        lines += ["", *_time_lines(found), "", *_part_lines(found), "", *_top_lines(found)]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_time_lines(found)] if found["time"] else lines)
 
 
 def _memory_lines(found: dict[str, Any]) -> list[str]:
@@ -98,39 +96,27 @@ def _memory_lines(found: dict[str, Any]) -> list[str]:
 
 
 def _time_lines(found: dict[str, Any]) -> list[str]:
+    """Step, bound, parts and top operations."""
     time, arithmetic = found["time"], found["arithmetic"]
     lines = [
+        "",
         f"Step: {1e3 * time['seconds']:.1f} ms ({time['cycles'] / 1e6:.1f}M cycles), "
-        f"{time['images_per_second']:,.0f} images/s on the slice",
+        f"{time['images_per_second']:,.0f} images/s on the slice, {time['utilization']:.1%} model FLOPs utilisation,",
         f"  by {time['basis']}",
         f"At the peak: {1e3 * arithmetic['seconds_at_peak']:.1f} ms for the model's arithmetic, "
         f"{arithmetic['model_flops_per_chip'] / 1e12:.2f} TFLOP a chip; no step is faster",
-        f"Model FLOPs utilisation: {time['utilization']:.1%} by that time",
     ]
-    if time["kernels_by_traffic_alone"]:
-        lines.append(
-            f"  TOO LOW: {time['kernels_by_traffic_alone']} Pallas kernels count as their memory traffic alone; "
-            "benchmarks/tpu estimates them"
-        )
+    if time["kernels_left_out"]:
+        lines.append(f"  TOO LOW: without {time['kernels_left_out']} Pallas kernels; benchmarks/tpu estimates them")
     if time["loops_counted_once"]:
         lines.append(f"  {len(time['loops_counted_once'])} loops without a constant number of turns are counted once")
-    return lines
-
-
-def _part_lines(found: dict[str, Any]) -> list[str]:
-    lines = [f"{'part':18s} {'M cycles':>9s} {'share':>6s}"]
-    return lines + [
-        f"{part:18s} {each['cycles'] / 1e6:9.2f} {each['share']:6.1%}" for part, each in found["parts"].items()
-    ]
-
-
-def _top_lines(found: dict[str, Any]) -> list[str]:
-    lines = [f"{'M cycles':>9s} {'turns':>5s}  {'part':18s} {'operation':34s} {'shape':34s} where"]
+    lines += ["", f"{'part':18s} {'M cycles':>9s} {'share':>6s}"]
+    for part, each in found["parts"].items():
+        lines.append(f"{part:18s} {each['cycles'] / 1e6:9.2f} {each['share']:6.1%}")
+    lines += ["", f"{'M cycles':>9s} {'turns':>5s}  {'part':18s} {'operation':34s} {'shape':34s} where"]
     for each in found["top_operations"]:
-        name = each["name"][:34]
-        shape = each["shape"][:34]
         lines.append(
-            f"{each['cycles'] / 1e6:9.2f} {each['trips']:5d}  {each['part']:18s} {name:34s} {shape:34s} "
-            f"{each['source'][-60:]}"
+            f"{each['cycles'] / 1e6:9.2f} {each['trips']:5d}  {each['part']:18s} {each['name'][:34]:34s} "
+            f"{each['shape'][:34]:34s} {each['source'][-60:]}"
         )
     return lines

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from tnt_jax.models import fast
 from tnt_jax.models.complexity import multiply_adds
 from tnt_jax.training import steps
-from tnt_jax.training.config import Config
+from tnt_jax.training.config import Experiment
 from tnt_jax.training.optimizer import make_optimizer, make_schedule
-from tnt_jax.training.setup import check_training_devices, make_model
-from tnt_jax.training.state import initial_state, stack_layers
+from tnt_jax.training.plan import check_training_devices
+from tnt_jax.training.setup import make_model
+from tnt_jax.training.state import initial_state, training_form
 
 STEPS_PER_EPOCH = 1000  # of the schedule; the compiled step is the same with any other
 _OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|[Rr]an out of memory")
@@ -55,7 +56,7 @@ class CompiledStep:
 
 
 def compile_step(
-    experiment: Config, num_classes: int, devices: list[Any], examples: tuple[int, int, int] | None = None
+    experiment: Experiment, num_classes: int, devices: list[Any], examples: tuple[int, int, int] | None = None
 ) -> CompiledStep:
     """An experiment over devices (real or of a topology) -> its pmapped training step, compiled, as the loop runs it.
 
@@ -67,58 +68,57 @@ def compile_step(
     model = make_model(experiment, num_classes)
     schedule = make_schedule(experiment, STEPS_PER_EPOCH)
     optimizer = make_optimizer(experiment, schedule)
-    step = steps.make_train_step(
-        experiment,
-        model,
-        optimizer,
-        schedule,
-        log_every_steps=experiment.log_every_steps or STEPS_PER_EPOCH,
-        devices=devices,
-    )
-    state = jax.eval_shape(lambda: stack_layers(initial_state(experiment, model, optimizer), experiment))
-    share = experiment.batch_size // len(devices)
+    every = experiment.log_every_steps or STEPS_PER_EPOCH
+    step = steps.make_train_step(experiment, model, optimizer, schedule, log_every_steps=every, devices=devices)
+    state = jax.eval_shape(lambda: training_form(initial_state(experiment, model, optimizer), experiment))
+    local = experiment.batch_size // len(devices)
     arguments = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((len(devices), *leaf.shape), leaf.dtype),
-        (state, batch_shapes(experiment, share, examples)),
+        (state, batch_shapes(experiment, local, examples)),
     )
     lowered = step.lower(*arguments)
     lowered_at = time.perf_counter()
-    facts = {
-        "batch_per_chip": share,
-        "multiply_adds_per_image": multiply_adds(model),
-        "lower_seconds": lowered_at - start,
-        "fused": fast.choose(model.config, model.ops.implementation, devices[0].device_kind).reason is None,
-    }
+    memory = text = None
+    refusal = ""
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         # A kernel that asks for too much vector memory is no batch that is too large.
         if not _OUT_OF_MEMORY.search(str(error)) or "memory space vmem" in str(error):
             raise
-        seconds = time.perf_counter() - lowered_at
-        return CompiledStep(**facts, compile_seconds=seconds, memory=None, text=None, refusal=_refusal(str(error)))
-    found = compiled.memory_analysis()
-    memory = Memory(
-        arguments=found.argument_size_in_bytes,
-        outputs=found.output_size_in_bytes,
-        temporary=found.temp_size_in_bytes,
-        aliased=found.alias_size_in_bytes,
-        generated_code=found.generated_code_size_in_bytes,
+        found = re.search(r"[^\n]*Used [^\n]* of [^\n.]*[^\n]*", str(error))  # how much is too much
+        refusal = (found.group(0) if found else str(error).splitlines()[0]).strip()[:300]
+    else:
+        sizes, text = compiled.memory_analysis(), compiled.as_text()
+        memory = Memory(
+            arguments=sizes.argument_size_in_bytes,
+            outputs=sizes.output_size_in_bytes,
+            temporary=sizes.temp_size_in_bytes,
+            aliased=sizes.alias_size_in_bytes,
+            generated_code=sizes.generated_code_size_in_bytes,
+        )
+    return CompiledStep(
+        batch_per_chip=local,
+        multiply_adds_per_image=multiply_adds(model),
+        lower_seconds=lowered_at - start,
+        compile_seconds=time.perf_counter() - lowered_at,
+        memory=memory,
+        text=text,
+        refusal=refusal,
+        fused=fast.choose(model.config, model.ops.implementation, devices[0].device_kind).reason is None,
     )
-    seconds = time.perf_counter() - lowered_at
-    return CompiledStep(**facts, compile_seconds=seconds, memory=memory, text=compiled.as_text())
 
 
 def batch_shapes(
-    experiment: Config, share: int, examples: tuple[int, int, int] | None = None
+    experiment: Experiment, local: int, examples: tuple[int, int, int] | None = None
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """-> a device's share of a batch as the feed gives it; with data.on_device all examples and the draws' seeds.
+    """-> a device's local batch as the feed gives it; with data.on_device all examples and the draws' seeds.
 
     Raises ValueError for data.on_device without `examples`.
     """
     side = experiment.model.image_size
     if not experiment.data.on_device:
-        images = {"image": jax.ShapeDtypeStruct((share, side, side, 3), jnp.uint8)}
+        images = {"image": jax.ShapeDtypeStruct((local, side, side, 3), jnp.uint8)}
     elif examples is None:
         raise ValueError(
             "config.data.on_device=True: give the number of examples and their size, such as --examples=50000x32x32."
@@ -126,16 +126,10 @@ def batch_shapes(
     else:
         images = {
             "examples": jax.ShapeDtypeStruct((*examples, 3), jnp.uint8),
-            "seed": jax.ShapeDtypeStruct((share, 2), jnp.uint32),
+            "seed": jax.ShapeDtypeStruct((local, 2), jnp.uint32),
         }
     return images | {
-        "label": jax.ShapeDtypeStruct((share,), jnp.int32),
-        "mask": jax.ShapeDtypeStruct((share,), jnp.float32),
-        "index": jax.ShapeDtypeStruct((share,), jnp.int32),
+        "label": jax.ShapeDtypeStruct((local,), jnp.int32),
+        "mask": jax.ShapeDtypeStruct((local,), jnp.float32),
+        "index": jax.ShapeDtypeStruct((local,), jnp.int32),
     }
-
-
-def _refusal(message: str) -> str:
-    """The compiler's error -> the line that says how much is too much."""
-    found = re.search(r"[^\n]*Used [^\n]* of [^\n.]*[^\n]*", message)
-    return (found.group(0) if found else message.splitlines()[0]).strip()[:300]
