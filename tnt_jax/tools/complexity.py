@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from tnt_jax.models import fast
 from tnt_jax.models.complexity import (
+    Formula,
     by_formula,
     count_parameters,
     count_parts,
@@ -52,21 +53,13 @@ def part_table(model: TNT) -> str:
     """model -> its parts with parameters and multiply-adds of one image, counted and by formula, as text."""
     parts, formula = count_parts(model), formula_parts(model)
     exact, total = sum(part.multiply_adds for part in parts), by_formula(model)
-    rows = [
-        (
-            part.name,
-            f"{part.parameters:,}",
-            _number(formula[part.name].parameters if part.name in formula else None),
-            f"{part.multiply_adds:,}",
-            _number(formula[part.name].multiply_adds if part.name in formula else None),
-            f"{part.multiply_adds / exact:.1%}",
-        )
-        for part in parts
-    ]
-    parameters = sum(part.parameters for part in parts)
-    rows.append(
-        ("total", f"{parameters:,}", _number(total.parameters), f"{exact:,}", _number(total.multiply_adds), "100.0%")
-    )
+
+    def row(name: str, parameters: int, products: int, by: Formula | None) -> tuple[str, ...]:
+        formulas = ("", "") if by is None else (f"{by.parameters:,.0f}", f"{by.multiply_adds:,.0f}")
+        return name, f"{parameters:,}", formulas[0], f"{products:,}", formulas[1], f"{products / exact:.1%}"
+
+    rows = [row(part.name, part.parameters, part.multiply_adds, formula.get(part.name)) for part in parts]
+    rows.append(row("total", sum(part.parameters for part in parts), exact, total))
     return _render(("part", "parameters", "by formula", "multiply-adds", "by formula", "share"), rows)
 
 
@@ -81,11 +74,6 @@ def xla_multiply_adds(model: TNT) -> float:
     return jax.jit(model.apply).lower(variables, images).cost_analysis()["flops"] / 2
 
 
-def _number(value: float | None) -> str:
-    """A count with commas; nothing where there is none."""
-    return "" if value is None else f"{value:,.0f}"
-
-
 def published_table() -> str:
     """-> the paper's Tables 1, 5, 8 and 12 beside the counts of the same models here, as text."""
     rows = []
@@ -93,19 +81,10 @@ def published_table() -> str:
         model = create_model(name, **overrides)
         parts = count_parts(model)
         trainable, products = (sum(getattr(part, key) for part in parts) for key in ("parameters", "multiply_adds"))
-        frozen = trainable + frozen_outer_tokens(model)
-        rows.append(
-            (
-                table,
-                row,
-                f"{trainable:,}",
-                f"{frozen / 1e6:.2f} M",
-                "" if parameters is None else f"{parameters} M",
-                f"{products / 1e9:.2f} G",
-                f"{by_formula(model).multiply_adds / 1e9:.2f} G",
-                f"{flops} G",
-            )
-        )
+        counts = f"{trainable:,}", f"{(trainable + frozen_outer_tokens(model)) / 1e6:.2f} M"
+        published = "" if parameters is None else f"{parameters} M"
+        formula = f"{by_formula(model).multiply_adds / 1e9:.2f} G"
+        rows.append((table, row, *counts, published, f"{products / 1e9:.2f} G", formula, f"{flops} G"))
     titles = ("", "", "trainable", "with outer_tokens", "paper", "multiply-adds", "by formula", "paper")
     return _render(titles, rows)
 

@@ -51,8 +51,8 @@ ELSEWHERE = {
 README = """\
 # {name} as a program
 
-`{program}` is serialised StableHLO of jax.export, weights inside, for {platforms}. It needs jax and flatbuffers
-(`pip install jax flatbuffers`), and nothing of tnt_jax:
+`{program}` is serialised StableHLO of jax.export, weights inside, for CPU, GPU (CUDA) and TPU. It needs jax and
+flatbuffers (`pip install jax flatbuffers`), and nothing of tnt_jax:
 
 ```python
 import json
@@ -110,18 +110,16 @@ def write_program(trained: Trained, folder: Path, input_kind: str = "uint8") -> 
     """Exports into a folder (see the module) -> the program's path. A program that is there already is replaced."""
     exported = export_program(trained, input_kind)
     height, width = trained.model.input_size
-    scaling = {"mean": trained.images.mean, "std": trained.images.std}
     text = README.format(
         name=trained.name,
         program=PROGRAM_FILE,
         classes=CLASSES_FILE,
-        platforms="CPU, GPU (CUDA) and TPU",
         input=input_kind,
         height=height,
         width=width,
         count=trained.model.num_classes,
         resizing=_resizing(trained),
-        scaling=SCALING[input_kind].format(**scaling),
+        scaling=SCALING[input_kind].format(mean=trained.images.mean, std=trained.images.std),
         source=names.printable(Path(trained.source).name),
         weights=trained.weights,
         version=jax.__version__,
@@ -151,13 +149,10 @@ def check_program(path: Path, trained: Trained, input_kind: str = "uint8") -> di
 
 def _resizing(trained: Trained) -> str:
     """How a photograph becomes the program's image, in words."""
-    height, width = trained.model.input_size
-    images = trained.images
-    if height == width:
-        first = f"the shorter side is resized to {int(height / images.eval_crop_fraction)} pixels"
-    else:
-        first = f"they are resized to cover {height / images.eval_crop_fraction:.0f} x "
-        first += f"{width / images.eval_crop_fraction:.0f} pixels"
+    (height, width), images = trained.model.input_size, trained.images
+    sides = [side / images.eval_crop_fraction for side in (height, width)]
+    cover = f"they are resized to cover {sides[0]:.0f} x {sides[1]:.0f} pixels"
+    first = f"the shorter side is resized to {int(sides[0])} pixels" if height == width else cover
     return (
         f"{first} ({images.eval_interpolation}, with antialiasing), then the centre of {height} x {width} is cut out."
     )

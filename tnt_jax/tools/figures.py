@@ -27,10 +27,8 @@ same bytes.
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +37,7 @@ import numpy as np
 from tnt_jax.analysis.attention import draw_class_token_attention
 from tnt_jax.analysis.curves import draw_curves
 from tnt_jax.analysis.figures import FIGURES, INNER_FIGURES, MAP_FIGURES
+from tnt_jax.analysis.page import read_summary
 from tnt_jax.analysis.panels import Drawn, save_figure, slug
 from tnt_jax.analysis.picture import Subject, read_picture
 from tnt_jax.analysis.queries import Query, parse_query
@@ -46,14 +45,7 @@ from tnt_jax.models.embeddings import grid_of
 from tnt_jax.models.variants import VARIANTS, create_model, nearest, update
 from tnt_jax.pretrained.sources import BEST
 from tnt_jax.tools import command_line
-from tnt_jax.tools.trained import (
-    Trained,
-    add_weights_flag,
-    check_run,
-    evaluation_batches,
-    open_trained,
-    workdir_of,
-)
+from tnt_jax.tools.trained import Trained, add_weights_flag, check_run, evaluation_batches, open_trained, workdir_of
 
 EXAMPLE = "eval:"
 RANDOM = "random"
@@ -76,22 +68,15 @@ def open_subject(source: str, weights: str = BEST) -> Subject:
     name, _, file = source.partition(":")
     if file == RANDOM and name in VARIANTS:
         model = create_model(name)
-        images = np.zeros((1, *model.input_size, 3), np.float32)
-        variables = jax.jit(model.init)(jax.random.key(0), images)
+        variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, *model.input_size, 3), np.float32))
         return Subject(f"{TITLES[name]} (random weights)", model, variables)
-    trained = open_trained(source, weights=weights)
-    workdir = workdir_of(source)
-    if workdir is not None:
-        return run_subject(trained, workdir)
-    return _subject(TITLES[trained.name], trained)
+    return subject_of(open_trained(source, weights=weights), workdir_of(source))
 
 
-def run_subject(trained: Trained, workdir: Path) -> Subject:
-    """A run's model -> the same, called by its workdir."""
-    return _subject(f"{'TNT' if trained.model.inner_blocks else 'DeiT'} ({workdir.absolute().name})", trained)
-
-
-def _subject(title: str, trained: Trained) -> Subject:
+def subject_of(trained: Trained, workdir: Path | None) -> Subject:
+    """The same, of an opened source: a run's model is called by its workdir."""
+    kind = "TNT" if trained.model.inner_blocks else "DeiT"
+    title = TITLES[trained.name] if workdir is None else f"{kind} ({workdir.absolute().name})"
     model = update(trained.model, dtype=jnp.float32)
     mean, std = tuple(trained.images.mean), tuple(trained.images.std)
     return Subject(title, model, trained.variables, mean, std, trained.weights)
@@ -132,13 +117,11 @@ def chosen_figures(text: str) -> list[str]:
     if text == "all":
         return names
     chosen = set()
-    for part in (part.strip() for part in text.split(",")):
-        if part.isdecimal() and 1 <= int(part) <= len(names):
-            chosen.add(names[int(part) - 1])
-        elif part in names:
-            chosen.add(part)
-        else:
+    for part in map(str.strip, text.split(",")):
+        name = names[int(part) - 1] if part.isdecimal() and 1 <= int(part) <= len(names) else part
+        if name not in names:
             raise ValueError(f"there is no figure {part!r}; {nearest(part, names)}, all, or 1 to {len(names)}")
+        chosen.add(name)
     return [name for name in names if name in chosen]
 
 
@@ -165,13 +148,11 @@ def draw(
     with_words = [subject for subject in resized if subject.model.inner_blocks]
     asked = ask(with_words, queries)
     for name in figures:
-        options: dict[str, Any] = {}
         if name in MAP_FIGURES:
-            options = {"seed": seed, "image_size": image_size}
-        elif name == "inner_attention":
-            options = {"queries": asked}
-        shown = subjects if name in MAP_FIGURES else with_words if name in INNER_FIGURES else resized
-        yield name, FIGURES[name](shown, pixels, **options)
+            yield name, FIGURES[name](subjects, pixels, seed=seed, image_size=image_size)
+        else:
+            options = {"queries": asked} if name == "inner_attention" else {}
+            yield name, FIGURES[name](with_words if name in INNER_FIGURES else resized, pixels, **options)
 
 
 def ask(subjects: Sequence[Subject], queries: Sequence[str]) -> list[Query] | None:
@@ -203,14 +184,13 @@ def draw_run(workdir: Path, options: argparse.Namespace) -> str:
         std=trained.images.std,
         class_names=trained.class_names,
     )
-    lines = []
-    if (workdir / "summary.json").is_file():
-        results = json.loads((workdir / "summary.json").read_text())
-        best = results[results["best"]]
-        right = round(best["accuracy"] * best["count"])
-        which = "averaged weights" if results["best"] == "eval_ema" else "raw weights"
-        lines.append(f"Test accuracy: {100 * best['accuracy']:.2f}% ({right} of {best['count']:.0f} images, {which})")
-    return "\n".join([*lines, f"Figures: {curves}, {attention}"])
+    figures = f"Figures: {curves}, {attention}"
+    summary = read_summary(workdir)
+    if summary is None:
+        return figures
+    best, which = summary[summary["best"]], "averaged" if summary["best"] == "eval_ema" else "raw"
+    right = f"{best['accuracy'] * best['count']:.0f} of {best['count']:.0f} images, {which} weights"
+    return f"Test accuracy: {100 * best['accuracy']:.2f}% ({right})\n{figures}"
 
 
 def draw_models(options: argparse.Namespace) -> None:
@@ -243,13 +223,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--figure", default="all", help="all (default), or numbers or names, commas between them")
     parser.add_argument("--image-size", type=int, help="pixels, a side, of figures 1 and 2 (default: see above)")
     parser.add_argument("--attention-size", type=int, help="likewise, of figures 3 to 6 (default: the model's own)")
-    parser.add_argument(
-        "--query",
-        action="append",
-        default=[],
-        help="a query word of figure 4: ROW,COLUMN, a pixel of the model's input, or the word's number; repeatable "
-        "(default: four words of much contrast)",
-    )
+    query = "a word of figure 4: ROW,COLUMN (a pixel of the model's input) or its number; repeatable (default: four)"
+    parser.add_argument("--query", action="append", default=[], help=query)
     parser.add_argument("--seed", type=int, default=0, help="of the channels and of t-SNE (default 0)")
     options = parser.parse(arguments)
     given = [name for name in ("models", "image", "output") if getattr(options, name) is not None]

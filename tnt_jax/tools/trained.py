@@ -58,11 +58,7 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def open_trained(
-    source: str,
-    image_size: int | tuple[int, int] | None = None,
-    *,
-    weights: str = BEST,
-    changes: Sequence[str] = (),
+    source: str, image_size: int | None = None, *, weights: str = BEST, changes: Sequence[str] = ()
 ) -> Trained:
     """A source, image_size in pixels (None: the model's own; another interpolates the sentence positions) -> Trained.
 
@@ -78,13 +74,15 @@ def open_trained(
         images = EvalImages(**{name: getattr(experiment.data, name) for name in fields})
         name = experiment.model.name
     else:
+        from tnt_jax.data.class_names import imagenet_names
+
         if changes:
             raise ValueError(f"{changes[0]}: {source} is no run, whose configuration it could change. Leave it out.")
         name, path = split_source(source)
         found, experiment = read_weights(path, weights), None
         head = found.arrays.get("head.bias")
         model = create_model(name, num_classes=NUM_IMAGENET_CLASSES if head is None else len(head))
-        names = published_names(model.num_classes)
+        names = numbered(imagenet_names() if model.num_classes == NUM_IMAGENET_CLASSES else (), model.num_classes)
         images = EvalImages() if model.inner_blocks else DEIT_IMAGES
     if image_size is not None:
         model = update(model, image_size=image_size)
@@ -143,30 +141,20 @@ def split_source(source: str) -> tuple[str, str]:
 
 def class_names(workdir: Path, experiment: Experiment, num_classes: int) -> tuple[str, ...]:
     """-> the names of a run's classes: those it left in its workdir, or its data set's, or numbers."""
-    from tnt_jax.tools.class_names import readable
+    from tnt_jax.data import sources
+    from tnt_jax.data.class_names import readable
 
     names = workdirs.read_class_names(workdir)
     if names is None:
-        from tnt_jax.data import sources
-
         try:
             names = sources.classes(experiment.data)[1]
         except (ValueError, FileNotFoundError) as error:
+            file = workdirs.CLASSES_FILE
             logging.warning(
-                "%s has no %s, as older runs, and its data set is not here (%s). Classes get their numbers; to name "
-                'them, write that file: a JSON list in the order of the labels, ["cat", "dog"].',
-                workdir,
-                workdirs.CLASSES_FILE,
-                error,
+                f"{workdir} has no {file}, as older runs, and its data set is not here ({error}). Classes get their "
+                'numbers; to name them, write that file: a JSON list in the order of the labels, ["cat", "dog"].'
             )
     return numbered(readable(names or ()), num_classes)
-
-
-def published_names(num_classes: int) -> tuple[str, ...]:
-    """-> ImageNet's names where the weights have as many classes, else numbers."""
-    from tnt_jax.tools.class_names import imagenet_names
-
-    return numbered(imagenet_names() if num_classes == NUM_IMAGENET_CLASSES else (), num_classes)
 
 
 def numbered(names: tuple[str, ...], num_classes: int) -> tuple[str, ...]:

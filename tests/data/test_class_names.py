@@ -1,4 +1,4 @@
-from tnt_jax.tools import class_names
+from tnt_jax.data import class_names
 
 
 def test_imagenets_names_are_in_the_order_of_its_labels():
