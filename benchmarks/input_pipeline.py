@@ -8,7 +8,7 @@ so that a noisy machine disturbs them alike:
          image anew for each repeated copy, so its rate holds for both of ours
 Beside the rates: processor time an image (all processes of a side), and of ours in the main process alone.
 
-    python benchmarks/input_pipeline.py --images DIR --peer-python PYTHON [--rounds 5] [--output FILE.json]
+    python -m benchmarks.input_pipeline --images DIR --baseline-python PYTHON [--rounds 5] [--output FILE.json]
 
 DIR holds CLASS/*.jpg; PYTHON is an interpreter with torch, torchvision, timm and Pillow below 12. Without it only ours
 is measured. `--index FILES` measures the start on TFRecord files of 1.28 million records instead.
@@ -36,16 +36,16 @@ def main() -> None:
     """Measures, prints one line a round and a summary, and writes the figures as JSON where asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", required=True, type=Path, help="folder with CLASS/*.jpg")
-    parser.add_argument("--peer-python", default="", help="interpreter with timm; empty: measure ours alone")
+    parser.add_argument("--baseline-python", default="", help="interpreter with timm; empty: measure ours alone")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
     parser.add_argument("--batches", type=int, default=24, help=f"batches of {BATCH_SIZE} images a turn")
     parser.add_argument("--cores", type=int, default=2, help="processor cores, and worker processes")
     parser.add_argument("--output", default="", help="file for the figures as JSON")
     parser.add_argument("--index", action="store_true", help="the start on 1.28 million TFRecords instead")
-    parser.add_argument("--as-peer", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--as-baseline", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.cores])
-    if arguments.as_peer:
+    if arguments.as_baseline:
         serve_timm(arguments)
         return
     if arguments.index:
@@ -69,9 +69,9 @@ def measure(arguments: argparse.Namespace, folder: str) -> dict:
         for workers in sorted({1, arguments.cores})
         for copies in (1, 3)
     }
-    if arguments.peer_python:
-        peer = Peer(arguments)
-        sides |= {TIMM: peer}
+    if arguments.baseline_python:
+        baseline = Baseline(arguments)
+        sides |= {TIMM: baseline}
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
     for side in sides.values():
         side.run(2)  # the files' cache
@@ -81,7 +81,7 @@ def measure(arguments: argparse.Namespace, folder: str) -> dict:
         cells = [f"{name} {rounds[name][-1]['images_per_second']:.0f}/s" for name in sides]
         print(f"round {number + 1}: " + ", ".join(cells), flush=True)
     report = {"rounds": rounds, "cores": arguments.cores, "processor": processor_name(), "load": os.getloadavg()}
-    report["versions"] = versions() | (peer.close() if arguments.peer_python else {})
+    report["versions"] = versions() | (baseline.close() if arguments.baseline_python else {})
     return report
 
 
@@ -126,11 +126,11 @@ class Ours:
         }
 
 
-class Peer:
+class Baseline:
     """timm in an interpreter of its own, which waits while it is not its turn."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        command = [arguments.peer_python, __file__, "--as-peer", "--images", str(arguments.images)]
+        command = [arguments.baseline_python, __file__, "--as-baseline", "--images", str(arguments.images)]
         self.process = subprocess.Popen(
             [*command, "--cores", str(arguments.cores)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -152,7 +152,7 @@ class Peer:
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
         if not answer:
-            raise RuntimeError(f"the peer's process ended (status {self.process.wait()}); its message is above")
+            raise RuntimeError(f"timm's process ended (status {self.process.wait()}); its message is above")
         return json.loads(answer)
 
 
