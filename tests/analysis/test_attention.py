@@ -23,7 +23,7 @@ def test_a_bright_patch_changes_the_map_at_its_place():
     before = class_token_attention(model, variables, dark)[1][0]
     for row, column in ((0, 3), (2, 1)):
         bright = dark.at[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4].set(2.0)
-        # The other sentences keep their scores in the first block: of one head, their shares change by one factor.
+        # The other sentences keep their scores in the first block: of one head, their weights change by one factor.
         ratio = class_token_attention(model, variables, bright)[1][0] / before
         off = np.abs(ratio / np.median(ratio) - 1) > 1e-3
         assert [tuple(place) for place in np.argwhere(off)] == [(row, column)]
@@ -39,7 +39,7 @@ def test_enlarged_maps_keep_their_peak_and_run_from_0_to_1():
     assert np.isfinite(enlarge(np.ones((1, 2, 2)), 8, 8)).all()
 
 
-def test_the_picture_holds_every_image(tmp_path):
+def test_the_figure_holds_every_image(tmp_path):
     model = small_model()
     pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
     path = draw_class_token_attention(
@@ -52,5 +52,5 @@ def test_the_picture_holds_every_image(tmp_path):
         std=(0.5,) * 3,
         class_names=[r"$\frac{1$", "a\nb$", "\x1b[31m"] * 4,
     )
-    picture = matplotlib.image.imread(path)
-    assert picture.shape[1] > picture.shape[0] and picture[..., :3].std() > 0.1
+    figure = matplotlib.image.imread(path)
+    assert figure.shape[1] > figure.shape[0] and figure[..., :3].std() > 0.1

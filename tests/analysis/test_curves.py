@@ -27,8 +27,8 @@ def test_metrics_are_read_by_name_without_what_is_not_a_number(workdir):
 def test_the_figure_is_the_same_file_each_time(workdir):
     first = draw_curves(workdir, workdir / "a" / "curves.png").read_bytes()
     assert draw_curves(workdir, workdir / "b" / "curves.png").read_bytes() == first
-    picture = matplotlib.image.imread(workdir / "a" / "curves.png")
-    assert picture.shape[0] > 400 and picture[..., :3].std() > 0.01  # not an empty sheet
+    figure = matplotlib.image.imread(workdir / "a" / "curves.png")
+    assert figure.shape[0] > 400 and figure[..., :3].std() > 0.01  # not an empty sheet
 
 
 def test_a_missing_or_torn_file_is_named(workdir):

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from tests.models.helpers import random_variables, small_model
 from tnt_jax.analysis import figures, maps
 from tnt_jax.analysis.panels import chosen_blocks, put_title, save_figure
-from tnt_jax.analysis.picture import Subject, fit, map_size, read_picture
+from tnt_jax.analysis.subject import Subject, fit, map_size, read_image
 from tnt_jax.models.variants import create_model
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
@@ -92,7 +92,7 @@ def test_feature_maps_are_channels_drawn_by_the_seed(written):
 
 
 def test_the_tsne_has_one_thread_whatever_the_machine_has(monkeypatch):
-    """With two, another order of sums moved points of a real model by more than the picture's half."""
+    """With two, another order of sums moved points of a real model by more than the figure's half."""
     used, fit_transform = [], TSNE.fit_transform
 
     def spied(self, vectors):
@@ -158,7 +158,7 @@ def test_queries_that_the_model_lacks_are_refused():
         figures.inner_attention(subjects()[1:], PIXELS, queries=[(16, 0)])
 
 
-def test_a_picture_is_cut_to_its_centre():
+def test_an_image_is_cut_to_its_centre():
     assert fit(PIXELS, (20, 20)).tolist() == PIXELS[:, 5:25].tolist()
     assert fit(PIXELS, (20, 30)).tolist() == PIXELS.tolist()
     assert fit(PIXELS, (7, 31)).shape == (7, 31, 3)
@@ -174,18 +174,18 @@ def test_feature_maps_of_small_models_are_as_much_larger():
     assert map_size(small_model(image_size=16)) == (72, 72)  # 16 x 1024 / 224 is 73.1
 
 
-def test_pictures_are_read_upright_and_what_is_none_is_said(tmp_path):
+def test_images_are_read_upright_and_what_is_none_is_an_error(tmp_path):
     Image.fromarray(PIXELS).save(tmp_path / "a.png")
-    assert read_picture(tmp_path / "a.png").tolist() == PIXELS.tolist()
+    assert read_image(tmp_path / "a.png").tolist() == PIXELS.tolist()
     rotated = Image.Exif()
     rotated[0x0112] = 6  # the camera was held sideways
     Image.fromarray(PIXELS).save(tmp_path / "b.jpg", exif=rotated)
-    assert read_picture(tmp_path / "b.jpg").shape == (30, 20, 3)
+    assert read_image(tmp_path / "b.jpg").shape == (30, 20, 3)
     (tmp_path / "c.png").write_text("no image")
     with pytest.raises(ValueError, match="c.png cannot be read as an image"):
-        read_picture(tmp_path / "c.png")
+        read_image(tmp_path / "c.png")
     with pytest.raises(FileNotFoundError, match="d.png: there is no such file"):
-        read_picture(tmp_path / "d.png")
+        read_image(tmp_path / "d.png")
 
 
 def test_a_title_is_no_formula():

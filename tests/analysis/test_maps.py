@@ -95,7 +95,7 @@ def test_a_bright_patch_is_seen_at_its_place(changes):
         now = arrays(bright)
         change = np.abs(now[0] - sentences).sum(0)
         assert np.unravel_index(change.argmax(), change.shape) == (row, column)
-        # The others keep their scores: of one head, all their shares change by one factor.
+        # The others keep their scores: of one head, all their weights change by one factor.
         ratio = now[1] / attention
         assert np.argwhere(np.abs(ratio / np.median(ratio) - 1) > 1e-3).tolist() == [[row, column]]
         ratio = now[2] / matrix

@@ -63,7 +63,7 @@ def draw_curves(workdir: Path, path: Path) -> Path:
 
 
 def draw_panel(axes: Axes, series: Series, title: str, names: Mapping[str, str], scale: str) -> None:
-    """One of PANELS, on its axes; says so where nothing of it was logged."""
+    """One of PANELS, on its axes; its title tells where nothing of it was logged."""
     found = {name: label for name, label in names.items() if name in series}
     if not found:
         hide_axes(axes)

@@ -1,7 +1,7 @@
-"""The paper's six figures (section 3.4, appendix A.1): each function takes models and a picture, and draws one.
+"""The paper's six figures (section 3.4, appendix A.1): each function takes models and an image, and draws one.
 
 Every function gives (matplotlib Figure, arrays by name): the numbers that it shows. Names of arrays begin with the
-model's title. `panels.save_figure` writes them. The same models, picture and seed give the same bytes.
+model's title. `panels.save_figure` writes them. The same models, image and seed give the same bytes.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,9 +13,9 @@ from matplotlib.colors import LogNorm
 
 from tnt_jax.analysis import maps
 from tnt_jax.analysis.inner_figure import inner_attention
-from tnt_jax.analysis.panels import Drawn, check_inner, chosen_blocks, draw_over, named, put_title, show_picture
-from tnt_jax.analysis.picture import Subject, fit, map_size
+from tnt_jax.analysis.panels import Drawn, check_inner, chosen_blocks, draw_over, named, put_title, show_image
 from tnt_jax.analysis.style import BLUE, ORANGE, hide_axes, style
+from tnt_jax.analysis.subject import Subject, fit, map_size
 from tnt_jax.names import figure_label
 
 CHANNELS = 12
@@ -49,7 +49,7 @@ def feature_maps(
             arrays |= named(subject, maps=found[:, picks], channels=picks, blocks=np.asarray(blocks))
             grid = part.subplots(len(blocks), 1 + len(picks), squeeze=False)
             for i, block in enumerate(blocks):
-                show_picture(grid[i, 0], image if i == 0 else None, "input" if i == 0 else "")
+                show_image(grid[i, 0], image if i == 0 else None, "input" if i == 0 else "")
                 grid[i, 1].set_ylabel(f"block {block}")
                 for j, pick in enumerate(picks):
                     grid[i, 1 + j].imshow(found[i, pick], cmap="viridis")
@@ -137,7 +137,7 @@ def word_maps(subjects: Sequence[Subject], pixels: np.ndarray) -> Drawn:
             grid = part.subplots(count, 1 + columns, squeeze=False)
             for axes in grid.flat:
                 hide_axes(axes)
-            show_picture(grid[0, 0], image, "input")
+            show_image(grid[0, 0], image, "input")
             for i, (block, each) in enumerate(zip(model.inner_blocks, found, strict=True)):
                 axes = grid[i // columns, 1 + i % columns]
                 axes.imshow(each, cmap="viridis")
@@ -170,15 +170,15 @@ def outer_attention(subjects: Sequence[Subject], pixels: np.ndarray) -> Drawn:
             for axes in grid.flat:
                 hide_axes(axes)
             for i, block in enumerate(each):
-                share = averaged_down(block[1:, 1:]) * len(block)
-                shown = grid.flat[i].imshow(share, cmap="magma", norm=norm)
+                relative = averaged_down(block[1:, 1:]) * len(block)
+                drawn = grid.flat[i].imshow(relative, cmap="magma", norm=norm)
                 grid.flat[i].set_title(f"block {i + 1}", fontsize=8)
-            bar = part.colorbar(shown, ax=grid, shrink=0.85, extend="min", format="{x:g}")
+            bar = part.colorbar(drawn, ax=grid, shrink=0.85, extend="min", format="{x:g}")
             bar.set_label(f"times 1/{each.shape[-1]}")
             put_title(
                 part,
                 f"{subject.heading}: from each of {each.shape[-1] - 1} sentences (row) to all (column), "
-                f"numbered row by row; mean of the heads; an even share is 1/{each.shape[-1]}",
+                f"numbered row by row; mean of the heads; even attention is 1/{each.shape[-1]}",
             )
         return figure, arrays
 
@@ -195,13 +195,13 @@ def class_attention(subjects: Sequence[Subject], pixels: np.ndarray) -> Drawn:
     """Figure 7: pixels [H, W, 3] uint8 -> the last block's class token over the sentences, drawn over the image.
 
     At the models' own input size. The mean of the heads, then every head. Arrays: attention
-    [heads, 1 + N], the class token's own share first, a row sums to one; maps [heads, rows, columns].
+    [heads, 1 + N], the class token itself first, a row sums to one; maps [heads, rows, columns].
     """
     arrays: dict[str, np.ndarray] = {}
     heads = max(subject.model.outer_num_heads for subject in subjects)
-    shown = min(heads, 6)
+    num_shown = min(heads, 6)
     with style():
-        figure = plt.figure(figsize=(1.35 * (2 + shown) + 0.2, 1.95 * len(subjects)))
+        figure = plt.figure(figsize=(1.35 * (2 + num_shown) + 0.2, 1.95 * len(subjects)))
         parts = np.atleast_1d(figure.subfigures(len(subjects), 1))
         for subject, part in zip(subjects, parts, strict=True):
             model = subject.model
@@ -210,10 +210,10 @@ def class_attention(subjects: Sequence[Subject], pixels: np.ndarray) -> Drawn:
             rows, columns = (side // model.patch_size for side in image.shape[:2])
             over = found[:, 1:].reshape(-1, rows, columns)
             arrays |= named(subject, attention=found, maps=over)
-            grid = part.subplots(1, 2 + shown, squeeze=False)[0]
+            grid = part.subplots(1, 2 + num_shown, squeeze=False)[0]
             for axes in grid:
                 hide_axes(axes)
-            show_picture(grid[0], image, "input")
+            show_image(grid[0], image, "input")
             drawn = [("mean of heads", over.mean(0)), *((f"head {i + 1}", each) for i, each in enumerate(over))]
             for axes, (title, each) in zip(grid[1:], drawn, strict=False):
                 draw_over(axes, image, each)

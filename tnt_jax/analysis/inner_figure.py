@@ -9,10 +9,10 @@ from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
 from tnt_jax.analysis import maps
-from tnt_jax.analysis.panels import Drawn, check_inner, chosen_blocks, named, put_title, show_picture
-from tnt_jax.analysis.picture import Subject, fit
+from tnt_jax.analysis.panels import Drawn, check_inner, chosen_blocks, named, put_title, show_image
 from tnt_jax.analysis.queries import Query, centre, check_queries, corner, default_queries
 from tnt_jax.analysis.style import RED, hide_axes, style
+from tnt_jax.analysis.subject import Subject, fit
 
 
 def inner_attention(
@@ -60,7 +60,7 @@ def _blocks(subject: Subject) -> tuple[int, ...]:
 
 def _show_places(axes, subject: Subject, image: np.ndarray, queries: Sequence[Query]) -> None:
     """The whole image, with each query's sentence framed and numbered."""
-    show_picture(axes, image, "input")
+    show_image(axes, image, "input")
     side = subject.model.patch_size
     for i, query in enumerate(queries):
         top, left = corner(query, subject.model)
@@ -93,7 +93,7 @@ def _show_panels(part, subject: Subject, image: np.ndarray, queries: Sequence[Qu
         for j, axes in enumerate(grid[i]):
             axes.imshow(image)
             if j:
-                # A pale picture that hardly shows: under a strong one the colours would not be those of the bar.
+                # A pale image that hardly shows: under a strong one the colours would not be those of the bar.
                 axes.imshow(image.mean(-1), cmap="gray", vmin=-255, vmax=255)
                 words = attention[i, j - 1].reshape(side, side)
                 axes.imshow(words, cmap=colors.cmap, norm=colors.norm, alpha=0.9, extent=extent)
@@ -104,4 +104,4 @@ def _show_panels(part, subject: Subject, image: np.ndarray, queries: Sequence[Qu
             if i == 0:
                 axes.set_title(f"block {blocks[j - 1]}" if j else "sentence", fontsize=8)
         grid[i, 0].set_ylabel(str(i + 1), rotation=0, labelpad=8, va="center", fontweight="bold", color=RED)
-    part.colorbar(colors, ax=grid[:, 1:], shrink=0.8, label=f"share of attention (even: {1 / model.num_words:.3f})")
+    part.colorbar(colors, ax=grid[:, 1:], shrink=0.8, label=f"attention (even: {1 / model.num_words:.3f})")

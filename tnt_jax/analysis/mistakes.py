@@ -41,7 +41,7 @@ class Confusion(NamedTuple):
     label: int
     predicted: int
     count: int
-    share: float  # of the class's examples, 0..1
+    fraction: float  # of the class's examples, 0..1
 
 
 def evaluate(
@@ -74,7 +74,7 @@ def evaluate(
 
 
 def class_accuracies(confusion: np.ndarray) -> np.ndarray:
-    """confusion [K, K] -> the share of each class's examples that are right [K]; nan where there are none."""
+    """confusion [K, K] -> the fraction of each class's examples that are right [K]; nan where there are none."""
     counts = confusion.sum(1)
     with np.errstate(invalid="ignore"):
         return np.where(counts > 0, np.diag(confusion) / counts, np.nan)

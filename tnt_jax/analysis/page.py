@@ -35,7 +35,7 @@ CAPTIONS = {
 SPEEDS = (
     ("train/images_per_second", "Images a second", "{:,.0f}"),
     ("train/images_per_second_per_device", "Images a second a device", "{:,.0f}"),
-    ("train/model_flops_utilization", "Share of the device's peak", "{:.1%}"),
+    ("train/model_flops_utilization", "Fraction of the device's peak", "{:.1%}"),
     ("train/input_wait_share", "Time spent waiting for data", "{:.1%}"),
     ("train/host_memory_gb", "Memory of the host, GB", "{:.2f}"),
     ("train/device_memory_gb", "Memory of the device, GB", "{:.2f}"),
@@ -62,7 +62,7 @@ def render(
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_without_escapes
     )
-    environment.filters["percent"] = lambda share, digits=1: "–" if share is None else f"{100 * share:.{digits}f}%"
+    environment.filters["percent"] = lambda part, digits=1: "–" if part is None else f"{100 * part:.{digits}f}%"
     series = read_metrics(workdir)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=workdir.name,
@@ -71,7 +71,7 @@ def render(
         numbers=key_numbers(experiment, summary, series),
         finished=summary is not None,
         curves=_curves(series),
-        card=_read_json(workdir / "report_card.json"),
+        suite=_read_json(workdir / "report_card.json"),
         weights=weights,
         evaluated=evaluated,
         matrix=confusion_table(evaluated.confusion) if len(class_names) <= MOST_NUMBERS else None,
@@ -80,7 +80,7 @@ def render(
         else _data_uri(as_png(draw_confusion(evaluated.confusion, class_names))),
         confused=most_confused(evaluated.confusion, MOST_LISTED),
         weakest=weakest_classes(evaluated.confusion),
-        mistakes=[(mistake, _picture(mistake.pixels)) for mistake in evaluated.worst],
+        mistakes=[(mistake, _data_uri_of_pixels(mistake.pixels)) for mistake in evaluated.worst],
         names=class_names,
         figures=[(name, CAPTIONS[name], _data_uri(content)) for name, content in figures.items()],
         image=image,
@@ -124,11 +124,12 @@ def speeds(series: Series) -> list[tuple[str, str, str, str]]:
 
 
 def confusion_table(confusion: np.ndarray) -> list[list[tuple[int, float]]]:
-    """confusion [K, K] -> rows of (examples, their share of the class)."""
+    """confusion [K, K] -> rows of (examples, their fraction of the class)."""
     totals = np.maximum(confusion.sum(1, keepdims=True), 1)
-    shares = confusion / totals
+    fractions = confusion / totals
     return [
-        [(int(n), float(share)) for n, share in zip(*rows, strict=True)] for rows in zip(confusion, shares, strict=True)
+        [(int(n), float(part)) for n, part in zip(*rows, strict=True)]
+        for rows in zip(confusion, fractions, strict=True)
     ]
 
 
@@ -140,26 +141,26 @@ def weakest_classes(confusion: np.ndarray) -> list[tuple[int, float, int]]:
 
 
 def draw_confusion(confusion: np.ndarray, names: Sequence[str]) -> Any:
-    """confusion [K, K] of many classes -> a figure: each row's shares as colours, on a square-root scale.
+    """confusion [K, K] of many classes -> a figure: each row's fractions as colours, on a square-root scale.
 
     The scale shows a confusion of one in a hundred beside classes that are nearly always right.
     """
     count = len(names)
-    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    fractions = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     side = min(max(6.5, 0.045 * count + 2.5), 12.0)
     every = max(1, -(-count // 60))
-    colors = LinearSegmentedColormap.from_list("shares", ["white", ORANGE, RED, "#3b0a00"])
+    colors = LinearSegmentedColormap.from_list("fractions", ["white", ORANGE, RED, "#3b0a00"])
     with style():
         figure, axes = plt.subplots(figsize=(side, 0.93 * side))
-        drawn = axes.imshow(np.sqrt(shares), cmap=colors, vmin=0, vmax=1)
+        drawn = axes.imshow(np.sqrt(fractions), cmap=colors, vmin=0, vmax=1)
         ticks = range(0, count, every)
-        shown = [printable(names[i]) for i in ticks]
-        labels = [without_formulas(name if len(name) <= 18 else f"{name[:17]}…") for name in shown]
+        ticked = [printable(names[i]) for i in ticks]
+        labels = [without_formulas(name if len(name) <= 18 else f"{name[:17]}…") for name in ticked]
         axes.set_xticks(ticks, labels, rotation=90, fontsize=5.5)
         axes.set_yticks(ticks, labels, fontsize=5.5)
         axes.set(xlabel="taken for", ylabel="class")
         axes.grid(False)
-        bar = figure.colorbar(drawn, shrink=0.4, fraction=0.04, pad=0.01, label="share of the class's images")
+        bar = figure.colorbar(drawn, shrink=0.4, fraction=0.04, pad=0.01, label="fraction of the class's images")
         bar.set_ticks(np.sqrt([0, 0.01, 0.05, 0.2, 0.5, 1]), labels=["0", "1%", "5%", "20%", "50%", "100%"])
     return figure
 
@@ -191,7 +192,7 @@ def _curves(series: Series) -> list[tuple[str, str]]:
     return found
 
 
-def _picture(pixels: np.ndarray) -> str:
+def _data_uri_of_pixels(pixels: np.ndarray) -> str:
     """uint8 [H, W, 3] -> a data URI; small images stay small, and the browser enlarges them without blur."""
     content = io.BytesIO()
     plt.imsave(content, pixels, format="png")
@@ -209,4 +210,4 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}). Mend or remove the file.") from error
+        raise ValueError(f"{path} is not JSON ({error}). Fix or remove the file.") from error

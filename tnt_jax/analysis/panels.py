@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure, FigureBase
 
 from tnt_jax.analysis.attention import enlarge
-from tnt_jax.analysis.picture import Subject
 from tnt_jax.analysis.style import hide_axes, save, style
+from tnt_jax.analysis.subject import Subject
 from tnt_jax.names import printable, without_formulas
 
 LETTERS_PER_INCH = 13.5  # of a title in 9 points
@@ -46,7 +46,7 @@ def draw_over(axes, image: np.ndarray, attention: np.ndarray) -> None:
     hide_axes(axes)
 
 
-def show_picture(axes, image: np.ndarray | None, title: str) -> None:
+def show_image(axes, image: np.ndarray | None, title: str) -> None:
     """The image under its title; None: an empty place."""
     if image is not None:
         axes.imshow(image)

@@ -26,7 +26,7 @@ def linear_probe(
     """Features [n, D] of two splits -> accuracy (0..1, on `test`), inverse_penalty, held_out_accuracy, and two bools.
 
     Multinomial logistic regression (scikit-learn's, L-BFGS) on features standardised by the training split's mean and
-    deviation. The penalty is chosen on a stratified `held_out` share of the training split, then the regression is
+    deviation. The penalty is chosen on a stratified `held_out` fraction of the training split, then the regression is
     fitted on all of it; the test split plays no part in the choice. Among equals the strongest penalty is taken.
     `converged`: the regression did; `at_end`: the choice is at an end of the grid and better than the one beside it, so
     that a better one may lie beyond. class_names: for messages; without them classes are numbers.

@@ -57,7 +57,7 @@ def as_png(figure: Figure, dpi: int = 130) -> bytes:
 
 
 def hide_axes(axes) -> None:
-    """A picture needs no ticks, frame or grid."""
+    """An image needs no ticks, frame or grid."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(False)

@@ -39,8 +39,8 @@ from tnt_jax.analysis.curves import draw_curves
 from tnt_jax.analysis.figures import FIGURES, INNER_FIGURES, MAP_FIGURES
 from tnt_jax.analysis.page import read_summary
 from tnt_jax.analysis.panels import Drawn, save_figure, slug
-from tnt_jax.analysis.picture import Subject, read_picture
 from tnt_jax.analysis.queries import Query, parse_query
+from tnt_jax.analysis.subject import Subject, read_image
 from tnt_jax.models.embeddings import grid_of
 from tnt_jax.models.variants import VARIANTS, create_model, nearest, update
 from tnt_jax.pretrained.sources import BEST
@@ -95,10 +95,10 @@ def open_subjects(sources: str, weights: str = BEST) -> list[Subject]:
     ]
 
 
-def open_picture(image: str, sources: str, changes: Sequence[str] = ()) -> np.ndarray:
-    """A file, or eval:K of the first workdir among the sources -> [H, W, 3] uint8. Raises as read_picture."""
+def open_image(image: str, sources: str, changes: Sequence[str] = ()) -> np.ndarray:
+    """A file, or eval:K of the first workdir among the sources -> [H, W, 3] uint8. Raises as read_image."""
     if not image.startswith(EXAMPLE):
-        return read_picture(image)
+        return read_image(image)
     number = image.removeprefix(EXAMPLE)
     if not number.isdecimal():
         raise ValueError(f"--image={image}: after {EXAMPLE} stands the image's number, from 0")
@@ -196,7 +196,7 @@ def draw_run(workdir: Path, options: argparse.Namespace) -> str:
 def draw_models(options: argparse.Namespace) -> None:
     """Draws the paper's figures of --models, writes them one by one and prints their paths."""
     figures = chosen_figures(options.figure)
-    pixels = open_picture(options.image, options.models, options.changes)
+    pixels = open_image(options.image, options.models, options.changes)
     subjects = open_subjects(options.models, options.weights)
     for subject in subjects:
         if subject.weights:

@@ -20,7 +20,7 @@ from tnt_jax.analysis.mistakes import evaluate
 from tnt_jax.analysis.panels import save_figure
 from tnt_jax.analysis.predictions import predictor, whole_batch
 from tnt_jax.tools import command_line
-from tnt_jax.tools.figures import chosen_figures, draw, open_picture, subject_of
+from tnt_jax.tools.figures import chosen_figures, draw, open_image, subject_of
 from tnt_jax.tools.trained import Trained, add_weights_flag, check_run, evaluation_batches, open_trained
 from tnt_jax.workdir import write_file
 
@@ -36,7 +36,7 @@ def draw_figures(
     names = chosen_figures(figures)
     if figures == "all" and not trained.model.inner_blocks:
         names = [name for name in names if name not in INNER_FIGURES]
-    subject, pixels, found = subject_of(trained, workdir), open_picture(image, str(workdir), changes), {}
+    subject, pixels, found = subject_of(trained, workdir), open_image(image, str(workdir), changes), {}
     with tempfile.TemporaryDirectory() as folder:
         for name, drawn in draw([subject], pixels, names):
             found[name] = save_figure(drawn, Path(folder), name, dpi=110)[0].read_bytes()

@@ -1,4 +1,4 @@
-"""A picture on its way into a model and back under a figure: read, cut to the model's shape, normalised."""
+"""A model as figures show it, and its image: read, cut to the model's shape, normalised."""
 
 import dataclasses
 from pathlib import Path
@@ -44,7 +44,7 @@ class Subject:
         return dataclasses.replace(self, model=model, variables={"params": params})
 
 
-def read_picture(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path) -> np.ndarray:
     """An image file (whatever Pillow reads) -> [H, W, 3] uint8, upright.
 
     Raises:
@@ -66,7 +66,7 @@ def read_picture(path: str | Path) -> np.ndarray:
 def fit(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """pixels [H, W, 3] uint8, (height, width) -> [height, width, 3]: the largest centred part of that shape, bicubic.
 
-    Unlike an evaluation's crop it keeps all of the shorter side: one looks at the whole picture.
+    Unlike an evaluation's crop it keeps all of the shorter side: one looks at the whole image.
     """
     rows, columns = pixels.shape[:2]
     scale = min(rows / size[0], columns / size[1])
@@ -84,9 +84,9 @@ def map_size(model: TNT) -> tuple[int, int]:
     interpolation makes of so few positions. Never above 1024, unless the model's own input is.
     """
 
-    def larger(side: int) -> int:
-        wanted = max(min(side * PAPERS_SIZE / PAPERS_INPUT, PAPERS_SIZE), side)
-        return round(wanted / model.patch_size) * model.patch_size
+    def enlarged(side: int) -> int:
+        larger = max(min(side * PAPERS_SIZE / PAPERS_INPUT, PAPERS_SIZE), side)
+        return round(larger / model.patch_size) * model.patch_size
 
     height, width = model.input_size
-    return larger(height), larger(width)
+    return enlarged(height), enlarged(width)
