@@ -85,8 +85,7 @@ def test_dashes_and_underscores_are_the_same_but_in_a_key_and_its_value(parser):
     ("word", "hint"),
     [
         ("--batch-sise=8", "Did you mean --batch-size?"),
-        ("--nothing", "Give flags as --NAME=VALUE; --help lists them."),
-        ("-x=3", "Give flags as --x=3; --help lists them."),
+        ("--nothing", "--help lists the flags."),
         ("--batch-size=many", "invalid int value: 'many'"),
     ],
 )
@@ -95,6 +94,13 @@ def test_what_is_not_understood_is_one_line_with_a_hint(parser, word, hint, caps
         parser.parse([word])
     said = capsys.readouterr().err
     assert stop.value.code == 2 and said.startswith("test: ") and said.endswith(f"{hint}\n") and said.count("\n") == 1
+
+
+def test_a_flag_without_dashes_is_given_with_them(capsys):
+    for word, hint in (("config.seed=3", "--config.seed=3"), ("seed", "--NAME=VALUE")):
+        with pytest.raises(SystemExit):
+            command_line.Parser("test", "").parse([word])
+        assert f"{word}: not understood. Give flags as {hint}; --help lists them." in capsys.readouterr().err
 
 
 def test_errors_of_a_configs_own_function_are_said_in_short(parser):

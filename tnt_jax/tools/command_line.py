@@ -60,10 +60,10 @@ class Parser(argparse.ArgumentParser):
         stop(message, self.prog)
 
     def _hint(self, word: str) -> str:
-        name = f"--{word.lstrip('-').partition('=')[0]}"
-        near = difflib.get_close_matches(name, self._option_string_actions, 1)
-        given = f"--{word.lstrip('-')}" if "=" in word else "--NAME=VALUE"
-        return f"Did you mean {near[0]}?" if near else f"Give flags as {given}; --help lists them."
+        if not word.startswith("-"):
+            return f"Give flags as {f'--{word}' if '=' in word else '--NAME=VALUE'}; --help lists them."
+        near = difflib.get_close_matches(_with_dashes(word).partition("=")[0], self._option_string_actions, 1)
+        return f"Did you mean {near[0]}?" if near else "--help lists the flags."
 
 
 def read_config(options: argparse.Namespace, run: str = "", **settings: bool | tuple[str, ...]) -> ConfigDict | None:
