@@ -5,7 +5,7 @@ Without --config, the configuration of the run in the workdir is taken, and --co
 Exit codes: 0 done; 2 the command cannot work (one message says what, where and the fix, and nothing was written);
 3 the run had to stop (not a number, a full disk, unreadable data or checkpoints, another process gone: or 134, by jax);
 4 SIGTERM (a machine is taken away) and 130 SIGINT (Ctrl-C): training has saved the step under way. After 3 (and its
-mend), 4 and 130 the same command goes on. A second Ctrl-C ends at once. --verbosity=1 adds where in the code it was.
+fix), 4 and 130 the same command resumes. A second Ctrl-C ends at once. --verbosity=1 adds where in the code it was.
 """
 
 import faulthandler

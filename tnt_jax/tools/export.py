@@ -5,9 +5,9 @@
     python -m tnt_jax.tools.export --source=runs/photos --format=safetensors --output=photos.safetensors
 
 stablehlo: OUTPUT is a folder: model.stablehlo, classes.json (names in the order of the logits) and README.md, which
-says in a few lines how to call it. The one file runs on CPU, GPU (CUDA) and TPU, with any number of images at a time,
-where jax is installed and this package is not. Its weights are inside: as constants they take the room of the weights
-themselves, whatever the number of platforms, and a program can then not be called with the wrong ones. Images go in as
+tells in a few lines how to call it. The one file runs on CPU, GPU (CUDA) and TPU, with any number of images at a time,
+where jax is installed and this package is not. Its weights are inside: as constants they take as much space as the weights
+themselves, whatever the number of platforms, and nobody can call the program with the wrong ones. Images go in as
 uint8 pixels, so that the mean and deviation cannot be mistaken either, and a batch is a quarter of the bytes; with
 --input=float32 they are normalised by the caller.
 
@@ -81,7 +81,7 @@ SCALING = {
 def program_of(trained: Trained, input_kind: str = "uint8") -> Callable[[jax.Array], jax.Array]:
     """A model with weights -> images [B, H, W, 3] (uint8 pixels; float32: normalised) -> logits [B, K] float32.
 
-    Attention takes a TPU's form on TPUs and the other elsewhere, both plain XLA operations: a kernel for one kind of
+    Attention has one implementation on TPUs and another elsewhere, both plain XLA operations: a kernel for one kind of
     device would not run on the others.
     """
     mean, std = (np.array(values, np.float32) for values in (trained.images.mean, trained.images.std))
@@ -174,7 +174,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> str:
-    """Exports -> what to say about it. Raises ValueError or OSError for what cannot work, with the fix."""
+    """Exports -> a line about it. Raises ValueError or OSError for what cannot work, with the fix."""
     if (suffix := options.output.suffix.lower()) in ELSEWHERE:
         raise ValueError(f"--output={options.output}: {ELSEWHERE[suffix]}")
     if options.format == "stablehlo" and (options.output.is_file() or suffix in FILES):
@@ -191,12 +191,12 @@ def run(options: argparse.Namespace) -> str:
     return (
         f"{path}: {trained.weights}, {found['megabytes']:.1f} MB for {', '.join(PLATFORMS)}, loaded in "
         f"{found['seconds']:.2f} s; its logits differ from the model's by at most {found['difference']:.1e} on three "
-        f"images. {options.output / README_FILE} says how to call it."
+        f"images. {options.output / README_FILE} tells how to call it."
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Exports, loads what was written, compares it with the model, and says so."""
+    """Exports, loads what was written, and compares it with the model."""
     options = parse(arguments)
     with command_line.one_message("export"):
         command_line.log(run(options))

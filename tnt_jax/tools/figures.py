@@ -1,4 +1,4 @@
-"""The paper's six figures (section 3.4, appendix A.1) of one picture, for one model or several side by side.
+"""The paper's six figures (section 3.4, appendix A.1) of one image, for one model or several side by side.
 
     python -m tnt_jax.tools.figures --models=runs/deit,runs/tnt --image=dog.jpg --output=figures
     python -m tnt_jax.tools.figures --models=hf-hub:timm/tnt_s_patch16_224.in1k --image=dog.jpg --output=figures
@@ -10,7 +10,7 @@
 
 --models: workdirs, or NAME:WEIGHTS (tools/trained.py), commas between them; NAME:random is a model with untrained
 weights, and is called so in the titles. --image: a file, or eval:K, image K of the first workdir's evaluation split.
-The picture is cut to its largest centred part of the model's shape.
+The image is cut to its largest centred part of the model's shape.
 
 --figure: all, or some of (number or name, commas between them)
     1 feature_maps      sentence embeddings by position, 12 random channels, first, middle and last block   (Figure 3a)
@@ -21,7 +21,7 @@ The picture is cut to its largest centred part of the model's shape.
     6 class_attention   what the last block's class token attends to                                       (Figure 7)
 1 and 2 are drawn at --image-size, by interpolated positions: the paper's 1024 for a model of 224 pixels, and as much
 larger for a smaller model (72 for 16); 3 to 6 at the model's own size, or at --attention-size. 3 and 4 need an inner
-path, which DeiT has not. Each figure is written as OUTPUT/NAME.png, .pdf and .npz (its arrays); the same seed gives the
+path, which DeiT does not have. Each figure is written as OUTPUT/NAME.png, .pdf and .npz (its arrays); the same seed gives the
 same bytes.
 """
 
@@ -135,11 +135,11 @@ def draw(
     attention_size: tuple[int, int] | None = None,
     queries: Sequence[str] = (),
 ) -> Iterator[tuple[str, Drawn]]:
-    """Models and a picture -> (name, figure with its arrays), one at a time.
+    """Models and an image -> (name, figure with its arrays), one at a time.
 
     image_size: of figures 1 and 2; attention_size: of the others; both (height, width) in pixels. queries: as in
     queries.parse_query; none: chosen by contrast. In the figures of words, models without any are left out. Raises
-    ValueError for sizes, queries or figures that a model has not.
+    ValueError for sizes, queries or figures that a model does not have.
     """
     for size in filter(None, (image_size, attention_size)):
         for subject in subjects:

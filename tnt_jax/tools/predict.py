@@ -5,7 +5,7 @@
 
 --source: a workdir, or a model's name and weights, NAME:FILE or NAME:hf-hub:OWNER/REPOSITORY (tools/trained.py). IMAGE
 is a file (JPEG, PNG, WebP, BMP, GIF, TIFF) or a folder, whose images are taken, those of its folders too; names that
-start with "." are not. Images are turned as their EXIF says, then resized, cropped and normalised as for the run's
+start with "." are not. Images are rotated as their EXIF tag says, then resized, cropped and normalised as for the run's
 evaluation, or as the published weights' authors do. Names with line ends, escape sequences or bytes that are no text
 have them as \\n, \\x1b, \\udcff in table and CSV; JSON has them exactly.
 

@@ -2,8 +2,8 @@
 
 python -m tnt_jax.tools.prepare imagenet2012 --directory=DIRECTORY
 
-Training does the same when it starts and finds nothing prepared; this needs no accelerator to wait meanwhile.
-(tfds' own command, tfds build, wants Apache Beam.) DIRECTORY is then training's --config.data.directory.
+Training does the same when it finds no prepared set; here no accelerator waits meanwhile.
+(tfds' own command, tfds build, needs Apache Beam.) DIRECTORY is then training's --config.data.directory.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
-"""A run as one HTML page: results, curves, report card, speed, mistakes, the paper's figures, configuration.
+"""A run as one HTML page: results, curves, evaluation suite, speed, mistakes, the paper's figures, configuration.
 
     python -m tnt_jax.tools.report --workdir=runs/digits [--output=report.html] [--figures=all] [--image=eval:0]
 
-The page is one file with its pictures inside; it asks no server for anything, and reads on a phone too. The mistakes
+The page is one file with its images inside; it loads nothing from elsewhere, and reads on a phone too. The mistakes
 and the confusion matrix are of the newest checkpoint on data.eval_split, with the weights (raw or averaged) that
 the last evaluation found better, or --weights. --figures: as in tools.figures, or none; they are drawn of --image.
 """
@@ -83,7 +83,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Writes the page and says where."""
+    """Writes the page and prints its path."""
     options = parse(arguments)
     workdir = options.workdir.expanduser().absolute()
     output = (options.output or workdir / REPORT_FILE).expanduser()

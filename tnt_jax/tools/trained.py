@@ -1,4 +1,4 @@
-"""What a program's --source names -> a model with its weights, how its images are made, and its classes' names.
+"""--source of a tool -> a model with its weights, the preprocessing of its images, and the names of its classes.
 
 A source is
   runs/digits                                        a workdir (its newest checkpoint), or WORKDIR/checkpoints/STEP

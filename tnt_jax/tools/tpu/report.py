@@ -1,4 +1,4 @@
-"""What tpu_report says: a dict for JSON, and the same as text."""
+"""The report of tpu_report: a dict for JSON, and the same as text."""
 
 import dataclasses
 from typing import Any
@@ -63,9 +63,9 @@ def describe(
 def as_text(found: dict[str, Any]) -> str:
     """`describe`'s dict -> lines for a terminal."""
     model, chip = found["model"], found["chip"]
-    forms = ["scan"] * model["scan"] + [f"remat ({model['remat_keeps']} kept)"] * model["remat"]
+    loops = ["scan"] * model["scan"] + [f"remat ({model['remat_keeps']} kept)"] * model["remat"]
     lines = [
-        f"{model['name']}, {model['image_size']} pixels, {', '.join([model['dtype'], *forms])}, inner_implementation "
+        f"{model['name']}, {model['image_size']} pixels, {', '.join([model['dtype'], *loops])}, inner_implementation "
         f"{model['inner_implementation']} ({'with' if model['kernel'] else 'without'} the kernel): the training step "
         f"on {found['topology']}",
         f"{found['chips']} x {chip['name']}, batch {found['batch_size']:,}: {found['batch_per_chip']} images a chip; "

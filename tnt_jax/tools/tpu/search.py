@@ -37,7 +37,7 @@ def largest_batch(
 
 
 def _next(latest: CompiledStep, fits: int, fails: int | None, hbm_bytes: int, unit: int) -> int:
-    """The batch to try: where a straight line from the last one says that the memory ends, kept between the bounds."""
+    """The batch to try: where a straight line from the last one meets the memory's end, kept between the bounds."""
     low, high = fits + unit, None if fails is None else fails - unit
     if latest.memory is None or high is not None and fits:
         guess = (low + (fails if fails is not None else 2 * low)) // 2
