@@ -6,7 +6,7 @@
         --config.data.name=folder --config.data.directory=CIFAR
 
 A run is main.py with configs/cifar10.py:ARGUMENT in ROOT/ARGUMENT/EPOCHS_epochs/seed_SEED, "+" in place of commas,
-which separate sources in tools.figures; what has ended is not run again, what was stopped goes on. Without --runs
+which separate sources in tools.figures; what has ended is not run again, what was stopped resumes. Without --runs
 nothing runs. What follows "--" goes to main.py. ROOT/table.md, curves.png and spread.png are made of every run there.
 """
 
@@ -164,8 +164,8 @@ def points(workdir: pathlib.Path) -> Iterator[tuple[float, float, float]]:
     summary = json.loads((workdir / "summary.json").read_text())
     config, steps = summary["config"], summary["steps"]
     for step, accuracy in zip(*read_metrics(workdir)["eval/accuracy"], strict=True):
-        share = step / steps
-        yield config["epochs"] * share, summary["seconds"] / 60 * share, 100 * accuracy
+        fraction = step / steps
+        yield config["epochs"] * fraction, summary["seconds"] / 60 * fraction, 100 * accuracy
 
 
 def draw_curves(found: Runs, path: pathlib.Path) -> None:

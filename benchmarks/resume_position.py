@@ -1,6 +1,6 @@
 """What it costs to return to a position in the data: python -m benchmarks.resume_position
 
-The first batch of a run that starts, and of one that goes on in the middle of epoch 151, of as many records as ImageNet
+The first batch of a run that starts, and of one that resumes in the middle of epoch 151, of as many records as ImageNet
 has (synthetic images of 8 pixels, so that the position is all that is measured).
 """
 

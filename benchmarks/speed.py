@@ -35,7 +35,7 @@ OURS, BASELINE = "tnt_jax", "timm"
 MODES = ("forward", "train")
 OURS_COMMAND = [sys.executable, "-m", "benchmarks.sides.ours"]
 BASELINE_FILE = Path(__file__).parent / "sides/baseline.py"
-# Several processes share a GPU: each must leave the others room.
+# Several processes share a GPU: each must leave memory to the others.
 OURS_ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "2"}
 # Settings that change what is computed; the baseline takes image_size, num_classes, depth and drop_path_rate over.
 ARCHITECTURE = (

@@ -92,7 +92,7 @@ class Ours(turns.Side):
 
 
 def on_devices(batch: Any) -> Any:
-    """Arrays [devices, b, ...] -> the same, each device holding its share."""
+    """Arrays [devices, b, ...] -> the same, each device holding its shard."""
     devices = np.array(jax.local_devices())
     mesh = jax.sharding.Mesh(devices, ("batch",))
     return jax.device_put(batch, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch")))

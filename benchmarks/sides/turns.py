@@ -2,7 +2,7 @@
 
 Standard library alone and no import of the project, because the baseline's interpreter has neither jax nor tnt_jax.
 
-A line of JSON either way. The worker starts with its case as its argument, says {"ready": {...}} once everything is
+A line of JSON either way. The worker starts with its case as its argument, sends {"ready": {...}} once everything is
 compiled and warm, or {"error": TEXT}; answers "turn" with {"seconds": S} for its fixed number of steps, and "end" with
 {"memory_bytes": N or null, "memory_basis": TEXT}.
 """
@@ -23,7 +23,7 @@ PEAK_SINCE_START = "peak resident memory of the process, compilation and librari
 
 
 class WorkerError(RuntimeError):
-    """The worker cannot run its case; the message is what it said."""
+    """The worker cannot run its case; the message is its own."""
 
 
 class Worker:
@@ -39,7 +39,7 @@ class Worker:
         )
 
     def ready(self) -> dict[str, Any]:
-        """Waits for the end of the warm-up -> what the worker says of itself. Raises WorkerError."""
+        """Waits for the end of the warm-up -> the worker's description of itself. Raises WorkerError."""
         return self._answer()["ready"]
 
     def turn(self) -> float:
@@ -84,7 +84,7 @@ class Side:
     """What a worker times. A subclass opens its case in `open` and defines the rest."""
 
     def open(self, case: dict[str, Any]) -> dict[str, Any]:
-        """Builds and compiles the case -> what it says of itself. Raises ValueError for what cannot be."""
+        """Builds and compiles the case -> its description of itself. Raises ValueError for what cannot be."""
         raise NotImplementedError
 
     def run(self, steps: int) -> None:
