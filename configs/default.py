@@ -25,7 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.learning_rate_batch_size = 0  # if not 0, learning_rate is for this batch and scales linearly with batch_size
     config.schedule = "cosine"  # or "constant" (after the warm-up)
     config.schedule_unit = "epoch"  # the rate changes once an "epoch" (the recipe's staircase) or every "step"
-    config.warmup_epochs = 5.0  # linear; afterwards the cosine goes on as if it had started at epoch 0
+    config.warmup_epochs = 5.0  # linear; afterwards the cosine continues as if it had started at epoch 0
     config.warmup_learning_rate = 1e-6  # where the warm-up starts
     config.min_learning_rate = 1e-5  # the cosine's floor
     config.weight_decay = 0.05  # decoupled, times the learning rate, as in PyTorch's AdamW
@@ -48,7 +48,7 @@ def get_config() -> ml_collections.ConfigDict:
     # The loop. Intervals in optimizer steps; 0 means once an epoch.
     config.log_every_steps = 50  # a line of training metrics
     config.eval_every_steps = 0  # the evaluation split; the best yet is saved as well
-    config.checkpoint_every_steps = 0  # where an interrupted run goes on
+    config.checkpoint_every_steps = 0  # where an interrupted run resumes
     config.keep_checkpoints = 3  # the newest ones kept (beside the best)
     config.prefetch_batches = 2  # batches that wait on the devices
 
@@ -111,7 +111,7 @@ def get_config() -> ml_collections.ConfigDict:
     data.mean = (0.5, 0.5, 0.5)  # of the pixels in 0..1
     data.std = (0.5, 0.5, 0.5)  # likewise
     data.repeated_augmentation = 3  # augmented copies of an image in a global batch; 1: none
-    data.crop_area = (0.08, 1.0)  # random resized crop: share of the image's area ...
+    data.crop_area = (0.08, 1.0)  # random resized crop: fraction of the image's area ...
     data.crop_aspect = (3 / 4, 4 / 3)  # ... and width / height
     data.train_interpolation = "random"  # "bilinear", "bicubic", or "random" (either, for each image)
     data.flip_probability = 0.5  # left-right
@@ -119,7 +119,7 @@ def get_config() -> ml_collections.ConfigDict:
     data.color_jitter = 0.4  # brightness, contrast, saturation by up to this; only where randaugment is empty
     data.eval_crop_fraction = 0.9  # of the resized image's shorter side
     data.eval_interpolation = "bicubic"  # or "bilinear"
-    data.exif_orientation = True  # a folder's images are turned as their EXIF says; tfds sets stay as stored
+    data.exif_orientation = True  # a folder's images are rotated as their EXIF tag says; tfds sets stay as stored
     data.worker_processes = -1  # make batches; 0: this process; -1: one a core, none for a small set; same batches
     data.on_device = False  # the whole training split on every device; crops and flips there, no RandAugment
     data.synthetic_examples = 8192  # size of the "synthetic" set
@@ -134,7 +134,7 @@ def get_config() -> ml_collections.ConfigDict:
     mixing.probability = 1.0  # that a batch is mixed at all
     mixing.cutmix_probability = 0.5  # that a mixed batch takes CutMix, where both are on
     mixing.erase_probability = 0.25  # random erasing, one box an image, filled with N(0, 1)
-    mixing.erase_area = (0.02, 1 / 3)  # share of the image's area
+    mixing.erase_area = (0.02, 1 / 3)  # fraction of the image's area
     mixing.erase_aspect = (0.3, 1 / 0.3)  # height / width
     mixing.order = "mix_erase"  # TNT: mix, then erase; "erase_mix": DeiT
 
