@@ -21,8 +21,8 @@ The image is cut to its largest centred part of the model's shape.
     6 class_attention   what the last block's class token attends to                                       (Figure 7)
 1 and 2 are drawn at --image-size, by interpolated positions: the paper's 1024 for a model of 224 pixels, and as much
 larger for a smaller model (72 for 16); 3 to 6 at the model's own size, or at --attention-size. 3 and 4 need an inner
-path, which DeiT does not have. Each figure is written as OUTPUT/NAME.png, .pdf and .npz (its arrays); the same seed gives the
-same bytes.
+path, which DeiT does not have. Each figure is written as OUTPUT/NAME.png, .pdf and .npz (its arrays); the same
+seed gives the same bytes.
 """
 
 import argparse
