@@ -6,7 +6,7 @@
 
 stablehlo: OUTPUT is a folder: model.stablehlo, classes.json (names in the order of the logits) and README.md, which
 tells in a few lines how to call it. The one file runs on CPU, GPU (CUDA) and TPU, with any number of images at a time,
-where jax is installed and this package is not. Its weights are inside, as constants: they take no more space for several
+where jax is installed and this package is not. Its weights are inside, as constants: they take no more space for more
 platforms, and nobody can call the program with the wrong ones. Images go in as
 uint8 pixels, so that the mean and deviation cannot be mistaken either, and a batch is a quarter of the bytes; with
 --input=float32 they are normalised by the caller.
