@@ -10,6 +10,7 @@ from tests.training.helpers import checked_config, random_variables, tiny_config
 from tnt_jax.models.variants import create_model, update
 from tnt_jax.pretrained import save_pretrained
 from tnt_jax.tools import probe
+from tnt_jax.tools.command_line import run_config
 from tnt_jax.training.config import check_config
 
 
@@ -78,7 +79,7 @@ def test_a_workdir_knows_its_model_and_data(tmp_path, weights, monkeypatch):
     monkeypatch.setattr("tnt_jax.tools.probe.fit", fit)
     for source, weights in ((tmp_path / "run", "best"), (tmp_path / "run/checkpoints/7", "raw")):
         with pytest.raises(ValueError, match="far enough"):
-            probe.probe(str(source), None, weights=weights)
+            probe.probe(str(source), run_config(tmp_path / "run"), weights=weights)
     assert asked == [((str(tmp_path / "run"), "best"), 0, 8), ((str(tmp_path / "run/checkpoints/7"), "raw"), 0, 8)]
 
 

@@ -63,12 +63,11 @@ def as_csv(results: Iterator[Prediction | Failure], weights: str) -> Iterator[st
     """-> lines: one for each image and rank; an image that cannot be read has none."""
     yield ",".join(COLUMNS)
     for result in results:
-        if isinstance(result, Prediction):
-            for rank, guess in enumerate(result.guesses, 1):
-                line = io.StringIO()
-                image, name = names.printable(result.path), names.printable(guess.name)  # a row is a line
-                csv.writer(line).writerow((image, rank, guess.label, name, f"{guess.probability:.6f}", weights))
-                yield line.getvalue().rstrip()
+        for rank, guess in enumerate(result.guesses if isinstance(result, Prediction) else (), 1):
+            line = io.StringIO()
+            image, name = names.printable(result.path), names.printable(guess.name)  # a row is a line
+            csv.writer(line).writerow((image, rank, guess.label, name, f"{guess.probability:.6f}", weights))
+            yield line.getvalue().rstrip()
 
 
 def as_json(results: Iterator[Prediction | Failure], weights: str) -> Iterator[str]:

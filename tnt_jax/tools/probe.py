@@ -31,7 +31,7 @@ from tnt_jax.workdir import write_file
 def probe(
     source: str, config: ConfigDict | None, block: int | None = None, kind: str = "class_token", weights: str = BEST
 ) -> dict[str, Any]:
-    """A source of weights and a config (None: a workdir's own) -> what is written to probe.json.
+    """A source of weights and a config -> what is written to probe.json.
 
     linear_probe: see analysis.probe.linear_probe; nearest_neighbours: accuracy, neighbours, temperature; all accuracies
     in 0..1 on data.eval_split. weights: "best", "raw" or "averaged", as in tnt_jax.load_pretrained.
@@ -40,30 +40,28 @@ def probe(
     from tnt_jax.training.config import check_config
     from tnt_jax.training.setup import data_classes
 
-    workdir = workdir_of(source)
-    if config is None and workdir is None:
+    if config is None:
         raise ValueError(f"--config is missing: {source} is not a workdir, which would know its data set and model.")
-    experiment = check_config(config if config is not None else command_line.run_config(workdir))
-    named = workdir is None and source.partition(":")[0] in VARIANTS
+    experiment = check_config(config)
+    data, size = experiment.data, experiment.model.image_size
+    named = workdir_of(source) is None and source.partition(":")[0] in VARIANTS
     name, path = split_source(source) if named else (experiment.model.name, source)
     model, found = read_source(path, weights)
     if model is None:
         settings = {"dtype": experiment.model.dtype} if named else experiment.model.arguments()
         model = create_model(**settings | {"name": name})
-    size = experiment.model.image_size
     model = update(model, num_classes=0, image_size=size)  # the head plays no part
-    params = fit(found, model)
-    block = model.depth if block is None else block
+    params, block = fit(found, model), model.depth if block is None else block
     train, test = (
         extract_features(model, params, experiment, split, block=block, kind=kind)
-        for split in (experiment.data.train_split, experiment.data.eval_split)
+        for split in (data.train_split, data.eval_split)
     )
     return {
         "source": str(source),
         "weights": found.label,
-        "data": experiment.data.name,
-        "train_split": experiment.data.train_split,
-        "eval_split": experiment.data.eval_split,
+        "data": data.name,
+        "train_split": data.train_split,
+        "eval_split": data.eval_split,
         "train_count": len(train.labels),
         "eval_count": len(test.labels),
         "block": block,

@@ -20,6 +20,14 @@ MISSING_LIBTPU = (
     "libtpu, the compiler for TPUs, is missing. Install it beside jax: pip install 'jax[tpu]' (the extra tpu-report; "
     "700 MB; it needs no TPU and takes none)."
 )
+# What libtpu reads when it is loaded.
+LIBTPU = {
+    "TPU_SKIP_MDS_QUERY": "1",  # no metadata server to ask for the machine's own TPU
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # compiling beside another process takes no chip from it
+    "TPU_STDERR_LOG_LEVEL": "3",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +91,8 @@ def devices_of(topology: str) -> list[Any]:
     chip_of(topology)
     if importlib.util.find_spec("libtpu") is None:
         raise ImportError(MISSING_LIBTPU)
-    _prepare_libtpu()
+    for name, value in LIBTPU.items():
+        os.environ.setdefault(name, value)
     from jax.experimental import topologies
 
     # On a v4 jax's device is a chip, its two cores taken together; libtpu would make two devices of it.
@@ -95,12 +104,3 @@ def devices_of(topology: str) -> list[Any]:
         raise ValueError(
             f"--topology={topology}: libtpu knows no such slice ({cause}). Examples: {EXAMPLES}."
         ) from error
-
-
-def _prepare_libtpu() -> None:
-    """Sets what libtpu reads when it is loaded."""
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no metadata server to ask for the machine's own TPU
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # compiling beside another process takes no chip from it
-    os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")

@@ -104,8 +104,7 @@ class Program:
                 yield from self._walk(instruction.attribute("to_apply"), trips)
             elif instruction.opcode == "conditional":
                 for branch in re.findall(r"%([\w.\-]+)", instruction.line.split("branch_computations=")[-1]):
-                    if branch in self.computations:
-                        yield from self._walk(branch, trips)
+                    yield from self._walk(branch, trips) if branch in self.computations else ()
             else:
                 yield Operation(instruction, trips, computation, self._sources(computation, instruction))
 
@@ -124,15 +123,11 @@ class Program:
         return counted[0] if len(counted) == 1 else None
 
     def _sources(self, computation: str, instruction: Instruction) -> tuple[str, ...]:
-        own = (instruction.source,) if instruction.source else ()
         fused = self.computations.get(instruction.attribute("calls") or "", {})
         counts = Counter(each.source for each in fused.values() if "/" in each.source)
-        given = tuple(
-            self.computations[computation][name].source
-            for name in instruction.operands
-            if name in self.computations[computation]
-        )
-        return own + tuple(source for source, _ in counts.most_common()) + tuple(filter(None, given))
+        beside = self.computations[computation]
+        given = (beside[name].source for name in instruction.operands if name in beside)
+        return tuple(filter(None, (instruction.source, *(source for source, _ in counts.most_common()), *given)))
 
 
 def _arguments(rest: str) -> str:

@@ -91,11 +91,11 @@ def compile_step(
     else:
         sizes, text = compiled.memory_analysis(), compiled.as_text()
         memory = Memory(
-            arguments=sizes.argument_size_in_bytes,
-            outputs=sizes.output_size_in_bytes,
-            temporary=sizes.temp_size_in_bytes,
-            aliased=sizes.alias_size_in_bytes,
-            generated_code=sizes.generated_code_size_in_bytes,
+            sizes.argument_size_in_bytes,
+            sizes.output_size_in_bytes,
+            sizes.temp_size_in_bytes,
+            sizes.alias_size_in_bytes,
+            sizes.generated_code_size_in_bytes,
         )
     return CompiledStep(
         batch_per_chip=local,
@@ -116,20 +116,14 @@ def batch_shapes(
 
     Raises ValueError for data.on_device without `examples`.
     """
-    side = experiment.model.image_size
+    side, array = experiment.model.image_size, jax.ShapeDtypeStruct
     if not experiment.data.on_device:
-        images = {"image": jax.ShapeDtypeStruct((local, side, side, 3), jnp.uint8)}
+        images = {"image": array((local, side, side, 3), jnp.uint8)}
     elif examples is None:
         raise ValueError(
             "config.data.on_device=True: give the number of examples and their size, such as --examples=50000x32x32."
         )
     else:
-        images = {
-            "examples": jax.ShapeDtypeStruct((*examples, 3), jnp.uint8),
-            "seed": jax.ShapeDtypeStruct((local, 2), jnp.uint32),
-        }
-    return images | {
-        "label": jax.ShapeDtypeStruct((local,), jnp.int32),
-        "mask": jax.ShapeDtypeStruct((local,), jnp.float32),
-        "index": jax.ShapeDtypeStruct((local,), jnp.int32),
-    }
+        images = {"examples": array((*examples, 3), jnp.uint8), "seed": array((local, 2), jnp.uint32)}
+    kinds = {"label": jnp.int32, "mask": jnp.float32, "index": jnp.int32}
+    return images | {name: array((local,), kind) for name, kind in kinds.items()}
