@@ -9,6 +9,7 @@ from PIL import Image
 
 from tests.models.helpers import random_variables, small_model
 from tests.training.helpers import tiny_config
+from tnt_jax.analysis.figures import ask
 from tnt_jax.data.settings import EvalImages
 from tnt_jax.models.variants import create_model, update
 from tnt_jax.pretrained import save_pretrained
@@ -87,9 +88,9 @@ def test_a_larger_model_is_the_same_with_positions_interpolated(small):
 def test_a_pixel_that_is_another_word_in_each_model_is_refused(small):
     subjects = [figures.open_subject("tnt_s_patch16_224:random")]
     subjects.append(subjects[0].at((20, 20)))
-    assert figures.ask(subjects, ["1,2"]) == [(0, 1)]
+    assert ask(subjects, ["1,2"]) == [(0, 1)]
     with pytest.raises(ValueError, match="--query=5,10 is another word in each"):
-        figures.ask(subjects, ["5,10"])
+        ask(subjects, ["5,10"])
 
 
 def test_an_example_of_a_runs_data_is_the_image_as_it_is(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ Every function gives (matplotlib Figure, arrays by name): the numbers that it sh
 model's title. `panels.save_figure` writes them. The same models, image and seed give the same bytes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -14,8 +14,11 @@ from matplotlib.colors import LogNorm
 from tnt_jax.analysis import maps
 from tnt_jax.analysis.inner_figure import inner_attention
 from tnt_jax.analysis.panels import Drawn, check_inner, chosen_blocks, draw_over, named, put_title, show_image
+from tnt_jax.analysis.queries import Query, parse_query
 from tnt_jax.analysis.style import BLUE, ORANGE, hide_axes, style
 from tnt_jax.analysis.subject import Subject, fit, map_size
+from tnt_jax.models.embeddings import grid_of
+from tnt_jax.models.variants import nearest
 from tnt_jax.names import figure_label
 
 CHANNELS = 12
@@ -238,3 +241,57 @@ FIGURES: dict[str, Callable[..., Any]] = {
 }
 MAP_FIGURES = ("feature_maps", "tsne")  # drawn at a larger input, and by a seed
 INNER_FIGURES = ("words", "inner_attention")  # of models with an inner path
+
+
+def chosen_figures(text: str) -> list[str]:
+    """ "all", numbers from 1 or names, commas between them -> names, in the paper's order."""
+    names = list(FIGURES)
+    if text == "all":
+        return names
+    chosen = set()
+    for part in map(str.strip, text.split(",")):
+        name = names[int(part) - 1] if part.isdecimal() and 1 <= int(part) <= len(names) else part
+        if name not in names:
+            raise ValueError(f"there is no figure {part!r}; {nearest(part, names)}, all, or 1 to {len(names)}")
+        chosen.add(name)
+    return [name for name in names if name in chosen]
+
+
+def draw(
+    subjects: Sequence[Subject],
+    pixels: np.ndarray,
+    figures: Sequence[str],
+    *,
+    seed: int = 0,
+    image_size: tuple[int, int] | None = None,
+    attention_size: tuple[int, int] | None = None,
+    queries: Sequence[str] = (),
+) -> Iterator[tuple[str, Drawn]]:
+    """Models and an image -> (name, figure with its arrays), one at a time.
+
+    image_size: of figures 1 and 2; attention_size: of the others; both (height, width) in pixels. queries: as in
+    queries.parse_query; none: chosen by contrast. In the figures of words, models without any are left out. Raises
+    ValueError for sizes, queries or figures that a model does not have.
+    """
+    for size in filter(None, (image_size, attention_size)):
+        for subject in subjects:
+            grid_of(size, subject.model.patch_size)
+    resized = [subject.at(attention_size) for subject in subjects] if attention_size else subjects
+    with_words = [subject for subject in resized if subject.model.inner_blocks]
+    asked = ask(with_words, queries)
+    for name in figures:
+        if name in MAP_FIGURES:
+            yield name, FIGURES[name](subjects, pixels, seed=seed, image_size=image_size)
+        else:
+            options = {"queries": asked} if name == "inner_attention" else {}
+            yield name, FIGURES[name](with_words if name in INNER_FIGURES else resized, pixels, **options)
+
+
+def ask(subjects: Sequence[Subject], queries: Sequence[str]) -> list[Query] | None:
+    """Queries as text -> (sentence, word) for all models alike; None where there are none."""
+    if not queries or not subjects:
+        return None
+    for text in queries:
+        if len({parse_query(text, subject.model) for subject in subjects}) > 1:
+            raise ValueError(f"--query={text} is another word in each of these models; draw them one by one")
+    return [parse_query(text, subjects[0].model) for text in queries]

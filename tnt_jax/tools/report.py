@@ -15,12 +15,12 @@ from pathlib import Path
 import jax
 
 from tnt_jax.analysis import page
-from tnt_jax.analysis.figures import INNER_FIGURES
+from tnt_jax.analysis.figures import INNER_FIGURES, chosen_figures, draw
 from tnt_jax.analysis.mistakes import evaluate
 from tnt_jax.analysis.panels import save_figure
 from tnt_jax.analysis.predictions import predictor, whole_batch
 from tnt_jax.tools import command_line
-from tnt_jax.tools.figures import chosen_figures, draw, open_image, subject_of
+from tnt_jax.tools.figures import open_image, subject_of
 from tnt_jax.tools.trained import Trained, add_weights_flag, check_run, evaluation_batches, open_trained
 from tnt_jax.workdir import write_file
 
