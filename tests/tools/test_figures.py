@@ -107,7 +107,8 @@ def test_an_example_of_a_runs_data_is_the_image_as_it_is(tmp_path, monkeypatch):
 def test_a_runs_own_figures_and_its_accuracy(tmp_path, monkeypatch, capsys):
     """The first images of its evaluation split, with the names that the run left."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    settings = {"data__name": "digits", "data__directory": str(tmp_path), "model__num_classes": 10}
+    data = {"data__name": "digits", "data__directory": str(tmp_path), "data__eval_split": "test"}
+    settings = data | {"model__num_classes": 10}
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.json").write_text(json.dumps(tiny_config(**settings).to_dict()))
     lines = [{"step": step, "train/loss": 2.0 / step} for step in (1, 2, 3)]
