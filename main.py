@@ -20,7 +20,7 @@ from absl import logging
 
 from tnt_jax.names import printable_text
 from tnt_jax.tools import command_line
-from tnt_jax.training import devices, preemption
+from tnt_jax.training import runtime
 from tnt_jax.training.config import check_config
 
 CANNOT_WORK, TERMINATED, INTERRUPTED = 2, 4, 130
@@ -38,7 +38,7 @@ def parse() -> Namespace:
 def main() -> None:
     """Checks everything first, then calls the loop, which takes the signals over while it trains."""
     ends = {signal.SIGTERM: TERMINATED, signal.SIGINT: INTERRUPTED}
-    preemption.end_at_once(ends)
+    runtime.exit_on_signals(ends)
     options = parse()
     evaluates = options.mode == "evaluate"
     try:
@@ -47,19 +47,20 @@ def main() -> None:
             raise ValueError(
                 "--config is missing: name a file, such as --config=configs/digits.py, or by --workdir a run."
             )
-        from tnt_jax.training import loop, setup  # seconds that a misspelt flag need not wait for
+        config = None if config is None else check_config(config)
+        from tnt_jax.training import evaluate, loop, setup  # seconds that a misspelt flag need not wait for
 
         if config is not None:
-            devices.set_up(check_config(config))
+            runtime.set_up(config)
             if evaluates:
-                preemption.end_at_once(ends)  # again: jax's preemption service has taken SIGTERM, for training
+                runtime.exit_on_signals(ends)  # again: jax's preemption service has taken SIGTERM, for training
         prepare = setup.prepare_evaluation if evaluates else setup.prepare
         run = prepare(config, options.workdir)
     except (ValueError, FileNotFoundError, PermissionError) as error:
         stop(error, CANNOT_WORK)
     try:
-        loop.evaluate(run) if evaluates else loop.train(run)
-    except loop.RunError as error:
+        evaluate.evaluate(run) if evaluates else loop.train(run)
+    except runtime.RunError as error:
         stop(error, error.code)
 
 
@@ -67,7 +68,7 @@ def stop(error: object, code: int) -> None:
     """Ends the process with a message instead of a traceback."""
     logging.debug("Where it happened:", exc_info=True)
     print(f"main.py: {printable_text(error)}", file=sys.stderr)
-    sys.exit(code) if code in (TERMINATED, INTERRUPTED) else devices.leave(code)  # several end together, or at once
+    sys.exit(code) if code in (TERMINATED, INTERRUPTED) else runtime.leave(code)  # several end together, or at once
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from benchmarks.sides.turns import Worker, WorkerError
 from tnt_jax.models.variants import create_model
 from tnt_jax.tools import command_line
 from tnt_jax.training.config import as_dict, check_config
-from tnt_jax.workdir import write_file
+from tnt_jax.workdir import write_atomically
 
 DEFAULT = str(Path(__file__).parents[1] / "configs/default.py")
 OURS, BASELINE = "tnt_jax", "timm"
@@ -336,7 +336,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         quotients += ratios(measured)
         if options.output:
             report = setting(options, results) | {"results": results, "ratios": quotients}
-            write_file(options.output, json.dumps(report, indent=2) + "\n")
+            write_atomically(options.output, json.dumps(report, indent=2) + "\n")
     where = setting(options, results)
     print(f"{', '.join(where['devices'])}; {where['processor']}; {where['threads']} threads; {results[0]['dtype']}")
     print(table(results))

@@ -71,14 +71,6 @@ def folder_path(name: str | os.PathLike[str]) -> Path:
     return path
 
 
-def write_file(path: Path, content: str | bytes) -> None:
-    """Writes the whole file, its folder too, or leaves the old one as it is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    temporary.replace(path)
-
-
 def read_config(workdir: Path) -> dict[str, Any] | None:
     """The configuration that a run left in its workdir, or None where there is none."""
     path = workdir / CONFIG_FILE
@@ -180,16 +172,17 @@ def read_class_names(workdir: Path) -> tuple[str, ...] | None:
     try:
         names = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}). Mend or remove the file.") from error
+        raise ValueError(f"{path} is not JSON ({error}). Fix or remove the file.") from error
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise ValueError(f"{path} holds no list of names. Mend or remove the file.")
+        raise ValueError(f"{path} holds no list of names. Fix or remove the file.")
     return tuple(names or ())
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes the whole file or leaves the old one."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes the whole file, its folder too, or leaves the old one as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_bytes(content)
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     temporary.replace(path)
 
 

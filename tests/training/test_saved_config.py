@@ -9,10 +9,12 @@ import shutil
 import pytest
 
 from configs import default, digits
+from tests.training.helpers import resolved
+from tnt_jax import workdir as workdirs
 from tnt_jax.tools import command_line
-from tnt_jax.training import recorded, setup
-from tnt_jax.training.config import accepted_keys, as_dict, check_config
-from tnt_jax.training.recorded import BEFORE, read_run_config
+from tnt_jax.training import saved_config, setup
+from tnt_jax.training.config import KEYS, as_dict, check_config
+from tnt_jax.training.saved_config import BEFORE, read_run_config
 
 FIRST = pathlib.Path(__file__).parents[1] / "fixtures/config_first_version.json"
 

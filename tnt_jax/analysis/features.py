@@ -12,11 +12,11 @@ from jax import lax
 
 from tnt_jax.models import fast
 from tnt_jax.models.tnt import TNT
-from tnt_jax.training import metrics
-from tnt_jax.training.config import Experiment
-from tnt_jax.training.feed import prefetch
-from tnt_jax.training.state import replicate
-from tnt_jax.training.steps import AXIS, for_platform, normalize, over_devices
+from tnt_jax.training.config import Config
+from tnt_jax.training.device_augment import normalize
+from tnt_jax.training.input_pipeline import prefetch
+from tnt_jax.training.state import replicate, unreplicate
+from tnt_jax.training.steps import AXIS, for_platform, over_devices
 
 KINDS = ("class_token", "mean")
 
@@ -48,7 +48,7 @@ def block_features(
 def extract_features(
     model: TNT,
     params: Mapping[str, Any],
-    experiment: Experiment,
+    experiment: Config,
     split: str,
     *,
     block: int | None = None,
@@ -79,13 +79,13 @@ def extract_features(
     features_of = functools.partial(block_features, model=for_platform(model, jax.devices()), block=block, kind=kind)
 
     def step(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        values = features_of(params, normalize(batch["image"], experiment))
+        values = features_of(params, normalize(batch["image"], experiment.data))
         kept = {"values": values, "labels": batch["label"], "index": batch["index"], "mask": batch["mask"]}
         return lax.all_gather(kept, AXIS, tiled=True)
 
     step, replicated = over_devices(step), replicate(params)
-    found = [metrics.to_host(step(replicated, batch)) for batch in prefetch(batches, experiment.prefetch_batches)]
-    joined = {name: np.concatenate([each[name] for each in found]) for name in found[0]}
-    order = np.argsort(joined["index"], kind="stable")
-    order = order[joined["mask"][order] > 0]
-    return Features(joined["values"][order], joined["labels"][order])
+    found = [unreplicate(step(replicated, batch)) for batch in prefetch(batches, experiment.prefetch_batches)]
+    together = {name: np.concatenate([each[name] for each in found]) for name in found[0]}
+    order = np.argsort(together["index"], kind="stable")
+    order = order[together["mask"][order] > 0]
+    return Features(together["values"][order], together["labels"][order])

@@ -93,12 +93,12 @@ def run_config(
 ) -> ConfigDict:
     """A run's folder and --config.KEY=VALUE flags -> its configuration, changed. Raises ValueError with the fix.
 
-    evaluates: as in training.recorded.saved_config; keys: beginnings of those that may change.
+    evaluates: as in training.saved_config.saved_config; keys: beginnings of those that may change.
     """
-    from tnt_jax.training.config import accepted_keys
-    from tnt_jax.training.recorded import saved_config
+    from tnt_jax.training.config import KEYS
+    from tnt_jax.training.saved_config import saved_config
 
-    known = [key for key in _keys(changes) if key in accepted_keys()]
+    known = [key for key in _keys(changes) if key in KEYS]
     if unused := [f"config.{key}" for key in known if not key.startswith(keys)]:
         raise ValueError(
             f"{', '.join(unused)}: of a run's configuration this program reads data.* and eval_batch_size alone; the "
@@ -109,7 +109,7 @@ def run_config(
 
 def _changed(arguments: Sequence[str], define: Callable[..., object], config: ConfigDict | None) -> ConfigDict:
     """A flag --config by `define`, of this default, and the command line -> its value."""
-    from tnt_jax.training.config import accepted_keys, unknown_key_message
+    from tnt_jax.training.config import KEYS, unknown_key_message
 
     command, values = ["", *arguments], flags.FlagValues()
     try:
@@ -119,7 +119,7 @@ def _changed(arguments: Sequence[str], define: Callable[..., object], config: Co
     # How config_flags reports a key that is not there, one that cannot be (batch-size), and a value of another type.
     except (AttributeError, KeyError, TypeError, ValueError, flags.Error) as error:
         keys = [key.partition("[")[0] for key in _keys(arguments)]
-        if unknown := [unknown_key_message(key) for key in keys if key not in accepted_keys()]:
+        if unknown := [unknown_key_message(key) for key in keys if key not in KEYS]:
             raise ValueError("\n".join(unknown)) from error
         if isinstance(error, flags.Error):
             raise ValueError(_in_short(error)) from error

@@ -32,7 +32,7 @@ from tnt_jax.models.variants import update
 from tnt_jax.pretrained import save_pretrained
 from tnt_jax.tools import command_line
 from tnt_jax.tools.trained import Trained, add_source_flags, open_trained
-from tnt_jax.workdir import write_file
+from tnt_jax.workdir import write_atomically
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 INPUTS = ("uint8", "float32")
@@ -125,9 +125,9 @@ def write_program(trained: Trained, folder: Path, input_kind: str = "uint8") -> 
         version=jax.__version__,
         calling_convention=exported.calling_convention_version,
     )
-    write_file(folder / README_FILE, text)
-    write_file(folder / CLASSES_FILE, names.as_json(trained.class_names, indent=0) + "\n")
-    write_file(folder / PROGRAM_FILE, exported.serialize())
+    write_atomically(folder / README_FILE, text)
+    write_atomically(folder / CLASSES_FILE, names.as_json(trained.class_names, indent=0) + "\n")
+    write_atomically(folder / PROGRAM_FILE, exported.serialize())
     return folder / PROGRAM_FILE
 
 

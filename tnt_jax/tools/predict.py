@@ -25,7 +25,7 @@ from tnt_jax.analysis.predictions import Failure, Prediction, classify
 from tnt_jax.data.folder import SUFFIXES
 from tnt_jax.tools import command_line
 from tnt_jax.tools.trained import add_source_flags, open_trained
-from tnt_jax.workdir import write_file
+from tnt_jax.workdir import write_atomically
 
 COLUMNS = ("image", "rank", "label", "class", "probability", "weights")
 SOME_FAILED = 1  # beside command_line.CANNOT_WORK
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for line in lines:
                 print(line, flush=True)
         else:
-            write_file(options.output, "".join(f"{line}\n" for line in lines))
+            write_atomically(options.output, "".join(f"{line}\n" for line in lines))
     if failures:
         print(f"predict: {len(failures)} of {len(images)} images could not be read", file=sys.stderr)
         sys.exit(SOME_FAILED)

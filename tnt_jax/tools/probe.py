@@ -25,7 +25,7 @@ from tnt_jax.pretrained.load import fit, read_source
 from tnt_jax.pretrained.sources import BEST
 from tnt_jax.tools import command_line
 from tnt_jax.tools.trained import add_source_flags, split_source, workdir_of
-from tnt_jax.workdir import write_file
+from tnt_jax.workdir import write_atomically
 
 
 def probe(
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with command_line.one_message("probe"):
         config = command_line.read_config(options, options.source)
         found = probe(options.source, config, options.block, options.features, options.weights)
-        write_file(options.output, json.dumps(found, indent=2) + "\n")
+        write_atomically(options.output, json.dumps(found, indent=2) + "\n")
     linear, nearest = found["linear_probe"], found["nearest_neighbours"]
     print(
         f"{found['data']}, {found['train_count']:,} training and {found['eval_count']:,} test images, "

@@ -27,12 +27,12 @@ from tnt_jax.tools.tpu.costs import estimate
 from tnt_jax.tools.tpu.report import as_text, describe
 from tnt_jax.tools.tpu.search import largest_batch
 from tnt_jax.tools.tpu.step import CompiledStep, compile_step
-from tnt_jax.training.config import Experiment, check_config
-from tnt_jax.training.devices import limit_tiles
-from tnt_jax.workdir import write_file
+from tnt_jax.training.config import Config, check_config
+from tnt_jax.training.runtime import limit_tiles
+from tnt_jax.workdir import write_atomically
 
 
-def make_report(options: argparse.Namespace, experiment: Experiment) -> dict[str, Any]:
+def make_report(options: argparse.Namespace, experiment: Config) -> dict[str, Any]:
     """-> see tpu.report.describe, with `largest_batch` where it is asked for.
 
     Raises ValueError for what cannot work, with the fix, OSError for --hlo, and ImportError without libtpu.
@@ -50,7 +50,7 @@ def make_report(options: argparse.Namespace, experiment: Experiment) -> dict[str
 
     step = compile_with(experiment.batch_size)
     if options.hlo and step.text:
-        write_file(options.hlo, step.text)
+        write_atomically(options.hlo, step.text)
     costs = None if step.text is None else estimate(step.text, chip, len(devices))
     found = describe(experiment, topology, chip, len(devices), step, costs)
     found["libtpu_init_args"] = os.environ.get("LIBTPU_INIT_ARGS", "")  # the tiles of scanned blocks among them
@@ -64,7 +64,7 @@ def make_report(options: argparse.Namespace, experiment: Experiment) -> dict[str
     return found
 
 
-def count_classes(given: int | None, experiment: Experiment) -> int:
+def count_classes(given: int | None, experiment: Config) -> int:
     """Of --num-classes, the config, or its data set; the set itself need not be there unless it is a folder."""
     from tnt_jax.data import sources
 
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with command_line.one_message("tpu_report", ImportError):
         found = make_report(options, check_config(command_line.read_config(options)))
         print(as_text(found))
-        write_file(options.output, json.dumps(found, indent=2) + "\n")
+        write_atomically(options.output, json.dumps(found, indent=2) + "\n")
     print(f"\nWritten to {options.output}")
 
 

@@ -23,7 +23,7 @@ from tnt_jax.pretrained.load import fit, read_source
 from tnt_jax.pretrained.sources import BEST, CHOICES, HUB_PREFIX, check_hub_name, read_weights
 from tnt_jax.pretrained.workdir import is_folder, split_step
 from tnt_jax.tools import command_line
-from tnt_jax.training.config import Experiment, check_config
+from tnt_jax.training.config import Config, check_config
 
 # DeiT's own (recipe: its column): ImageNet's mean and deviation, 256 pixels then 224.
 DEIT_IMAGES = EvalImages(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), eval_crop_fraction=0.875)
@@ -41,7 +41,7 @@ class Trained:
     images: EvalImages
     class_names: tuple[str, ...]  # one a logit; the number where nothing is known
     weights: str  # which these are, in words: "raw weights of step 200"
-    experiment: Experiment | None  # of a workdir
+    experiment: Config | None  # of a workdir
 
 
 def add_weights_flag(parser: argparse.ArgumentParser) -> None:
@@ -95,7 +95,7 @@ def workdir_of(source: str) -> Path | None:
     return split_step(source)[0] if is_folder(source) else None
 
 
-def check_run(workdir: Path, changes: Sequence[str] = ()) -> Experiment:
+def check_run(workdir: Path, changes: Sequence[str] = ()) -> Config:
     """A run's folder and --config.KEY=VALUE -> its experiment, changed. Raises ValueError where there is none."""
     if not (workdir / workdirs.CONFIG_FILE).is_file():
         raise ValueError(f"{workdir} is not a workdir of this project: it has no {workdirs.CONFIG_FILE}.")
@@ -111,7 +111,7 @@ def evaluation_batches(
     """
     from tnt_jax.data import sources
     from tnt_jax.data.batches import eval_batches
-    from tnt_jax.training.classes import label_map, relabelled
+    from tnt_jax.training.starting_point import label_map, relabelled
 
     settings = trained.experiment.data
     labels = label_map(workdirs.read_class_names(workdir), sources.classes(settings)[1], settings.name)
@@ -139,7 +139,7 @@ def split_source(source: str) -> tuple[str, str]:
     )
 
 
-def class_names(workdir: Path, experiment: Experiment, num_classes: int) -> tuple[str, ...]:
+def class_names(workdir: Path, experiment: Config, num_classes: int) -> tuple[str, ...]:
     """-> the names of a run's classes: those it left in its workdir, or its data set's, or numbers."""
     from tnt_jax.data import sources
     from tnt_jax.data.class_names import readable

@@ -1,8 +1,4 @@
-"""The configuration that a run left in its workdir, also of a version with fewer keys, and what may differ from it.
-
-It is a config file as well: --config=tnt_jax/training/saved_config.py:WORKDIR, which the programs that take a run add
-by themselves, is the run's configuration, and --config.KEY=VALUE changes it.
-"""
+"""The configuration that a run left in its workdir, also of a version with fewer keys, and what may differ from it."""
 
 import dataclasses
 import functools
@@ -21,17 +17,9 @@ from tnt_jax.workdir import CONFIG_FILE, read_config, warn_once
 # Keys that the first version did not have -> the value that a run without them resumes with, whatever
 # configs/default.py says today.
 BEFORE = {name: key.before for name, key in KEYS.items() if key.before is not ALWAYS}
-EVALUATE = "evaluate:"  # before the workdir: the configuration to evaluate by
 ALONE = {"enabled": False, "coordinator_address": "", "num_processes": 0, "process_id": -1} | {
     name.removeprefix("distributed."): value for name, value in BEFORE.items() if name.startswith("distributed.")
 }
-
-
-def get_config(workdir: str) -> ml_collections.ConfigDict:
-    """What ml_collections calls for --config=saved_config.py:WORKDIR, or saved_config.py:evaluate:WORKDIR."""
-    from tnt_jax.training import saved_config  # for it loads this file under another name
-
-    return saved_config.saved_config(Path(workdir.removeprefix(EVALUATE)), evaluates=workdir.startswith(EVALUATE))
 
 
 def saved_config(workdir: Path, evaluates: bool) -> ml_collections.ConfigDict:

@@ -8,7 +8,7 @@ import re
 import jax
 import pytest
 
-from tests.training.helpers import experiment
+from tests.training.helpers import checked_config
 from tnt_jax.tools.tpu import chips
 from tnt_jax.tools.tpu.costs import estimate
 from tnt_jax.tools.tpu.report import STATIC, as_text, describe
@@ -26,7 +26,7 @@ def estimated(text):
 @pytest.fixture(scope="module")
 def found():
     """The description of a whole step of a small TNT on four devices."""
-    settings = experiment(**SETTINGS)
+    settings = checked_config(**SETTINGS)
     step = compile_step(settings, 4, jax.devices()[:4])
     chip = chips.CHIPS["v5e"]
     return step, describe(settings, "v5e:2x2", chip, 4, step, estimate(estimated(step.text), chip, 4))
@@ -76,7 +76,7 @@ def test_json_and_text_say_that_nothing_ran(found):
 
 def test_a_step_that_the_compiler_refuses(found):
     step = dataclasses.replace(found[0], memory=None, text=None, refusal="Used 20.1G of 15.75G hbm.")
-    text = as_text(describe(experiment(), "v5e:2x2", chips.CHIPS["v5e"], 4, step, None))
+    text = as_text(describe(checked_config(), "v5e:2x2", chips.CHIPS["v5e"], 4, step, None))
     assert (
         "DOES NOT FIT into 16 GiB. The compiler: Used 20.1G of 15.75G hbm." in text
         and "Step:" not in text
@@ -85,7 +85,7 @@ def test_a_step_that_the_compiler_refuses(found):
 
 
 def test_the_step_of_a_set_on_the_device_holds_the_set():
-    settings = experiment(data__on_device=True, data__randaugment="", data__color_jitter=0.0)
+    settings = checked_config(data__on_device=True, data__randaugment="", data__color_jitter=0.0)
     with pytest.raises(ValueError, match="--examples=50000x32x32"):
         compile_step(settings, 4, jax.devices()[:2])
     memory = compile_step(settings, 4, jax.devices()[:2], (3000, 10, 12)).memory
@@ -94,7 +94,7 @@ def test_the_step_of_a_set_on_the_device_holds_the_set():
 
 def test_devices_that_do_not_divide_the_batch():
     with pytest.raises(ValueError, match="batch_size=16 is not a multiple of the 3 devices; use 15 or 18"):
-        compile_step(experiment(), 4, jax.devices()[:3])
+        compile_step(checked_config(), 4, jax.devices()[:3])
 
 
 def pretend(batch, per_image=10, fixed=100, refuses_from=10**9):

@@ -6,20 +6,20 @@ from typing import Any
 from tnt_jax.tools.tpu.chips import Chip
 from tnt_jax.tools.tpu.costs import BASIS, CostEstimate
 from tnt_jax.tools.tpu.step import CompiledStep
-from tnt_jax.training.config import Experiment
-from tnt_jax.training.throughput import FLOPS_PER_MULTIPLY_ADD, PASSES
+from tnt_jax.training.config import Config
+from tnt_jax.training.monitor import FLOPS_PER_MULTIPLY_ADD, PASSES
 
 STATIC = "static: compiled for the slice, never run on it"
 TOP_OPERATIONS = 10
 
 
 def describe(
-    experiment: Experiment, topology: str, chip: Chip, chips: int, step: CompiledStep, costs: CostEstimate | None
+    experiment: Config, topology: str, chip: Chip, chips: int, step: CompiledStep, costs: CostEstimate | None
 ) -> dict[str, Any]:
     """Everything about one compiled step; bytes, seconds. time, parts and top_operations are None without costs."""
     flops = step.multiply_adds_per_image * step.batch_per_chip * FLOPS_PER_MULTIPLY_ADD * PASSES
     model, kind = experiment.model, chip.device_kind
-    keys = ("name", "image_size", "dtype", "scan", "remat", "remat_keeps", "inner_implementation")
+    keys = ("name", "image_size", "dtype", "scan", "remat", "remat_policy", "inner_implementation")
     hardware = {"hbm_bytes": chip.hbm_bytes, "hbm_bytes_per_second": chip.hbm_bandwidth}
     found: dict[str, Any] = {
         "figures": STATIC,
@@ -63,7 +63,7 @@ def describe(
 def as_text(found: dict[str, Any]) -> str:
     """`describe`'s dict -> lines for a terminal."""
     model, chip = found["model"], found["chip"]
-    loops = ["scan"] * model["scan"] + [f"remat ({model['remat_keeps']} kept)"] * model["remat"]
+    loops = ["scan"] * model["scan"] + [f"remat ({model['remat_policy']})"] * model["remat"]
     lines = [
         f"{model['name']}, {model['image_size']} pixels, {', '.join([model['dtype'], *loops])}, inner_implementation "
         f"{model['inner_implementation']} ({'with' if model['kernel'] else 'without'} the kernel): the training step "

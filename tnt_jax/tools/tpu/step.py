@@ -11,11 +11,10 @@ import jax.numpy as jnp
 from tnt_jax.models import fast
 from tnt_jax.models.complexity import multiply_adds
 from tnt_jax.training import steps
-from tnt_jax.training.config import Experiment
+from tnt_jax.training.config import Config
 from tnt_jax.training.optimizer import make_optimizer, make_schedule
-from tnt_jax.training.plan import check_training_devices
-from tnt_jax.training.setup import make_model
-from tnt_jax.training.state import initial_state, training_form
+from tnt_jax.training.setup import check_training_devices, make_model
+from tnt_jax.training.state import initial_state, stack_layers
 
 STEPS_PER_EPOCH = 1000  # of the schedule; the compiled step is the same with any other
 _OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|[Rr]an out of memory")
@@ -56,7 +55,7 @@ class CompiledStep:
 
 
 def compile_step(
-    experiment: Experiment, num_classes: int, devices: list[Any], examples: tuple[int, int, int] | None = None
+    experiment: Config, num_classes: int, devices: list[Any], examples: tuple[int, int, int] | None = None
 ) -> CompiledStep:
     """An experiment over devices (real or of a topology) -> its pmapped training step, compiled, as the loop runs it.
 
@@ -70,7 +69,7 @@ def compile_step(
     optimizer = make_optimizer(experiment, schedule)
     every = experiment.log_every_steps or STEPS_PER_EPOCH
     step = steps.make_train_step(experiment, model, optimizer, schedule, log_every_steps=every, devices=devices)
-    state = jax.eval_shape(lambda: training_form(initial_state(experiment, model, optimizer), experiment))
+    state = jax.eval_shape(lambda: stack_layers(initial_state(experiment, model, optimizer), experiment))
     local = experiment.batch_size // len(devices)
     arguments = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((len(devices), *leaf.shape), leaf.dtype),
@@ -110,7 +109,7 @@ def compile_step(
 
 
 def batch_shapes(
-    experiment: Experiment, local: int, examples: tuple[int, int, int] | None = None
+    experiment: Config, local: int, examples: tuple[int, int, int] | None = None
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """-> a device's local batch as the feed gives it; with data.on_device all examples and the draws' seeds.
 
