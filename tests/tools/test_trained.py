@@ -79,7 +79,7 @@ def test_an_older_run_asks_its_data_set(workdir):
 @pytest.mark.parametrize("content", ["{", '{"a": 1}', "[1]"])
 def test_damaged_names_are_an_error_that_names_the_file(workdir, content):
     (workdir / "classes.json").write_text(content)
-    with pytest.raises(ValueError, match=r"classes\.json.*Mend or remove"):
+    with pytest.raises(ValueError, match=r"classes\.json.*Fix or remove"):
         trained.open_trained(str(workdir))
 
 
