@@ -149,15 +149,15 @@ def test_the_last_words_name_the_faulty_images(capsys):
 
 
 def test_speed_is_by_device_and_against_a_known_peak(monkeypatch):
-    assert monitor.speed_metrics(None, 0.0, 10**9) == {}
-    speed = monitor.speed_metrics(800.0, 0.25, 10**9)
+    assert monitor.speed_metrics(monitor.Interval(), 10**9) == {}
+    speed = monitor.speed_metrics(monitor.Interval(1600, 2.0, 0.5), 10**9)
     assert speed == {
         "images_per_second": 800.0,
         "images_per_second_per_device": 100.0,  # eight virtual devices
         "input_wait_share": 0.25,
     }
     monkeypatch.setattr(monitor, "PEAK_FLOPS", {jax.devices()[0].device_kind: 6e12})
-    assert monitor.speed_metrics(800.0, 0.0, 10**9)["model_flops_utilization"] == pytest.approx(0.1)
+    assert monitor.speed_metrics(monitor.Interval(1600, 2.0), 10**9)["model_flops_utilization"] == pytest.approx(0.1)
 
 
 def test_evaluation_line_has_both_weights():

@@ -4,7 +4,6 @@ import dataclasses
 import gzip
 import json
 import threading
-import time
 
 import jax
 import pytest
@@ -32,55 +31,46 @@ def test_share_of_the_peak():
     assert share == pytest.approx(0.1596, abs=1e-4)
 
 
-def test_the_meter_leaves_out_compilation_and_everything_else():
-    times = iter([100.0, 102.0, 104.0, 150.0, 152.0, 154.0])
-    meter = monitor.Meter(batch_size=10, clock=lambda: next(times))
-    meter.tick()  # the first step's end, after compiling
-    assert meter.speed(meter.take()) is None and meter.seconds_left(5) is None
-    meter.tick()
-    meter.tick()
-    assert meter.speed(meter.take()) == pytest.approx(5.0)  # 2 steps of 10 images in 4 seconds
-    meter.resume()  # after an evaluation of 46 seconds
-    meter.tick()
-    meter.tick()
-    assert meter.speed(meter.take()) == pytest.approx(10.0 * 2 / 4)
-    assert meter.images_per_second() == pytest.approx(5.0)
-    assert meter.seconds_left(5) == pytest.approx(10.0)
+class Clock:
+    """Seconds that pass only where a test says so."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
 
 
-def test_the_share_of_the_time_in_which_the_devices_wait():
-    times = iter([0.0, 4.0, 8.0])
-    meter = monitor.Meter(batch_size=10, clock=lambda: next(times))
-    meter.wait(30.0)  # for the very first batch: start-up
-    meter.tick()
-    meter.wait(1.0)
-    assert meter.tick() == monitor.Interval(1, 4.0, 1.0)
-    meter.wait(2.0)
-    meter.tick()
-    assert meter.take().input_wait_share == pytest.approx(3 / 8)
-    assert meter.take().input_wait_share == 0.0
+@pytest.fixture
+def clock():
+    return Clock()
 
 
-def test_slow_steps_are_told_from_the_usual_ones():
-    slow = monitor.SlowSteps(factor=10.0)
-    usual, long = monitor.Interval(1, 0.2, 0.0), monitor.Interval(1, 4.0, 3.0)
-    assert slow.message(1, None) is None  # the first of a session is not timed
-    assert slow.message(2, long) is None  # nothing is usual yet
-    assert all(slow.message(step, usual) is None for step in range(3, 20))
-    assert slow.message(20, monitor.Interval(1, 2.5, 0.0)) is None  # 12 times as long, but not a second more
-    message = slow.message(21, long)
-    for word in ("Step 21", "4.0 s", "0.2 s", "75%"):
-        assert word in message
-    never = monitor.SlowSteps(factor=0.0)
-    assert all(never.message(step, usual) is None for step in range(20)) and never.message(20, long) is None
+@pytest.fixture
+def timer(clock):
+    made = monitor.StepTimer(batch_size=10, slow_step_factor=10.0, clock=clock)
+    yield made
+    made.close()
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.2, "0 s"), (59.6, "1 min 0 s"), (80, "1 min 20 s"), (3700, "1 h 1 min"), (180000, "2 d 2 h"), (7, "7 s")],
-)
-def test_time_in_words(seconds, words):
-    assert logging.in_words(seconds) == words
+def run_step(timer, clock, seconds, step=1):
+    clock.now += seconds
+    return timer.ended(step)
+
+
+def test_compilation_and_everything_else_is_left_out(timer, clock):
+    run_step(timer, clock, 100.0)  # the first step's end, after compiling
+    assert timer.take().images_per_second is None and timer.seconds_left(5) is None
+    for _ in range(2):
+        run_step(timer, clock, 2.0)
+    assert timer.take().images_per_second == pytest.approx(5.0)  # 2 steps of 10 images in 4 seconds
+    clock.now += 46.0  # an evaluation
+    timer.resume()
+    for _ in range(2):
+        run_step(timer, clock, 4.0)
+    assert timer.take().images_per_second == pytest.approx(2.5)
+    assert timer.take() == monitor.Interval()
+    assert timer.images_per_second() == pytest.approx(40 / 12)
+    assert timer.seconds_left(5) == pytest.approx(15.0)
 
 
 class Step:
@@ -93,38 +83,82 @@ class Step:
         self.ended.wait(10)
 
 
-def batches(*delays):
+def batches(clock, *delays):
     for number, seconds in enumerate(delays):
-        time.sleep(seconds)
+        clock.now += seconds
         yield number
 
 
-@pytest.fixture
-def waits():
-    made = monitor.InputWait()
-    yield made
-    made.close()
-
-
-def test_waiting_for_data_counts_only_while_no_step_runs(waits):
-    made = batches(0.1, 0.0, 0.1, 0.2)
-    first, seconds = waits.take(made)
-    assert first == 0 and seconds >= 0.1  # nothing runs yet
-    running = Step()
-    waits.dispatched(running)
-    assert waits.take(made) == (1, 0.0)
-    assert waits.take(made) == (2, 0.0)  # a tenth of a second, beside a step
+def end(timer, running):
     running.ended.set()
-    time.sleep(0.1)
-    assert waits.take(made)[1] >= 0.2  # the step had ended before
+    timer._running.result(10)  # the thread has read the clock
 
 
-def test_only_the_time_after_the_steps_end_counts(waits):
+def test_waiting_for_data_counts_only_while_no_step_runs(timer, clock):
+    made, running = batches(clock, 30.0, 1.0, 2.0, 3.0), Step()
+    assert timer.next_batch(made) == 0  # nothing runs yet: start-up
+    timer.ended(1)
+    timer.dispatched(running)
+    assert timer.next_batch(made) == 1  # a second, beside a step
+    end(timer, running)
+    assert timer.next_batch(made) == 2  # the step had ended before
+    run_step(timer, clock, 5.0)
+    assert timer.take() == monitor.Interval(10, 8.0, 2.0)
+
+
+def test_only_the_time_after_the_steps_end_counts(timer, clock):
     running = Step()
-    waits.dispatched(running)
-    threading.Timer(0.2, running.ended.set).start()
-    number, seconds = waits.take(batches(0.6))
-    assert number == 0 and 0.1 < seconds < 0.55
+    timer.ended(1)
+    timer.dispatched(running)
+
+    def made():
+        clock.now += 2.0
+        end(timer, running)
+        clock.now += 4.0
+        yield 0
+
+    timer.next_batch(made())
+    timer.ended(2)
+    taken = timer.take()
+    assert (taken.seconds, taken.waited) == (6.0, 4.0) and taken.input_wait_share == pytest.approx(2 / 3)
+
+
+def test_a_step_that_failed_is_not_waited_for(timer, clock):
+    class Failed:
+        def block_until_ready(self):
+            raise RuntimeError("device lost")
+
+    timer.ended(1)
+    timer.dispatched(Failed())
+    timer._running.exception(10)
+    timer.next_batch(batches(clock, 3.0))
+    timer.ended(2)
+    assert timer.take().waited == 0.0
+
+
+def test_slow_steps_are_told_from_the_usual_ones(timer, clock):
+    assert run_step(timer, clock, 60.0, 1) is None  # the first of a session is not timed
+    assert run_step(timer, clock, 4.0, 2) is None  # nothing is usual yet
+    assert all(run_step(timer, clock, 0.2, step) is None for step in range(3, 20))
+    assert run_step(timer, clock, 2.5, 20) is None  # 12 times as long, but not a second more than 10 times
+    timer.next_batch(batches(clock, 3.0))
+    message = run_step(timer, clock, 1.0, 21)
+    for word in ("Step 21", "4.0 s", "0.2 s", "75%"):
+        assert word in message
+
+
+def test_no_step_is_slow_where_the_factor_is_0(clock):
+    never = monitor.StepTimer(batch_size=10, slow_step_factor=0.0, clock=clock)
+    assert all(run_step(never, clock, 0.2) is None for _ in range(20)) and run_step(never, clock, 9.0) is None
+    never.close()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "0 s"), (59.6, "1 min 0 s"), (80, "1 min 20 s"), (3700, "1 h 1 min"), (180000, "2 d 2 h"), (7, "7 s")],
+)
+def test_time_in_words(seconds, words):
+    assert logging.in_words(seconds) == words
 
 
 def test_memory_of_the_host(monkeypatch, tmp_path):

@@ -114,9 +114,7 @@ class Trainer:
         self._writer = logging.MetricsWriter(run.workdir, self._progress)
         if not resumed:
             self._writer.write_config(as_dict(run.config))
-        self._meter = monitor.Meter(run.config.batch_size)
-        self._input_wait = monitor.InputWait()
-        self._slow_steps = monitor.SlowSteps(run.config.slow_step_factor)
+        self._timer = monitor.StepTimer(run.config.batch_size, run.config.slow_step_factor)
         self._profiler = monitor.Profiler(run.config.profile_steps, run.workdir)
         self._eval_step = steps.make_eval_step(run.config, run.model)
 
@@ -141,7 +139,7 @@ class Trainer:
     def close(self) -> None:
         """Ends what runs beside the steps, and closes the files."""
         self._profiler.close()
-        self._input_wait.close()
+        self._timer.close()
         self._writer.close()
         self.checkpoints.close()
 
@@ -189,10 +187,9 @@ class Trainer:
         batches = prefetch(readable(lambda: self._run.pipeline.train(start)), self._config.prefetch_batches)
         waiting: tuple[int, steps.Results, jax.Array] | None = None
         for step in range(start + 1, self._plan.total_steps + 1):
-            batch, seconds = self._input_wait.take(batches)
-            self._meter.wait(seconds)
+            batch = self._timer.next_batch(batches)
             state, results = train_step(state, batch)
-            self._input_wait.dispatched(results["finite"])
+            self._timer.dispatched(results["finite"])
             if waiting is not None:
                 self._report(*waiting)
             waiting = step, results, batch["index"]
@@ -203,13 +200,13 @@ class Trainer:
                 if stopping or step == self._plan.total_steps:
                     self._profiler.close()  # what comes now is no part of a step
                 self._evaluate_and_save(state, step, stopping)
-                self._meter.resume()
+                self._timer.resume()
         return state
 
     def _report(self, step: int, results: steps.Results, index: jax.Array) -> None:
         """Waits for the step, stops the run or skips the step if it is not finite, and writes what is due."""
         finite = bool(unreplicate(results["finite"]))
-        slow = self._slow_steps.message(step, self._meter.tick())
+        slow = self._timer.ended(step)
         if slow is not None:
             log(slow)
         self._skips.count(finite)
@@ -226,12 +223,9 @@ class Trainer:
         if skips:
             values["skipped_steps"] = self._skips.since_line
             self._skips.since_line = 0
-        interval = self._meter.take()
-        images_per_second, starved = self._meter.speed(interval), interval.input_wait_share
-        values |= monitor.speed_metrics(images_per_second, starved, self._run.multiply_adds)
-        values |= monitor.memory_metrics()
+        values |= monitor.speed_metrics(self._timer.take(), self._run.multiply_adds) | monitor.memory_metrics()
         self._write(step, {f"train/{name}": value for name, value in values.items()})
-        faulty, left = self._run.pipeline.faulty.count("train"), self._meter.seconds_left(self._plan.total_steps - step)
+        faulty, left = self._run.pipeline.faulty.count("train"), self._timer.seconds_left(self._plan.total_steps - step)
         log(logging.progress_line(step, self._plan.total_steps, values, faulty, left))
 
     def _stop_or_skip(self, step: int, results: Mapping[str, Any], index: jax.Array) -> None:
@@ -348,7 +342,7 @@ class Trainer:
             "parameters": parameters,
             "steps": step,
             "seconds": self._seconds(),
-            "images_per_second": self._meter.images_per_second(),
+            "images_per_second": self._timer.images_per_second(),
             "eval": self._results["eval"],
             "eval_ema": self._results.get("eval_ema"),
             "best": workdirs.select_best(self._results),

@@ -69,15 +69,37 @@ def model_flops_utilization(images_per_second_per_device: float, multiply_adds: 
     return images_per_second_per_device * multiply_adds * FLOPS_PER_MULTIPLY_ADD * PASSES / peak
 
 
-def speed_metrics(images_per_second: float | None, input_wait_share: float, multiply_adds: int) -> dict[str, float]:
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """Images of some training steps, the seconds these took, and those of them in which the devices waited for data."""
+
+    images: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+
+    def __add__(self, other: "Interval") -> "Interval":
+        return Interval(self.images + other.images, self.seconds + other.seconds, self.waited + other.waited)
+
+    @property
+    def images_per_second(self) -> float | None:
+        """None where no step was timed."""
+        return self.images / self.seconds if self.seconds > 0 else None
+
+    @property
+    def input_wait_share(self) -> float:
+        """In 0..1."""
+        return min(1.0, self.waited / self.seconds) if self.seconds > 0 else 0.0
+
+
+def speed_metrics(interval: Interval, multiply_adds: int) -> dict[str, float]:
     """images/s, images/s/device, the share of the time in which the devices waited for data and, where the device's
-    peak is known, the share of it; {} before any timing.
+    peak is known, the share of it; {} before any timing. multiply_adds: of one image's forward pass.
     """
-    if images_per_second is None:
+    if interval.images_per_second is None:
         return {}
-    per_device = images_per_second / jax.device_count()
-    speed = {"images_per_second": images_per_second, "images_per_second_per_device": per_device}
-    speed["input_wait_share"] = input_wait_share
+    per_device = interval.images_per_second / jax.device_count()
+    speed = {"images_per_second": interval.images_per_second, "images_per_second_per_device": per_device}
+    speed["input_wait_share"] = interval.input_wait_share
     peak = peak_flops(jax.devices()[0].device_kind)
     if peak is not None:
         speed["model_flops_utilization"] = model_flops_utilization(per_device, multiply_adds, peak)
@@ -102,90 +124,67 @@ def host_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-class InputWait:
-    """Takes batches, and tells how long the devices had nothing to do because one was not there.
+class StepTimer:
+    """Times training steps, evaluations and checkpoints left out, and how long the devices wait for data.
 
-    The loop may wait for a batch while the step before is still running, which costs nothing; so a thread notes when
-    each step ends.
+    The first step of a session only starts the clock: it holds the compilation. The loop may wait for a batch while the
+    step before is still running, which costs nothing; so a thread notes when each step ends.
     """
 
-    def __init__(self) -> None:
-        self._executor = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="step_end")
-        self._running: concurrent.futures.Future[float] | None = None
+    FEWEST = 10  # steps before "usual" means anything
+    MARGIN = 1.0  # seconds; steps of milliseconds are unsteady on a busy machine, and nobody minds
 
-    def dispatched(self, result: jax.Array) -> None:
-        """A step is under way; `result` is one of its arrays."""
-        self._running = self._executor.submit(_end_of, result)
-
-    def take(self, batches: Iterator[Batch]) -> tuple[Batch, float]:
-        """-> the next batch, and the seconds for which the devices waited for it."""
-        asked = time.perf_counter()
-        batch = next(batches)
-        came = time.perf_counter()
-        if self._running is None:
-            return batch, came - asked
-        if not self._running.done():
-            return batch, 0.0
-        failed = self._running.exception() is not None  # the loop meets the same error when it reads the step
-        return batch, 0.0 if failed else max(0.0, came - max(asked, self._running.result()))
-
-    def close(self) -> None:
-        """Ends the thread."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
-
-
-def _end_of(result: jax.Array) -> float:
-    result.block_until_ready()
-    return time.perf_counter()
-
-
-@dataclasses.dataclass
-class Interval:
-    """Steps, the seconds they took, and those of them in which the devices waited for data."""
-
-    steps: int = 0
-    seconds: float = 0.0
-    waited: float = 0.0
-
-    def add(self, step: "Interval") -> None:
-        """One step more."""
-        self.steps += step.steps
-        self.seconds += step.seconds
-        self.waited += step.waited
-
-    @property
-    def input_wait_share(self) -> float:
-        """In 0..1."""
-        return min(1.0, self.waited / self.seconds) if self.seconds > 0 else 0.0
-
-
-class Meter:
-    """Counts training steps and the seconds they take, evaluation and checkpoints left out.
-
-    The first step of a session only starts the clock: it holds the compilation.
-    """
-
-    def __init__(self, batch_size: int, clock: Callable[[], float] = time.perf_counter):
+    def __init__(self, batch_size: int, slow_step_factor: float, clock: Callable[[], float] = time.perf_counter):
         self._batch_size = batch_size
+        self._factor = slow_step_factor
         self._clock = clock
         self._since: float | None = None
         self._waited = 0.0  # of the step under way
         self._interval = Interval()  # since the last `take`
         self._session = Interval()
+        self._usual: collections.deque[float] = collections.deque(maxlen=100)
+        self._executor = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="step_end")
+        self._running: concurrent.futures.Future[float] | None = None
 
-    def wait(self, seconds: float) -> None:
-        """The devices had nothing to do for so long, because the batch was not there."""
-        self._waited += seconds
+    def next_batch(self, batches: Iterator[Batch]) -> Batch:
+        """Takes a batch; the time for which the devices have nothing to do, because it is not there, counts."""
+        asked = self._clock()
+        batch = next(batches)
+        came = self._clock()
+        if self._running is None:
+            self._waited += came - asked
+        elif self._running.done() and self._running.exception() is None:  # the loop meets an error when it reads it
+            self._waited += max(0.0, came - max(asked, self._running.result()))
+        return batch
 
-    def tick(self) -> Interval | None:
-        """A step's result has arrived -> the step, or None for the first one of a session."""
-        now, step = self._clock(), None
-        if self._since is not None:
-            step = Interval(1, now - self._since, self._waited)
-            self._interval.add(step)
-            self._session.add(step)
-        self._since, self._waited = now, 0.0
-        return step
+    def dispatched(self, result: jax.Array) -> None:
+        """A step is under way; `result` is one of its arrays."""
+        self._running = self._executor.submit(self._end_of, result)
+
+    def _end_of(self, result: jax.Array) -> float:
+        result.block_until_ready()
+        return self._clock()
+
+    def ended(self, step: int) -> str | None:
+        """A step's result has arrived -> what to log of it, where it took far longer than usual.
+
+        That is slow_step_factor times the median of the last hundred steps, and 1 s more; never where the factor is 0.
+        """
+        now, since = self._clock(), self._since
+        waited, self._since, self._waited = self._waited, now, 0.0
+        if since is None:
+            return None
+        timed = Interval(self._batch_size, now - since, waited)
+        self._interval += timed
+        self._session += timed
+        usual = statistics.median(self._usual) if len(self._usual) >= self.FEWEST else None
+        self._usual.append(timed.seconds)
+        if not self._factor or usual is None or timed.seconds < self._factor * usual + self.MARGIN:
+            return None
+        return (
+            f"Step {step:,} took {timed.seconds:.1f} s, the usual one {usual:.2g} s; for "
+            f"{timed.input_wait_share:.0%} of it the devices waited for data."
+        )
 
     def resume(self) -> None:
         """Training continues after something else took time."""
@@ -197,41 +196,18 @@ class Meter:
         taken, self._interval = self._interval, Interval()
         return taken
 
-    def speed(self, interval: Interval) -> float | None:
-        """Images a second of an interval, or None where no step was timed."""
-        return interval.steps * self._batch_size / interval.seconds if interval.seconds > 0 else None
-
     def images_per_second(self) -> float | None:
-        """Images a second of the session so far, or None before the second step."""
-        return self.speed(self._session)
+        """Of the session so far, or None before the second step."""
+        return self._session.images_per_second
 
     def seconds_left(self, steps: int) -> float | None:
         """Seconds that so many steps will take at the session's speed."""
-        return steps * self._session.seconds / self._session.steps if self._session.steps else None
+        speed = self._session.images_per_second
+        return steps * self._batch_size / speed if speed else None
 
-
-class SlowSteps:
-    """Tells steps that take far longer than usual: `factor` times the median of the last hundred, and 1 s more."""
-
-    FEWEST = 10  # steps before "usual" means anything
-    MARGIN = 1.0  # seconds; steps of milliseconds are unsteady on a busy machine, and nobody minds
-
-    def __init__(self, factor: float):
-        self._factor = factor
-        self._usual: collections.deque[float] = collections.deque(maxlen=100)
-
-    def message(self, step: int, timed: Interval | None) -> str | None:
-        """What to log of a step of this number and duration, if anything."""
-        if timed is None or not self._factor:
-            return None
-        usual = statistics.median(self._usual) if len(self._usual) >= self.FEWEST else None
-        self._usual.append(timed.seconds)
-        if usual is None or timed.seconds < self._factor * usual + self.MARGIN:
-            return None
-        return (
-            f"Step {step:,} took {timed.seconds:.1f} s, the usual one {usual:.2g} s; for "
-            f"{timed.input_wait_share:.0%} of it the devices waited for data."
-        )
+    def close(self) -> None:
+        """Ends the thread."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
 
 class Profiler:
