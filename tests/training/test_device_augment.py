@@ -54,7 +54,7 @@ def test_cutmix_takes_one_box_and_lambda_is_what_is_left():
 
 
 def test_cutmix_is_the_box_of_the_formula_where_nothing_is_clipped():
-    box = device_augment._box_around
+    box = device_augment._cutmix_box
     sides = set()
     for seed in range(200):
         mask = np.array(box(jax.random.key(seed), SIDE, SIDE, jnp.float32(0.75))[..., 0])
