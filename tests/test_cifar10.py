@@ -100,5 +100,7 @@ def test_seeds_of_other_settings_are_not_one_experiment(tmp_path):
         workdir = tmp_path / "model=tnt" / "4_epochs" / f"seed_{seed}"
         workdir.mkdir(parents=True)
         (workdir / "summary.json").write_text(json.dumps({"config": {"seed": seed, "warmup_epochs": warmup}}))
-    with pytest.raises(SystemExit, match=r"seed_0 and .*seed_1 are no seeds of one experiment: .*warmup_epochs', 1.0, 2.0"):
+    with pytest.raises(
+        SystemExit, match=r"seed_0 and .*seed_1 are no seeds of one experiment: .*warmup_epochs', 1.0, 2.0"
+    ):
         benchmark.finished(tmp_path)
