@@ -17,6 +17,7 @@ import functools
 import json
 import math
 import os
+import re
 import unicodedata
 import zlib
 from collections.abc import Mapping
@@ -78,10 +79,10 @@ def read_config(workdir: Path) -> dict[str, Any] | None:
         return None
     try:
         config = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}). Use another --workdir, or mend the file.") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({error}). Use another --workdir, or fix the file.") from error
     if not isinstance(config, dict):
-        raise ValueError(f"{path} holds no configuration. Use another --workdir, or mend the file.")
+        raise ValueError(f"{path} holds no configuration. Use another --workdir, or fix the file.")
     config, notes = with_current_keys(config)
     for note in notes:
         warn_once(f"{path}: {note}")
@@ -126,7 +127,7 @@ def parse_metrics_line(line: bytes | str) -> dict[str, Any] | None:
     """A line of metrics.jsonl -> its object; None for one that is torn or damaged, so that it holds no such object."""
     try:
         values = json.loads(line)
-    except ValueError:  # UnicodeDecodeError is one too
+    except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError too
         return None
     if not isinstance(values, dict) or not isinstance(values.get("step"), int):
         return None
@@ -171,7 +172,7 @@ def read_class_names(workdir: Path) -> tuple[str, ...] | None:
         return None
     try:
         names = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}). Fix or remove the file.") from error
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise ValueError(f"{path} holds no list of names. Fix or remove the file.")
@@ -191,7 +192,8 @@ def checkpoint_steps(workdir: Path) -> list[int]:
     folder = workdir / FOLDER
     if not folder.is_dir():
         return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
+    names = [path.name for path in folder.iterdir() if path.is_dir()]
+    return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name, re.ASCII))
 
 
 def read_weights(workdir: Path, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -43,6 +43,16 @@ def test_the_start_says_what_is_there(opened, plain):
     assert line == f"folder {plain}: train 5 images, test 3 images; 2 classes: cat 4, dog 4"
 
 
+def test_the_same_images_elsewhere_are_the_same_data_set_and_others_are_not(opened, plain, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("copy")
+    fill(elsewhere, {"train/cat": 3, "train/dog": 2, "test/cat": 1, "test/dog": 2})
+    assert opened(elsewhere).identity() == opened(plain).identity()
+    renamed = tmp_path_factory.mktemp("renamed")
+    fill(renamed, {"train/cat": 3, "train/dog": 2, "test/cat": 1, "test/dog": 2})
+    (renamed / "test/dog/1.jpg").rename(renamed / "test/dog/2.jpg")
+    assert opened(renamed).splits == opened(plain).splits and opened(renamed).identity() != opened(plain).identity()
+
+
 def test_a_long_list_of_classes_is_shortened(opened, tmp_path):
     fill(tmp_path, {f"{split}/c{number}": 1 for split in ("train", "test") for number in range(9)})
     assert opened(tmp_path).found[0].endswith("9 classes: c0 2, c1 2, c2 2, c3 2, c4 2 and 4 more")

@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors.numpy import save_file
 
-from tnt_jax.pretrained import sources
+from tnt_jax.pretrained import load_pretrained, sources
 
 ARRAYS = {"patch_pos": np.arange(6, dtype=np.float32).reshape(1, 2, 3), "norm.weight": np.ones(3, np.float32)}
 
@@ -182,6 +182,10 @@ def test_pytorch_files_without_weights_say_what_they_hold(fake_torch, tmp_path):
             r"w\.pth cannot be read as PyTorch weights \(UnpicklingError: Unsupported operand 118\); it is damaged",
         ),
         (EOFError(), r"w\.pth cannot be read as PyTorch weights \(EOFError\)"),
+        (
+            RuntimeError("Cannot use ``weights_only=True`` with files saved in the legacy .tar format. In PyTorch ..."),
+            r"w\.pth cannot be read as PyTorch weights \(RuntimeError\); it is damaged, incomplete or another kind",
+        ),
         (KeyError("storages"), r"w\.pth cannot be read as PyTorch weights \(KeyError: 'storages'\)"),
         (AssertionError("x\ny"), r"w\.pth cannot be read as PyTorch weights \(AssertionError: x\)"),
     ],
@@ -211,6 +215,23 @@ def test_what_float32_cannot_hold_is_an_error_that_names_file_and_array(fake_tor
         path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(3))
         with pytest.raises(ValueError, match=rf"{kind}\.safetensors has arrays of a type .*: norm\.weight \({kind}\)"):
             sources.read_weights(path)
+
+
+@pytest.mark.parametrize("value", [np.float32("nan"), np.float32("inf"), np.float64(1e300)])
+def test_values_that_are_not_finite_are_an_error_that_names_file_and_array(fake_torch, tmp_path, value):
+    """float64's largest do not become infinite in silence."""
+    scale = np.full(ARRAYS["norm.weight"].shape, value)
+    with pytest.raises(ValueError, match=r"w\.safetensors holds values that are not finite, .* in norm\.weight;"):
+        save_file(ARRAYS | {"norm.weight": scale}, tmp_path / "w.safetensors")
+        sources.read_weights(tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=r"w\.pth, its 'net' holds values that are not finite"):
+        sources.read_weights(write(tmp_path / "w.pth", {"net": tensors() | {"norm.weight": FakeTensor(scale)}}))
+
+
+@pytest.mark.parametrize("source", ["", "~nosuchuser/w.pth", "x" * 5000, "a\0b.pth", "https://hub/w.pth"])
+def test_a_name_that_no_file_has_is_not_there(source):
+    with pytest.raises(FileNotFoundError, match=r": there is no such file; give"):
+        load_pretrained(source, None)
 
 
 @pytest.mark.parametrize("noted", [{"sentence_grid": "4x"}, {"sentence_grid": "0x4"}, {"tnt_jax_sizes": "[1"}])

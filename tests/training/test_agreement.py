@@ -7,6 +7,7 @@ import threading
 import types
 
 import jax
+import numpy as np
 import pytest
 
 from tests.training.helpers import TinyPipeline, lines, tiny_config
@@ -66,6 +67,12 @@ class OtherPipeline(TinyPipeline):
     class_names = ("red", "green", "blue", "gray")
 
 
+class OtherFiles(TinyPipeline):
+    """As many images of the same classes."""
+
+    identity = staticmethod(lambda: "other files")
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -74,12 +81,21 @@ class OtherPipeline(TinyPipeline):
         ({"model__depth": 2}, "config.model.depth (2 there, 1 in process 0)"),
         ({"pipeline": OtherPipeline}, "another training examples (81 there, 80 in process 0)"),
         ({"pipeline": OtherPipeline}, "another classes (('red', 'green', 'blue', 'gray') there"),
+        ({"pipeline": OtherFiles}, "another data set ('other files' there, 'tiny' in process 0)"),
     ],
 )
 def test_what_differs_is_named_in_all_processes(tmp_path, together, changes, words):
     runs = [prepared(tmp_path / "run") for _ in range(2)] + [prepared(tmp_path / "run", **changes)]
     said = together(lambda number: agreement.check_same_start(runs[number]))
     assert len(set(said)) == 1 and words in said[0] and "process 1" not in said[0]
+
+
+def test_other_weights_under_the_same_path_are_named(tmp_path, together):
+    run = prepared(tmp_path / "run")
+    starts = [dataclasses.replace(run, pretrained={"head": np.full(3, value, np.float32)}) for value in (1, 1, 2)]
+    (said,) = set(together(lambda number: agreement.check_same_start(starts[number])))
+    assert "process 2 has another weights at the start ('" in said and "process 1 has" not in said
+    assert together(lambda number: agreement.check_same_start(starts[0])) == [None] * 3
 
 
 def test_what_is_of_the_machine_may_differ(tmp_path, together):

@@ -30,8 +30,9 @@ def test_read_weights_names_what_there_is(tmp_path):
         workdirs.read_weights(tmp_path, 6)
 
 
-def test_a_broken_config_file_is_named(tmp_path):
-    (tmp_path / "config.json").write_text("{")
+@pytest.mark.parametrize("content", ["{", '{"a":' * 100_000, ""])
+def test_a_broken_config_file_is_named(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
     with pytest.raises(ValueError, match=r"config\.json is not JSON"):
         workdirs.read_config(tmp_path)
 
@@ -99,6 +100,12 @@ def test_a_checkpoint_that_is_removed_while_it_is_read_is_no_damaged_one(tmp_pat
     (tmp_path / "checkpoints" / "2").mkdir()
     with pytest.raises(ValueError, match="no checkpoint of step 2, only steps .*3"):
         workdirs.read_weights(tmp_path, 2)
+
+
+@pytest.mark.parametrize("name", ["0100", "٣", "100 (copy)", "-5", "1e3", "100~"])
+def test_a_folder_that_a_run_would_not_have_named_is_no_checkpoint(tmp_path, name):
+    (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert workdirs.checkpoint_steps(tmp_path) == []
 
 
 def test_an_unfinished_write_is_no_checkpoint(tmp_path):

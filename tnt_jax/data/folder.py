@@ -3,6 +3,7 @@
 import collections
 import os
 import random
+import zlib
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -75,6 +76,14 @@ class Folder:
         files = [file for split, start, stop in ranges for file in self._files[split][start:stop]]
         labels = np.array([label for _, label in files], np.int64)
         return FolderSource(f"folder {printable(self.root)}, split {spec!r}", self.root, (f for f, _ in files), labels)
+
+    def identity(self) -> str:
+        """A checksum of the images' paths below the root, and their labels."""
+        checksum = 0
+        for files in self._files.values():
+            for path, label in files:
+                checksum = zlib.crc32(b"%b:%d\n" % (os.fsencode(path), label), checksum)
+        return f"files with checksum {checksum:08x}"
 
     def found(self) -> list[str]:
         """Lines that say what is there, and what was left out."""

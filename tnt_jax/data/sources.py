@@ -47,6 +47,8 @@ class Dataset:
     splits: Mapping[str, int]  # name -> number of examples
     several_labels: bool  # an image has any number of classes, in place of one
     opener: Callable[[str, Pieces], Source] = dataclasses.field(repr=False)
+    # What is there, wherever it lies: equal for the same examples in the same order.
+    identity: Callable[[], str] = dataclasses.field(default=str, repr=False)
     found: tuple[str, ...] = ()  # lines that say what is there, of a folder
     opened: dict[str, Source] = dataclasses.field(default_factory=dict, repr=False)
 
@@ -159,6 +161,7 @@ def _open(
         splits=splits,
         several_labels=several_labels,
         opener=lambda spec, pieces: prepared.TfdsSource(builder, spec),
+        identity=lambda: builder.info.full_name,
     )
 
 
@@ -170,7 +173,16 @@ def _folder(directory: str, train: tuple[str, ...], others: tuple[str, ...]) -> 
         raise FileNotFoundError(f"The folder data.directory={directory!r} does not exist. {LAYOUT}")
     folder = Folder(root, train, others)
     names = folder.class_names
-    return Dataset(f"folder {root}", len(names), names, folder.splits, False, folder.open, tuple(folder.found()))
+    return Dataset(
+        f"folder {root}",
+        len(names),
+        names,
+        folder.splits,
+        several_labels=False,
+        opener=folder.open,
+        identity=folder.identity,
+        found=tuple(folder.found()),
+    )
 
 
 def _synthetic(num_examples: int) -> Dataset:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -61,11 +62,11 @@ def read_weights(source: str | Path, choice: str = BEST) -> Weights:
     if str(source).startswith(HUB_PREFIX):
         path = download(str(source).removeprefix(HUB_PREFIX))
     else:
-        path = Path(source).expanduser()
-    if not path.is_file():
+        path = Path(os.path.expanduser(source))
+    if not os.path.isfile(path):  # pathlib's would raise for names that no file can have
         raise FileNotFoundError(
-            f"{path}: there is no such file; give a .safetensors, {', '.join(TORCH_SUFFIXES)} file, a workdir of this "
-            f"project, or {HUB_PREFIX}OWNER/NAME"
+            f"{str(source)[:200]}: there is no such file; give a .safetensors, {', '.join(TORCH_SUFFIXES)} file, a "
+            f"workdir of this project, or {HUB_PREFIX}OWNER/NAME"
         )
     if path.name.endswith(".safetensors"):
         found = _read_safetensors(path)
@@ -79,6 +80,12 @@ def read_weights(source: str | Path, choice: str = BEST) -> Weights:
     if choice == AVERAGED and not found.kind:
         raise ValueError(f"{found.source} holds one set of weights, which does not say whether it is averaged")
     names = list(found.arrays)
+    if wrong := [name for name, array in found.arrays.items() if not np.isfinite(array).all()]:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ValueError(
+            f"{found.source} holds values that are not finite, or too large for float32, in "
+            f"{', '.join(wrong[:3])}{more}; no model works with these weights"
+        )
     found = dataclasses.replace(found, arrays=_unwrapped_names(found.arrays, found.source))
     scheme = detect_scheme(set(found.arrays))
     if scheme is None:
@@ -154,7 +161,8 @@ def _read_safetensors(path: Path) -> Weights:
         with safe_open(path, framework="numpy") as file:
             types = {name: file.get_slice(name).get_dtype() for name in file.keys()}
             unread = [f"{name} ({kind})" for name, kind in types.items() if kind not in _READABLE]
-            arrays = {} if unread else {name: np.asarray(file.get_tensor(name), np.float32) for name in types}
+            with np.errstate(over="ignore"):  # read_weights refuses what has become infinite
+                arrays = {} if unread else {name: np.asarray(file.get_tensor(name), np.float32) for name in types}
             metadata = file.metadata() or {}
     except Exception as error:  # safetensors' own, and what numpy makes of absurd shapes
         reason = str(error).partition("\n")[0] or type(error).__name__

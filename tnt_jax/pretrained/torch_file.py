@@ -80,6 +80,8 @@ def _explain(path: Path, error: Exception) -> str:
             "Where you trust it, open it in PyTorch with weights_only=False and save its state_dict alone."
         )
     reason = said.rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0][:300]
+    if "weights_only" in reason:  # PyTorch's advice on how to run the file's code
+        reason = ""
     return (
         f"{path} cannot be read as PyTorch weights ({type(error).__name__}{reason and ': '}{reason}); it is damaged, "
         "incomplete or another kind of file"

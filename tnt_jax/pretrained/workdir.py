@@ -27,7 +27,7 @@ from tnt_jax.workdir import (
 
 def is_folder(source: str | Path) -> bool:
     """Whether a source names a folder that exists, which can only be a workdir or a checkpoint in one."""
-    if str(source).startswith(HUB_PREFIX):
+    if not str(source) or str(source).startswith(HUB_PREFIX):
         return False
     try:
         return folder_path(source).is_dir()
@@ -122,7 +122,10 @@ def _model(config: dict[str, Any], path: Path) -> TNT:
     if settings.get("inner_implementation") == "pallas":
         settings["inner_implementation"] = "auto"  # the run had a TPU; whoever reads its weights may not
     if "name" not in settings or "num_classes" not in settings:
-        raise ValueError(f"{path} does not say which model it is of: model.name and model.num_classes must be set")
+        raise ValueError(
+            f"{path} does not say which model it is of: model.name and model.num_classes must be set. Where the folder "
+            "is no run of this project, give the weights file in it"
+        )
     try:
         return create_model(**settings)
     except ValueError as error:

@@ -70,7 +70,11 @@ def statement(run: Run) -> dict[str, Any]:
         "training examples": run.pipeline.train_examples,
         "evaluation examples": run.pipeline.eval_examples,
         "classes": list(run.pipeline.class_names or ()),
+        "data set": run.pipeline.identity(),
     }
+    if run.pretrained is not None:  # the same path may lead each process to another file
+        checksums = repr(sorted(workdirs.checksums(run.pretrained).items()))
+        data["weights at the start"] = hashlib.sha256(checksums.encode()).hexdigest()[:12]
     steps = workdirs.checkpoint_steps(run.workdir)
     here = {CHECKPOINT: steps[-1] if steps else None}
     versions = {package: importlib.metadata.version(package) for package in PACKAGES}

@@ -3,7 +3,7 @@
 import collections
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -31,6 +31,7 @@ class InputPipeline:
         self.num_classes: int = dataset.num_classes
         self.class_names: tuple[str, ...] | None = dataset.class_names
         self.found: tuple[str, ...] = dataset.found  # lines that say what is there
+        self.identity: Callable[[], str] = dataset.identity
 
     @functools.cached_property
     def steps_per_epoch(self) -> int:
