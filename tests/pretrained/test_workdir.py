@@ -9,6 +9,7 @@ from tests.pretrained import published
 from tnt_jax import workdir as workdirs
 from tnt_jax.pretrained import load_model, load_pretrained, save_pretrained
 from tnt_jax.pretrained.load import read_source
+from tnt_jax.pretrained.sources import read_weights
 from tnt_jax.training import checkpoints
 from tnt_jax.training.state import TrainState
 
@@ -175,6 +176,9 @@ def test_a_run_is_exported_for_timm(run, tmp_path):
     save_pretrained(tmp_path / "run.safetensors", *load_model(workdir))
     again = load_pretrained(tmp_path / "run.safetensors", published.model("deit_tiny_depth2"))
     assert_equal_trees(again, {"params": raw})
+    assert read_weights(tmp_path / "run.safetensors").label == "weights of the file"
+    save_pretrained(tmp_path / "run.safetensors", *load_model(workdir), note="raw weights of step 7")
+    assert read_weights(tmp_path / "run.safetensors").label == "weights of the file (raw weights of step 7)"
 
 
 def test_folders_that_are_no_run_say_why(tmp_path):

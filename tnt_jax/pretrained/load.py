@@ -19,7 +19,7 @@ from tnt_jax.models.variants import update
 from tnt_jax.pretrained.mismatch import check_kind, explain
 from tnt_jax.pretrained.names import Entry, entries_for, file_name, to_arrays
 from tnt_jax.pretrained.sizes import check_sizes, sizes_of
-from tnt_jax.pretrained.sources import BEST, GRID_KEY, SIZES_KEY, Weights, read_weights
+from tnt_jax.pretrained.sources import BEST, GRID_KEY, NOTE_KEY, SIZES_KEY, Weights, read_weights
 from tnt_jax.pretrained.workdir import is_folder, read_workdir
 
 Variables = dict[str, Any]
@@ -85,12 +85,12 @@ def read_source(source: str | FilePath, weights: str = BEST) -> tuple[TNT | None
     return read_workdir(source, weights) if is_folder(source) else (None, read_weights(source, weights))
 
 
-def save_pretrained(path: str | FilePath, model: TNT, variables: Mapping[str, Any]) -> None:
+def save_pretrained(path: str | FilePath, model: TNT, variables: Mapping[str, Any], *, note: str = "") -> None:
     """variables of `model` -> a .safetensors file with timm's names and layouts, TNT's or VisionTransformer's.
 
     timm reads it for the model of the same name. What timm's TNT cannot express (blocks without an inner path,
     squeeze-and-excitation, positions turned off) is written under the same names, and load_pretrained reads it.
-    load_pretrained gives back the same bits.
+    load_pretrained gives back the same bits. note: which weights these are, in words, kept in the file's metadata.
 
     Raises:
       ValueError: the ending is not .safetensors, or the variables are not this model's.
@@ -109,6 +109,8 @@ def save_pretrained(path: str | FilePath, model: TNT, variables: Mapping[str, An
     scheme = "timm" if model.inner_blocks else "vit"
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"format": "pt", GRID_KEY: "x".join(map(str, model.grid)), SIZES_KEY: json.dumps(sizes_of(model))}
+    if note:
+        metadata[NOTE_KEY] = note
     save_file(to_arrays({entry.path: arrays[entry.name] for entry in entries}, scheme), path, metadata)
     logging.info("Wrote %d parameters to %s", sum(array.size for array in arrays.values()), path)
 

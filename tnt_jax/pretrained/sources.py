@@ -18,7 +18,8 @@ HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 HUB_SECONDS = 5  # for the hub's answer, before it counts as out of reach
 WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile, in any order
 BEST, RAW, AVERAGED = CHOICES = ("best", "raw", "averaged")
-GRID_KEY, SIZES_KEY = "sentence_grid", "tnt_jax_sizes"  # what save_pretrained notes in a .safetensors file's metadata
+# What save_pretrained notes in a .safetensors file's metadata.
+GRID_KEY, SIZES_KEY, NOTE_KEY = "sentence_grid", "tnt_jax_sizes", "tnt_jax_weights"
 # safetensors' name of a type: numpy's. Those that numpy lacks, or that lose something as float32, are not read.
 _READABLE = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}
 
@@ -37,11 +38,13 @@ class Weights:
     kind: str = ""  # RAW or AVERAGED; "" for a file with one set, which does not say
     step: int | None = None  # of the checkpoint
     sizes: dict[str, Any] | None = None  # of the model they belong to (sizes.py); None: not said
+    note: str = ""  # which weights a file holds, where it says so
 
     @property
     def label(self) -> str:
         """In words, for whatever is made with them: "raw weights of step 200", "weights of the file"."""
-        name = f"{self.kind} weights" if self.kind else "weights of the file"
+        of_file = "weights of the file" + (f" ({self.note})" if self.note else "")
+        name = f"{self.kind} weights" if self.kind else of_file
         return name if self.step is None else f"{name} of step {self.step}"
 
 
@@ -177,7 +180,7 @@ def _read_safetensors(path: Path) -> Weights:
 
 
 def _read_notes(metadata: dict[str, str], path: Path) -> dict[str, Any]:
-    """A .safetensors file's metadata -> the grid and the sizes that save_pretrained left there, where it did."""
+    """A .safetensors file's metadata -> what save_pretrained left there, where it did."""
     grid, sizes = metadata.get(GRID_KEY), metadata.get(SIZES_KEY)
     if grid is not None and not re.fullmatch("[1-9][0-9]{0,4}x[1-9][0-9]{0,4}", grid):
         raise ValueError(f"{path}: its metadata {GRID_KEY}={grid[:50]!r} is no ROWSxCOLUMNS; the file is damaged")
@@ -187,7 +190,8 @@ def _read_notes(metadata: dict[str, str], path: Path) -> dict[str, Any]:
         sizes = ()
     if sizes is not None and not isinstance(sizes, dict):
         raise ValueError(f"{path}: its metadata {SIZES_KEY} is no JSON object; the file is damaged")
-    return {"grid": grid and tuple(map(int, grid.split("x"))), "sizes": sizes}
+    note = metadata.get(NOTE_KEY, "")[:200]
+    return {"grid": grid and tuple(map(int, grid.split("x"))), "sizes": sizes, "note": note}
 
 
 def _unwrapped_names(arrays: dict[str, np.ndarray], source: str) -> dict[str, np.ndarray]:

@@ -181,7 +181,7 @@ def run(options: argparse.Namespace) -> str:
         raise ValueError(f"--output={options.output} is a file's name; a program and its README go into a folder")
     trained = open_trained(options.source, options.image_size, weights=options.weights, changes=options.changes)
     if options.format == "safetensors":
-        save_pretrained(options.output, trained.model, trained.variables)
+        save_pretrained(options.output, trained.model, trained.variables, note=trained.weights)
         size = options.output.stat().st_size / 1e6
         return f"{options.output}: {size:.1f} MB, {trained.weights}, timm's names for {trained.name}"
     if options.dtype is not None:
