@@ -78,7 +78,7 @@ def read_config(workdir: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}). Use another --workdir, or fix the file.") from error
     if not isinstance(config, dict):
@@ -87,6 +87,15 @@ def read_config(workdir: Path) -> dict[str, Any] | None:
     for note in notes:
         warn_once(f"{path}: {note}")
     return config
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, whose last value would win where a key is there twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return found
 
 
 @functools.cache  # a configuration is read several times on the way to an evaluation
@@ -176,6 +185,13 @@ def read_class_names(workdir: Path) -> tuple[str, ...] | None:
         raise ValueError(f"{path} is not JSON ({error}). Fix or remove the file.") from error
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise ValueError(f"{path} holds no list of names. Fix or remove the file.")
+    model = (read_config(workdir) or {}).get("model")
+    classes = model.get("num_classes") if isinstance(model, dict) else None
+    if names and isinstance(classes, int) and len(names) > classes:
+        raise ValueError(
+            f"{path} names {len(names)} classes, and the run's model has {classes} ({CONFIG_FILE}). Fix or remove the "
+            "file."
+        )
     return tuple(names or ())
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from tests.training.helpers import TinyPipeline, lines, tiny_config
 from tnt_jax.training import agreement, loop, setup
-from tnt_jax.training.runtime import CannotStart
+from tnt_jax.training.config import as_dict
+from tnt_jax.training.runtime import CannotStart, RunError
 
 
 class Store:
@@ -96,6 +97,17 @@ def test_other_weights_under_the_same_path_are_named(tmp_path, together):
     (said,) = set(together(lambda number: agreement.check_same_start(starts[number])))
     assert "process 2 has another weights at the start ('" in said and "process 1 has" not in said
     assert together(lambda number: agreement.check_same_start(starts[0])) == [None] * 3
+
+
+def test_a_checkpoint_of_another_model_is_refused_though_every_array_fits(tmp_path):
+    """Somebody has edited config.json: the number of heads leaves no trace in any shape."""
+    run = prepared(tmp_path / "run", model__outer_dim=8, model__outer_num_heads=2)
+    model = as_dict(run.config)["model"]
+    agreement.check_same_model(run, {"step": 5, "model": model})
+    agreement.check_same_model(run, {"step": 5})  # of an earlier version
+    agreement.check_same_model(run, {"step": 5, "model": model | {"scan": True}})  # the same weights in another way
+    with pytest.raises(RunError, match=r"step 5 .* than config.json says: model.outer_num_heads \(4 there, 2 now\)"):
+        agreement.check_same_model(run, {"step": 5, "model": model | {"outer_num_heads": 4}})
 
 
 def test_what_is_of_the_machine_may_differ(tmp_path, together):

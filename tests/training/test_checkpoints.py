@@ -108,6 +108,12 @@ def test_a_folder_that_a_run_would_not_have_named_is_no_checkpoint(tmp_path, nam
     assert workdirs.checkpoint_steps(tmp_path) == []
 
 
+def test_a_file_in_place_of_the_folder_ends_the_run_before_its_first_step(tmp_path):
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(RunError, match="could not be written into .*checkpoints: .*File exists"):
+        checkpoints.Checkpoints(tmp_path, keep=1)
+
+
 def test_an_unfinished_write_is_no_checkpoint(tmp_path):
     folder = tmp_path / "checkpoints"
     (folder / "7.orbax-checkpoint-tmp").mkdir(parents=True)

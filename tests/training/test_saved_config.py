@@ -172,7 +172,8 @@ def test_what_a_tool_cannot_change_of_a_run_is_said(run, change, words):
         ("[]", "holds no configuration"),
         ("3", "holds no configuration"),
         ("null", "holds no configuration"),
-        ('{"model": 3}', r"config\.model"),
+        ('{"model": 3}', r"config\.model must be a group of keys, such as model\.name\."),
+        ('{"seed": 1, "seed": 2}', "the key 'seed' is there twice"),
         (SAVED.read_text().replace('"batch_size": 16', '"batch_size": "16"'), r"config\.batch_size='16'"),
     ],
 )

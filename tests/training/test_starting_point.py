@@ -128,6 +128,21 @@ def test_labels_are_mapped_by_name():
     assert next(relabelled(iter([batch]), None)) is batch
 
 
+def test_names_are_the_same_however_their_accents_are_stored(run):
+    """macOS takes them apart, and a copied folder looks the same."""
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    assert label_map(("bar", composed), ("bar", apart), "set") is None
+    assert label_map(("bar", composed), (apart, "bar"), "set").tolist() == [1, 0]
+    (run / "classes.json").write_text(json.dumps(["bar", composed]))
+    check_classes(checked_config(), run, 2, ("bar", apart), evaluates=False)
+
+
+def test_more_names_than_the_model_has_classes_are_an_error_that_names_the_file(run):
+    (run / "config.json").write_text(json.dumps({"model": {"num_classes": 2}}))
+    with pytest.raises(ValueError, match=r"classes\.json names 3 classes, and the run's model has 2"):
+        check_classes(checked_config(), run, 3, KNOWN, evaluates=True)
+
+
 def test_evaluating_classes_that_the_run_does_not_know_is_an_error_that_names_them(run):
     assert check_classes(checked_config(), run, 2, ("dog", "cat"), evaluates=True).tolist() == [1, 0]
     with pytest.raises(ValueError, match="synthetic has classes that the model does not know: 'zebra', 'emu'. It"):

@@ -22,8 +22,8 @@ from tnt_jax import workdir as workdirs
 from tnt_jax.data.augment import DECODER
 from tnt_jax.keys import short_repr
 from tnt_jax.training.config import as_dict
-from tnt_jax.training.runtime import CannotStart, lock_holder
-from tnt_jax.training.saved_config import leaves
+from tnt_jax.training.runtime import CannotStart, RunError, lock_holder
+from tnt_jax.training.saved_config import differences, leaves
 from tnt_jax.training.setup import Run
 
 # Keys that may differ between the processes of one run: of the machine, not of the run.
@@ -148,6 +148,21 @@ def devices() -> dict[str, Any]:
     """What the last bits of a run depend on beside its config."""
     kind = jax.devices()[0].device_kind
     return {"device_count": jax.device_count(), "process_count": jax.process_count(), "device_kind": kind}
+
+
+def check_same_model(run: Run, metadata: Mapping[str, Any]) -> None:
+    """Raises RunError where a checkpoint is of another model than config.json says, though every array may fit.
+
+    metadata: of the checkpoint; those of earlier versions do not say.
+    """
+    trained = workdirs.with_current_keys(metadata)[0].get("model") or {}
+    now = {name: value for name, value in as_dict(run.config)["model"].items() if name in trained}
+    if differing := differences({"model": trained}, {"model": now}):
+        words = "; ".join(f"{name} ({old!r} there, {new!r} now)" for name, old, new in differing)
+        raise RunError(
+            f"The checkpoint of step {metadata['step']} in {run.workdir} is of another model than "
+            f"{workdirs.CONFIG_FILE} says: {words}. Was that file edited? Give the keys their old values."
+        )
 
 
 def resume_notes(run: Run, metadata: Mapping[str, Any]) -> Iterator[str]:

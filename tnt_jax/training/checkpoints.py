@@ -56,6 +56,7 @@ class Checkpoints:
         _quiet_orbax()
         with self._writing():
             if jax.process_index() == 0:
+                self._folder.mkdir(parents=True, exist_ok=True)  # else a file of that name is noticed at the first save
                 _remove_half_written(self._folder)
             self._manager = ocp.CheckpointManager(
                 self._folder,

@@ -161,6 +161,8 @@ def peak_learning_rate(config: Config) -> float:
 
 def unknown_key_message(key: str) -> str:
     """What to say about a dotted key that does not exist: the nearest ones that do, by meaning or by spelling."""
+    if inside := [name for name in KEYS if name.startswith(f"{key}.")]:
+        return f"config.{key} must be a group of keys, such as {inside[0]}."
     return f"config.{key}: there is no such key. {hint(key, list(KEYS))}"
 
 

@@ -165,6 +165,7 @@ class Trainer:
         state, metadata = restored[0], NEW_RUN | restored[1]
         step = int(state.step)
         log(f"Resuming from step {step:,}, {run.workdir / workdirs.FOLDER / str(step)}")
+        agreement.check_same_model(run, metadata)
         for note in agreement.resume_notes(run, metadata):
             log(f"Note: {note}")
         if logging.summary_at(run.workdir, step):

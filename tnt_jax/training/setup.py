@@ -273,7 +273,7 @@ def check_same_run(workdir: Path, config: Config, evaluates: bool) -> None:
     try:
         before = check_config(values)
         if None in dataclasses.asdict(before.model).values():
-            before = fill_in(before, make_model(before, before.model.num_classes or 2))
+            before = fill_in(before, make_model(before, before.model.num_classes or config.model.num_classes))
     except ValueError as error:
         raise ValueError(f"{workdir / workdirs.CONFIG_FILE}: {error}") from error
     differing = [
