@@ -139,6 +139,18 @@ def test_a_read_only_and_a_full_workdir(tmp_path, options):
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("photos", "{here}/photos"), ("~/photos", "{home}/photos"), ("", ""), ("gs://bucket/data", "gs://bucket/data")],
+)
+def test_a_run_keeps_the_whole_path_of_its_data(tmp_path, monkeypatch, given, kept):
+    """config.json is read from elsewhere later on."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    run = prepare(tmp_path / "run", data__directory=given)
+    assert run.config.data.directory == kept.format(here=tmp_path, home="/home/somebody")
+
+
 def test_an_unwritable_workdir():
     """/proc takes no files, not even root's, whatever its rights say."""
     with pytest.raises(PermissionError, match="--workdir=/proc/run: /proc is not writable"):

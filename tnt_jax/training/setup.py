@@ -90,7 +90,7 @@ def prepare(config: AnyConfig, workdir: str | os.PathLike[str], pipeline: InputP
 
     Raises ValueError, FileNotFoundError or PermissionError with what, where and the fix; nothing has been written.
     """
-    config = check_config(config)
+    config = with_absolute_folder(check_config(config))
     check_training_devices(config, jax.device_count())
     run = _prepare(config, check_workdir(workdir), pipeline, evaluates=False)
     run.plan  # noqa: B018 raises now
@@ -229,6 +229,15 @@ def fill_in(config: Config, model: TNT) -> Config:
     if values.get("tnt_blocks", ()) is None:
         values["tnt_blocks"] = tuple(range(1, model.depth + 1))
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **values))
+
+
+def with_absolute_folder(config: Config) -> Config:
+    """The config with the whole path of its data, so that config.json names them wherever it is read from."""
+    directory = config.data.directory
+    if not directory or "://" in directory:  # tfds' default, or a bucket
+        return config
+    directory = str(Path(os.path.expanduser(directory)).absolute())
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, directory=directory))
 
 
 def check_workdir(workdir: str | os.PathLike[str]) -> Path:
