@@ -19,16 +19,39 @@ from tnt_jax.models.checks import check_images
         ((224, 224), r"got \[224, 224\]"),
         ((1, 2, 224, 224, 3), r"got \[1, 2, 224, 224, 3\]"),
         ((), r"got \[\]"),
+        ((0, 16, 16, 3), r"got \[0, 16, 16, 3\]"),
     ],
 )
 def test_other_shapes_than_images(shape, words):
     model = small_model()
     with pytest.raises(ValueError, match=r"images must be \[B, H, W, 3\], " + words):
-        check_images(shape, model)
+        check_images(jax.ShapeDtypeStruct(shape, jnp.float32), model)
     with pytest.raises(ValueError, match=r"images must be \[B, H, W, 3\], " + words):
         jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
 def test_images_of_any_number_are_taken():
     for batch in (1, 7):
-        check_images((batch, 16, 16, 3), small_model())
+        check_images(jax.ShapeDtypeStruct((batch, 16, 16, 3), jnp.bfloat16), small_model())
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int32", "bool", "complex64"])
+def test_pixels_that_are_not_normalised_are_refused(kind):
+    with pytest.raises(ValueError, match=rf"floating-point numbers, got {kind}; .*\(pixels / 255 - mean\) / std"):
+        check_images(jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.dtype(kind)), small_model())
+
+
+@pytest.mark.parametrize("images", [None, [[[[0.0] * 3]]], {"image": 1}])
+def test_what_is_no_array_is_refused(images):
+    with pytest.raises(ValueError, match=rf"must be an array \[B, H, W, 3\], got a {type(images).__name__}"):
+        check_images(images, small_model())
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [({"mlp_ratio": float("inf")}, "mlp_ratio=inf must be"), ({"mlp_ratio": float("nan")}, "mlp_ratio=nan must be")]
+    + [({"tnt_blocks": 1}, r"tnt_blocks=1 must be a tuple of block numbers, such as \(1,\)")],
+)
+def test_settings_of_another_kind_are_named(setting, words):
+    with pytest.raises(ValueError, match=words):
+        small_model(**setting)

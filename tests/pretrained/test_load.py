@@ -221,6 +221,8 @@ def test_saving_checks_the_variables_and_the_name(tmp_path):
     with pytest.raises(ValueError, match=r"variables to save does not fit the model:\nmissing"):
         save_pretrained(tmp_path / "w.safetensors", published.model("tnt_tiny", depth=4), variables)
     assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=r'must be {"params": ...}, got head'):
+        save_pretrained(tmp_path / "a.safetensors", model, {"head": {}})
 
 
 def test_a_file_needs_a_model_and_is_no_workdir(tmp_path):

@@ -1,5 +1,6 @@
 """Impossible sizes stop here, at construction, with the fix."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,7 +35,7 @@ def check_config(model: Any) -> None:
             raise ValueError(
                 f"{dim}={width} is not a multiple of {heads}={count}; each head takes an equal share of it"
             )
-    if model.mlp_ratio <= 0 or int(model.inner_dim * model.mlp_ratio) < 1:
+    if not 0 < model.mlp_ratio < math.inf or int(model.inner_dim * model.mlp_ratio) < 1:
         raise ValueError(f"mlp_ratio={model.mlp_ratio} must be positive; the paper has 4")
     if not 0 <= model.drop_path_rate < 1:
         raise ValueError(f"drop_path_rate={model.drop_path_rate} must be at least 0 and below 1; the recipe has 0.1")
@@ -58,6 +59,8 @@ def _check_blocks(model: Any) -> None:
     """tnt_blocks are different 1-based indices of blocks that exist."""
     if model.tnt_blocks is None:
         return
+    if not isinstance(model.tnt_blocks, Sequence):
+        raise ValueError(f"tnt_blocks={model.tnt_blocks!r} must be a tuple of block numbers, such as (1,)")
     wrong = [i for i in model.tnt_blocks if not isinstance(i, int) or not 1 <= i <= model.depth]
     if wrong or len(set(model.tnt_blocks)) != len(model.tnt_blocks):
         raise ValueError(
@@ -81,13 +84,22 @@ def check_features(asked: bool | Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def check_images(shape: tuple[int, ...], config: Any) -> None:
-    """The shape of a model's input -> None.
+def check_images(images: Any, config: Any) -> None:
+    """A model's input -> None.
 
     Raises:
-      ValueError: it is not [B, H, W, 3], with what it seems to be; a side is not a multiple of the patch size.
+      ValueError: it is no array, not [B, H, W, 3], with what it seems to be, or not of a floating type; a side is not a
+        multiple of the patch size.
     """
-    if len(shape) == 4 and shape[-1] == 3:
+    if not hasattr(images, "shape") or not hasattr(images, "dtype"):
+        raise ValueError(f"images must be an array [B, H, W, 3], got a {type(images).__name__}")
+    shape = images.shape
+    if len(shape) == 4 and shape[-1] == 3 and shape[0] != 0:
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ValueError(
+                f"images must be floating-point numbers, got {images.dtype}; make pixels so by "
+                "(pixels / 255 - mean) / std, with the mean and deviation of the training"
+            )
         grid_of(shape[1:3], config.patch_size)
         return
     hint = ""

@@ -200,7 +200,7 @@ class TNT(nn.Module):
 
     def embed(self, images: jax.Array, ops: Ops) -> tuple[jax.Array | None, jax.Array]:
         """images -> words Y_0 [B * N, M, C] (a DeiT: None), sentences Z_0 [B, 1 + N, D], with positions. Eq. 1 to 5."""
-        check_images(images.shape, self.config)
+        check_images(images, self.config)
         config, batch, words = self.config, images.shape[0], None
         if config.inner_blocks:
             words = WordEmbedding(config, ops, name="word_embedding")(images)

@@ -100,6 +100,8 @@ def save_pretrained(path: str | FilePath, model: TNT, variables: Mapping[str, An
     path = FilePath(path).expanduser()
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: weights are written as .safetensors; choose a name with that ending")
+    if "params" not in variables:
+        raise ValueError(f'the variables to save must be {{"params": ...}}, got {", ".join(list(variables)[:5])}')
     params = flax.traverse_util.flatten_dict(variables["params"])
     arrays = {"/".join(name): np.asarray(leaf, np.float32) for name, leaf in params.items()}
     shapes = parameter_shapes(model)
