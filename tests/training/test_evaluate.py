@@ -24,7 +24,7 @@ def test_evaluating_a_damaged_checkpoint_stops_with_a_message(finished, tmp_path
         if file.is_file():
             file.write_bytes(file.read_bytes()[:20])
     run = setup.prepare_evaluation(None, tmp_path / "run", TinyPipeline(tiny_config(**INTERVALS)))
-    with pytest.raises(RunError, match=r"checkpoints/20 is damaged: .* The one before it is .*checkpoints/16"):
+    with pytest.raises(RunError, match=r"checkpoints/20 is damaged: .* The one before it is .*checkpoints/16\.$"):
         evaluate.evaluate(dataclasses.replace(run, model=TinyModel()))
 
 

@@ -91,6 +91,9 @@ def _checkpoint(run: Run) -> tuple[dict[str, Params], int]:
     """
     try:
         _, sets = read_sets(run.workdir)
+    except ValueError as error:
+        raise RunError(str(error)) from error
+    try:
         named = {workdirs.IN_EVALUATION[kind]: fit(weights, run.model) for kind, weights in sets.items()}
     except ValueError as error:
         config = run.workdir / workdirs.CONFIG_FILE
