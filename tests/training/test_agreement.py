@@ -110,6 +110,13 @@ def test_a_checkpoint_of_another_model_is_refused_though_every_array_fits(tmp_pa
         agreement.check_same_model(run, {"step": 5, "model": model | {"outer_num_heads": 4}})
 
 
+def test_another_number_of_devices_is_named(tmp_path, together, monkeypatch):
+    run = prepared(tmp_path / "run")
+    monkeypatch.setattr(jax, "local_device_count", lambda: 2 if jax.process_index() == 1 else 4)
+    (said,) = set(together(lambda number: agreement.check_same_start(run)))
+    assert "process 1 has another number of devices ('2 x cpu' there, '4 x cpu' in process 0)" in said
+
+
 def test_what_is_of_the_machine_may_differ(tmp_path, together):
     others = {"data__directory": "/elsewhere", "distributed__process_id": 2, "prefetch_batches": 9}
     runs = [prepared(tmp_path / "run"), prepared(tmp_path / "run"), prepared(tmp_path / "run", **others)]

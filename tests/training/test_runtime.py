@@ -74,8 +74,9 @@ def test_the_wait_for_others_ends_by_sigterm():
     assert session.returncode == 4 and "SIGTERM: ended with nothing new to save" in said, said
 
 
-def test_a_port_and_a_number_that_are_taken_are_said_before_jax_is_asked():
-    with socket.create_server(("", 0), family=socket.AF_INET6) as other:
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_a_port_and_a_number_that_are_taken_are_said_before_jax_is_asked(family):
+    with socket.create_server(("", 0), family=family) as other:
         port = other.getsockname()[1]
         group = {"enabled": True, "coordinator_address": f"localhost:{port}", "num_processes": 2}
         first, second = (

@@ -76,7 +76,8 @@ def statement(run: Run) -> dict[str, Any]:
         checksums = repr(sorted(workdirs.checksums(run.pretrained).items()))
         data["weights at the start"] = hashlib.sha256(checksums.encode()).hexdigest()[:12]
     steps = workdirs.checkpoint_steps(run.workdir)
-    here = {CHECKPOINT: steps[-1] if steps else None}
+    local = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"  # batches are split evenly
+    here = {CHECKPOINT: steps[-1] if steps else None, "number of devices": local}
     versions = {package: importlib.metadata.version(package) for package in PACKAGES}
     return config | data | here | versions | {"Python": platform.python_version()} | _code()
 

@@ -207,7 +207,10 @@ def _claim_number(settings: DistributedSettings) -> None:
     if number == 0:
         port = int(address.rpartition(":")[2])
         try:
-            socket.create_server(("", port), family=socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET).close()
+            if socket.has_dualstack_ipv6():  # as jax does: for IPv4 and IPv6 at once
+                socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True).close()
+            else:
+                socket.create_server(("", port)).close()
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise ValueError(
