@@ -23,6 +23,7 @@ from tests.training.helpers import (
 from tests.training.runs import INTERVALS, DyingPipeline, Killed, make_run, tiny_parameters
 from tnt_jax import workdir as workdirs
 from tnt_jax.training import checkpoints, evaluate, loop, runtime, setup
+from tnt_jax.training.config import as_dict
 from tnt_jax.training.runtime import CannotStart, RunError
 from tnt_jax.training.state import unreplicate
 
@@ -223,6 +224,23 @@ def test_what_is_removed_while_the_run_goes_on_is_said_and_the_run_can_be_read(
     run = setup.prepare_evaluation(None, workdir, TinyPipeline(tiny_config(**INTERVALS)))
     assert evaluate.evaluate(dataclasses.replace(run, model=TinyModel()))["eval"] == finished[1]["eval"]
     assert lines(workdir)[-1]["step"] == 20
+
+
+class DamagingPipeline(RemovingPipeline):
+    def _remove(self):
+        self.path.write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "how"), [(DamagingPipeline, "config.json", "damaged"), (RemovingPipeline, "classes.json", "gone")]
+)
+def test_what_is_damaged_or_removed_alone_is_written_again(tmp_path, kind, name, how, capsys):
+    path = tmp_path / "run" / name
+    run = make_run(tmp_path / "run", kind(tiny_config(**INTERVALS), path))
+    loop.train(run)
+    assert f"Note: {path} was {how}. What the run needs to be read is written again." in capsys.readouterr().out
+    written = {"config.json": as_dict(run.config), "classes.json": list(TinyPipeline.class_names)}
+    assert json.loads(path.read_text()) == written[name]
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog):

@@ -328,14 +328,22 @@ class Trainer:
         self._writer.write(step, scalars)
 
     def _restore_run_files(self) -> None:
-        """Writes again what a run cannot be read without, where somebody has removed it (or the whole workdir)."""
-        path = self._run.workdir / workdirs.CONFIG_FILE
-        if jax.process_index() or path.is_file():
+        """Writes again what a run cannot be read without, where somebody has removed or damaged it."""
+        if jax.process_index():
+            return
+        files = [self._run.workdir / name for name in (workdirs.CONFIG_FILE, workdirs.CLASSES_FILE)]
+        lost = {path: "gone" for path in files if not path.is_file()}
+        try:
+            workdirs.read_config(self._run.workdir)
+        except ValueError:
+            lost[files[0]] = "damaged"
+        if not lost:
             return
         self._run.workdir.mkdir(parents=True, exist_ok=True)
         self._lock.take()
         logging.write_run_files(self._run)
-        log(f"Note: {path} was gone. What the run needs to be read is written again.")
+        words = " and ".join(f"{path} was {how}" for path, how in lost.items())
+        log(f"Note: {words}. What the run needs to be read is written again.")
 
     def _summarize(self, parameters: int, step: int) -> dict[str, Any]:
         """Writes and returns what the run came to; `eval_ema` is null where no average was kept."""
