@@ -16,13 +16,14 @@ from tests.training.helpers import (
     TinyPipeline,
     assert_same_end,
     lines,
+    points,
     read_state,
     tiny_config,
     train_some,
 )
 from tests.training.runs import INTERVALS, DyingPipeline, Killed, make_run, tiny_parameters
 from tnt_jax import workdir as workdirs
-from tnt_jax.training import checkpoints, evaluate, loop, runtime, setup
+from tnt_jax.training import checkpoints, evaluate, logging, loop, runtime, setup
 from tnt_jax.training.config import as_dict
 from tnt_jax.training.runtime import CannotStart, RunError
 from tnt_jax.training.state import unreplicate
@@ -224,6 +225,19 @@ def test_what_is_removed_while_the_run_goes_on_is_said_and_the_run_can_be_read(
     run = setup.prepare_evaluation(None, workdir, TinyPipeline(tiny_config(**INTERVALS)))
     assert evaluate.evaluate(dataclasses.replace(run, model=TinyModel()))["eval"] == finished[1]["eval"]
     assert lines(workdir)[-1]["step"] == 20
+
+
+class EventsRemovingPipeline(RemovingPipeline):
+    def _remove(self):
+        for path in self.path.glob(logging.EVENT_FILES):
+            path.unlink()
+
+
+def test_events_that_are_removed_while_the_run_goes_on_are_said_and_begin_again(tmp_path, capsys):
+    workdir = tmp_path / "run"
+    loop.train(make_run(workdir, EventsRemovingPipeline(tiny_config(**INTERVALS), workdir)))
+    assert f"{workdir / logging.EVENT_FILES} was gone. It begins again at step " in capsys.readouterr().out
+    assert ("eval/accuracy", 20) in points(workdir) and len(list(workdir.glob(logging.EVENT_FILES))) == 1
 
 
 class DamagingPipeline(RemovingPipeline):

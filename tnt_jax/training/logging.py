@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 SUMMARY_FILE = "summary.json"
 PARAMETERS_FILE = "parameters.txt"
+EVENT_FILES = "events.out.tfevents.*"  # TensorBoard's
 
 # What depends on the machine and the moment. All else in metrics.jsonl is the same, digit for digit, in a run that was
 # stopped and resumed (on the same devices); these may differ, or be absent from a line whose steps were not timed.
@@ -146,7 +147,7 @@ def truncate_logs_after(workdir: Path, step: int, evaluation_due: bool) -> list[
         return written > step or not step or (evaluation_due and written == step and name.startswith("eval"))
 
     notes = [_truncate_lines(workdir / METRICS_FILE, comes_again)]
-    notes += [_truncate_events(path, comes_again) for path in sorted(workdir.glob("events.out.tfevents.*"))]
+    notes += [_truncate_events(path, comes_again) for path in sorted(workdir.glob(EVENT_FILES))]
     return [note for note in notes if note]
 
 

@@ -320,9 +320,11 @@ class Trainer:
     def _write(self, step: int, scalars: Mapping[str, Any]) -> None:
         """To metrics.jsonl and TensorBoard's file, on the disk before anything that comes later."""
         self._restore_run_files()
-        path = self._run.workdir / workdirs.METRICS_FILE
-        if jax.process_index() == 0 and not path.exists():
-            log(f"Note: {path} was gone. It begins again at step {step:,}, and so do TensorBoard's files.")
+        files = workdirs.METRICS_FILE, logging.EVENT_FILES
+        gone = [name for name in files if not any(self._run.workdir.glob(name))]
+        if jax.process_index() == 0 and gone:
+            for name in gone:
+                log(f"Note: {self._run.workdir / name} was gone. It begins again at step {step:,}.")
             self._writer.close()
             self._writer = logging.MetricsWriter(self._run.workdir, self._progress)
         self._writer.write(step, scalars)
