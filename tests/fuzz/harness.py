@@ -95,7 +95,7 @@ def _named(key: str, message: str) -> bool:
 
 def train(run: setup.Run, told: str) -> dict[str, Any] | None:
     """One step, its evaluation and checkpoint -> the summary; None where the step was not finite, which was said."""
-    run = dataclasses.replace(run, plan=dataclasses.replace(run.plan, total_steps=1))
+    vars(run)["plan"] = dataclasses.replace(run.plan, total_steps=1)  # of its functools.cached_property
     try:
         return loop.train(run)
     except loop.RunError as error:

@@ -9,7 +9,7 @@ import hypothesis.strategies as some
 from hypothesis import HealthCheck, given, seed, settings
 
 from tests.training.helpers import checked_config, resolved
-from tnt_jax.tools import arguments
+from tnt_jax.tools import command_line
 from tnt_jax.training import setup
 from tnt_jax.training.config import as_dict, check_config
 
@@ -77,7 +77,7 @@ def check_configs(folder: pathlib.Path, examples: int, number: int | None = None
         path = folder / "config.json"
         path.write_bytes(content)
         try:
-            check_config(arguments.run_config(folder))
+            check_config(command_line.run_config(folder))
             found["accepted"] += 1
         except ValueError as error:
             assert str(path) in str(error), f"{content[:200]!r}: {error}"
