@@ -75,7 +75,7 @@ def render(workdir, confusion, names, **changes):
     }
     return page.render(
         workdir=workdir,
-        experiment=check_run(workdir),
+        config=check_run(workdir),
         class_names=names,
         evaluated=Evaluated(confusion, mistakes),
         **arguments | changes,
@@ -125,16 +125,14 @@ def test_a_perfect_or_unfinished_run_says_so(workdir):
 def test_the_program_evaluates_and_writes(workdir, monkeypatch, capsys):
     """From digits to the page; the confusion matrix has all 90 images."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(workdir.parent / "cache"))
-    experiment = check_run(workdir)
-    model = create_model(**experiment.model.arguments())
+    config = check_run(workdir)
+    model = create_model(**config.model.arguments())
     asked = []
 
     def open_trained(source, weights, changes):
         asked.append((source, weights))
         images, names = EvalImages(), tuple("0123456789")
-        return Trained(
-            source, "tnt", model, random_variables(model), images, names, "raw weights of step 3", experiment
-        )
+        return Trained(source, "tnt", model, random_variables(model), images, names, "raw weights of step 3", config)
 
     monkeypatch.setattr(report, "open_trained", open_trained)
     report.main([f"--workdir={workdir}", "--figures=none", "--mistakes=3"])

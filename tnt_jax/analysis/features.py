@@ -48,15 +48,15 @@ def block_features(
 def extract_features(
     model: TNT,
     params: Mapping[str, Any],
-    experiment: Config,
+    config: Config,
     split: str,
     *,
     block: int | None = None,
     kind: str = "class_token",
 ) -> Features:
-    """The labelled images of `split` (tfds notation) of experiment.data -> features, each once, in the split's order.
+    """The labelled images of `split` (tfds notation) of config.data -> features, each once, in the split's order.
 
-    Images are resized, cropped and normalised as for the experiment's evaluation, at the model's input_size; batches
+    Images are resized, cropped and normalised as for the evaluation of `config`, at the model's input_size; batches
     of eval_batch_size go over all devices (of all processes), and every process gets all features.
     block: 1-based, None: the last; kind: see block_features.
     Raises ValueError for a block or a kind that is not there, and what the data package raises.
@@ -69,8 +69,8 @@ def extract_features(
     if kind not in KINDS:
         raise ValueError(f"features={kind!r}: must be one of {', '.join(KINDS)}.")
     batches = eval_batches(
-        dataclasses.replace(experiment.data, eval_split=split),
-        batch_size=experiment.eval_batch_size,
+        dataclasses.replace(config.data, eval_split=split),
+        batch_size=config.eval_batch_size,
         image_size=model.input_size,
         local_devices=jax.local_device_count(),
         process_index=jax.process_index(),
@@ -79,12 +79,12 @@ def extract_features(
     features_of = functools.partial(block_features, model=for_platform(model, jax.devices()), block=block, kind=kind)
 
     def step(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        values = features_of(params, normalize(batch["image"], experiment.data))
+        values = features_of(params, normalize(batch["image"], config.data))
         kept = {"values": values, "labels": batch["label"], "index": batch["index"], "mask": batch["mask"]}
         return lax.all_gather(kept, AXIS, tiled=True)
 
     step, replicated = over_devices(step), replicate(params)
-    found = [unreplicate(step(replicated, batch)) for batch in prefetch(batches, experiment.prefetch_batches)]
+    found = [unreplicate(step(replicated, batch)) for batch in prefetch(batches, config.prefetch_batches)]
     together = {name: np.concatenate([each[name] for each in found]) for name in found[0]}
     order = np.argsort(together["index"], kind="stable")
     order = order[together["mask"][order] > 0]

@@ -5,7 +5,6 @@ model's title. `panels.save_figure` writes them. The same models, image and seed
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -231,7 +230,7 @@ def class_attention(subjects: Sequence[Subject], pixels: np.ndarray) -> Drawn:
 
 
 # In the paper's order.
-FIGURES: dict[str, Callable[..., Any]] = {
+FIGURES: dict[str, Callable[..., Drawn]] = {
     "feature_maps": feature_maps,
     "tsne": channel_tsne,
     "words": word_maps,

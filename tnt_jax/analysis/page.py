@@ -11,6 +11,7 @@ import jinja2
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
 
 from tnt_jax.analysis.curves import PANELS, Series, draw_panel, read_metrics
 from tnt_jax.analysis.mistakes import Evaluated, class_accuracies, most_confused
@@ -50,7 +51,7 @@ def read_summary(workdir: Path) -> dict[str, Any] | None:
 def render(
     *,
     workdir: Path,
-    experiment: Config,
+    config: Config,
     class_names: Sequence[str],
     summary: Mapping[str, Any] | None,
     weights: str,
@@ -66,9 +67,9 @@ def render(
     series = read_metrics(workdir)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=workdir.name,
-        model=experiment.model,
-        data=experiment.data,
-        numbers=key_numbers(experiment, summary, series),
+        model=config.model,
+        data=config.data,
+        numbers=key_numbers(config, summary, series),
         finished=summary is not None,
         curves=_curves(series),
         suite=_read_json(workdir / "report_card.json"),
@@ -85,12 +86,12 @@ def render(
         figures=[(name, CAPTIONS[name], _data_uri(content)) for name, content in figures.items()],
         image=image,
         speeds=speeds(series),
-        config=config_groups(as_dict(experiment)),
+        config=config_groups(as_dict(config)),
         versions=(summary or {}).get("versions", {}),
     )
 
 
-def key_numbers(experiment: Config, summary: Mapping[str, Any] | None, series: Series) -> list[tuple[str, str, str]]:
+def key_numbers(config: Config, summary: Mapping[str, Any] | None, series: Series) -> list[tuple[str, str, str]]:
     """-> what a reader looks for first: (value, what it is, a remark)."""
     if summary is None:
         step = max((steps[-1] for steps, _ in series.values()), default=0)
@@ -107,7 +108,7 @@ def key_numbers(experiment: Config, summary: Mapping[str, Any] | None, series: S
         (f"{best['accuracy_top5']:.1%}", "top-5 accuracy", ""),
         (f"{best['loss']:.3f}", "loss", "nats an image"),
         (f"{summary['parameters']:,}", "parameters", ""),
-        (f"{summary['steps']:,}", "steps", f"of {experiment.batch_size:,} images"),
+        (f"{summary['steps']:,}", "steps", f"of {config.batch_size:,} images"),
         (in_words(summary["seconds"]), "training", summary["versions"]["device"]),
         ("–" if speed is None else f"{speed:,.0f}", "images a second", "when it ended"),
     ]
@@ -140,7 +141,7 @@ def weakest_classes(confusion: np.ndarray) -> list[tuple[int, float, int]]:
     return [(i, float(accuracies[i]), int(confusion[i].sum())) for i in order[:MOST_LISTED]]
 
 
-def draw_confusion(confusion: np.ndarray, names: Sequence[str]) -> Any:
+def draw_confusion(confusion: np.ndarray, names: Sequence[str]) -> Figure:
     """confusion [K, K] of many classes -> a figure: each row's fractions as colours, on a square-root scale.
 
     The scale shows a confusion of one in a hundred beside classes that are nearly always right.
@@ -176,7 +177,7 @@ def config_groups(config: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, 
     return list(groups.items())
 
 
-def _without_escapes(value: Any) -> Any:
+def _without_escapes(value: object) -> object:
     """What the page shows: names have no control characters, nor anything that is no text."""
     return printable(value) if isinstance(value, str | Path) else value
 

@@ -57,7 +57,7 @@ def make_report(options: argparse.Namespace, workdir: Path) -> str:
     )
     return page.render(
         workdir=workdir,
-        experiment=trained.experiment,
+        config=trained.experiment,
         class_names=trained.class_names,
         summary=summary,
         weights=trained.weights,
