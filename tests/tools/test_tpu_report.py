@@ -17,8 +17,8 @@ def program(monkeypatch, tmp_path):
     """-> a function that runs the command with these flags -> the batches a chip that it compiled, and --output."""
     compiled = []
 
-    def compile_step(experiment, num_classes, devices, examples=None):
-        compiled.append((experiment.batch_size // len(devices), num_classes, examples))
+    def compile_step(config, num_classes, devices, examples=None):
+        compiled.append((config.batch_size // len(devices), num_classes, examples))
         found = pretend(compiled[-1][0], per_image=2**27, fixed=2**30)  # 16 GiB hold 120 images
         return dataclasses.replace(found, text=None)  # nothing to price
 

@@ -42,18 +42,18 @@ def probe(
 
     if config is None:
         raise ValueError(f"--config is missing: {source} is not a workdir, which would know its data set and model.")
-    experiment = check_config(config)
-    data, size = experiment.data, experiment.model.image_size
+    config = check_config(config)
+    data, size = config.data, config.model.image_size
     named = workdir_of(source) is None and source.partition(":")[0] in VARIANTS
-    name, path = split_source(source) if named else (experiment.model.name, source)
+    name, path = split_source(source) if named else (config.model.name, source)
     model, found = read_source(path, weights)
     if model is None:
-        settings = {"dtype": experiment.model.dtype} if named else experiment.model.arguments()
+        settings = {"dtype": config.model.dtype} if named else config.model.arguments()
         model = create_model(**settings | {"name": name})
     model = update(model, num_classes=0, image_size=size)  # the head plays no part
     params, block = fit(found, model), model.depth if block is None else block
     train, test = (
-        extract_features(model, params, experiment, split, block=block, kind=kind)
+        extract_features(model, params, config, split, block=block, kind=kind)
         for split in (data.train_split, data.eval_split)
     )
     return {
@@ -67,7 +67,7 @@ def probe(
         "block": block,
         "features": kind,
         "image_size": size,
-        "linear_probe": linear_probe(train, test, seed=experiment.seed, class_names=data_classes(experiment)[1]),
+        "linear_probe": linear_probe(train, test, seed=config.seed, class_names=data_classes(config)[1]),
         "nearest_neighbours": {
             "accuracy": nearest_neighbours(train, test),
             "neighbours": NEIGHBOURS,

@@ -48,7 +48,7 @@ def make_report(options: argparse.Namespace, workdir: Path) -> str:
     check_run(workdir, options.changes)
     summary = page.read_summary(workdir)
     trained = open_trained(str(workdir), weights=options.weights, changes=options.changes)
-    batch_size = whole_batch(trained.experiment.eval_batch_size)
+    batch_size = whole_batch(trained.config.eval_batch_size)
     evaluated = evaluate(
         predictor(trained.model, trained.variables, trained.images),
         evaluation_batches(trained, workdir, batch_size, jax.local_device_count()),
@@ -57,7 +57,7 @@ def make_report(options: argparse.Namespace, workdir: Path) -> str:
     )
     return page.render(
         workdir=workdir,
-        config=trained.experiment,
+        config=trained.config,
         class_names=trained.class_names,
         summary=summary,
         weights=trained.weights,

@@ -32,30 +32,30 @@ from tnt_jax.training.runtime import limit_tiles
 from tnt_jax.workdir import write_atomically
 
 
-def make_report(options: argparse.Namespace, experiment: Config) -> dict[str, Any]:
+def make_report(options: argparse.Namespace, config: Config) -> dict[str, Any]:
     """-> see tpu.report.describe, with `largest_batch` where it is asked for.
 
     Raises ValueError for what cannot work, with the fix, OSError for --hlo, and ImportError without libtpu.
     """
     topology = options.topology
-    limit_tiles(experiment)
+    limit_tiles(config)
     chip, devices = chips.chip_of(topology), chips.devices_of(topology)
-    num_classes = count_classes(options.num_classes, experiment)
+    num_classes = count_classes(options.num_classes, config)
 
     def compile_with(batch_size: int) -> CompiledStep:
         per_chip = batch_size // len(devices)
         print(f"compiling a batch of {per_chip} a chip for {topology}; this takes minutes", file=sys.stderr, flush=True)
-        settings = dataclasses.replace(experiment, batch_size=batch_size)
+        settings = dataclasses.replace(config, batch_size=batch_size)
         return compile_step(settings, num_classes, devices, options.examples)
 
-    step = compile_with(experiment.batch_size)
+    step = compile_with(config.batch_size)
     if options.hlo and step.text:
         write_atomically(options.hlo, step.text)
     costs = None if step.text is None else estimate(step.text, chip, len(devices))
-    found = describe(experiment, topology, chip, len(devices), step, costs)
+    found = describe(config, topology, chip, len(devices), step, costs)
     found["libtpu_init_args"] = os.environ.get("LIBTPU_INIT_ARGS", "")  # the tiles of scanned blocks among them
     if options.largest_batch:
-        unit = options.batch_unit * experiment.accumulation_steps
+        unit = options.batch_unit * config.accumulation_steps
         per_chip = lambda batch: compile_with(batch * len(devices))  # noqa: E731
         largest, tried = largest_batch(step, per_chip, chip.hbm_bytes, unit)
         found["largest_batch"] = {"batch_per_chip": largest, "unit": unit, "tried": tried}
@@ -64,14 +64,14 @@ def make_report(options: argparse.Namespace, experiment: Config) -> dict[str, An
     return found
 
 
-def count_classes(given: int | None, experiment: Config) -> int:
+def count_classes(given: int | None, config: Config) -> int:
     """Of --num-classes, the config, or its data set; the set itself need not be there unless it is a folder."""
     from tnt_jax.data import sources
 
-    if given or experiment.model.num_classes:
-        return given or experiment.model.num_classes
+    if given or config.model.num_classes:
+        return given or config.model.num_classes
     try:
-        return sources.classes(experiment.data)[0]
+        return sources.classes(config.data)[0]
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(f"The number of classes is not known ({error}). Give --num-classes=N.") from error
 

@@ -41,7 +41,7 @@ class Trained:
     images: EvalImages
     class_names: tuple[str, ...]  # one a logit; the number where nothing is known
     weights: str  # which these are, in words: "raw weights of step 200"
-    experiment: Config | None  # of a workdir
+    config: Config | None  # of a workdir
 
 
 def add_weights_flag(parser: argparse.ArgumentParser) -> None:
@@ -68,18 +68,18 @@ def open_trained(
     workdir = workdir_of(source)
     if workdir is not None:
         model, found = read_source(source, weights)
-        experiment = check_run(workdir, changes)
-        names = class_names(workdir, experiment, model.num_classes)
+        config = check_run(workdir, changes)
+        names = class_names(workdir, config, model.num_classes)
         fields = (field.name for field in dataclasses.fields(EvalImages))
-        images = EvalImages(**{name: getattr(experiment.data, name) for name in fields})
-        name = experiment.model.name
+        images = EvalImages(**{name: getattr(config.data, name) for name in fields})
+        name = config.model.name
     else:
         from tnt_jax.data.class_names import imagenet_names
 
         if changes:
             raise ValueError(f"{changes[0]}: {source} is no run, whose configuration it could change. Leave it out.")
         name, path = split_source(source)
-        found, experiment = read_weights(path, weights), None
+        found, config = read_weights(path, weights), None
         head = found.arrays.get("head.bias")
         model = create_model(name, num_classes=NUM_IMAGENET_CLASSES if head is None else len(head))
         names = numbered(imagenet_names() if model.num_classes == NUM_IMAGENET_CLASSES else (), model.num_classes)
@@ -87,7 +87,7 @@ def open_trained(
     if image_size is not None:
         model = update(model, image_size=image_size)
     variables = {"params": fit(found, model)}
-    return Trained(str(source), name, model, variables, images, names, found.label, experiment)
+    return Trained(str(source), name, model, variables, images, names, found.label, config)
 
 
 def workdir_of(source: str) -> Path | None:
@@ -96,7 +96,7 @@ def workdir_of(source: str) -> Path | None:
 
 
 def check_run(workdir: Path, changes: Sequence[str] = ()) -> Config:
-    """A run's folder and --config.KEY=VALUE -> its experiment, changed. Raises ValueError where there is none."""
+    """A run's folder and --config.KEY=VALUE -> its config, changed. Raises ValueError where there is none."""
     if not (workdir / workdirs.CONFIG_FILE).is_file():
         raise ValueError(f"{workdir} is not a workdir of this project: it has no {workdirs.CONFIG_FILE}.")
     return check_config(command_line.run_config(workdir, changes))
@@ -113,7 +113,7 @@ def evaluation_batches(
     from tnt_jax.data.batches import eval_batches
     from tnt_jax.training.starting_point import label_map, relabelled
 
-    settings = trained.experiment.data
+    settings = trained.config.data
     labels = label_map(workdirs.read_class_names(workdir), sources.classes(settings)[1], settings.name)
     size = trained.model.input_size
     return relabelled(
@@ -139,7 +139,7 @@ def split_source(source: str) -> tuple[str, str]:
     )
 
 
-def class_names(workdir: Path, experiment: Config, num_classes: int) -> tuple[str, ...]:
+def class_names(workdir: Path, config: Config, num_classes: int) -> tuple[str, ...]:
     """-> the names of a run's classes: those it left in its workdir, or its data set's, or numbers."""
     from tnt_jax.data import sources
     from tnt_jax.data.class_names import readable
@@ -147,7 +147,7 @@ def class_names(workdir: Path, experiment: Config, num_classes: int) -> tuple[st
     names = workdirs.read_class_names(workdir)
     if names is None:
         try:
-            names = sources.classes(experiment.data)[1]
+            names = sources.classes(config.data)[1]
         except (ValueError, FileNotFoundError) as error:
             file = workdirs.CLASSES_FILE
             logging.warning(

@@ -9,7 +9,6 @@ import dataclasses
 import importlib.util
 import os
 import re
-from typing import Any
 
 import jax
 
@@ -83,7 +82,7 @@ def chip_of(topology: str) -> Chip:
     return CHIPS[name]
 
 
-def devices_of(topology: str) -> list[Any]:
+def devices_of(topology: str) -> list[jax.Device]:
     """ "v5e:4x8" -> its devices, to compile for and nothing else. Loads libtpu, which takes no TPU.
 
     Raises ValueError for a slice that does not exist, ImportError without libtpu.

@@ -14,11 +14,11 @@ TOP_OPERATIONS = 10
 
 
 def describe(
-    experiment: Config, topology: str, chip: Chip, chips: int, step: CompiledStep, costs: CostEstimate | None
+    config: Config, topology: str, chip: Chip, chips: int, step: CompiledStep, costs: CostEstimate | None
 ) -> dict[str, Any]:
     """Everything about one compiled step; bytes, seconds. time, parts and top_operations are None without costs."""
     flops = step.multiply_adds_per_image * step.batch_per_chip * FLOPS_PER_MULTIPLY_ADD * PASSES
-    model, kind = experiment.model, chip.device_kind
+    model, kind = config.model, chip.device_kind
     keys = ("name", "image_size", "dtype", "scan", "remat", "remat_policy", "inner_implementation")
     hardware = {"hbm_bytes": chip.hbm_bytes, "hbm_bytes_per_second": chip.hbm_bandwidth}
     found: dict[str, Any] = {
@@ -27,9 +27,9 @@ def describe(
         "chips": chips,
         "chip": {"name": kind, "peak_flops": chip.peak, "clock_hz": chip.clock} | hardware,
         "model": {key: getattr(model, key) for key in keys} | {"kernel": step.fused},
-        "batch_size": experiment.batch_size,
+        "batch_size": config.batch_size,
         "batch_per_chip": step.batch_per_chip,
-        "accumulation_steps": experiment.accumulation_steps,
+        "accumulation_steps": config.accumulation_steps,
         "lower_seconds": step.lower_seconds,
         "compile_seconds": step.compile_seconds,
         "memory": None if step.memory is None else dataclasses.asdict(step.memory) | {"total": step.memory.total},
@@ -48,7 +48,7 @@ def describe(
         "cycles": costs.cycles,
         "seconds": seconds,
         "kernels_left_out": costs.unknown_kernels,
-        "images_per_second": experiment.batch_size / seconds,
+        "images_per_second": config.batch_size / seconds,
         "utilization": flops / (chip.peak * seconds),
         "loops_counted_once": costs.uncounted_loops,
     }

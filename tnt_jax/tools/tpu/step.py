@@ -3,7 +3,6 @@
 import dataclasses
 import re
 import time
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,25 +54,25 @@ class CompiledStep:
 
 
 def compile_step(
-    experiment: Config, num_classes: int, devices: list[Any], examples: tuple[int, int, int] | None = None
+    config: Config, num_classes: int, devices: list[jax.Device], examples: tuple[int, int, int] | None = None
 ) -> CompiledStep:
-    """An experiment over devices (real or of a topology) -> its pmapped training step, compiled, as the loop runs it.
+    """A config over devices (real or of a topology) -> its pmapped training step, compiled, as the loop runs it.
 
     examples: (count, height, width) of the data set, where it lies on the device (data.on_device). Nothing is
     computed. Raises ValueError where the devices do not divide the batch, and for impossible sizes.
     """
-    check_training_devices(experiment, len(devices))
+    check_training_devices(config, len(devices))
     start = time.perf_counter()
-    model = make_model(experiment, num_classes)
-    schedule = make_schedule(experiment, STEPS_PER_EPOCH)
-    optimizer = make_optimizer(experiment, schedule)
-    every = experiment.log_every_steps or STEPS_PER_EPOCH
-    step = steps.make_train_step(experiment, model, optimizer, schedule, log_every_steps=every, devices=devices)
-    state = jax.eval_shape(lambda: stack_layers(initial_state(experiment, model, optimizer), experiment))
-    local = experiment.batch_size // len(devices)
+    model = make_model(config, num_classes)
+    schedule = make_schedule(config, STEPS_PER_EPOCH)
+    optimizer = make_optimizer(config, schedule)
+    every = config.log_every_steps or STEPS_PER_EPOCH
+    step = steps.make_train_step(config, model, optimizer, schedule, log_every_steps=every, devices=devices)
+    state = jax.eval_shape(lambda: stack_layers(initial_state(config, model, optimizer), config))
+    local = config.batch_size // len(devices)
     arguments = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((len(devices), *leaf.shape), leaf.dtype),
-        (state, batch_shapes(experiment, local, examples)),
+        (state, batch_shapes(config, local, examples)),
     )
     lowered = step.lower(*arguments)
     lowered_at = time.perf_counter()
@@ -109,14 +108,14 @@ def compile_step(
 
 
 def batch_shapes(
-    experiment: Config, local: int, examples: tuple[int, int, int] | None = None
+    config: Config, local: int, examples: tuple[int, int, int] | None = None
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """-> a device's local batch as the feed gives it; with data.on_device all examples and the draws' seeds.
 
     Raises ValueError for data.on_device without `examples`.
     """
-    side, array = experiment.model.image_size, jax.ShapeDtypeStruct
-    if not experiment.data.on_device:
+    side, array = config.model.image_size, jax.ShapeDtypeStruct
+    if not config.data.on_device:
         images = {"image": array((local, side, side, 3), jnp.uint8)}
     elif examples is None:
         raise ValueError(
