@@ -83,8 +83,8 @@ def make_case(
     copies = min(config["data"]["repeated_augmentation"], batch_size)
     config = config | {"model": config["model"] | changes, "data": config["data"] | {"repeated_augmentation": copies}}
     config |= {"batch_size": batch_size, "eval_batch_size": batch_size}
-    experiment = check_config(config)
-    model = create_model(**experiment.model.arguments())
+    checked = check_config(config)
+    model = create_model(**checked.model.arguments())
     unlike = [f"config.model.{key}" for key in ARCHITECTURE if config["model"][key] is not None]
     if unlike and has_baseline(options):
         raise ValueError(f"{', '.join(unlike)}: timm's models keep their own. Leave it out, or give --baseline=none.")
@@ -93,10 +93,10 @@ def make_case(
         "mode": mode,
         "training": mode == "train",
         "batch_size": batch_size,
-        "dtype": experiment.model.dtype,
-        "config": as_dict(experiment),
+        "dtype": checked.model.dtype,
+        "config": as_dict(checked),
         "num_classes": num_classes,
-        "image_size": experiment.model.image_size,
+        "image_size": checked.model.image_size,
         "depth": model.depth,
         "drop_path_rate": model.drop_path_rate,
         "compile": options.baseline_compile,

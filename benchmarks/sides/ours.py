@@ -27,17 +27,17 @@ class Ours(turns.Side):
 
     def open(self, case: dict[str, Any]) -> dict[str, Any]:
         """-> platform, device_kind, device_count, versions."""
-        experiment = check_config(case["config"])
-        limit_tiles(experiment)
+        config = check_config(case["config"])
+        limit_tiles(config)
         devices = jax.local_devices()
-        if experiment.batch_size % len(devices):
-            raise ValueError(f"a batch of {experiment.batch_size} is not a multiple of the {len(devices)} devices")
-        model = create_model(**experiment.model.arguments())
+        if config.batch_size % len(devices):
+            raise ValueError(f"a batch of {config.batch_size} is not a multiple of the {len(devices)} devices")
+        model = create_model(**config.model.arguments())
         params = random_params(model)
-        images = np.random.default_rng(0).integers(0, 256, batch_shape(experiment, len(devices)), np.uint8)
-        self._step = self._training(experiment, model, params, images) if case["training"] else None
+        images = np.random.default_rng(0).integers(0, 256, batch_shape(config, len(devices)), np.uint8)
+        self._step = self._training(config, model, params, images) if case["training"] else None
         if not case["training"]:
-            self._step = self._forward(experiment, model, params, images)
+            self._step = self._forward(config, model, params, images)
         return {
             "platform": devices[0].platform,
             "device_kind": devices[0].device_kind,
@@ -45,13 +45,13 @@ class Ours(turns.Side):
             "versions": {name: __import__(name).__version__ for name in ("jax", "jaxlib", "flax")},
         }
 
-    def _training(self, experiment: Config, model: nn.Module, params: Any, images: np.ndarray) -> Any:
+    def _training(self, config: Config, model: nn.Module, params: Any, images: np.ndarray) -> Any:
         """-> a function that does one training step and returns what the loop would read."""
-        schedule = make_schedule(experiment, STEPS_PER_EPOCH)
-        optimizer = make_optimizer(experiment, schedule)
-        state = jax.jit(lambda params: initial_state(experiment, model, optimizer, params))(params)
-        state = stack_layers(jax.device_get(state), experiment)
-        train_step = steps.make_train_step(experiment, model, optimizer, schedule, log_every_steps=1000)
+        schedule = make_schedule(config, STEPS_PER_EPOCH)
+        optimizer = make_optimizer(config, schedule)
+        state = jax.jit(lambda params: initial_state(config, model, optimizer, params))(params)
+        state = stack_layers(jax.device_get(state), config)
+        train_step = steps.make_train_step(config, model, optimizer, schedule, log_every_steps=1000)
         labels = np.random.default_rng(1).integers(0, model.num_classes, images.shape[:2]).astype(np.int32)
         batch = {"image": images, "label": labels, "mask": np.ones(images.shape[:2], np.float32)}
         batch = on_devices(batch)
@@ -63,11 +63,11 @@ class Ours(turns.Side):
 
         return step
 
-    def _forward(self, experiment: Config, model: nn.Module, params: Any, images: np.ndarray) -> Any:
+    def _forward(self, config: Config, model: nn.Module, params: Any, images: np.ndarray) -> Any:
         """-> a function that computes the logits of one batch of normalised images."""
         model = steps.for_platform(model, jax.local_devices())
         forward = steps.over_devices(lambda params, images: model.apply({"params": params}, images, train=False))
-        params, images = replicate(stack_layers(params, experiment)), on_devices(images.astype(np.float32) / 127.5 - 1)
+        params, images = replicate(stack_layers(params, config)), on_devices(images.astype(np.float32) / 127.5 - 1)
         return lambda: forward(params, images)
 
     def run(self, steps: int) -> None:
@@ -98,10 +98,10 @@ def on_devices(batch: Any) -> Any:
     return jax.device_put(batch, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch")))
 
 
-def batch_shape(experiment: Config, device_count: int) -> tuple[int, ...]:
+def batch_shape(config: Config, device_count: int) -> tuple[int, ...]:
     """-> [devices, b, H, W, 3]."""
-    side = experiment.model.image_size
-    return device_count, experiment.batch_size // device_count, side, side, 3
+    side = config.model.image_size
+    return device_count, config.batch_size // device_count, side, side, 3
 
 
 def random_params(model: nn.Module) -> Any:

@@ -30,11 +30,11 @@ def main() -> None:
         config = command_line.read_config(options)
         if config is None:
             raise ValueError("--config is missing, such as --config=configs/imagenet_tnt_s.py.")
-        experiment, chip = check_config(config), chips.chip_of(options.topology)
-        limit_tiles(experiment)
+        config, chip = check_config(config), chips.chip_of(options.topology)
+        limit_tiles(config)
         folder = bundle_folder()
         devices = chips.devices_of(options.topology)
-        step = compile_step(experiment, options.num_classes, devices, None)
+        step = compile_step(config, options.num_classes, devices, None)
         if step.text is None:
             raise ValueError(f"the step does not compile for {options.topology}: {step.refusal}")
     found = by_bundles(step.text, chip, folder, len(devices))
