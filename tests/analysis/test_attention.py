@@ -2,7 +2,8 @@ import matplotlib.image
 import numpy as np
 
 from tests.models.helpers import images, random_variables, run, small_model
-from tnt_jax.analysis.attention import class_token_attention, draw_class_token_attention, enlarge
+from tnt_jax.analysis.attention import class_token_attention, draw_class_token_attention
+from tnt_jax.analysis.panels import enlarge
 
 
 def test_maps_are_the_last_blocks_class_row():

@@ -5,10 +5,11 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure, FigureBase
 
-from tnt_jax.analysis.attention import enlarge
 from tnt_jax.analysis.style import hide_axes, save, style
 from tnt_jax.analysis.subject import Subject
 from tnt_jax.names import printable, without_formulas
@@ -37,6 +38,13 @@ def put_title(part: FigureBase, text: str) -> None:
     inches = part.bbox.width / part.get_figure(root=True).dpi
     lines = textwrap.fill(printable(text), max(int(inches * LETTERS_PER_INCH), 20))
     part.suptitle(without_formulas(lines), fontsize=9)
+
+
+def enlarge(maps: np.ndarray, height: int, width: int) -> np.ndarray:
+    """maps [B, rows, columns] -> [B, height, width], bilinear, each scaled from its minimum to its maximum, 0 to 1."""
+    maps = np.asarray(jax.image.resize(jnp.asarray(maps), (maps.shape[0], height, width), "bilinear"))
+    low, high = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
+    return (maps - low) / np.maximum(high - low, 1e-12)
 
 
 def draw_over(axes, image: np.ndarray, attention: np.ndarray) -> None:
