@@ -60,7 +60,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.slow_step_factor = 10.0  # a step of so many times the median (and 1 s more) is reported; 0: none is
 
     # jax devices that main.py makes of the host's CPU, for runs without an accelerator: two on two cores train about
-    # twice as fast as one. 0: as XLA_FLAGS says, which is one.
+    # twice as fast as one. 0: as XLA_FLAGS sets, which is one.
     config.cpu_devices = 0
 
     # With model.scan on a TPU: the vector memory, in KiB, that the tiles of one operation may take. 0: XLA's own limit.

@@ -75,7 +75,7 @@ def commands_of(text: str) -> list[list[str]]:
     for name, example in EXAMPLES.items():
         text = text.replace(name, example)
     text = re.sub(r"\\\n\s*", " ", text)
-    blocks = re.findall(r"^\s*(?:\w+=\S+ )*(?:\.venv/bin/)?python (.*)$", text, flags=re.MULTILINE)
+    blocks = re.findall(r"^\s*(?:\w+=\S+ |taskset -c \d+ )*(?:\.venv/bin/)?python (.*)$", text, flags=re.MULTILINE)
     inside = [" ".join(each.split()) for each in re.findall(r"(?<!`)`python\s([^`]*)`", text)]
     # The optional words of a command, in brackets, are to exist too.
     found = [re.sub(r"\[(--[^\]]*)\]", r"\1", command) for command in blocks + inside]
