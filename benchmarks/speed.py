@@ -310,18 +310,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--baseline-python", help="interpreter with torch and timm; this one unless given")
     compiled = "torch.compile for the baseline; auto: on GPUs"
     parser.add_argument("--baseline-compile", choices=("auto", "yes", "no"), default="auto", help=compiled)
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
+    parser.add_argument("--rounds", type=command_line.at_least(1), default=5, help="turns of each side")
     warmup = "steps before the first turn, beside the one that compiles"
-    parser.add_argument("--warmup-steps", type=int, default=2, help=warmup)
+    parser.add_argument("--warmup-steps", type=command_line.at_least(1), default=2, help=warmup)
     seconds = "how long a turn is, at least; one step if that is longer"
-    parser.add_argument("--turn-seconds", type=float, default=2.0, help=seconds)
-    parser.add_argument("--threads", type=int, default=0, help="processor cores for each side (Linux); 0: all")
+    parser.add_argument("--turn-seconds", type=command_line.at_least(0, float), default=2.0, help=seconds)
+    parser.add_argument(
+        "--threads", type=command_line.at_least(0), default=0, help="processor cores for each side (Linux); 0: all"
+    )
     parser.add_argument("--output", type=Path, help="file for the figures as JSON")
-    options = parser.parse(arguments)
-    for name, least in (("rounds", 1), ("warmup_steps", 1), ("turn_seconds", 0), ("threads", 0)):
-        if getattr(options, name) < least:
-            parser.error(f"--{name.replace('_', '-')}={getattr(options, name)} must be at least {least}.")
-    return options
+    return parser.parse(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

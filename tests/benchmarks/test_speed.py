@@ -134,7 +134,7 @@ def test_on_a_tpu_each_case_has_the_device_to_itself(monkeypatch):
         ("--modes=backward", "--modes=backward: must be forward, train or both"),
         ("--batch-sizes=8,many", "--batch-sizes=many: must be whole numbers"),
         ("--batch-sizes=0", "--batch-sizes=0: must be whole numbers"),
-        ("--rounds=0", "--rounds=0 must be at least 1"),
+        ("--rounds=0", "argument --rounds: 0 must be at least 1"),
         ("--config.model.mlp_ratio=2.0", "config.model.mlp_ratio: timm's models keep their own"),  # ours alone changes
     ],
 )

@@ -141,7 +141,7 @@ def test_a_runs_own_figures_and_its_accuracy(tmp_path, monkeypatch, capsys):
         ([], "give --models, --image and --output, or else --workdir"),
         (["--models=a", "--output=b"], "give --models, --image and --output"),
         (["--workdir=a", "--output=b"], "or else --workdir"),
-        (["--workdir=a", "--num-images=0"], "--num-images=0 must be at least 1"),
+        (["--workdir=a", "--num-images=0"], "argument --num-images: 0 must be at least 1"),
         (["--workdir=NOWHERE"], "metrics.jsonl does not exist; give the --workdir of a run that has trained"),
     ],
 )

@@ -118,7 +118,7 @@ def test_names_with_line_ends_and_escape_sequences_stay_in_their_place():
     ("arguments", "message"),
     [
         (["EMPTY", "--source=a"], "there is no image in this folder"),
-        (["x.jpg", "--source=a", "--top=0"], "--top=0 must be at least 1"),
+        (["x.jpg", "--source=a", "--top=0"], "argument --top: 0 must be at least 1"),
         (["x.jpg", "--source=nothing.pth"], "does not say which model"),
     ],
 )

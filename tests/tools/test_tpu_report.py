@@ -68,7 +68,7 @@ def test_libtpu_is_loaded_with_the_tiles_that_main_has_for_scanned_blocks(progra
     ("flag", "message"),
     [
         ("--topology", "--topology is missing, such as --topology=v5e:4x8"),
-        ("--batch-unit=0", "--batch-unit=0 must be at least 1"),
+        ("--batch-unit=0", "argument --batch-unit: 0 must be at least 1"),
         ("--examples=50000", "--examples=50000: must be COUNTxHEIGHTxWIDTH"),
         ("--hlo=nowhere/step.txt", "--hlo=nowhere/step.txt: there is no folder nowhere"),
         ("--output=nowhere/report.json", "--output=nowhere/report.json: there is no folder nowhere"),

@@ -139,6 +139,18 @@ def _in_short(error: flags.Error) -> str:
     return f"{lines[0].partition(': Error')[0]}: {lines[-1].removeprefix('ValueError: ')}"
 
 
+def at_least(least: int, kind: type[int] | type[float] = int) -> Callable[[str], float]:
+    """A type for add_argument: numbers from `least` on."""
+
+    def number(text: str) -> float:
+        if (value := kind(text)) < least:
+            raise argparse.ArgumentTypeError(f"{text} must be at least {least}")
+        return value
+
+    number.__name__ = kind.__name__  # for argparse's message about what is no number
+    return number
+
+
 def _with_dashes(word: str) -> str:
     """--batch_size=8 -> --batch-size=8; what is no flag stays as it is."""
     name, equals, value = word.partition("=")

@@ -159,7 +159,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line -> options."""
     parser = command_line.Parser("figures", __doc__)
     parser.add_argument("--workdir", type=Path, help="a run that has trained, for its own two figures")
-    parser.add_argument("--num-images", type=int, default=10, help="of attention.png (default 10)")
+    parser.add_argument("--num-images", type=command_line.at_least(1), default=10, help="of attention.png (default 10)")
     parser.add_argument("--models", help="workdirs or NAME:WEIGHTS, commas between them")
     parser.add_argument("--image", help="a file, or eval:K of the first workdir's evaluation split")
     add_weights_flag(parser)
@@ -174,8 +174,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     given = [name for name in ("models", "image", "output") if getattr(options, name) is not None]
     if options.workdir is None and len(given) < 3 or options.workdir is not None and given:
         parser.error("give --models, --image and --output, or else --workdir")
-    if options.num_images < 1:
-        parser.error(f"--num-images={options.num_images} must be at least 1")
     return options
 
 

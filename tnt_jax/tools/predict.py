@@ -94,16 +94,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = command_line.Parser("predict", __doc__)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, or a folder of images")
     add_source_flags(parser)
-    parser.add_argument("--top", type=int, default=5, help="classes an image (default 5)")
-    parser.add_argument("--batch-size", type=int, default=32, help="images at a time, over all devices (default 32)")
+    parser.add_argument("--top", type=command_line.at_least(1), default=5, help="classes an image (default 5)")
+    size = "images at a time, over all devices (default 32)"
+    parser.add_argument("--batch-size", type=command_line.at_least(1), default=32, help=size)
     parser.add_argument("--image-size", type=int, help="pixels, a side; the model's own unless given")
     parser.add_argument("--format", choices=FORMATS, default="table")
     parser.add_argument("--output", type=Path, help="a file; standard output unless given")
-    options = parser.parse(arguments)
-    for name in ("top", "batch_size"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')}={getattr(options, name)} must be at least 1")
-    return options
+    return parser.parse(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

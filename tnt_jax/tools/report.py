@@ -75,11 +75,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_weights_flag(parser)
     parser.add_argument("--figures", default="all", help="all (default), none, or names with commas between them")
     parser.add_argument("--image", default="eval:0", help="of the figures: a file, or eval:K (default eval:0)")
-    parser.add_argument("--mistakes", type=int, default=24, help="how many of the worst to show (default 24)")
-    options = parser.parse(arguments)
-    if options.mistakes < 1:
-        parser.error(f"--mistakes={options.mistakes} must be at least 1")
-    return options
+    mistakes = "how many of the worst to show (default 24)"
+    parser.add_argument("--mistakes", type=command_line.at_least(1), default=24, help=mistakes)
+    return parser.parse(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -81,19 +81,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = command_line.Parser("tpu_report", __doc__)
     parser.add_config()
     parser.add_argument("--topology", help="the slice, GENERATION:CHIPSxCHIPS[xCHIPS]: v5e:4x8, v4:2x2x1")
-    parser.add_argument("--num-classes", type=int, help="of the head, where neither config nor data set say")
+    positive = command_line.at_least(1)
+    parser.add_argument("--num-classes", type=positive, help="of the head, where neither config nor data set say")
     parser.add_argument("--examples", help="with data.on_device: the training set, as COUNTxHEIGHTxWIDTH")
     parser.add_argument("--largest-batch", action="store_true", help="search the largest batch a chip holds")
-    parser.add_argument("--batch-unit", type=int, default=8, help="exactness of the search, images a chip (default 8)")
+    unit = "exactness of the search, images a chip (default 8)"
+    parser.add_argument("--batch-unit", type=positive, default=8, help=unit)
     parser.add_argument("--hlo", type=Path, help="a file for the compiled program's text, to look further")
     parser.add_argument("--output", type=Path, default=Path("tpu_report.json"), help="a file for the figures as JSON")
     options = parser.parse(arguments)
     for name, example in (("config", "configs/imagenet_tnt_b.py"), ("topology", "v5e:4x8")):
         if getattr(options, name) is None:
             parser.error(f"--{name} is missing, such as --{name}={example}.")
-    for name, least in (("batch_unit", 1), ("num_classes", 1)):
-        if (value := getattr(options, name)) is not None and value < least:
-            parser.error(f"--{name.replace('_', '-')}={value} must be at least {least}.")
     for name in ("hlo", "output"):
         if (path := getattr(options, name)) and not path.absolute().parent.is_dir():
             parser.error(f"--{name}={path}: there is no folder {path.parent}. Make it, or name another.")
