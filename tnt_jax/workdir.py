@@ -40,16 +40,21 @@ _NOT_IN_PATHS = "[]*?\\"
 _LONGEST_NAME, _LONGEST_PATH = 255, 4096 - 512  # bytes; the rest of a path is for what a run writes into the folder
 
 
+def user_path(name: str | os.PathLike[str]) -> Path:
+    """A path as people give it -> with the user's home for ~. Raises ValueError where there is no such user."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{ascii(os.fspath(name))}: there is no user of that name, whose home ~ would be.") from error
+
+
 def folder_path(name: str | os.PathLike[str]) -> Path:
     """A folder's name -> its path, absolute, with the user's home for ~; the folder need not exist.
 
     Raises ValueError with the fix for a name that no folder can have, or in which nothing could be read again.
     """
     text = os.fspath(name)
-    try:
-        path = Path(text).expanduser().absolute()
-    except RuntimeError as error:
-        raise ValueError(f"{ascii(text)}: there is no user of that name, whose home ~ would be.") from error
+    path = user_path(text).absolute()
     if odd := sorted({each for each in str(path) if unicodedata.category(each) in ("Cc", "Cs")}):
         raise ValueError(
             f"{ascii(text)}: {', '.join(map(ascii, odd))} cannot be in a path here, only what can be printed and is "

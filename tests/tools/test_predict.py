@@ -120,6 +120,7 @@ def test_names_with_line_ends_and_escape_sequences_stay_in_their_place():
         (["EMPTY", "--source=a"], "there is no image in this folder"),
         (["x.jpg", "--source=a", "--top=0"], "argument --top: 0 must be at least 1"),
         (["x.jpg", "--source=nothing.pth"], "does not say which model"),
+        (["~nosuchuser/x.jpg", "--source=a"], "there is no user of that name, whose home ~ would be"),
     ],
 )
 def test_what_cannot_work_ends_with_one_message(tmp_path, capsys, arguments, message):

@@ -10,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from tnt_jax.models.resize import resize_sentence_positions
 from tnt_jax.models.tnt import TNT
 from tnt_jax.models.variants import update
+from tnt_jax.workdir import user_path
 
 PAPERS_SIZE, PAPERS_INPUT = 1024, 224  # pixels: the input of Figure 3, and the size trained at
 
@@ -53,7 +54,7 @@ def read_image(path: str | Path) -> np.ndarray:
     """
     from PIL import ImageOps
 
-    path = Path(path).expanduser()
+    path = user_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file; give an image, such as a .jpg or .png")
     try:

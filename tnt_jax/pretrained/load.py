@@ -21,6 +21,7 @@ from tnt_jax.pretrained.names import Entry, entries_for, file_name, to_arrays
 from tnt_jax.pretrained.sizes import check_sizes, sizes_of
 from tnt_jax.pretrained.sources import BEST, GRID_KEY, NOTE_KEY, SIZES_KEY, Weights, read_weights
 from tnt_jax.pretrained.workdir import is_folder, read_workdir
+from tnt_jax.workdir import user_path
 
 Variables = dict[str, Any]
 
@@ -97,7 +98,7 @@ def save_pretrained(path: str | FilePath, model: TNT, variables: Mapping[str, An
     """
     from safetensors.numpy import save_file
 
-    path = FilePath(path).expanduser()
+    path = user_path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: weights are written as .safetensors; choose a name with that ending")
     if "params" not in variables:

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ def read_torch(path: Path, choice: str) -> tuple[dict[str, np.ndarray], str, str
             f"{path} needs PyTorch to be read: pip install torch (the CPU build will do), or give a .safetensors file"
         ) from error
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # timm's checkpoints carry their arguments
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):  # timm's arguments
+            warnings.simplefilter("ignore")  # of damaged bytes PyTorch warns that they are unusual pickles
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of damaged files PyTorch makes whatever its unpickler happens to run into
         raise ValueError(_explain(path, error)) from error

@@ -32,7 +32,7 @@ from tnt_jax.models.variants import update
 from tnt_jax.pretrained import save_pretrained
 from tnt_jax.tools import command_line
 from tnt_jax.tools.trained import Trained, add_source_flags, open_trained
-from tnt_jax.workdir import write_atomically
+from tnt_jax.workdir import user_path, write_atomically
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 INPUTS = ("uint8", "float32")
@@ -186,7 +186,7 @@ def run(options: argparse.Namespace) -> str:
         return f"{options.output}: {size:.1f} MB, {trained.weights}, timm's names for {trained.name}"
     if options.dtype is not None:
         trained = dataclasses.replace(trained, model=update(trained.model, dtype=jnp.dtype(options.dtype)))
-    path = write_program(trained, options.output.expanduser(), options.input)
+    path = write_program(trained, user_path(options.output), options.input)
     found = check_program(path, trained, options.input)
     return (
         f"{path}: {trained.weights}, {found['megabytes']:.1f} MB for {', '.join(PLATFORMS)}, loaded in "

@@ -44,6 +44,7 @@ from tnt_jax.models.variants import VARIANTS, create_model, update
 from tnt_jax.pretrained.sources import BEST
 from tnt_jax.tools import command_line
 from tnt_jax.tools.trained import Trained, add_weights_flag, check_run, evaluation_batches, open_trained, workdir_of
+from tnt_jax.workdir import user_path
 
 EXAMPLE = "eval:"
 RANDOM = "random"
@@ -184,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.workdir is None:
             draw_models(options)
         else:
-            command_line.log(draw_run(options.workdir.expanduser(), options))
+            command_line.log(draw_run(user_path(options.workdir), options))
 
 
 if __name__ == "__main__":

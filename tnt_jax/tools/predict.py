@@ -25,7 +25,7 @@ from tnt_jax.analysis.predictions import Failure, Prediction, classify
 from tnt_jax.data.folder import SUFFIXES
 from tnt_jax.tools import command_line
 from tnt_jax.tools.trained import add_source_flags, open_trained
-from tnt_jax.workdir import write_atomically
+from tnt_jax.workdir import user_path, write_atomically
 
 COLUMNS = ("image", "rank", "label", "class", "probability", "weights")
 SOME_FAILED = 1  # beside command_line.CANNOT_WORK
@@ -38,10 +38,10 @@ def find_images(paths: Sequence[str]) -> list[Path]:
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        if not path.expanduser().is_dir():
-            found.append(path.expanduser())
+        if not user_path(path).is_dir():
+            found.append(user_path(path))
             continue
-        inside = sorted(file for file in path.expanduser().rglob("[!.]*") if file.suffix.lower() in SUFFIXES)
+        inside = sorted(file for file in user_path(path).rglob("[!.]*") if file.suffix.lower() in SUFFIXES)
         if not inside:
             raise ValueError(f"{path}: there is no image in this folder ({', '.join(SUFFIXES)})")
         found += inside

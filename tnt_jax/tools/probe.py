@@ -25,7 +25,7 @@ from tnt_jax.pretrained.load import fit, read_source
 from tnt_jax.pretrained.sources import BEST
 from tnt_jax.tools import command_line
 from tnt_jax.tools.trained import add_source_flags, split_source, workdir_of
-from tnt_jax.workdir import write_atomically
+from tnt_jax.workdir import user_path, write_atomically
 
 
 def probe(
@@ -88,7 +88,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     workdir = workdir_of(options.source)
     if options.output is None and workdir is None:
         parser.error(f"--output is missing: {options.source} is not a workdir that the JSON could go to.")
-    options.output = (options.output or workdir / "probe.json").expanduser()
+    with command_line.one_message("probe"):
+        options.output = user_path(options.output or workdir / "probe.json")
     return options
 
 

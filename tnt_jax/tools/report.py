@@ -22,7 +22,7 @@ from tnt_jax.analysis.predictions import predictor, whole_batch
 from tnt_jax.tools import command_line
 from tnt_jax.tools.figures import open_image, subject_of
 from tnt_jax.tools.trained import Trained, add_weights_flag, check_run, evaluation_batches, open_trained
-from tnt_jax.workdir import write_atomically
+from tnt_jax.workdir import user_path, write_atomically
 
 REPORT_FILE = "report.html"
 
@@ -83,9 +83,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Writes the page and prints its path."""
     options = parse(arguments)
-    workdir = options.workdir.expanduser().absolute()
-    output = (options.output or workdir / REPORT_FILE).expanduser()
     with command_line.one_message("report"):
+        workdir = user_path(options.workdir).absolute()
+        output = user_path(options.output or workdir / REPORT_FILE)
         write_atomically(output, make_report(options, workdir))
     command_line.log(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
 
