@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tnt_jax.models.layers import Ops
 from tnt_jax.models.tnt import TNT
 
 
@@ -51,7 +52,7 @@ def count_parts(model: TNT, image_size: int | tuple[int, int] | None = None) -> 
     Counted from the traced definition, so that any module counts, known or not. Sentence positions grow with the size.
     A padding zero counts like any pixel.
     """
-    model = TNT(_resized(model, image_size))
+    model = model.clone(config=_resized(model, image_size), ops=Ops.definition)
     trace = jax.make_jaxpr(model.init_with_output, return_shape=True)  # shapes of parameters and the program in one
     program, (_, variables) = trace(jax.random.key(0), _image(model))
     products: dict[str, int] = {}

@@ -51,7 +51,7 @@ def _convolve(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 class WordEmbedding(nn.Module):
-    """images [B, H, W, 3] -> words [B * N, M, C]: a 7 x 7 convolution inside each patch on its own (eq. 1 and 5).
+    """images [B, H, W, 3] -> words [B * N, M, C]: a 7 x 7 convolution inside each patch on its own (eq. 5).
 
     With `legacy` it runs over the whole image before that is cut, as in the older published weights.
     """

@@ -58,7 +58,8 @@ class Layers:
 
 def over_sentences(block: type[nn.Module]) -> type[nn.Module]:
     """A block of one sentence -> the same for a leading axis of them, with one set of weights; none sees another."""
-    return nn.vmap(block, variable_axes={"params": None}, split_rngs={"params": False}, in_axes=(0, 0, None))
+    split = {"params": False, "dropout": True}
+    return nn.vmap(block, variable_axes={"params": None}, split_rngs=split, in_axes=(0, 0, None))
 
 
 @dataclasses.dataclass(frozen=True)

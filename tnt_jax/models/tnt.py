@@ -111,7 +111,7 @@ class Projection(nn.Module):
 
 
 class OuterBlock(nn.Module):
-    """sentences Z [B, 1 + N, D] -> (sentences, attention [B, heads, 1 + N, 1 + N] or None): a ViT block. Eq. 9, 10."""
+    """sentences Z [B, 1 + N, D] -> (Z, attention or None): Z' = Z + MSA(LN(Z)), Z = Z' + MLP(LN(Z')). Eq. 9, 10."""
 
     config: Config
     ops: Ops
@@ -199,7 +199,7 @@ class TNT(nn.Module):
         return outputs, {name: [found[name] for found in features if name in found] for name in requested}
 
     def embed(self, images: jax.Array, ops: Ops) -> tuple[jax.Array | None, jax.Array]:
-        """images -> words Y_0 [B * N, M, C] (a DeiT: None), sentences Z_0 [B, 1 + N, D], with positions. Eq. 1 to 5."""
+        """images -> words Y_0 [B * N, M, C] (DeiT: None), sentences [B, 1 + N, D], with positions: eq. 5, 12, 13."""
         check_images(images, self.config)
         config, batch, words = self.config, images.shape[0], None
         if config.inner_blocks:

@@ -22,10 +22,10 @@ KERNEL = {"inner_implementation": "pallas", "device_kind": "interpreter"}
 def log(monkeypatch):
     """What is said in the log."""
     said = []
-    monkeypatch.setattr(fast.logging, "warning", lambda *words: said.append(words[0] % words[1:]))
-    fast._log_once.cache_clear()
+    monkeypatch.setattr(fused.logging, "warning", lambda *words: said.append(words[0] % words[1:]))
+    fused.log_once.cache_clear()
     yield said
-    fast._log_once.cache_clear()
+    fused.log_once.cache_clear()
 
 
 @pytest.fixture
@@ -82,6 +82,46 @@ def test_an_unknown_parameter_is_never_ignored(another_parameter, log):
         variables
     )
     assert float(jnp.abs(gradient["params"]["block_1"]["inner"]["scale"]).max()) > 0
+
+
+def test_another_class_with_the_same_parameters_is_never_the_kernels(monkeypatch, log):
+    class Doubled(tnt.InnerBlock):
+        @nn.compact
+        def __call__(self, words, drop, return_weights=False):
+            return 2 * words, None
+
+    model = small_model(**SIZES, depth=1)
+    variables = random_variables(model)
+    monkeypatch.setattr(tnt, "InnerBlock", Doubled)
+    expected = update(model, inner_implementation="reference").apply(variables, images())
+    found = update(model, device_kind="interpreter").apply(variables, images())
+    assert float(jnp.abs(found - expected).max()) < 1e-4 * float(jnp.abs(expected).max())
+    assert len(log) == 1 and "the inner block is Doubled" in log[0]
+    with pytest.raises(ValueError, match="the inner block is Doubled; use 'auto' or 'xla'"):
+        update(model, **KERNEL).apply(variables, images())
+
+
+def test_an_inner_block_with_another_input_is_a_reason(monkeypatch):
+    class Informed(nn.Module):
+        config: object
+        ops: object
+
+        def __call__(self, words, sentence, drop):
+            return words + sentence
+
+    monkeypatch.setattr(fused, "InnerBlock", Informed)
+    assert "does not take words and drop-path masks alone" in reason("interpreter", depth=1)
+    assert "this computes on cpu" in reason("cpu", depth=1)
+
+
+@pytest.mark.parametrize("changes", [{"scan": True}, {"remat": True}])
+def test_parameters_that_the_models_own_loop_makes_are_not_ignored_by_another_loop(changes):
+    model = small_model(**SIZES)
+    variables = random_variables(model)
+    jax.eval_shape(update(model, **changes).apply, variables, images())
+    more = {"params": variables["params"] | {"gain_1": jnp.ones(())}}
+    with pytest.raises(ValueError, match=r"does not know \['gain_1'\]: set model.scan and model.remat to False"):
+        jax.eval_shape(update(model, **changes).apply, more, images())
 
 
 def test_a_layer_with_another_parameter_is_computed_as_it_is_defined(monkeypatch, log):

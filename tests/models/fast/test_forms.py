@@ -22,7 +22,7 @@ def test_attention_asked_of_the_kernel_comes_from_another_form_and_the_words_wit
 
 
 @pytest.mark.parametrize("device", ["cpu", "TPU v4"])
-def test_bfloat16_is_the_definition_to_its_rounding(device):
+def test_implementations_in_bfloat16_are_the_definition_to_its_rounding(device):
     model = small_model(dtype="bfloat16", depth=1)
     variables = random_variables(model)
     exact = small_model(depth=1, inner_implementation="reference")

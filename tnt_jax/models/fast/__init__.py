@@ -13,7 +13,6 @@ import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
-from absl import logging
 
 from tnt_jax.models.fast import fused, scan, stem
 from tnt_jax.models.fast.attention import broadcast_attention, dot_attention, einsum_attention
@@ -92,17 +91,17 @@ def choose(config: Config, implementation: str = "auto", device_kind: str | None
     if difference := _different_layers(config, ops):
         if implementation != "auto":
             raise ValueError(f"inner_implementation={implementation!r} is not possible: {difference}; use 'reference'")
-        _log_once(f"inner_implementation='auto' is 'reference' here: {difference}")
+        fused.log_once(f"inner_implementation='auto' is 'reference' here: {difference}")
         return Choice(Ops.definition(config), difference)
     if implementation == "xla" or not config.inner_blocks:
         return Choice(ops, "there is no inner block" if implementation != "xla" else "inner_implementation='xla'")
     reason = fused.obstacle(config, kind)
     if reason is None:
-        return Choice(kernel_ops(config, interpret=kind == fused.INTERPRETER), None)
+        return Choice(kernel_ops(config, kind == fused.INTERPRETER, strict=implementation == "pallas"), None)
     if implementation == "pallas":
         raise ValueError(f"inner_implementation='pallas' is not possible: {reason}; use 'auto' or 'xla'")
     if on_tpu:
-        _log_once(f"inner_implementation='auto' is 'xla' here: {reason}")
+        fused.log_once(f"inner_implementation='auto' is 'xla' here: {reason}")
     return Choice(ops, reason)
 
 
@@ -128,10 +127,13 @@ def tpu_ops(config: Config) -> Ops:
     )
 
 
-def kernel_ops(config: Config, interpret: bool = False) -> Ops:
-    """`tpu_ops` with the inner blocks as one kernel, and projections that read words as it leaves them."""
+def kernel_ops(config: Config, interpret: bool = False, strict: bool = True) -> Ops:
+    """`tpu_ops` with the inner blocks as one kernel, and projections that read words as it leaves them.
+
+    strict: another class than InnerBlock is a ValueError; else it is computed without the kernel.
+    """
     ops = tpu_ops(config)
-    ops = dataclasses.replace(ops, over_sentences=fused.over_sentences(interpret))
+    ops = dataclasses.replace(ops, over_sentences=fused.over_sentences(interpret, strict))
     if config.legacy:  # norms of single words
         return ops
     layers = dataclasses.replace(ops.outer, norm_layer=feature_major_norm, dense_layer=feature_major_dense)
@@ -192,8 +194,3 @@ def replace(model: TNT, **changes: object) -> TNT:
     if backend.device_kind is not None:
         choose(model.config, backend.implementation, backend.device_kind)
     return model.clone(ops=backend)
-
-
-@functools.cache  # a model asks at every trace
-def _log_once(message: str) -> None:
-    logging.warning("%s", message)

@@ -7,8 +7,10 @@ import flax.linen as nn
 import jax
 from jax.custom_batching import custom_vmap
 
+from tnt_jax.models.layers import Layers
+
 # In bfloat16 the backward pass starts from the inputs again instead of keeping float32 numbers.
-RecomputedLayerNorm = nn.remat(nn.LayerNorm, prevent_cse=False)
+RecomputedLayerNorm = nn.remat(Layers.norm_layer, prevent_cse=False)
 
 
 class FlatDense(nn.Dense):

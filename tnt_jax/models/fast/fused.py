@@ -4,6 +4,7 @@ There the S sentences lie on the 128 lanes and nothing is padded; [S, M, C] woul
 hand their words on as [S, M, C] as the definition does, and XLA cancels the transpositions between them.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
+from absl import logging
 
 from tnt_jax.models import layers
 from tnt_jax.models.fast.pallas.layout import Sizes
@@ -69,17 +71,22 @@ def obstacle(config: Config, device_kind: str) -> str | None:
     """-> why the kernel cannot compute this model's inner blocks on such a device; None if it can."""
     if jnp.dtype(config.dtype) not in (jnp.bfloat16, jnp.float32):
         return f"the kernel takes dtype bfloat16 or float32, not {jnp.dtype(config.dtype)}"
-    sizes = sizes_of(config)
+    sizes, item = sizes_of(config), jnp.dtype(config.dtype).itemsize
+    if device_kind != INTERPRETER and (reason := sizes.does_not_fit(device_kind, item)):
+        return reason
     try:
         sizes.check()
     except ValueError as error:
         return str(error)
     block = InnerBlock(config, Ops.definition(config))
     words = jax.ShapeDtypeStruct((config.num_words, config.inner_dim), jnp.float32)
-    difference = mismatch(config, jax.eval_shape(block.init, jax.random.key(0), words, {})["params"])
-    if difference:
+    try:
+        shapes = jax.eval_shape(block.init, jax.random.key(0), words, {})["params"]
+    except Exception as error:  # whatever a changed definition raises
+        return f"the inner block does not take words and drop-path masks alone ({error})"
+    if difference := mismatch(config, shapes):
         return f"{difference}, and the kernel (models/fast/pallas) computes with neither more nor less than it knows"
-    return None if device_kind == INTERPRETER else sizes.does_not_fit(device_kind, jnp.dtype(config.dtype).itemsize)
+    return None
 
 
 def sizes_of(config: Config, interpret: bool = False) -> Sizes:
@@ -88,8 +95,17 @@ def sizes_of(config: Config, interpret: bool = False) -> Sizes:
     return Sizes(config.num_words, config.inner_dim, config.inner_num_heads, hidden, config.norm_epsilon, interpret)
 
 
-def over_sentences(interpret: bool) -> Callable[[type[nn.Module]], type[nn.Module]]:
-    """-> layers.over_sentences for InnerBlock, computed by the kernel (`interpret`: its Python, on any device)."""
+@functools.cache  # a model asks at every trace
+def log_once(message: str) -> None:
+    """To the log, as a warning."""
+    logging.warning("%s", message)
+
+
+def over_sentences(interpret: bool, strict: bool) -> Callable[[type[nn.Module]], type[nn.Module]]:
+    """-> layers.over_sentences, for InnerBlock computed by the kernel (`interpret`: its Python, on any device).
+
+    Another block is not the kernel's: strict makes it a ValueError, else it is computed as defined, with a log line.
+    """
 
     class FusedInnerBlock(nn.Module):
         """words [S, M, C] -> (words [S, M, C], attention [S, heads, M, M] or None)."""
@@ -106,7 +122,16 @@ def over_sentences(interpret: bool) -> Callable[[type[nn.Module]], type[nn.Modul
                 return plain.apply({"params": params}, words, drop, True)
             return inner_block(self.config, params, words, drop, interpret), None
 
-    return lambda block: FusedInnerBlock
+    def fused(block: type[nn.Module]) -> type[nn.Module]:
+        if block is InnerBlock:
+            return FusedInnerBlock
+        difference = f"the kernel computes InnerBlock, and the inner block is {block.__name__}"
+        if strict:
+            raise ValueError(f"inner_implementation='pallas' is not possible: {difference}; use 'auto' or 'xla'")
+        log_once(f"inner_implementation='auto' is 'xla' here: {difference}")
+        return layers.over_sentences(block)
+
+    return fused
 
 
 def inner_block(config: Config, params: Mapping[str, Any], words: jax.Array, drop: DropMasks, interpret: bool):

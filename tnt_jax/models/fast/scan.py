@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -10,7 +11,7 @@ from tnt_jax.models.fast.fused import from_feature_major, to_feature_major
 from tnt_jax.models.fast.stacking import block_runs, stack_blocks
 from tnt_jax.models.layers import Ops
 from tnt_jax.models.stochastic_depth import stochastic_depth_masks
-from tnt_jax.models.tnt import Config, TNTBlock
+from tnt_jax.models.tnt import TNT, Config, TNTBlock
 
 Policy = Callable[..., bool]
 
@@ -51,8 +52,9 @@ def run_blocks(
       feature_major: words are [M * C, S] from turn to turn, as the kernel has them.
 
     Raises:
-      ValueError: parameters of other blocks than the model's.
+      ValueError: parameters of other blocks than the model's, or parameters that TNT's own loop makes beside blocks.
     """
+    _check_names(config, params)
     if words is not None and feature_major:
         words = to_feature_major(words)
     rates = config.drop_path_rates()
@@ -90,6 +92,26 @@ def run_blocks(
     if words is not None and feature_major:
         words = from_feature_major(words, config.num_words)
     return words, sentences, features
+
+
+class _Embedding(TNT):
+    """What a TNT computes before its loop over blocks."""
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> tuple[jax.Array | None, jax.Array]:
+        """images [B, H, W, 3] -> words, sentences."""
+        return self.embed(images, Ops.definition(self.config))
+
+
+def _check_names(config: Config, params: Mapping[str, Any]) -> None:
+    """Raises ValueError for parameters that neither the blocks have nor what comes before and after the loop."""
+    image = jax.ShapeDtypeStruct((1, *config.input_size, 3), jnp.float32)
+    known = {*jax.eval_shape(_Embedding(config).init, jax.random.key(0), image)["params"], "norm", "head"}
+    if unknown := [name for name in params if not name.startswith("block") and name not in known]:
+        raise ValueError(
+            f"scan and remat compute the loop over blocks in models/fast/scan.py, which does not know {unknown}: set "
+            "model.scan and model.remat to False, or make the parameters in TNTBlock"
+        )
 
 
 def _check_stacks(config: Config, params: Mapping[str, Any]) -> None:
