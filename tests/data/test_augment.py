@@ -256,6 +256,29 @@ def test_a_damaged_exif_block_does_not_make_its_image_faulty():
     assert augment.decode(bytes(data), upright=True).size == (16, 24)
 
 
+def test_an_odd_tag_beside_the_orientation_does_not_make_its_image_faulty():
+    orientation, resolution = struct.pack("<HHII", 0x0112, 3, 1, 6), struct.pack("<HHI4s", 0x011A, 2, 4, b"odd")
+    exif, file = b"II*\0\x08\0\0\0\x02\0" + orientation + resolution + bytes(4), io.BytesIO()
+    Image.new("RGB", (16, 24)).save(file, "PNG", exif=exif)
+    assert augment.decode(file.getvalue(), upright=True).size == (24, 16)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_what_follows_a_jpeg_does_not_make_it_faulty(progressive):
+    """A phone's motion photo has a film behind it, in which the bytes of a scan's start come by chance."""
+    image = odd_images.encoded("RGB", "JPEG", (64, 64), progressive=progressive)
+    assert augment.decode(image + b"\xff\xda" * 1000) == augment.decode(image)
+
+
+def test_sixteen_bit_grey_is_grey():
+    file = io.BytesIO()
+    Image.fromarray(np.full((4, 4), 30000, np.uint16)).save(file, "PNG")
+    assert augment.decode(file.getvalue()).getpixel((0, 0)) == (117, 117, 117)
+    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(file := io.BytesIO(), "TIFF")
+    with pytest.raises(augment.Undecodable, match="32-bit numbers"):
+        augment.decode(file.getvalue())
+
+
 @pytest.mark.parametrize("file", odd_images.FAULTY)
 def test_what_cannot_be_decoded_says_why(file):
     make, reason = odd_images.FAULTY[file]
@@ -272,9 +295,9 @@ def big_header(side):
     return bytes(data)
 
 
-def many_scans(count):
+def many_scans(count, size=(64, 64)):
     """A progressive JPEG whose last scan is there `count` times."""
-    data = odd_images.encoded("RGB", "JPEG", (64, 64), progressive=True)
+    data = odd_images.encoded("RGB", "JPEG", size, progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:-2] + data[last:-2] * count + data[-2:]
 
@@ -282,8 +305,10 @@ def many_scans(count):
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (lambda: big_header(13370), "bytes that says 13370 x 13370 pixels: most are missing"),
-        (lambda: many_scans(2000), "of at most 100 that are decoded"),
+        (lambda: big_header(9000), "bytes that says 9000 x 9000 pixels: most are missing"),
+        (lambda: big_header(13370), "13370 x 13370 pixels, of at most 89,478,485"),
+        (lambda: many_scans(2000), "a JPEG of 101 scans of 64 x 64 pixels: too many"),
+        (lambda: many_scans(70, (4096, 4096)), "scans of 4096 x 4096 pixels: too many"),
     ],
 )
 def test_hostile_jpegs_are_refused_at_once(data, reason):

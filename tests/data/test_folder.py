@@ -122,7 +122,7 @@ def test_every_ending_is_read_in_any_case_and_others_are_counted(opened, plain):
     (plain / "train/loose.jpg").write_bytes(b"")
     dataset = opened(plain)
     assert dataset.splits["train"] == 5 + 2 * len(folder.SUFFIXES)
-    assert dataset.found[1] == "Note: not read: 2 .heic, 1 .txt, 1 outside of a class folder, 1 without ending"
+    assert dataset.found[1] == "Note: not read: 2 .heic, 1 without ending, 1 .txt, 1 outside of a class folder"
     source = dataset.open_split("train")
     read = [augment.decode(source[number]["image"]) for number in range(len(source))]
     assert sum(image.size == (9, 7) and image.getpixel((3, 3))[0] > 150 for image in read) == 2 * len(folder.SUFFIXES)
@@ -139,7 +139,7 @@ def test_pipes_sockets_devices_and_loops_are_not_waited_for(opened, plain):
         there.bind(os.path.relpath(plain / "train/cat/socket.jpg"))
         dataset = opened(plain)
     assert dataset.splits["train"] == 6
-    assert dataset.found[1] == "Note: not read: 1 links to a folder above, 5 no regular file"
+    assert dataset.found[1] == "Note: not read: 5 no regular file, 1 links to a folder above"
 
 
 def test_names_that_are_no_utf8_can_be_read_and_named(opened, plain):
@@ -163,12 +163,34 @@ def test_a_file_of_classes_sets_their_order(opened, plain):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("dog\n", "does not name .*: cat is missing"), ("dog\ncat\ndog", "twice")]
+    ("text", "message"),
+    [("dog\n", "lacks classes with images: cat"), ("dog\ncat\ndog", "twice"), ("dog\0", "is not UTF-8 text")],
 )
 def test_a_file_of_classes_that_does_not_fit_is_refused(opened, plain, text, message):
     (plain / "classes.txt").write_text(text)
     with pytest.raises(ValueError, match=rf"classes\.txt .*{message}"):
         opened(plain)
+
+
+def test_names_are_the_same_however_their_accents_are_written(opened, tmp_path):
+    """macOS writes a letter and its accent apart, most others as one character; editors may put a mark first."""
+    fill(tmp_path, {"train/cafe\u0301": 2, "train/bar": 2, "test/caf\u00e9": 1, "test/bar": 1})
+    assert opened(tmp_path).class_names == ("bar", "caf\u00e9") and len(opened(tmp_path).found) == 1
+    (tmp_path / "classes.txt").write_text("\ufeffcaf\u00e9\r\nbar\r\n")
+    assert opened(tmp_path, synthetic_examples=7).class_names == ("caf\u00e9", "bar")
+
+
+def test_a_single_class_with_images_is_refused_whatever_the_file_of_classes_says(opened, tmp_path):
+    fill(tmp_path, {"train/cat": 2, "test/cat": 1})
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    with pytest.raises(ValueError, match="a single class, 'cat'"):
+        opened(tmp_path)
+
+
+def test_where_no_split_has_images_the_folders_that_are_there_are_named(opened, tmp_path):
+    fill(tmp_path, {"Train/cat": 2, "val/cat": 1})
+    with pytest.raises(FileNotFoundError, match="holds the folders Train, val.*data.train_split"):
+        opened(tmp_path)
 
 
 @pytest.mark.parametrize("on_device", [False, True])

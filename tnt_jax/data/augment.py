@@ -7,11 +7,12 @@ the device.
 
 import io
 import math
+import re
 from typing import NamedTuple
 
 import numpy as np
 import PIL
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance
 
 from tnt_jax.data import draws, randaugment
 from tnt_jax.data.settings import DataSettings, EvalImages
@@ -19,10 +20,14 @@ from tnt_jax.data.settings import DataSettings, EvalImages
 DECODER = f"Pillow {PIL.__version__}"
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow's names; it would try many more
 MAX_SCANS = 100  # of a progressive JPEG; usual are ten. Each costs a pass over all pixels, and Pillow has no limit
+_SCANNED_PIXELS = 1 << 30  # scans times pixels; a photograph of 89 million pixels has twelve scans
+_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # of a segment, a scan or the end; codes have \xff\x00 alone
 _PIXELS_A_BYTE = 512  # at most, of a JPEG: of each 8 x 8 pixels one Huffman code at least is there, of one bit
 
 _CROP_TRIES = 10
 _ORIENTATION = 0x0112  # EXIF's number for it
+_TURNS = dict(enumerate(("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM"), 2))
+_TURNS |= dict(enumerate(("TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"), 5))
 _JITTER = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 _RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -65,17 +70,21 @@ def draw(seeds: np.ndarray, settings: DataSettings) -> Draws:
 def decode(image: bytes | np.ndarray, upright: bool = False) -> Image.Image:
     """A file's bytes in one of FORMATS, or uint8 [h, w, 1 or 3] -> RGB image; the first frame of several.
 
-    upright: turned as its EXIF orientation says. Transparency is dropped. Raises Undecodable.
+    upright: turned as its EXIF orientation says (Pillow turns a TIFF in any case). Transparency is dropped; of 16-bit
+    grey the upper eight bits are taken. Raises Undecodable, for more than Pillow's Image.MAX_IMAGE_PIXELS too.
     """
     if isinstance(image, np.ndarray):
         return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("RGB")
     try:
         opened = Image.open(io.BytesIO(image), formats=FORMATS)
-        if opened.format in ("JPEG", "MPO"):
-            _check_jpeg(image, *opened.size)
+        _check_size(image, opened)
         opened.load()
-        if upright and _is_turned(opened):
-            opened = ImageOps.exif_transpose(opened)
+        if upright and (turn := _TURNS.get(_orientation(opened))):
+            opened = opened.transpose(Image.Transpose[turn])
+        if opened.mode.startswith("I;16"):  # Pillow's own conversion makes everything above 255 white
+            opened = Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8))
+        if opened.mode in ("I", "F"):
+            raise Undecodable(f"its pixels are 32-bit numbers (Pillow's mode {opened.mode}) of an unknown range")
         return opened if opened.mode == "RGB" else opened.convert("RGB")
     except Undecodable:
         raise
@@ -138,18 +147,31 @@ def eval_image(image: Image.Image, settings: DataSettings | EvalImages, image_si
     return np.asarray(image.crop((left, top, left + image_size[1], top + image_size[0])))
 
 
-def _check_jpeg(encoded: bytes, width: int, height: int) -> None:
-    """Raises Undecodable for a JPEG that takes many seconds or a gigabyte and can be no photograph."""
-    codes = np.frombuffer(encoded, np.uint8)  # by NumPy in a third of the time that bytes.count takes
-    scans = np.count_nonzero((codes[:-1] == 0xFF) & (codes[1:] == 0xDA))  # nothing else looks like a scan's start
-    if scans > MAX_SCANS:
-        raise Undecodable(f"a JPEG of {scans} scans, of at most {MAX_SCANS} that are decoded")
+def _check_size(encoded: bytes, opened: Image.Image) -> None:
+    """Raises Undecodable for an image that takes many seconds or a gigabyte and can be no photograph."""
+    (width, height), limit = opened.size, Image.MAX_IMAGE_PIXELS
+    if limit and width * height > limit:  # up to twice as many Pillow only warns
+        raise Undecodable(f"{width} x {height} pixels, of at most {limit:,} (Pillow's Image.MAX_IMAGE_PIXELS)")
+    if opened.format not in ("JPEG", "MPO"):
+        return
+    scans = _scans(encoded)
+    if scans > MAX_SCANS or scans * width * height > _SCANNED_PIXELS:
+        raise Undecodable(f"a JPEG of {scans} scans of {width} x {height} pixels: too many to decode")
     if width * height > _PIXELS_A_BYTE * len(encoded):
         raise Undecodable(f"a JPEG of {len(encoded)} bytes that says {width} x {height} pixels: most are missing")
 
 
-def _is_turned(opened: Image.Image) -> bool:
+def _scans(encoded: bytes) -> int:
+    """How many scans a JPEG has, up to its end: a film or another image may follow. Stops above MAX_SCANS."""
+    scans, at = 0, 2
+    while scans <= MAX_SCANS and (found := _MARKER.search(encoded, at)) and found[0] != b"\xff\xd9":
+        scans += found[0] == b"\xff\xda"
+        at = found.end() + int.from_bytes(encoded[found.end() : found.end() + 2], "big")  # behind the segment
+    return scans
+
+
+def _orientation(opened: Image.Image) -> object:
     try:
-        return opened.getexif().get(_ORIENTATION) in range(2, 9)
+        return opened.getexif().get(_ORIENTATION)
     except Exception:  # a damaged EXIF block says nothing of its image, which is sound
-        return False
+        return None

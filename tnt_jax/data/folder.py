@@ -3,6 +3,7 @@
 import collections
 import os
 import random
+import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator
 
@@ -56,7 +57,7 @@ class Folder:
     def __init__(self, root: str, train: Iterable[str], others: Iterable[str]):
         self.root, self._skipped = root, collections.Counter()
         names = [name for name, is_folder, _ in _entries(root) if is_folder and not name.startswith(".")]
-        train = [split for split in train if split in names]
+        train_names, train = list(train), [split for split in train if split in names]
         images = {split: self._images_by_class(split) for split in dict.fromkeys([*train, *others]) if split in names}
         counts = {split: {name: len(paths) for name, paths in found.items()} for split, found in images.items()}
         self.class_names, self._left_out = self._classes(counts, train)
@@ -67,7 +68,11 @@ class Folder:
             random.Random(split).shuffle(files)  # so that "train[:10%]" has all classes; tfds.ImageFolder's order
             self._files[split] = files
         if not any(self._files.values()):
-            raise FileNotFoundError(f"There are no images in data.directory={root!r}. {LAYOUT}")
+            raise FileNotFoundError(
+                f"There are no images in the splits {_shortened([*train_names, *others])} of data.directory={root!r}, "
+                f"which holds the folders {_shortened([printable(name) for name in names]) or '-'}. {LAYOUT} Other "
+                "names of the splits: --config.data.train_split and --config.data.eval_split."
+            )
         self._counts = counts
         self.splits = {split: len(self._files.get(split, ())) for split in names}  # 0: not in use
 
@@ -103,7 +108,7 @@ class Folder:
             if missing := [printable(name) for name in self.class_names if not counts.get(name)]:
                 lines.append(f"Note: classes without an image in {split}: {_shortened(missing)}")
         if self._skipped:
-            kinds = [f"{count:,} {kind}" for kind, count in sorted(self._skipped.items())]
+            kinds = [f"{count:,} {kind}" for kind, count in self._skipped.most_common()]
             lines.append(f"Note: not read: {_shortened(kinds)}")
         if unused := [printable(split) for split, count in self.splits.items() if split not in self._files]:
             lines.append(f"Note: folders that are no split in use: {_shortened(unused)}")
@@ -115,29 +120,11 @@ class Folder:
         for name, is_folder, _ in _entries(folder):
             if is_folder and not name.startswith("."):
                 above = (os.path.realpath(self.root), os.path.realpath(folder))
-                found[name] = [f"{split}/{name}/{path}" for path in self._images(f"{folder}/{name}", above)]
+                paths = [f"{split}/{name}/{path}" for path in images_in(f"{folder}/{name}", self._skipped, above)]
+                found.setdefault(unicodedata.normalize("NFC", name), []).extend(paths)  # macOS splits letters
             else:
                 self._skipped["hidden" if name.startswith(".") else _OUTSIDE] += 1
         return found
-
-    def _images(self, folder: str, above: tuple[str, ...]) -> Iterator[str]:
-        """-> paths of the images in a folder and the folders in it; above: where it lies, so that no loop is walked."""
-        here = os.path.realpath(folder)
-        if here in above:
-            self._skipped["links to a folder above"] += 1
-            return
-        for name, is_folder, is_file in _entries(folder):
-            suffix = os.path.splitext(name)[1].lower()
-            if name.startswith("."):
-                self._skipped["hidden"] += 1
-            elif is_folder:
-                yield from (f"{name}/{path}" for path in self._images(f"{folder}/{name}", (*above, here)))
-            elif not is_file:
-                self._skipped["no regular file"] += 1
-            elif suffix not in SUFFIXES:
-                self._skipped[printable(suffix) or "without ending"] += 1
-            else:
-                yield name
 
     def _classes(self, counts: dict[str, dict[str, int]], train: list[str]) -> tuple[tuple[str, ...], list[str]]:
         """Images by split and class, the training splits -> names of the classes; those that are left out."""
@@ -145,23 +132,46 @@ class Folder:
         used = [name for name in there if any(counts[split].get(name) for split in (train or counts))]
         listed = epath.Path(f"{self.root}/{CLASSES_FILE}")
         if listed.exists():
-            lines = listed.read_text().splitlines()
-            names = [line.strip() for line in lines if line.strip()]
+            names = _read_classes(listed)
             if len(set(names)) < len(names):
                 twice = next(name for name in names if names.count(name) > 1)
                 raise ValueError(f"{listed} names the class {twice!r} twice. Remove one of the lines.")
             if unknown := [printable(name) for name in used if name not in names]:
                 raise ValueError(
-                    f"{listed} does not name every class with images: {_shortened(unknown)} is missing. Add a line for "
-                    "it, move its folder elsewhere, or remove the file: classes are then in the order of their names."
+                    f"{listed} lacks classes with images: {_shortened(unknown)}. Add a line for each, move its folder "
+                    "elsewhere, or remove the file: classes are then in the order of their names."
                 )
-            used = names
+        else:
+            names = used
         if len(used) == 1:
             raise ValueError(
                 f"data.directory={self.root!r} has a single class, {printable(used[0])!r}: there is nothing to tell "
                 f"apart, every accuracy would be 1. {LAYOUT}"
             )
-        return tuple(used), [name for name in there if name not in used]
+        return tuple(names), [name for name in there if name not in names]
+
+
+def images_in(folder: str, skipped: collections.Counter, above: tuple[str, ...] = ()) -> Iterator[str]:
+    """A folder -> paths, below it, of the images in it and the folders in it, by name; hidden ones are none.
+
+    skipped counts what is not read, by kind. above: where the folder lies, so that no loop of links is walked.
+    """
+    here = os.path.realpath(folder)
+    if here in above:
+        skipped["links to a folder above"] += 1
+        return
+    for name, is_folder, is_file in _entries(folder):
+        suffix = os.path.splitext(name)[1].lower()
+        if name.startswith("."):
+            skipped["hidden"] += 1
+        elif is_folder:
+            yield from (f"{name}/{path}" for path in images_in(f"{folder}/{name}", skipped, (*above, here)))
+        elif not is_file:
+            skipped["no regular file"] += 1
+        elif suffix not in SUFFIXES:
+            skipped[printable(suffix) or "without ending"] += 1
+        else:
+            yield name
 
 
 def _entries(folder: str) -> list[tuple[str, bool, bool]]:
@@ -169,8 +179,13 @@ def _entries(folder: str) -> list[tuple[str, bool, bool]]:
     if "://" in folder:
         paths = [(path.name, path.is_dir()) for path in epath.Path(folder).iterdir()]
         return sorted((name, is_folder, not is_folder) for name, is_folder in paths)
-    with os.scandir(folder) as entries:
-        return sorted((entry.name, *_kind(entry)) for entry in entries)
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry.name, *_kind(entry)) for entry in entries)
+    except PermissionError as error:
+        raise PermissionError(
+            f"{printable(folder)} cannot be read (no permission): change its rights or move it."
+        ) from error
 
 
 def _kind(entry: os.DirEntry) -> tuple[bool, bool]:
@@ -178,6 +193,19 @@ def _kind(entry: os.DirEntry) -> tuple[bool, bool]:
         return entry.is_dir(), entry.is_file()  # of a link: of what it leads to
     except OSError:  # it leads to itself
         return False, False
+
+
+def _read_classes(path: epath.Path) -> list[str]:
+    """classes.txt -> its lines in Unicode's composed form, without blanks around them."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read: {error.strerror}. It must be a text file, one class a line."
+        ) from error
+    if "\0" in text:
+        raise ValueError(f"{path} is not UTF-8 text: save it as UTF-8, one class a line.")
+    return [unicodedata.normalize("NFC", line.strip()) for line in text.splitlines() if line.strip()]
 
 
 def _read(path: str) -> bytes:

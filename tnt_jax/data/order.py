@@ -103,6 +103,7 @@ class TrainOrder:
         """n, the samples of one process in one step."""
         return self.batch_size // self.process_count
 
+    @functools.lru_cache(maxsize=4)  # noqa: B019 - asked for with every piece of a batch
     def local_batch(self, step: int) -> LocalBatch:
         """The images, copies and seeds of this process at `step` (counted from 0 over all epochs)."""
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
@@ -113,6 +114,7 @@ class TrainOrder:
         seeds = augmentation_seeds(self.seed, epoch, index[:, None], np.arange(self.copies))
         return LocalBatch(epoch, index, seeds, position - image[0] * self.copies)
 
+    @functools.lru_cache(maxsize=4)  # noqa: B019
     def arrangement(self, step: int) -> np.ndarray:
         """-> int64 [n]: the order in which the samples of the local batch go to the devices of this process.
 

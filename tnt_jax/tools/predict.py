@@ -14,6 +14,7 @@ work.
 """
 
 import argparse
+import collections
 import csv
 import io
 import sys
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from tnt_jax import names
 from tnt_jax.analysis.predictions import Failure, Prediction, classify
-from tnt_jax.data.folder import SUFFIXES
+from tnt_jax.data.folder import SUFFIXES, images_in
 from tnt_jax.tools import command_line
 from tnt_jax.tools.trained import add_source_flags, open_trained
 from tnt_jax.workdir import user_path, write_atomically
@@ -38,10 +39,11 @@ def find_images(paths: Sequence[str]) -> list[Path]:
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        if not user_path(path).is_dir():
-            found.append(user_path(path))
+        path = user_path(path)
+        if not path.is_dir():
+            found.append(path)
             continue
-        inside = sorted(file for file in user_path(path).rglob("[!.]*") if file.suffix.lower() in SUFFIXES)
+        inside = [path / name for name in images_in(str(path), collections.Counter())]
         if not inside:
             raise ValueError(f"{path}: there is no image in this folder ({', '.join(SUFFIXES)})")
         found += inside
