@@ -240,9 +240,9 @@ def read_weights(workdir: Path, step: int | None = None) -> tuple[dict[str, Any]
             if taken not in checkpoint_steps(workdir):
                 continue  # removed while it was read: the run has a newer one, or the loop says what there is
             before = [str(earlier) for earlier in steps if earlier < taken]
-            mend = f"The one before it is {folder.parent / before[-1]}." if before else "There is none before it."
+            fix = f"The one before it is {folder.parent / before[-1]}." if before else "There is none before it."
             why = str(error).partition("\n")[0] or type(error).__name__
-            raise ValueError(f"The checkpoint {folder} is damaged: {why}. {mend}") from error
+            raise ValueError(f"The checkpoint {folder} is damaged: {why}. {fix}") from error
 
 
 def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Several processes that are asked to end agree on a step and save it; one with other devices goes on and says so."""
+"""Several processes that are asked to end agree on a step and save it; one with other devices resumes and says so."""
 
 import re
 import signal

@@ -25,7 +25,7 @@ class Killed:
         return harness.Session(PLAN, self.tmp_path / "killed", self.tmp_path / "cache", FLAGS)
 
     def end_in(self, phase, number=signal.SIGKILL):
-        """Starts the run, or goes on, and ends it in a phase -> (the session, its exit code)."""
+        """Starts or resumes the run, and ends it in a phase -> (the session, its exit code)."""
         ahead = (BEHIND[phase] - self.reached - 1) % PLAN.eval_every + 1
         session = self.start()
         session.reach(phase, self.reached + ahead, self.draw)

@@ -279,4 +279,4 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_good_one(tmp_path):
     assert workdirs.checkpoint_steps(tmp_path) == [1]
     found, _ = read_state(tmp_path)
     np.testing.assert_array_equal(found["params"]["dense"]["kernel"], state.params["dense"]["kernel"])
-    saved(tmp_path, 2, keep=1)  # with room it goes on
+    saved(tmp_path, 2, keep=1)  # with room it continues

@@ -136,7 +136,7 @@ def test_learning_rate_scales_with_the_batch_only_when_asked():
         ),
     ],
 )
-def test_what_cannot_work_is_refused_with_the_key_and_the_mend(changes, words):
+def test_what_cannot_work_is_refused_with_the_key_and_the_fix(changes, words):
     config = tiny_config().to_dict()  # a ConfigDict would refuse some of these itself
     for key, value in changes.items():
         *groups, leaf = key.split("__")

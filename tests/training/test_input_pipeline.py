@@ -92,7 +92,7 @@ def test_a_set_on_the_devices_is_sent_once_and_evaluated_as_ever():
             jax.tree.map(np.testing.assert_array_equal, kept, made)
 
 
-def test_a_killed_run_with_its_set_on_the_devices_goes_on_bit_for_bit(tmp_path, monkeypatch):
+def test_a_killed_run_with_its_set_on_the_devices_resumes_bit_for_bit(tmp_path, monkeypatch):
     class Killed(Exception):
         pass
 

@@ -119,7 +119,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_is_not_saved(tmp_path):
     assert f"--config.pretrained={tmp_path / 'checkpoints' / '4'} --workdir=" in str(caught.value)
     assert workdirs.checkpoint_steps(tmp_path) == [4]
     assert all(line["step"] < 8 for line in lines(tmp_path))
-    assert loop.train(make_run(tmp_path))["steps"] == 20  # and it goes on from there
+    assert loop.train(make_run(tmp_path))["steps"] == 20  # and it resumes from there
 
 
 def test_the_batch_of_a_step_that_is_not_finite_is_named(tmp_path):
@@ -158,7 +158,7 @@ def test_too_many_skipped_steps_in_a_row_end_the_run_also_over_a_restart(tmp_pat
     trained = [line for line in lines(tmp_path) if "train/loss" in line]
     assert [line["step"] for line in trained] == [3, 6, 9]
     assert trained[-1]["train/loss"] is None and trained[-1]["train/skipped_steps"] == 3
-    assert loop.train(make_run(tmp_path, **changes))["steps"] == 20  # with sound data it goes on
+    assert loop.train(make_run(tmp_path, **changes))["steps"] == 20  # with sound data it resumes
 
 
 def test_a_bad_example_stops_the_run_with_its_message(tmp_path, monkeypatch):

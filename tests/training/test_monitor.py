@@ -201,7 +201,7 @@ def test_the_trace_holds_the_steps_asked_for_and_no_others(tmp_path, monkeypatch
     assert train(monkeypatch, tmp_path, steps=5, profile_steps=(3, 2)) == [{3, 4}]
     assert list(tmp_path.glob("profile/plugins/profile/*/*.xplane.pb"))
     assert f"profiled steps is in {tmp_path / 'profile'}" in capsys.readouterr().out
-    # The run goes on behind them.
+    # The run resumes behind them.
     assert train(monkeypatch, tmp_path, steps=6, profile_steps=(3, 2)) == [{3, 4}]
     assert "is done already" in capsys.readouterr().out
 

@@ -75,7 +75,7 @@ class SignalledPipeline(TinyPipeline):
         ({"evaluation": 2}, 20, True),  # the very last one
     ],
 )
-def test_a_signal_saves_the_step_under_way_and_the_same_command_goes_on(finished, tmp_path, at, saved_step, due):
+def test_a_signal_saves_the_step_under_way_and_the_same_command_resumes(finished, tmp_path, at, saved_step, due):
     config = tiny_config(**INTERVALS)
     number = signal.SIGINT if at == {"step": 7} else signal.SIGTERM
     before = signal.getsignal(number)

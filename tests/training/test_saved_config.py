@@ -80,7 +80,7 @@ def remove(values, key):
     del functools.reduce(lambda group, name: group[name], groups, values)[leaf]
 
 
-def test_a_run_of_before_keeps_its_values_and_goes_on(run):
+def test_a_run_of_before_keeps_its_values_and_resumes(run):
     saved = json.loads(SAVED.read_text())
     del saved["data"]["reader_threads"], saved["model"]["remat_keeps"]  # left out and renamed: tnt_jax.workdir
     now = as_dict(check_config(saved_config.saved_config(run, evaluates=False)))
@@ -183,7 +183,7 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, content, words):
         command_line.run_config(tmp_path)
 
 
-def test_the_workdir_alone_is_enough_to_go_on(run, tmp_path):
+def test_the_workdir_alone_is_enough_to_resume(run, tmp_path):
     """A folder, or a checkpoint in it, names the run; --config goes before it."""
 
     def read(folder, *flags, **settings):

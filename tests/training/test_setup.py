@@ -227,7 +227,7 @@ def test_one_source_of_weights_is_evaluated(tmp_path):
 
 
 @pytest.mark.parametrize("prepare_one", [setup.prepare, setup.prepare_evaluation])
-def test_an_older_run_goes_on_as_it_began(tmp_path, caplog, prepare_one):
+def test_an_older_run_resumes_as_it_began(tmp_path, caplog, prepare_one):
     pretend_run(tmp_path)
     path = tmp_path / "config.json"
     saved = json.loads(path.read_text())

@@ -169,7 +169,7 @@ class Checkpoints:
                 f"A checkpoint could not be written into {self._folder}: "
                 f"{'the disk is full. ' if full else ''}{words.partition(chr(10))[0][:300]}\n"
                 + (f"The last good one is {last}. " if last else "There is no earlier one. ")
-                + "Make room or mend the folder's rights; the same command resumes from there."
+                + "Make room or correct the folder's rights; the same command resumes from there."
             ) from error
 
     def _retain(self, step: int, accuracy: float | None, scheduled: bool) -> None:
