@@ -339,3 +339,13 @@ def test_bad_settings_are_named():
     with pytest.raises(ValueError, match="'z9' is not understood"):
         settings_with(randaugment="rand-z9")
     assert randaugment.parse("rand-m9").magnitude == 9
+
+
+def test_a_damaged_animation_of_millions_of_columns_is_refused_at_once():
+    file = io.BytesIO()
+    frames = [Image.fromarray(np.full((2, 8, 3), value, np.uint8)) for value in (0, 200)]
+    frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:])
+    sound = file.getvalue()
+    assert augment.decode(sound).size == (8, 2) and sound[24:27] == b"\x07\0\0"  # the canvas: its width less one
+    with pytest.raises(augment.Undecodable, match="a WebP of 12517385 x 2 pixels, of at most 16,383 a side"):
+        augment.decode(sound[:24] + (12_517_384).to_bytes(3, "little") + sound[27:])

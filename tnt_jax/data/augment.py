@@ -24,6 +24,8 @@ _SCANNED_PIXELS = 1 << 30  # scans times pixels; a photograph of 89 million pixe
 _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # of a segment, a scan or the end; codes have \xff\x00 alone
 _PIXELS_A_BYTE = 512  # at most, of a JPEG: of each 8 x 8 pixels one Huffman code at least is there, of one bit
 
+_WEBP_SIDE = 16_383  # pixels, the format's limit
+
 _CROP_TRIES = 10
 _ORIENTATION = 0x0112  # EXIF's number for it
 _TURNS = dict(enumerate(("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM"), 2))
@@ -152,6 +154,8 @@ def _check_size(encoded: bytes, opened: Image.Image) -> None:
     (width, height), limit = opened.size, Image.MAX_IMAGE_PIXELS
     if limit and width * height > limit:  # up to twice as many Pillow only warns
         raise Undecodable(f"{width} x {height} pixels, of at most {limit:,} (Pillow's Image.MAX_IMAGE_PIXELS)")
+    if opened.format == "WEBP" and max(width, height) > _WEBP_SIDE:  # a damaged animation's: 20 s for two rows
+        raise Undecodable(f"a WebP of {width} x {height} pixels, of at most {_WEBP_SIDE:,} a side")
     if opened.format not in ("JPEG", "MPO"):
         return
     scans = _scans(encoded)
