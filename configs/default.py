@@ -1,7 +1,8 @@
 """Every key an experiment has, once, with its unit: TNT-S on ImageNet, the published recipe.
 
-The other files in this folder start from `get_config()` and change a few keys. A key that is not here does not exist:
-a misspelt one stops the run with the nearest accepted name. None in `model` means "as the named variant has it".
+The other files in this folder start from `get_config()` and change a few keys. Types and limits of the keys are in
+tnt_jax/training/config.py and data/settings.py. A misspelt key stops the run with the nearest accepted name. None in
+`model` means "as the named variant has it".
 """
 
 import ml_collections
