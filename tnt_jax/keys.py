@@ -23,7 +23,8 @@ class Key:
     # A resumed run may change it: the weights it ends with do not depend on it (up to rounding, for those of the model
     # and the devices), or it says how to continue after a step that was not finite.
     resumable: bool = False
-    before: Any = ALWAYS  # the value that a run of before, which lacks the key, resumes with; never changes
+    # The value that a run of before, which lacks the key, resumes with; never changes. Every new key needs one.
+    before: Any = ALWAYS
 
     def admits(self, value: float) -> bool:
         """Whether the number lies within. Every number has a `high` or a `below`: infinity is never within."""

@@ -91,12 +91,13 @@ def test_the_message_says_why_a_worker_may_have_ended(code, words):
 
 
 PROGRAM = """
-import dataclasses, json, os, pathlib, sys, time
+import dataclasses, json, os, pathlib, signal, sys, time
 from configs.default import get_config
 from tnt_jax.data import batches, settings
 
 if __name__ == "__main__":
     import jax
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell ran the tests in the background
 
     from tnt_jax.training import runtime
 

@@ -20,6 +20,7 @@ from tnt_jax.data.folder import LAYOUT, Folder
 from tnt_jax.data.settings import DataSettings
 from tnt_jax.keys import short_repr
 
+BUILT_IN = ("synthetic", "folder", "digits")  # beside tfds' names
 Pieces = list[tuple[str, int, int]]  # of a split: whole split's name, first example, end
 
 
@@ -101,14 +102,14 @@ def open_dataset(settings: DataSettings) -> Dataset:
 
 def is_prepared(settings: DataSettings) -> bool:
     """Whether `open_dataset` would find the set, without preparing it. Raises ValueError for unknown names."""
-    if settings.name in ("synthetic", "folder", "digits"):
+    if settings.name in BUILT_IN:
         return True  # there is nothing to fetch
     return bool(prepared.find_builder(settings.name, settings.directory).info.splits)
 
 
 def classes(settings: DataSettings) -> tuple[int, tuple[str, ...] | None]:
     """-> the number of classes of the set that `settings` name and their names, if it has any; prepares nothing."""
-    if settings.name in ("synthetic", "folder", "digits"):
+    if settings.name in BUILT_IN:
         dataset = open_dataset(settings)
         return dataset.num_classes, dataset.class_names
     label = prepared.features_of(prepared.find_builder(settings.name, settings.directory)).classes
