@@ -1,7 +1,7 @@
 """A small data set held whole in memory: decoded once, then addressed by number.
 
 The order, the repeated copies and the augmentation seeds are those of every other source (order.py), so a batch is a
-function of (seed, step) here too, and a resumed run goes on with the same samples. What is drawn from a seed, and the
+function of (seed, step) here too, and a resumed run sees the same samples. What is drawn from a seed, and the
 cropping itself, happen on the device (training/crops.py).
 """
 
