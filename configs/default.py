@@ -21,7 +21,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.cooldown_epochs = 10.0  # epochs at min_learning_rate after the cosine
     config.steps = 0  # stops after this many optimizer steps; 0: after epochs + cooldown_epochs
 
-    # Optimizer: AdamW. Biases, norms, any 1-D parameter, class token and position encodings do not decay.
+    # Optimizer. Biases, norms, any 1-D parameter, class token and position encodings do not decay.
+    config.optimizer = "adamw"  # or "sgd" (Nesterov), "lamb", "lion", "muon"; docs/training.md has what each reads
     config.learning_rate = 1e-3  # peak
     config.learning_rate_batch_size = 0  # if not 0, learning_rate is for this batch and scales linearly with batch_size
     config.schedule = "cosine"  # or "constant" (after the warm-up)
@@ -30,9 +31,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.warmup_learning_rate = 1e-6  # where the warm-up starts
     config.min_learning_rate = 1e-5  # the cosine's floor
     config.weight_decay = 0.05  # decoupled, times the learning rate, as in PyTorch's AdamW
-    config.adam_beta1 = 0.9  # decay of the gradient's average
-    config.adam_beta2 = 0.999  # decay of the squared gradient's average
-    config.adam_epsilon = 1e-8  # added to the square root of that
+    config.adam_beta1 = 0.9  # decay of the gradient's average; all but sgd read it
+    config.adam_beta2 = 0.999  # decay of the squared gradient's average (Lion: of the gradient's; 0.99 there)
+    config.adam_epsilon = 1e-8  # added to the square root of that; not read by sgd and lion
+    config.momentum = 0.9  # of sgd and muon (0.95 is usual there); others do not read it
     config.gradient_clip_norm = 0.0  # largest global norm of the gradient; 0: no clipping
     config.ema_decay = 0.99996  # moving average of the weights, a step; evaluated beside the raw weights; 0: none
     config.ema_warmup = (

@@ -29,7 +29,7 @@ def test_the_table_leads_to_keys_that_exist_and_from_names_that_do_not():
         ("wd", "Did you mean weight_decay?"),
         ("model.drop_rate", "There is no dropout"),
         ("data.data_dir", "Did you mean data.directory?"),
-        ("opt", "The optimizer is AdamW"),
+        ("opt", "Did you mean optimizer?"),
         ("output_dir", "--workdir"),
         ("lerning_rate", "Did you mean learning_rate?"),
         ("modle.image_size", "Did you mean model.image_size?"),

@@ -1,4 +1,6 @@
-"""The learning rate by epoch, which parameters decay, and AdamW by value."""
+"""The learning rate by epoch, which parameters decay, and every optimizer."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,8 @@ import pytest
 
 import tnt_jax
 from tests.training.helpers import checked_config
-from tnt_jax.models.fast.stacking import stack_blocks
+from tnt_jax.models.fast.stacking import stack_blocks, unstack_blocks
+from tnt_jax.training import config as training_config
 from tnt_jax.training import optimizer
 from tnt_jax.training.optimizer import decay_mask, make_optimizer, make_schedule, update_average
 
@@ -144,3 +147,96 @@ def test_the_share_of_the_start_is_what_the_average_keeps_of_it(warmup):
         average = optimizer.update_average(average, 0.0, optimizer.average_decay(settings, jnp.int32(step)))
     assert optimizer.start_in_average(settings, 7) == pytest.approx(float(average), rel=1e-5)
     assert (float(average) > 0.4) != warmup
+
+
+OPTIMIZERS = training_config.KEYS["optimizer"].choices
+
+
+def small_params(seed=0):
+    """Random parameters of every kind, in two like blocks; those of a TNT take half a minute to compile."""
+    rng = np.random.default_rng(seed)
+    draw = lambda *shape: rng.normal(0, 0.3, shape).astype(np.float32)  # noqa: E731
+    block = lambda: {"mlp": {"kernel": draw(4, 6), "bias": draw(6)}}  # noqa: E731
+    return {
+        "word_embedding": {"kernel": draw(7, 7, 3, 2)},
+        "sentence_position": draw(5, 4),
+        "block_1": block(),
+        "block_2": block(),
+        "head": {"kernel": draw(4, 3)},
+    }
+
+
+def updates_of(settings, params, gradients):
+    """The parameters after an update with each of the gradients."""
+    made = make_optimizer(settings, make_schedule(settings, STEPS))
+
+    @jax.jit
+    def update(params, state, gradient):
+        updates, state = made.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = made.init(params)
+    for gradient in gradients:
+        params, state = update(params, state, gradient)
+    return params, state
+
+
+SETTINGS = {"schedule": "constant", "warmup_epochs": 0.0, "gradient_clip_norm": 1.0, "learning_rate": 1e-2}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_stacked_blocks_are_updated_as_if_they_were_not(name):
+    params, settings = small_params(), checked_config(optimizer=name, **SETTINGS)
+    gradients = [small_params(seed) for seed in (1, 2)]
+    one, state = updates_of(settings, params, gradients)
+    stacked, stacked_state = updates_of(settings, stack_blocks(params), list(map(stack_blocks, gradients)))
+    assert "blocks_1_2" in stacked and "block_1" in one
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    jax.tree.map(close, unstack_blocks(stacked), one)
+    assert jax.tree.structure(stack_blocks(state)) == jax.tree.structure(stacked_state)
+    jax.tree.map(close, unstack_blocks(stacked_state), state)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_decays_what_the_mask_says_and_nothing_else(name):
+    """Without a gradient, decay alone moves a parameter: towards zero by learning rate and decay, or LAMB's ratio."""
+    params, settings = small_params(), checked_config(optimizer=name, **SETTINGS, weight_decay=0.1)
+    moved, _ = updates_of(settings, params, [jax.tree.map(jnp.zeros_like, params)])
+    factor = {"sgd": 1 - 1e-2 * 0.1 * 1.9, "lamb": 1 - 1e-2}.get(name, 1 - 1e-2 * 0.1)  # Nesterov: twice, almost
+    for (path, new), old, decays in zip(
+        jax.tree_util.tree_leaves_with_path(moved),
+        jax.tree.leaves(params),
+        jax.tree.leaves(decay_mask(params)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(new, old * (factor if decays else 1.0), rtol=1e-5, err_msg=str(path))
+
+
+def test_muon_takes_the_dense_kernels_of_blocks_and_gives_them_updates_of_adamws_size():
+    params, settings = small_params(), checked_config(optimizer="muon", **SETTINGS, weight_decay=0.0)
+    moved, state = updates_of(settings, params, [small_params(1)])
+    muon = state[1][0].inner_states["muon"].inner_state[0]
+    assert [leaf.shape for leaf in jax.tree.leaves(muon.mu)] == [(4, 6), (4, 6)]
+    adam = state[1][0].inner_states["adam"].inner_state[0]
+    assert {leaf.shape for leaf in jax.tree.leaves(adam.mu)} == {(6,), (4, 3), (5, 4), (7, 7, 3, 2)}
+    update = (moved["block_1"]["mlp"]["kernel"] - params["block_1"]["mlp"]["kernel"]) / 1e-2
+    # Newton-Schulz leaves singular values of about 0.7 to 1.2.
+    assert 0.2 * 0.6 < (update**2).mean() ** 0.5 < 0.2 * 1.3
+    singular = np.linalg.svd(update, compute_uv=False)
+    assert singular.max() < 2 * singular.min()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_takes_the_rate_of_the_schedule_and_lowers_a_loss(name):
+    params = {"dense": {"kernel": jnp.ones((3, 4))}, "norm": {"bias": jnp.ones(4)}}
+    rate = 0.05 if name != "sgd" else 0.2
+    settings = checked_config(**SETTINGS | {"learning_rate": rate, "optimizer": name, "weight_decay": 1e-3})
+    loss = lambda params: sum((leaf**2).mean() for leaf in jax.tree.leaves(params))  # noqa: E731
+    made = make_optimizer(settings, make_schedule(settings, STEPS))
+    state, now = made.init(params), params
+    for _ in range(10):
+        updates, state = made.update(jax.grad(loss)(now), state, now)
+        now = optax.apply_updates(now, updates)
+    assert loss(now) < 0.7 * loss(params)
+    counters = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, optax.ScaleByScheduleState))
+    assert [int(each.count) for each in counters if isinstance(each, optax.ScaleByScheduleState)] == [10]

@@ -99,6 +99,7 @@ class Config(Group):
     epochs: float = key(1e-6, 1e6)
     cooldown_epochs: float = key(0, 1e6)
     steps: int = key(0, INT32, resumable=True)
+    optimizer: str = key(choices=("adamw", "sgd", "lamb", "lion", "muon"), before="adamw")
     learning_rate: float = key(above=0, high=LARGE)
     learning_rate_batch_size: int = key(0, INT32)
     schedule: str = key(choices=("cosine", "constant"))
@@ -110,6 +111,7 @@ class Config(Group):
     adam_beta1: float = key(0, 0.9999999)  # the next number of float32 but one is 1
     adam_beta2: float = key(0, 0.9999999)
     adam_epsilon: float = key(TINY, LARGE)
+    momentum: float = key(0, 0.9999999, before=0.9)
     gradient_clip_norm: float = key(0, LARGE)
     ema_decay: float = key(0, below=1)
     ema_warmup: bool = key(before=False)

@@ -31,6 +31,7 @@ _THEIRS = {
     "warmup_epochs": "warmup warmup_steps",
     "schedule": "sched scheduler lr_scheduler lr_schedule",
     "weight_decay": "wd",
+    "optimizer": "opt optim",
     "adam_beta1": "beta1 b1",
     "adam_beta2": "beta2 b2",
     "adam_epsilon": "eps opt_eps adam_eps",
@@ -65,7 +66,6 @@ _THEIRS = {
 KEYS_BY_MEANING = {theirs: ours for ours, names in _THEIRS.items() for theirs in names.split()}
 _CHANNELS = "Images have three channels (red, green, blue); no key changes that."
 _DROPOUT = "There is no dropout; what is dropped are paths: model.drop_path_rate."
-_OPTIMIZER = "The optimizer is AdamW; adam_beta1, adam_beta2, adam_epsilon and weight_decay are its keys."
 _WORKDIR = "It is a flag of its own: --workdir, where a run is also resumed."
 _DEVICES = "All devices of the machine are used; CUDA_VISIBLE_DEVICES or JAX_PLATFORMS choose among them."
 # Their name -> why there is no such key.
@@ -73,7 +73,6 @@ NO_SUCH_THING = {
     **dict.fromkeys(("in_chans", "in_channels", "num_channels", "channels"), _CHANNELS),
     **dict.fromkeys(("drop", "drop_rate", "dropout", "dropout_rate", "attn_drop", "attn_drop_rate"), _DROPOUT),
     **dict.fromkeys(("pos_drop_rate", "proj_drop_rate", "hidden_dropout_prob"), _DROPOUT),
-    **dict.fromkeys(("opt", "optim", "optimizer", "momentum"), _OPTIMIZER),
     **dict.fromkeys(("output", "output_dir", "workdir", "save_dir", "log_dir", "resume"), _WORKDIR),
     **dict.fromkeys(("device", "gpu", "gpus", "num_gpus"), _DEVICES),
     **dict.fromkeys(("mode", "eval_only", "evaluate", "test_only"), "It is a flag of its own: --mode=evaluate."),

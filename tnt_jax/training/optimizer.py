@@ -1,5 +1,6 @@
-"""The learning rate, which parameters decay, and AdamW."""
+"""The learning rate, which parameters decay, and the optimizers by name."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from tnt_jax.models.fast.stacking import is_stack
 from tnt_jax.training.config import Config, peak_learning_rate
 from tnt_jax.training.state import Params
 
+Path = tuple[jax.tree_util.DictKey, ...]
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 
 # Weight decay applies to matrices and convolutions, not to vectors (biases, norms, scales, the class token), nor to:
@@ -51,29 +53,88 @@ def decay_mask(params: Params) -> Any:
     Of stacked blocks, the axis of blocks does not count.
     """
 
-    def decays(path: tuple[jax.tree_util.DictKey, ...], leaf: jax.Array) -> bool:
-        stacked = any(is_stack(str(entry.key)) for entry in path)
-        return leaf.ndim - stacked >= 2 and path[-1].key not in NO_WEIGHT_DECAY
+    def decays(path: Path, leaf: jax.Array) -> bool:
+        return leaf.ndim - _in_stack(path) >= 2 and path[-1].key not in NO_WEIGHT_DECAY
 
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
 def make_optimizer(config: Config, schedule: Schedule) -> optax.GradientTransformation:
-    """AdamW as PyTorch has it: the decay is decoupled and multiplied by the learning rate (arXiv 1711.05101).
+    """The config's optimizer, with its schedule and decay mask; its state stacks as parameters do.
 
     The gradient's global norm is clipped first where gradient_clip_norm is not 0.
     """
-    adamw = optax.adamw(
-        schedule,
-        b1=config.adam_beta1,
-        b2=config.adam_beta2,
-        eps=config.adam_epsilon,
-        weight_decay=config.weight_decay,
-        mask=decay_mask,
-    )
+    optimizer = named_optimizer(config, schedule)
     if not config.gradient_clip_norm:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(config.gradient_clip_norm), adamw)
+        return optimizer
+    return optax.chain(optax.clip_by_global_norm(config.gradient_clip_norm), optimizer)
+
+
+def named_optimizer(config: Config, schedule: Schedule) -> optax.GradientTransformation:
+    """config.optimizer, by name -> the transformation of a gradient. A new optimizer is a case in here.
+
+    The decay is decoupled and multiplied by the learning rate (arXiv 1711.05101), but for sgd, where it is added to the
+    gradient, as in PyTorch's and timm's SGD.
+    """
+    decay = {"weight_decay": config.weight_decay, "mask": decay_mask}
+    betas = {"b1": config.adam_beta1, "b2": config.adam_beta2}
+    match config.optimizer:
+        case "adamw":  # as PyTorch has it
+            return optax.adamw(schedule, **betas, eps=config.adam_epsilon, **decay)
+        case "sgd":
+            sgd = optax.sgd(schedule, momentum=config.momentum or None, nesterov=True)
+            return optax.chain(optax.add_decayed_weights(**decay), sgd)
+        case "lamb":  # arXiv 1904.00962; what does not decay has no trust ratio, as in timm and apex
+            return optax.chain(
+                optax.scale_by_adam(**betas, eps=config.adam_epsilon),
+                optax.add_decayed_weights(**decay),
+                optax.masked(_scale_by_trust_ratio(), decay_mask),
+                optax.scale_by_learning_rate(schedule),
+            )
+        case "lion":  # arXiv 2302.06675
+            return optax.lion(schedule, **betas, **decay)
+        case "muon":  # updates of AdamW's size (arXiv 2502.16982): one learning rate and decay serve both
+            muon = optax.contrib.muon(
+                learning_rate=-1.0,  # the sign and the rate come last
+                beta=config.momentum,
+                eps=config.adam_epsilon,
+                adam_b1=config.adam_beta1,
+                adam_b2=config.adam_beta2,
+                muon_weight_dimension_numbers=_muon_axes,
+                consistent_rms=0.2,
+            )
+            return optax.chain(muon, optax.add_decayed_weights(**decay), optax.scale_by_learning_rate(schedule))
+    raise NotImplementedError(f"config.optimizer={config.optimizer}: named_optimizer has no case for it.")
+
+
+def _scale_by_trust_ratio() -> optax.GradientTransformation:
+    """optax.scale_by_trust_ratio with a ratio for each block, of stacked blocks too."""
+    trust = optax.scale_by_trust_ratio()
+
+    def scale(path: Path, update: jax.Array, param: jax.Array) -> jax.Array:
+        one = lambda update, param: trust.update(update, optax.EmptyState(), param)[0]  # noqa: E731
+        return (jax.vmap(one) if _in_stack(path) else one)(update, param)
+
+    return optax.stateless(functools.partial(jax.tree_util.tree_map_with_path, scale))
+
+
+def _muon_axes(params: Params) -> Any:
+    """Parameter tree -> for each that Muon updates the axes of its matrix, in and out; None: AdamW does.
+
+    Muon is for dense layers; those of the head, convolutions and all that does not decay are AdamW's
+    (https://kellerjordan.github.io/posts/muon).
+    """
+
+    def axes(path: Path, leaf: jax.Array, decays: bool) -> optax.contrib.MuonDimensionNumbers | None:
+        dense = decays and leaf.ndim - _in_stack(path) == 2 and path[0].key != "head"
+        return optax.contrib.MuonDimensionNumbers(-2, -1) if dense else None
+
+    return jax.tree_util.tree_map_with_path(axes, params, decay_mask(params))
+
+
+def _in_stack(path: Path) -> bool:
+    """Whether a parameter is of stacked blocks, with a leading axis of them."""
+    return any(is_stack(str(entry.key)) for entry in path)
 
 
 def average_decay(config: Config, step: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
