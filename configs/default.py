@@ -83,7 +83,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.model = model = ml_collections.ConfigDict()
     model.name = "tnt_s_patch16_224"  # tnt_jax.models.variants lists the names
     model.num_classes = placeholder(int)  # None: the data set's
-    model.image_size = 224  # pixels, the side of the square the network sees
+    # Pixels: the side of the square that the network sees, or (height, width).
+    model.image_size = ml_collections.FieldReference(224, field_type=object)
+    model.in_channels = 3  # of an image: 1 grey, 3 red, green and blue, or any other number
     model.patch_size = placeholder(int)  # pixels, the side of a visual sentence
     model.word_size = placeholder(int)  # pixels, the side of a visual word; words a sentence = (patch / word)^2
     model.inner_dim = placeholder(int)  # C, width of a word

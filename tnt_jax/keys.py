@@ -1,7 +1,9 @@
 """Groups of configuration keys as dataclasses: one field a key, with its type and limits, checked when one is made."""
 
 import dataclasses
+import functools
 import math
+import operator
 import types
 import typing
 from collections.abc import Iterator
@@ -75,7 +77,7 @@ def keys_of(group: type[Group]) -> Iterator[tuple[str, Key]]:
 def without_none(kind: Any) -> Any:
     """A field's type -> the same without "or None"."""
     if isinstance(kind, types.UnionType):
-        return next(each for each in typing.get_args(kind) if each is not types.NoneType)
+        return functools.reduce(operator.or_, (each for each in typing.get_args(kind) if each is not types.NoneType))
     return kind
 
 
@@ -92,6 +94,9 @@ def _typed(name: str, value: Any, wanted: Any, key: Key) -> Any:
     if value is None and wanted != without_none(wanted):
         return None
     wanted = without_none(wanted)
+    if isinstance(wanted, types.UnionType):  # one number, or a tuple of them
+        single, several = typing.get_args(wanted)
+        wanted = several if isinstance(value, (tuple, list)) else single
     if typing.get_origin(wanted) is tuple:
         return _typed_tuple(name, value, typing.get_args(wanted), key)
     accepted = (int, float) if wanted is float else wanted  # a whole number serves where any number does

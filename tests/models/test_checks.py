@@ -13,8 +13,11 @@ from tnt_jax.models.checks import check_images
     [
         ((2, 3, 224, 224), r"got \[2, 3, 224, 224\]; channels come last: images.transpose\(0, 2, 3, 1\)"),
         ((224, 224, 3), r"got \[224, 224, 3\]; add a batch axis: images\[None\]"),
-        ((2, 224, 224, 1), r"got \[2, 224, 224, 1\]; grey images .*repeat\(3, axis=-1\)"),
-        ((2, 224, 224, 4), r"got \[2, 224, 224, 4\]; transparency is left out: images\[\.\.\., :3\]"),
+        ((2, 224, 224, 1), r"got \[2, 224, 224, 1\]; .*in_channels=1\), or make grey images .*repeat\(3, axis=-1\)"),
+        (
+            (2, 224, 224, 4),
+            r"got \[2, 224, 224, 4\]; .*in_channels=4\), or leave transparency out: images\[\.\.\., :3\]",
+        ),
         ((2, 1, 28, 28), r"got \[2, 1, 28, 28\]"),
         ((224, 224), r"got \[224, 224\]"),
         ((1, 2, 224, 224, 3), r"got \[1, 2, 224, 224, 3\]"),
@@ -28,6 +31,15 @@ def test_other_shapes_than_images(shape, words):
         check_images(jax.ShapeDtypeStruct(shape, jnp.float32), model)
     with pytest.raises(ValueError, match=r"images must be \[B, H, W, 3\], " + words):
         jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+def test_another_number_of_channels_is_the_models():
+    model = small_model(in_channels=5)
+    check_images(jax.ShapeDtypeStruct((2, 16, 16, 5), jnp.float32), model)
+    with pytest.raises(ValueError, match=r"must be \[B, H, W, 5\], got \[2, 16, 16, 3\]; .*in_channels=3\)$"):
+        check_images(jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32), model)
+    with pytest.raises(ValueError, match="in_channels=0 must be a whole number"):
+        small_model(in_channels=0)
 
 
 def test_images_of_any_number_are_taken():

@@ -70,6 +70,19 @@ def test_values_arrive_typed():
         config.batch_size = 3
 
 
+@pytest.mark.parametrize(("value", "size"), [(16, (16, 16)), ((16, 8), (16, 8)), ([16, 8], (16, 8))])
+def test_an_image_size_is_a_side_or_a_pair(value, size):
+    config = check_config(tiny_config(model__image_size=value))
+    assert config.model.input_size == size
+    assert check_config(json.loads(json.dumps(as_dict(config)))) == config
+
+
+@pytest.mark.parametrize("value", ["16", (16,), (16, 0), (16, 8, 3), 16.0, (16, 8.0), None, True])
+def test_what_is_no_image_size(value):
+    with pytest.raises(ValueError, match=r"^config\.model\.image_size="):
+        check_config(tiny_config(model__image_size=value))
+
+
 def test_a_whole_number_serves_where_any_number_does():
     epochs = check_config(tiny_config(epochs=3)).epochs
     assert epochs == 3.0 and isinstance(epochs, float)

@@ -24,7 +24,7 @@ def test_pixels_are_those_of_the_host(box, flip, bicubic):
     """Random pixels, the worst case; at 16 the box (0, 0, 24, 32) shrinks and (3, 5, 10, 20) does both."""
     top, left, height, width = box
     crop = device_augment.Crop(*(jnp.float32(number) for number in box), jnp.array(bicubic), jnp.array(flip))
-    found = np.asarray(device_augment.resized_crop(IMAGES[0], crop, 16))
+    found = np.asarray(device_augment.resized_crop(IMAGES[0], crop, (16, 16)))
     cut = Image.fromarray(IMAGES[0][top : top + height, left : left + width])
     expected = np.asarray(cut.resize((16, 16), Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR))
     expected = expected[:, ::-1] if flip else expected
@@ -71,11 +71,11 @@ def test_an_image_depends_on_its_example_and_seed_alone():
     seeds = order.augmentation_seeds(0, 0, np.arange(6), np.zeros(6, np.int64)).view(np.uint32)
     index = np.arange(6, dtype=np.int32)
     take = jax.jit(device_augment.random_resized_crops, static_argnums=(3, 4))
-    together = take(IMAGES, index, seeds, SETTINGS, 16)
+    together = take(IMAGES, index, seeds, SETTINGS, (16, 16))
     assert together.shape == (6, 16, 16, 3) and together.dtype == jnp.float32
-    apart = take(IMAGES, index[::-1][:2], seeds[::-1][:2], SETTINGS, 16)
+    apart = take(IMAGES, index[::-1][:2], seeds[::-1][:2], SETTINGS, (16, 16))
     np.testing.assert_array_equal(apart, together[::-1][:2])
-    other = take(IMAGES, index[:1], seeds[1:2], SETTINGS, 16)
+    other = take(IMAGES, index[:1], seeds[1:2], SETTINGS, (16, 16))
     assert not np.array_equal(other[0], together[0])
 
 

@@ -19,7 +19,7 @@ def test_the_table_leads_to_keys_that_exist_and_from_names_that_do_not():
 @pytest.mark.parametrize(
     ("key", "words"),
     [
-        ("model.in_chans", "Images have three channels"),
+        ("model.in_chans", "Did you mean model.in_channels?"),
         ("lr", "Did you mean learning_rate?"),
         ("model.lr", "Did you mean learning_rate?"),
         ("model.img-size", "Did you mean model.image_size?"),
@@ -50,6 +50,6 @@ def test_hints(key, words):
 
 
 def test_a_name_of_another_project_is_not_read_as_a_misspelling():
-    """As in_chans was: scan is its nearest by letters."""
-    assert difflib.get_close_matches("model.in_chans", KEYS, n=1) == ["model.scan"]
-    assert "scan" not in unknown_key_message("model.in_chans")
+    """Its nearest by letters is another key."""
+    assert difflib.get_close_matches("model.hidden_dim", KEYS, n=1) == ["model.inner_dim"]
+    assert "inner_dim" not in unknown_key_message("model.hidden_dim")

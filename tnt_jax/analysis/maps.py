@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from tnt_jax.models import fast
+from tnt_jax.models.config import Config
 from tnt_jax.models.layers import Ops, attention_weights
-from tnt_jax.models.tnt import TNT, Config
+from tnt_jax.models.tnt import TNT
 
 ROWS = 256  # queries whose attention is held at a time
 

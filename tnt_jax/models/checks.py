@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from tnt_jax.models.embeddings import grid_of
 
+_WHOLE = ("in_channels", "patch_size", "word_size", "inner_dim", "outer_dim")
+_WHOLE += ("inner_num_heads", "outer_num_heads", "depth")
 FEATURES = ("sentences", "words", "outer_attention", "inner_attention")
 
 
@@ -17,7 +19,7 @@ def check_config(model: Any) -> None:
     Raises:
       ValueError: sizes of the model that do not fit together; the message has the attribute and the fix.
     """
-    for name in ("patch_size", "word_size", "inner_dim", "outer_dim", "inner_num_heads", "outer_num_heads", "depth"):
+    for name in _WHOLE:
         value = getattr(model, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
@@ -88,13 +90,14 @@ def check_images(images: Any, config: Any) -> None:
     """A model's input -> None.
 
     Raises:
-      ValueError: it is no array, not [B, H, W, 3], with what it seems to be, or not of a floating type; a side is not a
-        multiple of the patch size.
+      ValueError: it is no array, not [B, H, W, in_channels], with what it seems to be, or not of a floating type; a
+        side is not a multiple of the patch size.
     """
+    channels = config.in_channels
     if not hasattr(images, "shape") or not hasattr(images, "dtype"):
-        raise ValueError(f"images must be an array [B, H, W, 3], got a {type(images).__name__}")
+        raise ValueError(f"images must be an array [B, H, W, {channels}], got a {type(images).__name__}")
     shape = images.shape
-    if len(shape) == 4 and shape[-1] == 3 and shape[0] != 0:
+    if len(shape) == 4 and shape[-1] == channels and shape[0] != 0:
         if not jnp.issubdtype(images.dtype, jnp.floating):
             raise ValueError(
                 f"images must be floating-point numbers, got {images.dtype}; make pixels so by "
@@ -103,12 +106,14 @@ def check_images(images: Any, config: Any) -> None:
         grid_of(shape[1:3], config.patch_size)
         return
     hint = ""
-    if len(shape) == 3 and shape[-1] == 3:
+    if len(shape) == 3 and shape[-1] == channels:
         hint = "; add a batch axis: images[None]"
-    elif len(shape) == 4 and shape[1] == 3:
+    elif len(shape) == 4 and shape[1] == channels:
         hint = "; channels come last: images.transpose(0, 2, 3, 1)"
-    elif len(shape) == 4 and shape[-1] == 1:
-        hint = "; grey images are made three channels: images.repeat(3, axis=-1)"
-    elif len(shape) == 4 and shape[-1] == 4:
-        hint = "; transparency is left out: images[..., :3]"
-    raise ValueError(f"images must be [B, H, W, 3], got {list(shape)}{hint}")
+    elif len(shape) == 4:
+        hint = f"; for a model of {shape[-1]} channels: create_model(..., in_channels={shape[-1]})"
+        if (shape[-1], channels) == (1, 3):
+            hint += ", or make grey images three channels: images.repeat(3, axis=-1)"
+        elif (shape[-1], channels) == (4, 3):
+            hint += ", or leave transparency out: images[..., :3]"
+    raise ValueError(f"images must be [B, H, W, {channels}], got {list(shape)}{hint}")

@@ -125,7 +125,7 @@ def module_scopes(source: str) -> tuple[str, ...]:
 
 def _image(model: TNT) -> jax.ShapeDtypeStruct:
     """-> the shape of one image."""
-    return jax.ShapeDtypeStruct((1, *model.config.input_size, 3), jnp.float32)
+    return jax.ShapeDtypeStruct((1, *model.config.input_shape), jnp.float32)
 
 
 def _resized(model: TNT, image_size: int | tuple[int, int] | None) -> Any:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 if TYPE_CHECKING:
+    from tnt_jax.models.config import Config
     from tnt_jax.models.layers import Ops
-    from tnt_jax.models.tnt import Config
 
 KERNEL_SIZE = 7  # of the convolution that makes words
 PADDING = 3

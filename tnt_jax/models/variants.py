@@ -7,8 +7,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from tnt_jax.models import fast
+from tnt_jax.models.config import Config
 from tnt_jax.models.fast import Backend
-from tnt_jax.models.tnt import TNT, Config
+from tnt_jax.models.tnt import TNT
 
 # Settings of a model that say how it is computed, and what Backend calls them.
 BACKEND = {"inner_implementation": "implementation"} | {
@@ -41,7 +42,7 @@ def create_model(name: str, **overrides: Any) -> TNT:
 
     Args:
       name: one of VARIANTS, such as "tnt_s_patch16_224".
-      **overrides: num_classes, image_size, tnt_blocks, dtype ("bfloat16" or a type), ... as models.tnt.Config has
+      **overrides: num_classes, image_size, tnt_blocks, dtype ("bfloat16" or a type), ... as models.config.Config has
         them; inner_implementation, device_kind, scan, remat, remat_policy, as models.fast.Backend has them.
 
     Raises:

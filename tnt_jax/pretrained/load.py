@@ -149,7 +149,7 @@ def _head_names(scheme: str) -> set[str]:
 
 def _new_head(model: TNT) -> dict[tuple[str, ...], jax.Array]:
     """-> the head's parameters by path, as the definition makes them; the same in each call. None: {}."""
-    images = jnp.zeros((1, *model.input_size, 3), jnp.float32)
+    images = jnp.zeros((1, *model.input_shape), jnp.float32)
     make = jax.jit(lambda: model.init(jax.random.key(0), images)["params"].get("head", {}))  # makes nothing else
     return {("head", *path): leaf for path, leaf in flax.traverse_util.flatten_dict(make()).items()}
 

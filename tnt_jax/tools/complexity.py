@@ -69,7 +69,7 @@ def xla_multiply_adds(model: TNT) -> float:
     XLA counts a product and an addition as two, elementwise operations too, exponentials and erf not at all.
     """
     model = fast.replace(model, implementation="reference", scan=False, remat=False)
-    images = jax.ShapeDtypeStruct((1, *model.input_size, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *model.input_shape), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     return jax.jit(model.apply).lower(variables, images).cost_analysis()["flops"] / 2
 

@@ -102,7 +102,7 @@ def program_of(trained: Trained, input_kind: str = "uint8") -> Callable[[jax.Arr
 def export_program(trained: Trained, input_kind: str = "uint8") -> jax_export.Exported:
     """-> the program for every platform of PLATFORMS, its number of images symbolic."""
     (batch,) = jax_export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((batch, *trained.model.input_size, 3), jnp.dtype(input_kind))
+    images = jax.ShapeDtypeStruct((batch, *trained.model.input_shape), jnp.dtype(input_kind))
     return jax_export.export(jax.jit(program_of(trained, input_kind)), platforms=PLATFORMS)(images)
 
 
@@ -140,7 +140,7 @@ def check_program(path: Path, trained: Trained, input_kind: str = "uint8") -> di
     started = time.perf_counter()
     program = jax_export.deserialize(path.read_bytes())
     seconds = time.perf_counter() - started
-    pixels = np.random.default_rng(0).integers(0, 256, (3, *trained.model.input_size, 3)).astype(np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, *trained.model.input_shape)).astype(np.uint8)
     images = (pixels.astype(np.float32) / 255 - trained.images.mean) / trained.images.std
     expected = jax.jit(trained.model.apply)(trained.variables, images.astype(np.float32))
     found = program.call(pixels if input_kind == "uint8" else images.astype(np.float32))

@@ -67,7 +67,7 @@ def open_subject(source: str, weights: str = BEST) -> Subject:
     name, _, file = source.partition(":")
     if file == RANDOM and name in VARIANTS:
         model = create_model(name)
-        variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, *model.input_size, 3), np.float32))
+        variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, *model.input_shape), np.float32))
         return Subject(f"{TITLES[name]} (random weights)", model, variables)
     return subject_of(open_trained(source, weights=weights), workdir_of(source))
 

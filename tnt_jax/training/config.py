@@ -30,7 +30,8 @@ class ModelSettings(Group):
 
     name: str
     num_classes: int | None = key(1, 2**24)
-    image_size: int = key(1, 2**14)
+    image_size: int | tuple[int, int] = key(1, 2**14)
+    in_channels: int = key(1, 1024, before=3)
     patch_size: int | None = key(1, 2**14)
     word_size: int | None = key(1, 2**14)
     inner_dim: int | None = key(1, 2**16)
@@ -52,6 +53,11 @@ class ModelSettings(Group):
     scan: bool = key(resumable=True)
     inner_implementation: str = key(choices=("auto", "reference", "xla", "pallas"), resumable=True, before="auto")
     dtype: str = key(choices=("float32", "bfloat16"))
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of create_model (`name` included), without the Nones."""

@@ -144,9 +144,9 @@ class Crop(NamedTuple):
 
 
 def random_resized_crops(
-    examples: jax.Array, index: jax.Array, seeds: jax.Array, data: DataSettings, side: int
+    examples: jax.Array, index: jax.Array, seeds: jax.Array, data: DataSettings, size: tuple[int, int]
 ) -> jax.Array:
-    """examples uint8 [n, h, w, 3], index int32 [b], seeds uint32 [b, 2] -> float32 [b, side, side, 3] in 0..255.
+    """examples uint8 [n, h, w, 3], index int32 [b], seeds uint32 [b, 2] -> float32 [b, *size, 3] in 0..255.
 
     The distribution and the pixels of the host's crops (data/augment.py, by Pillow), from another generator: each image
     is a function of its example and its seed alone.
@@ -154,7 +154,7 @@ def random_resized_crops(
 
     def one(image: jax.Array, seed: jax.Array) -> jax.Array:
         crop = draw_crop(jax.random.wrap_key_data(seed), image.shape[0], image.shape[1], data)
-        return resized_crop(image, crop, side)
+        return resized_crop(image, crop, size)
 
     return jax.vmap(one)(jnp.take(examples, index, axis=0), seeds)
 
@@ -186,15 +186,15 @@ def draw_crop(key: jax.Array, height: int, width: int, data: DataSettings) -> Cr
     return Crop(top, left, box_height, box_width, bicubic, jax.random.bernoulli(flip_key, data.flip_probability))
 
 
-def resized_crop(image: jax.Array, crop: Crop, side: int) -> jax.Array:
-    """image uint8 [h, w, 3] -> float32 [side, side, 3]: the crop as Pillow resizes it, mirrored where it says so.
+def resized_crop(image: jax.Array, crop: Crop, size: tuple[int, int]) -> jax.Array:
+    """image uint8 [h, w, 3] -> float32 [*size, 3]: the crop as Pillow resizes it, mirrored where it says so.
 
     The horizontal pass first, rounded to whole pixel values, then the vertical one. A pass is a product with a matrix,
     which is right for images of some tens of pixels.
     """
-    columns = _resize_matrix(image.shape[1], crop.left, crop.width, crop.bicubic, side)
+    columns = _resize_matrix(image.shape[1], crop.left, crop.width, crop.bicubic, size[1])
     columns = jnp.where(crop.flip, columns[::-1], columns)
-    rows = _resize_matrix(image.shape[0], crop.top, crop.height, crop.bicubic, side)
+    rows = _resize_matrix(image.shape[0], crop.top, crop.height, crop.bicubic, size[0])
     exact = lax.Precision.HIGHEST  # a TPU's default would round pixels and weights to 8 bits
     pixels = _whole(jnp.einsum("xw,hwc->hxc", columns, image.astype(jnp.float32), precision=exact))
     return _whole(jnp.einsum("yh,hxc->yxc", rows, pixels, precision=exact))

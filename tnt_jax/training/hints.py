@@ -8,6 +8,7 @@ _THEIRS = {
     "model.name": "arch architecture model_name variant",
     "model.num_classes": "n_classes nb_classes num_labels",
     "model.image_size": "img_size input_size resolution crop_size",
+    "model.in_channels": "in_chans num_channels channels",
     "model.word_size": "stride first_stride inner_stride",
     "model.inner_dim": "in_dim",
     "model.outer_dim": "embed_dim num_features hidden_size hidden_dim width d_model",
@@ -64,13 +65,11 @@ _THEIRS = {
     "distributed.coordinator_address": "dist_url master_addr",
 }
 KEYS_BY_MEANING = {theirs: ours for ours, names in _THEIRS.items() for theirs in names.split()}
-_CHANNELS = "Images have three channels (red, green, blue); no key changes that."
 _DROPOUT = "There is no dropout; what is dropped are paths: model.drop_path_rate."
 _WORKDIR = "It is a flag of its own: --workdir, where a run is also resumed."
 _DEVICES = "All devices of the machine are used; CUDA_VISIBLE_DEVICES or JAX_PLATFORMS choose among them."
 # Their name -> why there is no such key.
 NO_SUCH_THING = {
-    **dict.fromkeys(("in_chans", "in_channels", "num_channels", "channels"), _CHANNELS),
     **dict.fromkeys(("drop", "drop_rate", "dropout", "dropout_rate", "attn_drop", "attn_drop_rate"), _DROPOUT),
     **dict.fromkeys(("pos_drop_rate", "proj_drop_rate", "hidden_dropout_prob"), _DROPOUT),
     **dict.fromkeys(("output", "output_dir", "workdir", "save_dir", "log_dir", "resume"), _WORKDIR),

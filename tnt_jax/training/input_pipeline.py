@@ -113,7 +113,7 @@ def make_input_pipeline(config: Config) -> InputPipeline:
 def batch_arguments(config: Config) -> dict[str, Any]:
     """Arguments of the data package's functions for batches: the images' size, and for which devices they are."""
     return {
-        "image_size": (config.model.image_size, config.model.image_size),
+        "image_size": config.model.input_size,
         "local_devices": jax.local_device_count(),
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),

@@ -238,7 +238,7 @@ def log_start(run: "Run", params: Params) -> int:
     log("\n".join(f"  {name:{width}}  {size:>12,}" for name, size in parts.items()))
     log(
         f"{config.model.name}: {count:,} parameters, {run.multiply_adds:,} multiply-adds an image of "
-        f"{config.model.image_size} x {config.model.image_size}, on {jax.device_count()} x "
+        f"{' x '.join(map(str, config.model.input_size))}, on {jax.device_count()} x "
         f"{jax.devices()[0].device_kind}"
     )
     log(

@@ -1,6 +1,7 @@
 """Whether a model and its batches can fit at all, by arithmetic; and one message for those that turn out not to."""
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,7 +33,7 @@ def least_bytes(config: Config, model: TNT, devices: int) -> float:
     Weights, gradient, AdamW's two moments and the average; the images of a step and of those that wait; of one block
     the tokens, the words and the attention of a forward pass.
     """
-    size, item = config.model.image_size, jnp.dtype(model.dtype).itemsize
+    item = jnp.dtype(model.dtype).itemsize
     images = config.batch_size // devices // config.accumulation_steps
     waiting = config.prefetch_batches * config.batch_size // devices + config.eval_batch_size // devices
     sentences, width = model.grid[0] * model.grid[1], model.outer_dim
@@ -41,7 +42,7 @@ def least_bytes(config: Config, model: TNT, devices: int) -> float:
     if model.inner_blocks:
         words = model.num_words
         activations += sentences * (words * model.inner_dim + model.inner_num_heads * words**2)
-    pixels = 3 * size**2
+    pixels = math.prod(model.input_shape)
     copies = 5 if config.ema_decay else 4
     return 4.0 * copies * weights + item * images * activations + (4 * images + waiting) * pixels
 

@@ -28,7 +28,7 @@ UNEXPECTED = 1  # exit code of what nobody thought of
 LATER = 60  # seconds by which jax's own timeout comes after ours
 TILES = "--xla_tpu_scoped_vmem_limit_kib"  # vector memory that the tiles of one operation may take on a TPU
 # Model and image size -> that limit for scanned blocks, where it was found to cost nothing (docs/tpu.md).
-MEASURED_TILES = {("tnt_s_patch16_224", 224): 6144}
+MEASURED_TILES = {("tnt_s_patch16_224", (224, 224)): 6144}
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 LOCK_FILE = "lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -157,7 +157,7 @@ def limit_tiles(config: Config) -> None:
     """
     present, limit = os.environ.get("LIBTPU_INIT_ARGS", ""), config.scan_tile_kib
     if limit < 0:
-        limit = MEASURED_TILES.get((config.model.name, config.model.image_size), 0)
+        limit = MEASURED_TILES.get((config.model.name, config.model.input_size), 0)
     if config.model.scan and limit and TILES not in present:
         os.environ["LIBTPU_INIT_ARGS"] = f"{present} {TILES}={limit}".strip()
 

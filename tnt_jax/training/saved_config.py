@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -79,6 +80,9 @@ def _config_dict(kind: type, values: Mapping[str, Any]) -> ml_collections.Config
     for field in dataclasses.fields(kind):
         value, wanted = values[field.name], without_none(field.type)
         plain = typing.get_origin(wanted) or wanted
+        if isinstance(wanted, types.UnionType):  # a number or a tuple
+            config[field.name] = ml_collections.FieldReference(value, field_type=object)
+            continue
         if dataclasses.is_dataclass(wanted):
             config[field.name] = _config_dict(wanted, value)
         else:

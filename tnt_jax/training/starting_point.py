@@ -69,7 +69,8 @@ def _size_notes(config: Config, taken: dict[str, Any], settings: dict[str, Any])
     told = ", ".join(f"{name}={value!r}" for name, value in taken.items() if usual.get(name) != value)
     if told:
         yield f"sizes of the model that the config leaves open are those of {config.pretrained}: {told}."
-    if (now := config.model.image_size) != (then := settings.get("image_size")):
+    now, then = config.model.image_size, settings.get("image_size")
+    if now != (then := tuple(then) if isinstance(then, list) else then):
         yield f"the weights were trained on images of {then} pixels, and config.model.image_size is {now}."
 
 

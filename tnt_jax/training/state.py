@@ -38,10 +38,11 @@ def initial_state(
     config: Config, model: nn.Module, optimizer: optax.GradientTransformation, params: Params | None = None
 ) -> TrainState:
     """The state before the first step; traceable. With `params`, training starts from these weights."""
-    size = config.model.image_size
     init_key, train_key = jax.random.split(jax.random.key(config.seed))
     if params is None:
-        params = model.init(init_key, jnp.zeros((1, size, size, 3), jnp.float32))["params"]
+        params = model.init(init_key, jnp.zeros((1, *config.model.input_size, config.model.in_channels), jnp.float32))[
+            "params"
+        ]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

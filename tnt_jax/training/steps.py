@@ -51,8 +51,8 @@ def augment(
     """
     mix_key, erase_key = jax.random.split(key)
     if "examples" in batch:  # the data set lies on the device
-        side = config.model.image_size
-        images = random_resized_crops(batch["examples"], batch["index"], batch["seed"], config.data, side)
+        size = config.model.input_size
+        images = random_resized_crops(batch["examples"], batch["index"], batch["seed"], config.data, size)
     else:
         images = batch["image"]
     images = normalize(images, config.data)

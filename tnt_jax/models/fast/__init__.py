@@ -14,6 +14,7 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
+from tnt_jax.models.config import Config
 from tnt_jax.models.fast import fused, scan, stem
 from tnt_jax.models.fast.attention import broadcast_attention, dot_attention, einsum_attention
 from tnt_jax.models.fast.dense import (
@@ -25,7 +26,7 @@ from tnt_jax.models.fast.dense import (
 )
 from tnt_jax.models.fast.gelu import gelu
 from tnt_jax.models.layers import Layers, Ops
-from tnt_jax.models.tnt import TNT, Config
+from tnt_jax.models.tnt import TNT
 
 IMPLEMENTATIONS = ("auto", "reference", "xla", "pallas")
 

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 from absl import logging
 
 from tnt_jax.models import layers
+from tnt_jax.models.config import Config
 from tnt_jax.models.fast.pallas.layout import Sizes
 from tnt_jax.models.layers import Ops
 from tnt_jax.models.stochastic_depth import DropMasks
-from tnt_jax.models.tnt import Config, InnerBlock
+from tnt_jax.models.tnt import InnerBlock
 
 INTERPRETER = "interpreter"  # a device kind for tests: the kernel's Python runs on a TPU's behalf
 

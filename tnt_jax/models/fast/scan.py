@@ -7,11 +7,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tnt_jax.models.config import Config
 from tnt_jax.models.fast.fused import from_feature_major, to_feature_major
 from tnt_jax.models.fast.stacking import block_runs, stack_blocks
 from tnt_jax.models.layers import Ops
 from tnt_jax.models.stochastic_depth import stochastic_depth_masks
-from tnt_jax.models.tnt import TNT, Config, TNTBlock
+from tnt_jax.models.tnt import TNT, TNTBlock
 
 Policy = Callable[..., bool]
 
@@ -105,7 +106,7 @@ class _Embedding(TNT):
 
 def _check_names(config: Config, params: Mapping[str, Any]) -> None:
     """Raises ValueError for parameters that neither the blocks have nor what comes before and after the loop."""
-    image = jax.ShapeDtypeStruct((1, *config.input_size, 3), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, *config.input_shape), jnp.float32)
     known = {*jax.eval_shape(_Embedding(config).init, jax.random.key(0), image)["params"], "norm", "head"}
     if unknown := [name for name in params if not name.startswith("block") and name not in known]:
         raise ValueError(

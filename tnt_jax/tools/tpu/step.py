@@ -114,14 +114,14 @@ def batch_shapes(
 
     Raises ValueError for data.on_device without `examples`.
     """
-    side, array = config.model.image_size, jax.ShapeDtypeStruct
+    array, channels = jax.ShapeDtypeStruct, config.model.in_channels
     if not config.data.on_device:
-        images = {"image": array((local, side, side, 3), jnp.uint8)}
+        images = {"image": array((local, *config.model.input_size, channels), jnp.uint8)}
     elif examples is None:
         raise ValueError(
             "config.data.on_device=True: give the number of examples and their size, such as --examples=50000x32x32."
         )
     else:
-        images = {"examples": array((*examples, 3), jnp.uint8), "seed": array((local, 2), jnp.uint32)}
+        images = {"examples": array((*examples, channels), jnp.uint8), "seed": array((local, 2), jnp.uint32)}
     kinds = {"label": jnp.int32, "mask": jnp.float32, "index": jnp.int32}
     return images | {name: array((local,), kind) for name, kind in kinds.items()}
