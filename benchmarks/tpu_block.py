@@ -20,7 +20,7 @@ import jax
 
 import tnt_jax
 from benchmarks.tpu.cost import cost
-from tnt_jax.models.fast import choose
+from tnt_jax.models.fast import OUTER_IMPLEMENTATIONS, choose, choose_outer
 from tnt_jax.models.fast.fused import from_feature_major, to_feature_major
 from tnt_jax.models.layers import Ops
 from tnt_jax.models.tnt import OuterBlock, TNTBlock
@@ -30,19 +30,21 @@ SIZES = {"ti": "tnt_ti_patch16_224", "s": "tnt_s_patch16_224", "b": "tnt_b_patch
 FORMS = {"plain": "xla", "kernel": "pallas"}  # of the inner path -> inner_implementation
 
 
-def blocks(name: str, images: int, dtype: str, device_kind: str, form: str) -> tuple[Callable[..., Any], list[Any]]:
+def blocks(
+    name: str, images: int, size: int, dtype: str, device_kind: str, form: str, outer: str
+) -> tuple[Callable[..., Any], list[Any]]:
     """A model's name and a form ("deit": the outer block alone) -> (its block as a function, shapes of arguments)."""
-    config = tnt_jax.create_model(name, dtype=dtype).config
-    choice = choose(config, FORMS.get(form, "xla"), device_kind)
+    config = tnt_jax.create_model(name, image_size=size, dtype=dtype).config
+    ops = choose_outer(config, choose(config, FORMS.get(form, "xla"), device_kind).ops, outer, device_kind)
     sentences = config.grid[0] * config.grid[1]
     tokens = jax.ShapeDtypeStruct((images, 1 + sentences, config.outer_dim), config.dtype)
     words = jax.ShapeDtypeStruct((images * sentences, config.num_words, config.inner_dim), config.dtype)
     definition, key = Ops.definition(config), jax.random.key(0)
     if form == "deit":
         params = jax.eval_shape(lambda x: OuterBlock(config, definition).init(key, x, {}), tokens)
-        return lambda params, x: OuterBlock(config, choice.ops).apply(params, x, {})[0], [params, tokens]
+        return lambda params, x: OuterBlock(config, ops).apply(params, x, {})[0], [params, tokens]
     params = jax.eval_shape(lambda *x: TNTBlock(config, definition, True).init(key, *x, {}), words, tokens)
-    block = TNTBlock(config, choice.ops, True)
+    block = TNTBlock(config, ops, True)
     if form == "plain":
         return lambda params, *x: block.apply(params, *x, {})[:2], [params, words, tokens]
 
@@ -59,7 +61,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """-> costs of every form by name, in cycles, and what they are of."""
     device_kind, found = chip_of(arguments.topology).device_kind, {}
     for form in arguments.forms:
-        block, shapes = blocks(SIZES[arguments.size], arguments.images, arguments.dtype, device_kind, form)
+        name, outer = SIZES[arguments.size], arguments.outer_implementation
+        sizes = arguments.images, arguments.image_size
+        block, shapes = blocks(name, *sizes, arguments.dtype, device_kind, form, outer)
         result = cost(block, *shapes, topology=arguments.topology, gradient=True)
         print(f"{form}: {result}", flush=True)
         found[form] = {
@@ -69,7 +73,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             "temp_bytes": result.temp_bytes,
             "compile_seconds": result.compile_seconds,
         }
-    asked = {key: getattr(arguments, key) for key in ("size", "topology", "images", "dtype")}
+    asked = {
+        key: getattr(arguments, key)
+        for key in ("size", "topology", "images", "image_size", "dtype", "outer_implementation")
+    }
     return asked | {"static": "compiled, never run", "forms": found}
 
 
@@ -92,6 +99,8 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="s")
     parser.add_argument("--topology", default="v5e:2x2", help="such as v5p:2x2x1 or v6e:2x2; its first chip counts")
     parser.add_argument("--images", type=int, default=128, help="a chip")
+    parser.add_argument("--image-size", type=int, default=224, help="pixels")
+    parser.add_argument("--outer-implementation", choices=OUTER_IMPLEMENTATIONS, default="auto")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--forms", nargs="+", choices=("deit", *FORMS), default=("deit", *FORMS))
     parser.add_argument("--json", type=Path)

@@ -106,6 +106,7 @@ def get_config() -> ml_collections.ConfigDict:
     model.remat_policy = "nothing_saveable"
     model.scan = False  # one compiled block for all blocks of a kind: compiles faster, a slower step
     model.inner_implementation = "auto"  # "reference", "xla" or "pallas" (a TPU kernel; auto: where it can be had)
+    model.outer_implementation = "auto"  # "xla" or "flash" (kernels of jax and cuDNN; auto: on TPUs above 224 pixels)
     model.dtype = "bfloat16"  # of the arithmetic; parameters, softmax, norm statistics and logits are float32
 
     config.data = data = ml_collections.ConfigDict()

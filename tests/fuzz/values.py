@@ -141,6 +141,7 @@ SOUND: dict[str, tuple[Any, ...]] = {
     "model.remat_policy": KEYS["model.remat_policy"].choices,
     "model.scan": FLAG,
     "model.inner_implementation": KEYS["model.inner_implementation"].choices,
+    "model.outer_implementation": ("auto", "xla"),
     "model.dtype": (*KEYS["model.dtype"].choices, "float16", "int8"),
     "data.name": ("synthetic", "folder", "digits", "imagenet2012", "digits/large", "digits:9.9.9", "a/b/c", "../x"),
     "data.directory": ("folder", "nowhere", "empty.safetensors", "empty"),

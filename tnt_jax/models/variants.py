@@ -12,9 +12,11 @@ from tnt_jax.models.fast import Backend
 from tnt_jax.models.tnt import TNT
 
 # Settings of a model that say how it is computed, and what Backend calls them.
-BACKEND = {"inner_implementation": "implementation"} | {
+BACKEND = {"inner_implementation": "implementation", "outer_implementation": "outer"} | {
     name: name for name in ("device_kind", "scan", "remat", "remat_policy")
 }
+# Of these settings, the values that need an accelerator.
+KERNELS = {"inner_implementation": "pallas", "outer_implementation": "flash"}
 
 _TNT_S = {"inner_dim": 24, "outer_dim": 384, "inner_num_heads": 4, "outer_num_heads": 6}
 # DeiT: no inner path, biases on queries, keys and values, and its own epsilon.
@@ -43,7 +45,8 @@ def create_model(name: str, **overrides: Any) -> TNT:
     Args:
       name: one of VARIANTS, such as "tnt_s_patch16_224".
       **overrides: num_classes, image_size, tnt_blocks, dtype ("bfloat16" or a type), ... as models.config.Config has
-        them; inner_implementation, device_kind, scan, remat, remat_policy, as models.fast.Backend has them.
+        them; inner_implementation, outer_implementation, device_kind, scan, remat, remat_policy, as
+        models.fast.Backend has them.
 
     Raises:
       ValueError: an unknown name or override, or sizes that do not fit together.

@@ -8,7 +8,7 @@ import numpy as np
 from absl import logging
 
 from tnt_jax.models.tnt import TNT
-from tnt_jax.models.variants import create_model
+from tnt_jax.models.variants import KERNELS, create_model
 from tnt_jax.pretrained.sizes import sizes_of
 from tnt_jax.pretrained.sources import BEST, HUB_PREFIX, Weights, check_choice
 from tnt_jax.workdir import (
@@ -119,8 +119,9 @@ def _model(config: dict[str, Any], path: Path) -> TNT:
     """The content of config.json, or a checkpoint's metadata, which has the same "model" -> the run's model."""
     group = with_current_keys(config)[0].get("model")
     settings = {key: value for key, value in group.items() if value is not None} if isinstance(group, dict) else {}
-    if settings.get("inner_implementation") == "pallas":
-        settings["inner_implementation"] = "auto"  # the run had a TPU; whoever reads its weights may not
+    for name, kernel in KERNELS.items():
+        if settings.get(name) == kernel:
+            settings[name] = "auto"  # the run had an accelerator; whoever reads its weights may not
     if "name" not in settings or "num_classes" not in settings:
         raise ValueError(
             f"{path} does not say which model it is of: model.name and model.num_classes must be set. Where the folder "

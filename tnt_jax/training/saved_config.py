@@ -12,6 +12,7 @@ import ml_collections
 from ml_collections.config_dict import placeholder
 
 from tnt_jax.keys import ALWAYS, without_none
+from tnt_jax.models.variants import KERNELS
 from tnt_jax.training.config import KEYS, Config, check_config, unknown_key_message
 from tnt_jax.workdir import CONFIG_FILE, read_config, warn_once
 
@@ -38,8 +39,9 @@ def saved_config(workdir: Path, evaluates: bool) -> ml_collections.ConfigDict:
         raise ValueError(f"{workdir / CONFIG_FILE}: {error}") from error
     if evaluates:
         values["distributed"] |= ALONE
-        if values["model"]["inner_implementation"] == "pallas":
-            values["model"]["inner_implementation"] = "auto"
+        for name, kernel in KERNELS.items():
+            if values["model"][name] == kernel:
+                values["model"][name] = "auto"
     return _config_dict(Config, values)
 
 

@@ -102,6 +102,17 @@ def test_a_kernel_costs_nothing_that_is_known_and_is_counted():
     assert found.unknown_kernels == 1 and found.cycles == 420
 
 
+def test_a_kernels_metadata_on_several_lines_hides_nothing():
+    """As jax's splash attention has them: nothing after such a line was counted."""
+    metadata = 'frontend_attributes={kernel_metadata={\n"xprof_metadata":"{}"\n}}, metadata={op_name="jit(f)/outer"}'
+    kernel = (
+        f'%moved = f32[3,8,128]{{2,1,0:T(8,128)}} custom-call(%all), custom_call_target="tpu_custom_call", {metadata}'
+    )
+    text = re.sub("%moved = .*", lambda _: kernel, TEXT)
+    operations = {each.instruction.name: each for each in Program(text).operations()}
+    assert operations["moved"].instruction.source == "jit(f)/outer" and "sum" in operations
+
+
 def test_a_loop_that_decides_its_end_itself_is_named():
     text = TEXT.replace("direction=LT", "direction=NE")
     found = estimate(text, CHIPS["v5e"])

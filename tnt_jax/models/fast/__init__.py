@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from tnt_jax.models.config import Config
-from tnt_jax.models.fast import fused, scan, stem
+from tnt_jax.models.fast import flash, fused, scan, stem
 from tnt_jax.models.fast.attention import broadcast_attention, dot_attention, einsum_attention
 from tnt_jax.models.fast.dense import (
     FlatDense,
@@ -29,6 +29,7 @@ from tnt_jax.models.layers import Layers, Ops
 from tnt_jax.models.tnt import TNT
 
 IMPLEMENTATIONS = ("auto", "reference", "xla", "pallas")
+OUTER_IMPLEMENTATIONS = ("auto", "xla", "flash")
 
 
 class Choice(NamedTuple):
@@ -47,6 +48,7 @@ class Backend:
     """
 
     implementation: str = "auto"  # of the inner blocks, one of IMPLEMENTATIONS; see `choose`
+    outer: str = "auto"  # implementation of the outer attention, one of OUTER_IMPLEMENTATIONS; see `choose_outer`
     device_kind: str | None = None  # that the model is compiled for, as jax names it; None: the default device
     scan: bool = False  # like blocks are compiled once, in a loop; their parameters may come stacked (stacking.py)
     remat: bool = False  # activations of a block are computed again in the backward pass
@@ -57,6 +59,9 @@ class Backend:
         if self.implementation not in IMPLEMENTATIONS:
             names = ", ".join(IMPLEMENTATIONS)
             raise ValueError(f"inner_implementation={self.implementation!r} is not known; use one of {names}")
+        if self.outer not in OUTER_IMPLEMENTATIONS:
+            names = ", ".join(OUTER_IMPLEMENTATIONS)
+            raise ValueError(f"outer_implementation={self.outer!r} is not known; use one of {names}")
         if self.remat_policy not in scan.REMAT_POLICIES:
             names = " or ".join(scan.REMAT_POLICIES)
             raise ValueError(f"remat_policy={self.remat_policy!r} is not known; use {names}")
@@ -64,6 +69,8 @@ class Backend:
     def __call__(self, config: Config) -> Ops:
         """A model's config -> its ops."""
         ops, reason = choose(config, self.implementation, self.device_kind)
+        if self.implementation != "reference" or self.outer == "flash":
+            ops = choose_outer(config, ops, self.outer, self.device_kind)
         if not self.scan and not self.remat:
             return ops
         policy = scan.REMAT_POLICIES[self.remat_policy] if self.remat else None
@@ -104,6 +111,26 @@ def choose(config: Config, implementation: str = "auto", device_kind: str | None
     if on_tpu:
         fused.log_once(f"inner_implementation='auto' is 'xla' here: {reason}")
     return Choice(ops, reason)
+
+
+def choose_outer(config: Config, ops: Ops, implementation: str = "auto", device_kind: str | None = None) -> Ops:
+    """A model's config, its ops, and an implementation of the outer attention -> the ops with that one.
+
+    "xla" is attention as the ops have it, "flash" a kernel that keeps the scores on the chip (flash.py), "auto" that
+    kernel on a TPU from flash.LEAST_TOKENS tokens on. Attention maps always come from the definition.
+
+    Raises:
+      ValueError: "flash" is not possible, with the reason.
+    """
+    kind = device_kind or default_device_kind()
+    on_tpu, tokens = kind.startswith("TPU"), 1 + config.grid[0] * config.grid[1]
+    if implementation == "xla" or implementation == "auto" and not (on_tpu and tokens >= flash.LEAST_TOKENS):
+        return ops
+    if reason := flash.obstacle(config.dtype, config.outer_dim // config.outer_num_heads, kind):
+        raise ValueError(f"outer_implementation='flash' is not possible: {reason}; use 'auto' or 'xla'")
+    interpreted = functools.partial(flash.splash_attention, interpret=kind == fused.INTERPRETER)
+    attend = interpreted if on_tpu or kind == fused.INTERPRETER else flash.cudnn_attention
+    return dataclasses.replace(ops, outer=dataclasses.replace(ops.outer, attend=attend))
 
 
 def cpu_ops(config: Config) -> Ops:
@@ -193,5 +220,6 @@ def replace(model: TNT, **changes: object) -> TNT:
     backend = model.ops if isinstance(model.ops, Backend) else Backend("reference")
     backend = dataclasses.replace(backend, **changes)
     if backend.device_kind is not None:
-        choose(model.config, backend.implementation, backend.device_kind)
+        ops = choose(model.config, backend.implementation, backend.device_kind).ops
+        choose_outer(model.config, ops, backend.outer, backend.device_kind)
     return model.clone(ops=backend)

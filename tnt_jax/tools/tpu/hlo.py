@@ -70,6 +70,7 @@ class Program:
         self.computations: dict[str, dict[str, Instruction]] = {}
         self.entry = ""
         current: dict[str, Instruction] | None = None
+        text = re.sub(r'\n(?="|}})', "", text)  # an attribute such as a kernel's metadata goes over several lines
         for line in text.splitlines():
             header = None if line.startswith((" ", "}")) else _HEADER.match(line)
             if header and " = " not in line.split(" (")[0]:

@@ -19,7 +19,16 @@ def describe(
     """Everything about one compiled step; bytes, seconds. time, parts and top_operations are None without costs."""
     flops = step.multiply_adds_per_image * step.batch_per_chip * FLOPS_PER_MULTIPLY_ADD * PASSES
     model, kind = config.model, chip.device_kind
-    keys = ("name", "image_size", "dtype", "scan", "remat", "remat_policy", "inner_implementation")
+    keys = (
+        "name",
+        "image_size",
+        "dtype",
+        "scan",
+        "remat",
+        "remat_policy",
+        "inner_implementation",
+        "outer_implementation",
+    )
     hardware = {"hbm_bytes": chip.hbm_bytes, "hbm_bytes_per_second": chip.hbm_bandwidth}
     found: dict[str, Any] = {
         "figures": STATIC,
@@ -66,8 +75,8 @@ def as_text(found: dict[str, Any]) -> str:
     loops = ["scan"] * model["scan"] + [f"remat ({model['remat_policy']})"] * model["remat"]
     lines = [
         f"{model['name']}, {model['image_size']} pixels, {', '.join([model['dtype'], *loops])}, inner_implementation "
-        f"{model['inner_implementation']} ({'with' if model['kernel'] else 'without'} the kernel): the training step "
-        f"on {found['topology']}",
+        f"{model['inner_implementation']} ({'with' if model['kernel'] else 'without'} the kernel), outer_implementation "
+        f"{model['outer_implementation']}: the training step on {found['topology']}",
         f"{found['chips']} x {chip['name']}, batch {found['batch_size']:,}: {found['batch_per_chip']} images a chip; "
         f"compiled in {found['compile_seconds']:.0f} s. {found['figures'].capitalize()}.",
         "",

@@ -1,0 +1,98 @@
+"""Outer attention by library kernels: the definition's numbers, where it is taken, and where it is refused."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tests.models.fast.test_implementations import differences, outcome
+from tests.models.helpers import images, random_variables, small_model
+from tnt_jax.models import fast, layers
+from tnt_jax.models.fast import flash
+from tnt_jax.models.variants import create_model
+
+FLASH = {"outer_implementation": "flash", "device_kind": "interpreter", "inner_implementation": "xla"}
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Several blocks of one tile each at the size of a test."""
+    monkeypatch.setattr(flash, "_WHOLE", 128)
+    monkeypatch.setattr(flash, "_BLOCK", 128)
+
+
+def attention(attend, dtype, count):
+    """-> [mixed, gradients of query, key and value] of [2, count, 3, 8] heads."""
+    query, key, value, weight = (
+        jax.random.normal(key, (2, count, 3, 8)).astype(dtype) for key in jax.random.split(jax.random.key(1), 4)
+    )
+    mixed, pull = jax.vjp(attend, query, key, value)
+    return [mixed, *pull(weight)]
+
+
+def error(found, exact):
+    """The largest difference, relative to the largest number, of each array."""
+    pairs = zip(found, exact, strict=True)
+    return [float(jnp.abs(a.astype(jnp.float32) - b).max() / jnp.abs(b).max()) for a, b in pairs]
+
+
+@pytest.mark.parametrize("count", [17, 130])
+def test_splash_attention_is_the_definitions_forward_and_backward(small_blocks, count):
+    with jax.default_matmul_precision("highest"):
+        found = attention(lambda *x: flash.splash_attention(*x, interpret=True), jnp.float32, count)
+        exact = attention(layers.attend, jnp.float32, count)
+    assert max(error(found, exact)) < 2e-6
+
+
+def test_splash_attention_in_bfloat16_is_no_worse_than_xlas():
+    with jax.default_matmul_precision("highest"):
+        exact = attention(layers.attend, jnp.float32, 17)
+        found = attention(lambda *x: flash.splash_attention(*x, interpret=True), jnp.bfloat16, 17)
+        xla = attention(layers.attend, jnp.bfloat16, 17)
+    assert max(error(found, exact)) < 1.1 * max(error(xla, exact))
+
+
+def test_implementations_with_flash_attention_are_the_definition():
+    sizes = {"inner_dim": 4, "drop_path_rate": 0.4}
+    variables = random_variables(small_model(**sizes))
+    expected = outcome(small_model(**sizes, inner_implementation="reference"), variables)
+    found = outcome(small_model(**sizes, **FLASH, scan=True, remat=True), variables)
+    assert not differences(found, expected)
+
+
+def test_maps_that_are_asked_for_are_the_definitions():
+    model = small_model(depth=1, **FLASH)
+    variables, names = random_variables(model), ("outer_attention",)
+    _, found = model.apply(variables, images(), return_features=names)
+    definition = small_model(depth=1, inner_implementation="reference")
+    _, expected = definition.apply(variables, images(), return_features=names)
+    assert found["outer_attention"][0].shape == (2, 3, 17, 17)
+    assert float(jnp.abs(found["outer_attention"][0] - expected["outer_attention"][0]).max()) < 1e-5
+
+
+def attends(kind, implementation="auto", **changes):
+    """-> what computes the outer attention of a TNT-S on a kind of device."""
+    config = create_model("tnt_s_patch16_224", **changes).config
+    ops = fast.choose(config, "xla", kind).ops
+    chosen = fast.choose_outer(config, ops, implementation, kind).outer.attend
+    return "xla" if chosen is ops.outer.attend else getattr(chosen, "func", chosen).__name__
+
+
+def test_auto_takes_the_kernel_on_tpus_where_it_pays_and_nowhere_else():
+    assert attends("TPU v5 lite") == "xla"
+    assert attends("TPU v5 lite", image_size=384) == attends("TPU v6 lite", image_size=384) == "splash_attention"
+    assert attends("TPU v5 lite", "xla", image_size=384) == attends("cpu", image_size=384) == "xla"
+    assert attends("NVIDIA H200", image_size=384, dtype="bfloat16") == "xla"
+
+
+def test_asked_for_the_kernel_of_the_device_is_taken_or_refused_with_the_reason():
+    assert attends("TPU v5 lite", "flash") == "splash_attention"
+    assert attends("NVIDIA H200", "flash", dtype="bfloat16") == "cudnn_attention"
+    for kind, changes, reason in (
+        ("cpu", {}, "computes on cpu"),
+        ("NVIDIA H200", {}, "takes bfloat16 .* not float32 of 64"),
+        ("NVIDIA H200", {"dtype": "bfloat16", "outer_num_heads": 2}, "heads of at most 128"),
+    ):
+        with pytest.raises(ValueError, match=f"outer_implementation='flash' is not possible: .*{reason}.*use 'auto'"):
+            create_model("tnt_s_patch16_224", outer_implementation="flash", device_kind=kind, **changes)
+    with pytest.raises(ValueError, match="outer_implementation='pallas' is not known; use one of auto, xla, flash"):
+        create_model("tnt_s_patch16_224", outer_implementation="pallas")

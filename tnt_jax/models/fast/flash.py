@@ -1,0 +1,63 @@
+"""Attention among sentences by kernels of jax and cuDNN: scores never leave the chip, forward or backward.
+
+XLA writes scores, weights and their gradients, float32 [B, H, n, n], to memory and reads them again: at 577 sentences
+that is nearly all the time of an outer block. docs/tpu.md has estimates by size.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from tnt_jax.models.fast.fused import INTERPRETER
+
+_TILE = 128  # sentences: the lanes of a TPU's registers
+_WHOLE = 768  # up to here all of them are one block; float32 scores of more do not fit the vector memory ...
+_BLOCK = 512  # ... and are computed in blocks
+LEAST_TOKENS = 257  # from which the TPU's kernel is the faster one, by estimate: 197 fill its 256 too badly
+
+
+def obstacle(dtype: jnp.dtype, head_dim: int, device_kind: str) -> str | None:
+    """-> why the kernels cannot be had, in words; None where they can."""
+    if device_kind.startswith("TPU") or device_kind == INTERPRETER:
+        return None
+    if not device_kind.upper().startswith(("NVIDIA", "TESLA", "GEFORCE", "QUADRO")):
+        return f"the kernels are for TPUs and NVIDIA GPUs, and this computes on {device_kind}"
+    if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16) or head_dim % 8 or head_dim > 128:
+        return f"cuDNN's kernel takes bfloat16 in heads of at most 128, in steps of 8, not {jnp.dtype(dtype)} of {head_dim}"
+    return None
+
+
+def splash_attention(query: jax.Array, key: jax.Array, value: jax.Array, interpret: bool = False) -> jax.Array:
+    """query, key, value [B, n, H, d] -> [B, n, H, d] on a TPU, by jax's splash attention.
+
+    n is padded to whole tiles, which no sentence attends to. Operands are [B, H, d, n] inside, so that sentences lie on
+    the lanes: heads of 64 would fill half of them.
+    """
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    count, heads = query.shape[-3:-1]
+    block = -(-count // _TILE) * _TILE if count <= _WHOLE else _BLOCK
+    length = -(-count // block) * block
+    sizes = {f"block_{name}": block for name in ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute")}
+    layouts = dict.fromkeys(("q_layout", "k_layout", "v_layout"), splash.QKVLayout.SEQ_MINOR)
+    kernel = splash.make_splash_mha_single_device(
+        masks.MultiHeadMask([masks.FullMask((length, length))] * heads),
+        block_sizes=splash.BlockSizes(**sizes, **layouts, use_fused_bwd_kernel=True),
+        interpret=interpret,
+    )
+    padding = (jnp.arange(length) >= count).astype(jnp.int32)
+    segments = splash.SegmentIds(q=jnp.zeros_like(padding), kv=padding)
+
+    def padded(x: jax.Array) -> jax.Array:
+        return jnp.pad(jnp.moveaxis(x, -3, -2), ((0, 0), (0, 0), (0, length - count), (0, 0)))
+
+    query = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)  # exact for heads of 64
+    mixed = jax.vmap(functools.partial(kernel, segment_ids=segments))(*map(padded, (query, key, value)))
+    return jnp.moveaxis(mixed[:, :, :count], -2, -3)
+
+
+def cudnn_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """query, key, value [B, n, H, d] of 16-bit numbers -> [B, n, H, d] on an NVIDIA GPU, by cuDNN."""
+    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
