@@ -24,7 +24,8 @@ def obstacle(dtype: jnp.dtype, head_dim: int, device_kind: str) -> str | None:
     if not device_kind.upper().startswith(("NVIDIA", "TESLA", "GEFORCE", "QUADRO")):
         return f"the kernels are for TPUs and NVIDIA GPUs, and this computes on {device_kind}"
     if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16) or head_dim % 8 or head_dim > 128:
-        return f"cuDNN's kernel takes bfloat16 in heads of at most 128, in steps of 8, not {jnp.dtype(dtype)} of {head_dim}"
+        kind = jnp.dtype(dtype)
+        return f"cuDNN's kernel takes bfloat16 in heads of at most 128, in steps of 8, not {kind} of {head_dim}"
     return None
 
 

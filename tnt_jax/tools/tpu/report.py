@@ -75,8 +75,8 @@ def as_text(found: dict[str, Any]) -> str:
     loops = ["scan"] * model["scan"] + [f"remat ({model['remat_policy']})"] * model["remat"]
     lines = [
         f"{model['name']}, {model['image_size']} pixels, {', '.join([model['dtype'], *loops])}, inner_implementation "
-        f"{model['inner_implementation']} ({'with' if model['kernel'] else 'without'} the kernel), outer_implementation "
-        f"{model['outer_implementation']}: the training step on {found['topology']}",
+        f"{model['inner_implementation']} ({'with' if model['kernel'] else 'without'} the kernel), "
+        f"outer_implementation {model['outer_implementation']}: the training step on {found['topology']}",
         f"{found['chips']} x {chip['name']}, batch {found['batch_size']:,}: {found['batch_per_chip']} images a chip; "
         f"compiled in {found['compile_seconds']:.0f} s. {found['figures'].capitalize()}.",
         "",
