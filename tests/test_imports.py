@@ -7,13 +7,14 @@ import sys
 PROGRAM = """
 import sys
 
-for name in ("tensorflow", "tensorflow_datasets", "clu", "orbax"):
+for name in ("tensorflow", "tensorflow_datasets", "clu", "orbax", "grain"):
     sys.modules[name] = None  # importing it is an ImportError
 
 import jax
 import numpy as np
 import tnt_jax
 import tnt_jax.training.steps
+import benchmarks.gpu, benchmarks.sides.ours  # for a machine that a GPU is lent with
 
 sizes = dict(image_size=8, patch_size=4, word_size=2, inner_dim=2, outer_dim=4, inner_num_heads=1, outer_num_heads=1)
 model = tnt_jax.create_model("tnt_s_patch16_224", depth=1, num_classes=3, **sizes)

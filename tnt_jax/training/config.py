@@ -51,7 +51,9 @@ class ModelSettings(Group):
         choices=("nothing_saveable", "dots_with_no_batch_dims_saveable"), resumable=True, before="nothing_saveable"
     )
     scan: bool = key(resumable=True)
-    inner_implementation: str = key(choices=("auto", "reference", "xla", "pallas"), resumable=True, before="auto")
+    inner_implementation: str = key(
+        choices=("auto", "reference", "xla", "dot", "broadcast", "pallas"), resumable=True, before="auto"
+    )
     outer_implementation: str = key(choices=("auto", "xla", "flash"), resumable=True, before="xla")
     dtype: str = key(choices=("float32", "bfloat16"))
 

@@ -28,7 +28,7 @@ from tnt_jax.models.fast.gelu import gelu
 from tnt_jax.models.layers import Layers, Ops
 from tnt_jax.models.tnt import TNT
 
-IMPLEMENTATIONS = ("auto", "reference", "xla", "pallas")
+IMPLEMENTATIONS = ("auto", "reference", "xla", "dot", "broadcast", "pallas")
 OUTER_IMPLEMENTATIONS = ("auto", "xla", "flash")
 
 
@@ -82,7 +82,9 @@ def choose(config: Config, implementation: str = "auto", device_kind: str | None
     """A model's config, an implementation and a kind of device -> its ops and why they are without the kernel.
 
     "reference" is the definition, "xla" its best form for the device, "pallas" that with the inner blocks as one TPU
-    kernel, "auto" the kernel where it can be had, else xla. On a TPU the log says once where auto does without.
+    kernel, "auto" the kernel where it can be had, else xla. On a TPU the log says once where auto does without. "dot"
+    and "broadcast" are the two forms of xla's inner attention, a CPU's and a TPU's: which is a GPU's is not yet
+    measured, and "xla" takes "dot" there by a guess.
 
     Args:
       device_kind: as jax names it ("TPU v5 lite", "cpu"); None: the default device; "interpreter" runs the kernel on
@@ -96,13 +98,17 @@ def choose(config: Config, implementation: str = "auto", device_kind: str | None
     if implementation == "reference":
         return Choice(Ops.definition(config), "inner_implementation='reference' is the definition")
     ops = tpu_ops(config) if on_tpu else cpu_ops(config)
+    if implementation in INNER_FORMS:
+        ops = dataclasses.replace(ops, inner=INNER_FORMS[implementation](config).inner)
     if difference := _different_layers(config, ops):
         if implementation != "auto":
             raise ValueError(f"inner_implementation={implementation!r} is not possible: {difference}; use 'reference'")
         fused.log_once(f"inner_implementation='auto' is 'reference' here: {difference}")
         return Choice(Ops.definition(config), difference)
-    if implementation == "xla" or not config.inner_blocks:
-        return Choice(ops, "there is no inner block" if implementation != "xla" else "inner_implementation='xla'")
+    if implementation in ("xla", *INNER_FORMS):
+        return Choice(ops, f"inner_implementation={implementation!r}")
+    if not config.inner_blocks:
+        return Choice(ops, "there is no inner block")
     reason = fused.obstacle(config, kind)
     if reason is None:
         return Choice(kernel_ops(config, kind == fused.INTERPRETER, strict=implementation == "pallas"), None)
@@ -153,6 +159,9 @@ def tpu_ops(config: Config) -> Ops:
         outer=dataclasses.replace(layers, attend=einsum_attention),
         convolve_patches=stem.convolve_patches,
     )
+
+
+INNER_FORMS = {"dot": cpu_ops, "broadcast": tpu_ops}  # inner_implementation -> the ops that compute words so
 
 
 def kernel_ops(config: Config, interpret: bool = False, strict: bool = True) -> Ops:

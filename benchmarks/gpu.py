@@ -1,0 +1,129 @@
+"""TNT and DeiT on a GPU beside timm's, in one command that a short lease can hold.
+
+    python -m benchmarks.gpu --minutes=8 --output=gpu.json
+    python -m benchmarks.gpu --minutes=2 --models=tnt_s_patch16_224 --batch-size=8 --train-batch-size=4 --no-baseline
+
+Every case is a process of its own; the cases of a group (one model and kind of work) take turns. Ours are the forms of
+the inner attention ("dot", "broadcast") and of the outer one ("xla", "flash": cuDNN's), timm's eager and compiled. The
+groups come in the order of what they tell; one that would not end in time is not begun. Tables are printed and the JSON
+is written after each group, so that an interrupted run leaves its figures. Needs jax with its CUDA build, flax, optax,
+ml_collections, absl-py, etils and msgpack (no TensorFlow), and for the baseline torch and timm in the same Python.
+"""
+
+import argparse
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import speed
+from tnt_jax.models.variants import create_model
+from tnt_jax.tools import command_line
+from tnt_jax.training.config import as_dict, check_config
+from tnt_jax.workdir import write_atomically
+
+MODELS = ["tnt_s_patch16_224", "deit_small_patch16_224", "tnt_ti_patch16_224", "tnt_b_patch16_224"]
+INNER, OUTER = ("dot", "broadcast"), ("xla", "flash")
+COMPILED = {"eager": "no", "compiled": "yes"}  # what baseline.py calls them
+
+
+def groups(options: argparse.Namespace, config: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """The options and a config's plain form -> cases that take turns, the most telling group first.
+
+    A case is one of benchmarks.speed with a "form", such as "dot, flash" or "compiled".
+    """
+    found = []
+    for name in options.models:
+        inner = INNER if create_model(name).config.inner_blocks else INNER[:1]
+        pairs = [(first, second) for second in OUTER for first in inner]
+        for mode in speed.MODES[::-1]:
+            size = options.train_batch_size if mode == "train" else options.batch_size
+            cases = []
+            for first, second in pairs:
+                model = config["model"] | {"inner_implementation": first, "outer_implementation": second}
+                case = speed.make_case(options, config | {"model": model}, name, mode, size)
+                cases.append(case | {"side": speed.OURS, "form": f"{first}, {second}" if len(inner) > 1 else second})
+            for form, compiled in COMPILED.items() if options.with_baseline else ():
+                case = speed.make_case(options, config, name, mode, size)
+                cases.append(case | {"side": speed.BASELINE, "form": form, "compile": compiled})
+            found.append(cases)
+    return found
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Results of groups -> Markdown rows; the ratio is to timm's eager one of the same model and work."""
+    eager = {(r["model"], r["mode"]): speed_of(r) for r in results if r["form"] == "eager"}
+    rows = ["| model | work | batch | form | images/s | to timm eager | memory GB |", "|" + " --- |" * 7]
+    for result in results:
+        rate, base = speed_of(result), eager.get((result["model"], result["mode"]))
+        memory = result["memory_bytes"]
+        cells = (
+            result["model"],
+            result["mode"],
+            result["batch_size"],
+            f"{result['side']} {result['form']}",
+            f"{rate:,.0f}" if rate else f"failed: {result['error']}",
+            f"{rate / base:.2f}" if rate and base else "",
+            f"{memory / 1e9:.1f}" if memory else "",
+        )
+        rows.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(rows)
+
+
+def speed_of(result: dict[str, Any]) -> float | None:
+    """-> images a second, the median of its turns; None where it failed."""
+    return result["images_per_second"]["median"] if result["images_per_second"] else None
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line -> options, with what benchmarks.speed's cases read."""
+    parser = command_line.Parser("gpu", __doc__)
+    parser.add_config(speed.DEFAULT)
+    parser.add_argument("--minutes", type=command_line.at_least(0, float), default=8.0, help="when to begin no more")
+    parser.add_argument("--models", type=speed.listed, default=MODELS, help="names, commas between them")
+    parser.add_argument("--batch-size", type=command_line.at_least(1), default=256, help="images a forward pass")
+    parser.add_argument("--train-batch-size", type=command_line.at_least(1), default=128, help="images a step")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of the arithmetic")
+    parser.add_argument("--no-baseline", action="store_true", help="without timm")
+    parser.add_argument("--rounds", type=command_line.at_least(1), default=3, help="turns of each case")
+    parser.add_argument("--turn-seconds", type=command_line.at_least(0, float), default=1.0, help="of a turn, at least")
+    parser.add_argument("--output", type=Path, help="file for the figures as JSON")
+    options = parser.parse(arguments)
+    options.with_baseline = not options.no_baseline
+    options.baseline = "timm" if options.with_baseline else "none"
+    options.baseline_python, options.baseline_compile = None, "no"
+    options.threads, options.warmup_steps = 0, 3
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints a table after each group; writes the JSON where asked for."""
+    start, options = time.monotonic(), parse(arguments)
+    with command_line.one_message("gpu"):
+        if options.with_baseline and not all(map(importlib.util.find_spec, ("torch", "timm"))):
+            raise ValueError("this Python has no torch and timm: install them, or give --no-baseline.")
+        todo = groups(options, as_dict(check_config(command_line.read_config(options))))
+    results, longest = [], 0.0
+    for number, cases in enumerate(todo):
+        begun = time.monotonic()
+        if begun - start + longest > 60 * options.minutes:
+            left = ", ".join(f"{each[0]['model']} {each[0]['mode']}" for each in todo[number:])
+            print(f"Not begun, for want of time: {left}.", flush=True)
+            break
+        measured = speed.measure(cases, options.rounds, sys.executable)
+        results += [each | {"form": case["form"]} for each, case in zip(measured, cases, strict=True)]
+        longest = max(longest, time.monotonic() - begun)
+        print(table(results[-len(cases) :]), flush=True)
+        if options.output:
+            report = speed.setting(options, results) | {"results": results}
+            report["command"] = " ".join(["python -m benchmarks.gpu", *sys.argv[1:]])
+            write_atomically(options.output, json.dumps(report, indent=2) + "\n")
+    if not any(map(speed_of, results)):
+        sys.exit(3)
+
+
+if __name__ == "__main__":
+    main()
