@@ -40,7 +40,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.ema_warmup = (
         False  # True: update t (from 0) averages with min(ema_decay, (1 + t) / (10 + t)), for short runs
     )
+
+    # Loss. With several labels an image, loss must be "sigmoid", and label_smoothing moves each class towards one half.
+    config.loss = "softmax"  # cross-entropy; "sigmoid": binary cross-entropy of each class
     config.label_smoothing = 0.1  # off value 0.1 / K, on value 0.9 + 0.1 / K
+    config.bce_threshold = placeholder(float)  # sigmoid: targets above it are 1, others 0; None: soft as they are
+    config.bce_sum_classes = False  # sigmoid: True sums over the classes; False takes their mean
+    config.class_weights = "none"  # "balanced": n / (K * n of the class); or JSON, '{"cat": 1, "dog": 2.5}'
 
     # Starting point: published weights (.safetensors, .pth, .pth.tar, hf-hub:OWNER/NAME) or another run's workdir, from
     # which the model takes the sizes that are None below.

@@ -12,7 +12,7 @@ from tests.models import helpers
 from tnt_jax import save_pretrained
 from tnt_jax.data import batches
 from tnt_jax.models.complexity import count_parts
-from tnt_jax.training import device_augment, loop, setup, steps
+from tnt_jax.training import device_augment, loop, losses, setup
 from tnt_jax.training.config import check_config, peak_learning_rate
 from tnt_jax.training.optimizer import make_schedule
 
@@ -133,7 +133,7 @@ def first_loss(model, variables, batch, config) -> float:
     @jax.jit
     def loss(variables, images, labels):
         logits = model.apply(variables, device_augment.normalize(images, config.data))
-        targets = steps.smooth_labels(labels, SMALL["num_classes"], config.label_smoothing)
+        targets = losses.smooth_labels(labels, SMALL["num_classes"], config.label_smoothing)
         return -(targets * jax.nn.log_softmax(logits)).sum(-1).mean()
 
     return float(loss(variables, batch["image"][0], batch["label"][0]))

@@ -14,9 +14,9 @@ from tnt_jax.models.layers import attend, over_sentences
 from tnt_jax.training import steps
 from tnt_jax.training.device_augment import normalize
 from tnt_jax.training.evaluation import means
+from tnt_jax.training.losses import smooth_labels
 from tnt_jax.training.optimizer import make_optimizer, make_schedule
 from tnt_jax.training.state import initial_state, replicate, unreplicate
-from tnt_jax.training.steps import smooth_labels, softmax_cross_entropy
 
 
 def losses_of(results):
@@ -97,10 +97,11 @@ def test_accumulating_gives_the_gradient_of_the_whole_batch():
     params = TinyModel().init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
     made = jax.tree.map(lambda x: x[0], batch(3, real=13))
     images = normalize(made["image"], checked_config().data)
-    targets = steps.smooth_labels(made["label"], NUM_CLASSES, 0.1)
+    targets = smooth_labels(made["label"], NUM_CLASSES, 0.1)
 
     def in_parts(count):
-        whole = functools.partial(steps.loss_and_gradients, model=TinyModel(), accumulation_steps=count)
+        settings = checked_config(accumulation_steps=count)
+        whole = functools.partial(steps.loss_and_gradients, model=TinyModel(), config=settings)
         return jax.jit(whole)(params, jax.random.key(1), images, targets, made["mask"])
 
     sums, gradients = in_parts(1)
@@ -227,29 +228,3 @@ def test_how_the_blocks_are_computed_follows_the_device(implementation, device_k
     ops = model.ops(model.config)
     assert (ops.inner.attend, ops.outer.attend) == (words, sentences)
     assert (ops.over_sentences is not over_sentences) == kernel
-
-
-def test_smoothing_has_the_recipes_values():
-    targets = smooth_labels(jnp.array([2, 0]), 5, 0.1)
-    np.testing.assert_allclose(targets, [[0.02, 0.02, 0.92, 0.02, 0.02], [0.92, 0.02, 0.02, 0.02, 0.02]], rtol=1e-6)
-    np.testing.assert_array_equal(smooth_labels(jnp.array([1]), 3, 0.0), [[0, 1, 0]])
-
-
-def test_cross_entropy_by_value():
-    logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]))
-    targets = jnp.array([[1.0, 0.0, 0.0], [0.2, 0.5, 0.3]])
-    total, weight = softmax_cross_entropy(logits, targets, jnp.ones(2))
-    assert total == pytest.approx(-np.log(0.5) - 0.5 * np.log(0.8) - 0.5 * np.log(0.1), rel=1e-6)
-    assert weight == 2
-
-
-def test_padding_counts_nothing_even_where_its_loss_is_infinite():
-    logits = jnp.array([[0.0, 0.0], [jnp.inf, 0.0]])
-    total, weight = softmax_cross_entropy(logits, jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([1.0, 0.0]))
-    assert total == pytest.approx(np.log(2)) and weight == 1
-
-
-def test_bfloat16_logits_are_summed_up_in_float32():
-    logits = jnp.array([[1.0, 2.0, 3.0]], jnp.bfloat16)
-    total, _ = softmax_cross_entropy(logits, jnp.array([[0.0, 0.0, 1.0]]), jnp.ones(1))
-    assert total.dtype == jnp.float32 and total == pytest.approx(0.407606, rel=1e-5)

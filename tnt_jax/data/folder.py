@@ -37,6 +37,10 @@ class FolderSource:
         image = epath.Path(path).read_bytes() if "://" in path else _read(path)
         return {"image": image, "label": int(self._labels[index])}
 
+    def labels(self) -> np.ndarray:
+        """All labels of all examples, int64."""
+        return self._labels
+
     def where(self, index: int) -> str:
         """The example in words, for messages."""
         return f"example {index} of {self.name} ({printable(self._path(index))})"

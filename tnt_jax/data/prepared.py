@@ -71,6 +71,10 @@ class TfdsSource:
         example = self._features.deserialize_example_np(record, decoders=self._decoders)
         return dict(zip(("image", "label"), map(example.get, self._keys), strict=True))
 
+    def labels(self) -> np.ndarray:
+        """All labels of all examples, int64; reads every record, and decodes no image."""
+        return np.concatenate([np.atleast_1d(self[index]["label"]).astype(np.int64) for index in range(len(self))])
+
     def where(self, index: int) -> str:
         """The example in words, for messages."""
         file, record = self._locate(index)

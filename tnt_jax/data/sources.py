@@ -34,6 +34,9 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> dict[str, object]:
         """-> "image" (a file's bytes, or uint8 [h, w, c]) and "label" (a number, or an array of several)."""
 
+    def labels(self) -> np.ndarray:
+        """All labels of all examples, int [n]; reads every record where they are nowhere else."""
+
     def where(self, index: int) -> str:
         """The example in words (data set, split, number, file), for messages."""
 
@@ -50,6 +53,7 @@ class Dataset:
     opener: Callable[[str, Pieces], Source] = dataclasses.field(repr=False)
     # What is there, wherever it lies: equal for the same examples in the same order.
     identity: Callable[[], str] = dataclasses.field(default=str, repr=False)
+    labels_at_hand: bool = False  # `class_counts` reads no record
     found: tuple[str, ...] = ()  # lines that say what is there, of a folder
     opened: dict[str, Source] = dataclasses.field(default_factory=dict, repr=False)
 
@@ -62,6 +66,11 @@ class Dataset:
             return sum(stop - start for _, start, stop in self._pieces(spec))
         except ValueError as error:
             raise ValueError(f"{key}: {error}" if key else str(error)) from error
+
+    def class_counts(self, spec: str) -> np.ndarray:
+        """A split -> int64 [K], its examples of each class; of several labels an image, each counts."""
+        labels = self.open_split(spec).labels()
+        return np.bincount(labels[(labels >= 0) & (labels < self.num_classes)], minlength=self.num_classes)
 
     def open_split(self, spec: str) -> Source:
         """A split, in tfds notation -> its examples. Opened once in a process (an index over the files is built)."""
@@ -182,6 +191,7 @@ def _folder(directory: str, train: tuple[str, ...], others: tuple[str, ...]) -> 
         several_labels=False,
         opener=folder.open,
         identity=folder.identity,
+        labels_at_hand=True,
         found=tuple(folder.found()),
     )
 

@@ -19,6 +19,10 @@ class SyntheticSource:
     def __len__(self) -> int:
         return self._num_examples
 
+    def labels(self) -> np.ndarray:
+        """int64 [n], those of `examples`."""
+        return np.arange(self._num_examples) % NUM_CLASSES
+
 
 def examples(index: np.ndarray, image_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """index int [n] -> images uint8 [n, H, W, 3] of uniform noise, labels int64 [n] in 0..999, evenly spread.

@@ -124,7 +124,11 @@ class Config(Group):
     gradient_clip_norm: float = key(0, LARGE)
     ema_decay: float = key(0, below=1)
     ema_warmup: bool = key(before=False)
+    loss: str = key(choices=("softmax", "sigmoid"), before="softmax")
     label_smoothing: float = key(0, below=1)
+    bce_threshold: float | None = key(0, below=1, before=None)
+    bce_sum_classes: bool = key(before=False)
+    class_weights: str = key(before="none")
     pretrained: str
     pretrained_weights: str = key(choices=("best", "raw", "averaged"), before="best")
     pretrained_new_head: bool
@@ -161,6 +165,33 @@ def check_config(given: ml_collections.ConfigDict | Mapping[str, Any] | Config) 
     config = _build(Config, values, "")
     _check_together(config)
     return config
+
+
+def named_class_weights(config: Config) -> dict[str, float]:
+    """config.class_weights as JSON -> the weight of each class by its name; {} for "none" and "balanced".
+
+    Raises ValueError for what is neither, and for a weight that is no number above 0.
+    """
+    text = config.class_weights
+    if text in ("none", "balanced"):
+        return {}
+    what = f"config.class_weights={short_repr(text)}: must be none, balanced, or numbers by class name as JSON, such as"
+    try:
+        pairs = json.loads(text, object_pairs_hook=list)
+    except (ValueError, RecursionError):
+        pairs = None
+    if not (isinstance(pairs, list) and pairs and all(isinstance(pair, tuple) for pair in pairs)):
+        raise ValueError(f'{what} \'{{"cat": 1, "dog": 2.5}}\'.')
+    names = [name for name, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"config.class_weights names the class {short_repr(twice[0])} twice.")
+    for name, weight in pairs:
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not TINY <= weight <= LARGE:
+            raise ValueError(
+                f"config.class_weights gives {short_repr(name)} the weight {short_repr(weight)}: must be a number "
+                f"from {TINY:g} to {LARGE:g}."
+            )
+    return {name: float(weight) for name, weight in pairs}
 
 
 def peak_learning_rate(config: Config) -> float:
@@ -225,6 +256,13 @@ def _check_together(config: Config) -> None:
             f"config.batch_size={config.batch_size} is not a multiple of config.accumulation_steps="
             f"{config.accumulation_steps}; use a batch of "
             f"{nearest_multiples(config.batch_size, config.accumulation_steps)}."
+        )
+    named_class_weights(config)  # raises where they are ill-formed
+    if config.loss != "sigmoid" and (config.bce_threshold is not None or config.bce_sum_classes):
+        name = "bce_sum_classes" if config.bce_threshold is None else "bce_threshold"
+        raise ValueError(
+            f"config.{name}={getattr(config, name)} belongs to config.loss=sigmoid, and config.loss={config.loss}. "
+            "Set --config.loss=sigmoid, or leave it as it is in configs/default.py."
         )
     if config.data.repeated_augmentation > config.batch_size:
         raise ValueError(

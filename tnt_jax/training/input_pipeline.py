@@ -32,6 +32,7 @@ class InputPipeline:
         self.class_names: tuple[str, ...] | None = dataset.class_names
         self.found: tuple[str, ...] = dataset.found  # lines that say what is there
         self.identity: Callable[[], str] = dataset.identity
+        self.labels_at_hand: bool = dataset.labels_at_hand
 
     @functools.cached_property
     def steps_per_epoch(self) -> int:
@@ -47,6 +48,11 @@ class InputPipeline:
     def eval_examples(self) -> int:
         """In the evaluation split."""
         return self._dataset.num_examples(self._config.data.eval_split, "config.data.eval_split")
+
+    @functools.cached_property
+    def class_counts(self) -> np.ndarray:
+        """int64 [classes], labels of each class in the training split. Reads every record unless labels_at_hand."""
+        return self._dataset.class_counts(self._config.data.train_split)
 
     def train(self, start_step: int) -> Iterator[Batch]:
         """This process's shard of the training batches from update number `start_step` (from 0) on, without end."""

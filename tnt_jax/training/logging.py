@@ -18,6 +18,7 @@ import numpy as np
 
 from tnt_jax.data.faulty import FaultyImages
 from tnt_jax.names import printable_text
+from tnt_jax.training.class_balance import balance_lines
 from tnt_jax.training.config import Config, as_dict
 from tnt_jax.training.evaluation import Result
 from tnt_jax.training.optimizer import start_in_average
@@ -245,6 +246,8 @@ def log_start(run: "Run", params: Params) -> int:
         f"{data.name}: {pipeline.train_examples:,} images to train ({data.train_split}), {pipeline.eval_examples:,} to "
         f"evaluate ({data.eval_split}), {pipeline.num_classes:,} classes"
     )
+    for line in balance_lines(config, pipeline, run.class_weights):
+        log(line)
     log(
         f"{plan.total_steps:,} steps of {config.batch_size} images ({plan.steps_per_epoch:,} an epoch) into "
         f"{run.workdir}"

@@ -181,7 +181,12 @@ class Trainer:
             log(f"All {self._plan.total_steps:,} steps are done.")
             return state
         train_step = steps.make_train_step(
-            self._config, self._run.model, self._optimizer, self._schedule, log_every_steps=self._plan.log_every_steps
+            self._config,
+            self._run.model,
+            self._optimizer,
+            self._schedule,
+            log_every_steps=self._plan.log_every_steps,
+            class_weights=self._run.class_weights,
         )
         train_step = memory.announced(train_step, self._config, log)
         train_step = self._profiler.around(train_step, start)

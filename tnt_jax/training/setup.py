@@ -17,6 +17,7 @@ from tnt_jax import workdir as workdirs
 from tnt_jax.models.complexity import multiply_adds
 from tnt_jax.models.tnt import TNT
 from tnt_jax.models.variants import VARIANTS, create_model, update
+from tnt_jax.training.class_balance import check_threshold, make_class_weights
 from tnt_jax.training.config import Config, as_dict, check_config, nearest_multiples
 from tnt_jax.training.evaluation_suite import EvaluationSuite
 from tnt_jax.training.input_pipeline import InputPipeline, make_input_pipeline
@@ -80,6 +81,11 @@ class Run:
         return multiply_adds(self.model)
 
     @functools.cached_property
+    def class_weights(self) -> np.ndarray | None:
+        """float32 [K] by config.class_weights; None for "none". Raises ValueError for names that are no classes."""
+        return make_class_weights(self.config, self.pipeline, self.model.num_classes)
+
+    @functools.cached_property
     def plan(self) -> Plan:
         """Of training. Raises ValueError where the training split is not there or too small."""
         return make_plan(self.config, self.pipeline.steps_per_epoch)
@@ -94,6 +100,8 @@ def prepare(config: AnyConfig, workdir: str | os.PathLike[str], pipeline: InputP
     check_training_devices(config, jax.device_count())
     run = _prepare(config, check_workdir(workdir), pipeline, evaluates=False)
     run.plan  # noqa: B018 raises now
+    check_threshold(config, run.model.num_classes)
+    run.class_weights  # noqa: B018
     return run
 
 

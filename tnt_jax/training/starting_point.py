@@ -127,18 +127,18 @@ def label_map(known: Names, names: Names, data: str) -> np.ndarray | None:
     None where they are the same, or where either has no names. `data` is the set, for messages.
     Raises ValueError that names the classes which the model does not know.
     """
-    known, names = _normalised(known), _normalised(names)
+    known, names = normalised(known), normalised(names)
     if not known or not names or known == names:
         return None
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(
-            f"{data} has classes that the model does not know: {_listed(unknown)}. It knows {_listed(known)}."
+            f"{data} has classes that the model does not know: {listed(unknown)}. It knows {listed(known)}."
         )
     twice = sorted({name for name in names if known.count(name) > 1 or names.count(name) > 1})
     if twice:
         raise ValueError(
-            f"{data} has its classes in another order than the model, and {_listed(twice)} more than once, so that "
+            f"{data} has its classes in another order than the model, and {listed(twice)} more than once, so that "
             "labels cannot be told apart by name."
         )
     number = {name: index for index, name in enumerate(known)}
@@ -199,22 +199,23 @@ def _evaluated(config: Config, known: Names, count: int, names: Names) -> np.nda
 
 def _difference(before: Names, now: Names) -> str:
     """Two lists of class names -> what differs, in words; "" for nothing, and where one is not known."""
-    before, now = _normalised(before), _normalised(now)
+    before, now = normalised(before), normalised(now)
     if not before or not now or before == now:
         return ""
     gone = [name for name in before if name not in now]
     new = [name for name in now if name not in before]
     if not gone and not new:
-        return f"the same in another order, {_listed(before)} there and {_listed(now)} now"
-    parts = [f"{_listed(gone)} there alone"] * bool(gone) + [f"{_listed(new)} in the data set alone"] * bool(new)
+        return f"the same in another order, {listed(before)} there and {listed(now)} now"
+    parts = [f"{listed(gone)} there alone"] * bool(gone) + [f"{listed(new)} in the data set alone"] * bool(new)
     return " and ".join(parts)
 
 
-def _normalised(names: Names) -> tuple[str, ...]:
+def normalised(names: Names) -> tuple[str, ...]:
     """The names with each accent in one form: macOS takes them apart ("e" and an accent), others do not."""
     return tuple(unicodedata.normalize("NFC", name) for name in names or ())
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first few names, for a message."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(map(repr, names[:_NAMED])) + more

@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -18,6 +19,7 @@ from tnt_jax.models.tnt import TNT
 from tnt_jax.training.config import Config
 from tnt_jax.training.device_augment import mix, normalize, random_erase, random_resized_crops
 from tnt_jax.training.evaluation import EvalStep, batch_sums, top_k_correct
+from tnt_jax.training.losses import batch_loss, smooth_labels
 from tnt_jax.training.optimizer import Schedule, average_decay, update_average
 from tnt_jax.training.state import Params, Sums, TrainState, zero_sums
 
@@ -27,18 +29,9 @@ Results = dict[str, Any]  # what the loop reads of a training step: see train_st
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Results]]
 
 
-def smooth_labels(labels: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
-    """labels [b] int -> [b, K] float32: smoothing / K everywhere, 1 - smoothing + smoothing / K at the label."""
-    one_hot = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
-    return one_hot * (1 - smoothing) + smoothing / num_classes
-
-
-@jax.named_scope("loss")
-def softmax_cross_entropy(logits: jax.Array, targets: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """logits [b, K], targets [b, K] (rows sum to 1), mask [b] -> (sum of masked losses in nats, sum of the mask)."""
-    losses = -(targets * jax.nn.log_softmax(logits.astype(jnp.float32))).sum(-1)
-    # where, and not a product: a padded example's infinite loss must not turn 0 * inf into NaN.
-    return jnp.where(mask > 0, losses * mask, 0.0).sum(), mask.sum()
+def labels_of(batch: Batch) -> jax.Array:
+    """[b] int32, or, where an image has several labels, [b, classes] with 1 for each of them."""
+    return batch["labels"] if "labels" in batch else batch["label"]
 
 
 @jax.named_scope("input")
@@ -56,7 +49,7 @@ def augment(
     else:
         images = batch["image"]
     images = normalize(images, config.data)
-    targets = smooth_labels(batch["label"], num_classes, config.label_smoothing)
+    targets = smooth_labels(labels_of(batch), num_classes, config.label_smoothing)
     if config.mixing.order == "erase_mix":
         images = random_erase(erase_key, images, config.mixing, axis_name)
         return mix(mix_key, images, targets, config.mixing, axis_name)
@@ -72,18 +65,21 @@ def loss_and_gradients(
     mask: jax.Array,
     *,
     model: nn.Module,
-    accumulation_steps: int,
+    config: Config,
+    class_weights: np.ndarray | None = None,
 ) -> tuple[Sums, Params]:
     """images [b, H, W, 3], targets [b, K], mask [b] -> (sums of loss and accuracy, gradient of the summed loss).
 
-    The shard is cut into `accumulation_steps` parts, one after the other: the same sums in a fraction of the memory.
-    Accuracy is against the class with the largest target: of a mixed image, the one it holds more of.
+    The shard is cut into config.accumulation_steps parts, one after the other: the same sums in a fraction of the
+    memory. Accuracy is against the classes with the largest target: of a mixed image, those it holds more of.
+    class_weights [K]: see losses.py.
     """
+    accumulation_steps = config.accumulation_steps
 
     def summed_loss(params: Params, key: jax.Array, images: jax.Array, targets: jax.Array, mask: jax.Array):
         logits = model.apply({"params": params}, images, train=True, rngs={"dropout": key})
-        loss = softmax_cross_entropy(logits, targets, mask)
-        correct = top_k_correct(logits, targets.argmax(-1))
+        loss = batch_loss(logits, targets, mask, config, class_weights)
+        correct = top_k_correct(logits, targets == targets.max(-1, keepdims=True))
         return loss[0], {"loss": loss, "accuracy": ((correct * mask).sum(), mask.sum())}
 
     def part(params: Params, key: jax.Array, *arrays: jax.Array) -> tuple[Sums, Params]:
@@ -111,17 +107,19 @@ def train_step(
     schedule: Schedule,
     config: Config,
     log_every_steps: int,
+    class_weights: np.ndarray | None = None,
     axis_name: str = AXIS,
 ) -> tuple[TrainState, Results]:
     """A device's shard of a batch -> (the next state, what the loop reads), both equal on all devices.
 
     The state's parameters are block by block or, for a model that scans, stacked (state.stack_layers).
 
-    batch: image [b, H, W, 3] uint8, label [b] int32, mask [b] float32; of a data set on the device (ResidentPipeline)
-    its examples [n, h, w, 3] uint8, index [b] and seed [b, 2] in place of image. Read by the loop: `sums`, the running
-    sums since the last line of the log (they start anew after every `log_every_steps` updates, in here, so that a
-    resumed run sums up the same); `learning_rate`, `loss` and `gradient_norm` of this update; `finite`, whether this
-    step's loss, its gradient and the updated parameters are. Where `nonfinite` is "skip", an update that is not finite
+    batch: image [b, H, W, 3] uint8, label [b] int32 (or labels, see labels_of), mask [b] float32; of a data set on the
+    device (ResidentPipeline) its examples [n, h, w, 3] uint8, index [b] and seed [b, 2] in place of image.
+    class_weights [K]: see losses.py. Read by the loop: `sums`, the running sums since the last line of the log (they
+    start anew after every `log_every_steps` updates, in here, so that a resumed run sums up the same);
+    `learning_rate`, `loss` and `gradient_norm` of this update; `finite`, whether this step's loss, its gradient and
+    the updated parameters are. Where `nonfinite` is "skip", an update that is not finite
     leaves parameters, optimizer, average and running sums as they were; the step counts, so that data and schedule
     continue.
     """
@@ -129,7 +127,7 @@ def train_step(
     batch_key, model_key = jax.random.split(step_key)
     model_key = jax.random.fold_in(model_key, lax.axis_index(axis_name))
     images, targets = augment(batch_key, batch, model.num_classes, config, axis_name)
-    gradient_of = functools.partial(loss_and_gradients, model=model, accumulation_steps=config.accumulation_steps)
+    gradient_of = functools.partial(loss_and_gradients, model=model, config=config, class_weights=class_weights)
     sums, gradients = lax.psum(gradient_of(state.params, model_key, images, targets, batch["mask"]), axis_name)
     with jax.named_scope("optimizer"):  # profiles and tools.tpu_report divide a step by these names
         gradients = jax.tree.map(lambda gradient: gradient / sums["loss"][1], gradients)
@@ -186,8 +184,7 @@ def eval_step(
 ) -> dict[str, jax.Array]:
     """A device's shard of a batch, classes [K] -> evaluation.batch_sums of the whole batch, equal on all devices."""
     logits = model.apply({"params": params}, normalize(batch["image"], config.data), train=False)
-    labels = batch["labels"] if "labels" in batch else batch["label"]
-    return lax.psum(batch_sums(logits, labels, batch["mask"], classes, calibration_bins), axis_name)
+    return lax.psum(batch_sums(logits, labels_of(batch), batch["mask"], classes, calibration_bins), axis_name)
 
 
 def for_platform(model: nn.Module, devices: Sequence[jax.Device]) -> nn.Module:
@@ -225,6 +222,7 @@ def make_train_step(
     schedule: Schedule,
     *,
     log_every_steps: int,
+    class_weights: np.ndarray | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> TrainStep:
     """`train_step` over the devices (all of them unless given): leaves have a leading axis [local devices].
@@ -238,6 +236,7 @@ def make_train_step(
         schedule=schedule,
         config=config,
         log_every_steps=log_every_steps,
+        class_weights=class_weights,
     )
     return over_devices(step, devices=devices, donate_argnums=0)
 

@@ -1,0 +1,73 @@
+"""Classes of different sizes: their weights in the loss, and the note where they are far apart."""
+
+import numpy as np
+
+from tnt_jax.training.config import Config, named_class_weights
+from tnt_jax.training.input_pipeline import InputPipeline
+from tnt_jax.training.starting_point import listed, normalised
+
+UNBALANCED = 10  # times the smallest class from which a note says so
+
+
+def class_labels(pipeline: InputPipeline) -> tuple[str, ...]:
+    """The names of the data set's classes, or their numbers where it has none."""
+    return normalised(pipeline.class_names) or tuple(map(str, range(pipeline.num_classes)))
+
+
+def make_class_weights(config: Config, pipeline: InputPipeline, num_classes: int) -> np.ndarray | None:
+    """float32 [num_classes], the weight of each of the model's classes; None where config.class_weights is "none".
+
+    "balanced" is scikit-learn's n / (K * n_k): n labels in the training split, n_k of them of class k, K classes that
+    it has. A class that is not in it weighs 1, which multiplies nothing. Raises ValueError for names that are none of
+    the classes, and for classes without a number.
+    """
+    if config.class_weights == "none":
+        return None
+    weights = np.ones(num_classes, np.float32)
+    if config.class_weights == "balanced":
+        counts = pipeline.class_counts
+        there = np.flatnonzero(counts)
+        weights[there] = counts.sum() / (len(there) * counts[there])
+        return weights
+    names = class_labels(pipeline)
+    given = dict(zip(normalised(tuple(named := named_class_weights(config))), named.values(), strict=True))
+    if unknown := [name for name in given if name not in names]:
+        raise ValueError(
+            f"config.class_weights names {listed(unknown)}, and {config.data.name} has the classes {listed(names)}."
+        )
+    if missing := [name for name in names if name not in given]:
+        raise ValueError(f"config.class_weights has no number for {listed(missing)}: it needs one for every class.")
+    weights[: len(names)] = [given[name] for name in names]
+    return weights
+
+
+def check_threshold(config: Config, num_classes: int) -> None:
+    """Raises ValueError where label_smoothing lifts the targets of absent classes above bce_threshold."""
+    off = config.label_smoothing / num_classes
+    if config.bce_threshold is not None and config.bce_threshold < off:
+        raise ValueError(
+            f"config.bce_threshold={config.bce_threshold:g} is below {off:g}, the target that config.label_smoothing="
+            f"{config.label_smoothing:g} gives a class that is absent, of {num_classes}: all would count as 1. Set "
+            "--config.label_smoothing=0."
+        )
+
+
+def balance_lines(config: Config, pipeline: InputPipeline, weights: np.ndarray | None) -> list[str]:
+    """What the start of a run says: the weights, or that the classes are far apart, where their sizes are at hand."""
+    names = class_labels(pipeline)
+    if weights is not None:
+        return [
+            "class weights: " + listed([f"{name} {weight:.4g}" for name, weight in zip(names, weights, strict=False)])
+        ]
+    if not pipeline.labels_at_hand:
+        return []
+    counts = pipeline.class_counts
+    there = np.flatnonzero(counts)
+    least, most = (int(there[arg(counts[there])]) for arg in (np.argmin, np.argmax))
+    if counts[most] <= UNBALANCED * counts[least]:
+        return []
+    return [
+        f"Note: classes are more than {UNBALANCED} to one: {names[most]} has {counts[most]:,} images to train on, "
+        f"{names[least]} {counts[least]:,}. --config.class_weights=balanced weights the loss; balanced accuracy, in "
+        "every evaluation, counts each class alike."
+    ]

@@ -1,0 +1,78 @@
+"""Training losses: logits and soft targets of a batch -> a loss and a weight for each image.
+
+To add one: a function of `Loss`'s form, its line in LOSSES, and its keys in config.py (docs/training.md).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from tnt_jax.training.config import Config
+
+# logits [b, K], targets [b, K], config, weights of the classes [K] or None -> losses [b] in nats, each image's loss
+# times its weight, and the weights [b]. The loss of a batch is the sum of the ones over the sum of the others.
+Loss = Callable[[jax.Array, jax.Array, Config, jax.Array | None], tuple[jax.Array, jax.Array]]
+
+
+def smooth_labels(labels: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
+    """labels [b] int, or several an image [b, k] (1 for each of them, k <= K) -> [b, K] float32.
+
+    One label: smoothing / K everywhere, 1 - smoothing + smoothing / K at the label. Several: each class moves towards
+    one half, to smoothing / 2 or 1 - smoothing / 2. Both are timm's rule.
+    """
+    if labels.ndim == 2:
+        several = jnp.pad(labels, ((0, 0), (0, num_classes - labels.shape[1]))).astype(jnp.float32)
+        return several * (1 - smoothing) + smoothing / 2
+    one_hot = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
+    return one_hot * (1 - smoothing) + smoothing / num_classes
+
+
+def softmax_cross_entropy(
+    logits: jax.Array, targets: jax.Array, config: Config, class_weights: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """One label an image: rows of targets sum to 1.
+
+    An image's weight is that of its label, of a mixed image the mean by its labels' shares, as before smoothing. With
+    whole images and no smoothing this is PyTorch's CrossEntropyLoss(weight=).
+    """
+    losses = -(targets * jax.nn.log_softmax(logits)).sum(-1)
+    if class_weights is None:
+        return losses, jnp.ones_like(losses)
+    shares = (targets - config.label_smoothing / targets.shape[-1]) / (1 - config.label_smoothing)
+    weights = (shares * class_weights).sum(-1)
+    return losses * weights, weights
+
+
+def sigmoid_cross_entropy(
+    logits: jax.Array, targets: jax.Array, config: Config, class_weights: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """A binary cross-entropy for each class, their mean or (bce_sum_classes) their sum; targets in 0..1.
+
+    With bce_threshold, targets above it count as 1 and others as 0. The class weights multiply the loss of the classes
+    that are there, and not of those that are absent: PyTorch's BCEWithLogitsLoss(pos_weight=). Every image counts 1.
+    """
+    if config.bce_threshold is not None:
+        targets = (targets > config.bce_threshold).astype(targets.dtype)
+    present = targets if class_weights is None else targets * class_weights
+    losses = binary_cross_entropy(logits, present, 1 - targets, config.bce_sum_classes)
+    return losses, jnp.ones_like(losses)
+
+
+def binary_cross_entropy(logits: jax.Array, present: jax.Array, absent: jax.Array, sum_classes: bool) -> jax.Array:
+    """logits [b, K], weights [b, K] of a class being there and of it being absent -> [b], in nats."""
+    losses = -(present * jax.nn.log_sigmoid(logits) + absent * jax.nn.log_sigmoid(-logits))
+    return losses.sum(-1) if sum_classes else losses.mean(-1)
+
+
+LOSSES: dict[str, Loss] = {"softmax": softmax_cross_entropy, "sigmoid": sigmoid_cross_entropy}  # by config.loss
+
+
+@jax.named_scope("loss")
+def batch_loss(
+    logits: jax.Array, targets: jax.Array, mask: jax.Array, config: Config, class_weights: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """logits, targets [b, K], mask [b], class_weights [K] -> (sum of the masked losses, sum of their weights)."""
+    losses, weights = LOSSES[config.loss](logits.astype(jnp.float32), targets, config, class_weights)
+    # where, and not a product: a padded example's infinite loss must not turn 0 * inf into NaN.
+    return jnp.where(mask > 0, losses * mask, 0.0).sum(), (weights * mask).sum()
