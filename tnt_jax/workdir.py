@@ -148,12 +148,17 @@ def parse_metrics_line(line: bytes | str) -> dict[str, Any] | None:
     return values if all(isinstance(value, int | float | None) for value in values.values()) else None
 
 
-def select_best(results: Mapping[str, Mapping[str, float | None]]) -> str:
-    """The name of the result with the highest accuracy; among equals the one with the lowest loss."""
+def measure(result: Mapping[str, Any]) -> str:
+    """What an evaluation is judged by: mean_average_precision of several labels an image, else accuracy."""
+    return "mean_average_precision" if "mean_average_precision" in result else "accuracy"
+
+
+def select_best(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The name of the result with the highest `measure`; among equals the one with the lowest loss."""
 
     def quality(name: str) -> tuple[float, float]:
-        accuracy, loss = results[name]["accuracy"], results[name]["loss"]
-        return -math.inf if accuracy is None else accuracy, -loss if loss is not None and loss == loss else -math.inf
+        value, loss = results[name][measure(results[name])], results[name]["loss"]
+        return -math.inf if value is None else value, -loss if loss is not None and loss == loss else -math.inf
 
     return max(results, key=quality)
 
@@ -170,7 +175,11 @@ def last_evaluation(workdir: Path, step: int) -> tuple[int, dict[str, dict[str, 
         if values is None or values["step"] > step:
             continue
         results = {
-            name: {metric: values.get(f"{prefix}/{metric}") for metric in ("accuracy", "loss")}
+            name: {
+                metric: values.get(f"{prefix}/{metric}")
+                for metric in ("mean_average_precision", "accuracy", "loss")
+                if metric != "mean_average_precision" or f"{prefix}/{metric}" in values
+            }
             for name, prefix in IN_EVALUATION.items()
             if f"{prefix}/accuracy" in values
         }

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 
 from tests.training.helpers import TinyModel, batch, checked_config, random_variables
 from tnt_jax.training import evaluation, state, steps
@@ -33,10 +34,17 @@ def by_hand(logits, labels, classes=None):
         confidence = probabilities.max()
         number = next(m for m in range(1, 16) if (m - 1) / 15 < confidence <= m / 15)
         bins.setdefault(number, []).append((confidence, top1[-1]))
+    result = {}
+    if all(len(wanted) == 1 for wanted in labels):
+        classes = [next(iter(wanted)) for wanted in labels]
+        recalls = [
+            np.mean([right for right, each in zip(top1, classes, strict=True) if each == k]) for k in set(classes)
+        ]
+        result["balanced_accuracy"] = np.mean(recalls)
     gaps = [
         len(found) * abs(np.mean([c for c, _ in found]) - np.mean([r for _, r in found])) for found in bins.values()
     ]
-    return {
+    return result | {
         "accuracy": np.mean(top1),
         "accuracy_top5": np.mean(top5),
         "loss": np.mean(likelihood),
@@ -71,6 +79,7 @@ def test_measures_by_value():
     assert found == {
         "accuracy": pytest.approx(0.5),
         "accuracy_top5": 1.0,
+        "balanced_accuracy": pytest.approx((1 + 0.5 + 0) / 3),
         "loss": pytest.approx(-np.log([0.7, 0.35, 0.45, 0.3]).mean(), rel=1e-6),
         "expected_calibration_error": pytest.approx((0.3 + 0.55 + 0.55 + 0.62) / 4, rel=1e-6),
         "count": 4,
@@ -171,3 +180,52 @@ def test_no_example_has_no_mean():
         evaluation.means(state.zero_sums("accuracy"))
     sums = {"accuracy": (1.0, 4.0), "loss": (0.0, 0.0)}
     assert evaluation.means(sums, empty=-1.0) == {"accuracy": 0.25, "loss": -1}
+
+
+def test_of_classes_of_one_size_the_balanced_accuracy_is_the_accuracy():
+    rng = np.random.default_rng(4)
+    logits = rng.normal(0, 2, (120, 12)).astype(np.float32)
+    found = measured(logits, np.arange(120) % 12)
+    assert found["balanced_accuracy"] == pytest.approx(found["accuracy"], rel=1e-6)
+    unbalanced = measured(logits, np.where(np.arange(120) < 100, 0, np.arange(120) % 12))
+    assert unbalanced["balanced_accuracy"] != pytest.approx(unbalanced["accuracy"], abs=0.01)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_several_labels_have_scikit_learns_mean_average_precision(devices, monkeypatch):
+    """35 images in batches of 16, some without a label; class 3 is never there."""
+    monkeypatch.setattr(evaluation, "prefetch", lambda batches, size: batches)  # it is for all devices
+    settings, model = checked_config(loss="sigmoid", bce_sum_classes=True), TinyModel()
+    params = random_variables(model)["params"]
+    used, rng = jax.local_devices()[:devices], np.random.default_rng(5)
+    batches = [batch(seed, 16, real, devices) for seed, real in ((7, 16), (8, 16), (9, 3))]
+    for made in batches:
+        made["labels"] = (rng.random((devices, 16 // devices, 3)) < 0.4).astype(np.uint8)
+    step = steps.make_eval_step(settings, model, devices=used)
+    rows = {name: np.concatenate([made[name].reshape(16, *made[name].shape[2:]) for made in batches]) for name in made}
+    rows = {name: field[rows["mask"] > 0] for name, field in rows.items()}
+    images = (rows["image"] / 255 - np.array(settings.data.mean)) / np.array(settings.data.std)
+    logits = np.asarray(model.apply({"params": params}, images.astype(np.float32)), np.float64)
+    present = np.pad(rows["labels"], ((0, 0), (0, 1)))
+    weights = {"eval": replicate(params, used)}
+    (found,) = evaluation.evaluate_weights(step, weights, iter(batches), np.ones(4, np.float32), 2).values()
+    named = evaluation.with_class_names(found, ("red", "green"))
+    assert list(named["average_precision"]) == ["red", "green", "2", "3"] and named["average_precision"]["3"] is None
+    expected = [average_precision_score(present[:, k], logits[:, k]) for k in range(3)]
+    assert found["average_precision"][:3] == pytest.approx(expected)
+    assert found["mean_average_precision"] == pytest.approx(np.mean(expected)) and found["count"] == 35
+    assert found["subset_accuracy"] == pytest.approx(((logits > 0) == present).all(-1).mean())
+    losses = np.logaddexp(0, -logits) * present + np.logaddexp(0, logits) * (1 - present)
+    assert found["loss"] == pytest.approx(losses.sum(-1).mean(), rel=1e-5)
+    assert found["accuracy"] == pytest.approx(present[np.arange(35), logits.argmax(1)].mean())
+
+
+def test_scores_that_are_no_numbers_rank_last():
+    scores = np.array([[np.nan, 1.0], [1.0, np.nan], [2.0, np.inf]], np.float32)
+    assert evaluation.average_precisions(scores, np.array([[1, 0], [1, 0], [1, 1]])) == [1.0, 1.0]
+    assert evaluation.average_precisions(np.full((4, 1), np.nan), np.array([[1], [0], [0], [0]])) == [0.25]
+
+
+def test_a_split_without_any_label_has_no_precision():
+    with pytest.raises(ValueError, match="has a label"):
+        evaluation.finish_several(np.zeros((2, 3)), np.zeros((2, 3)))

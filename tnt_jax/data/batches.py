@@ -11,7 +11,8 @@ import functools
 import os
 import re
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import grain.python as grain
 import numpy as np
@@ -32,14 +33,9 @@ _ATTEMPTS = 100  # draws of an example in place of a faulty one
 def steps_per_epoch(settings: DataSettings, batch_size: int) -> int:
     """Training steps an epoch: examples of data.train_split // batch_size (repeated copies count as samples).
 
-    Raises ValueError for a batch that is larger than the split, and for a set with several labels an image.
+    Raises ValueError for a batch that is larger than the split.
     """
     dataset = sources.open_dataset(settings)
-    if dataset.several_labels:
-        raise ValueError(
-            f"data.name={settings.name!r} has several labels an image: it can be evaluated (config.report_card), "
-            "not trained on. Set --config.data.name to a set with one."
-        )
     num_examples = dataset.num_examples(settings.train_split, "config.data.train_split")
     if not 1 <= batch_size <= num_examples:
         raise ValueError(
@@ -65,7 +61,8 @@ def train_batches(
 
     With d = local_devices and b = batch_size / (process_count * d), a batch has
       "image" uint8 [d, b, H, W, 3] (augmented, not normalised), "label" int32 [d, b], "mask" float32 [d, b] (all 1),
-      "index" int32 [d, b] (the example's number in the split).
+      "index" int32 [d, b] (the example's number in the split); where the set has several labels an image also "labels"
+      uint8 [d, b, classes], 1 for each of them ("label" is the first, 0 where there is none).
     The batch of a step is a function of (settings, seed, step) alone: see order.TrainOrder for the order and for what
     repeated augmentation does. batch_size counts samples over all processes.
 
@@ -83,7 +80,8 @@ def train_batches(
     steps = order.TrainOrder(len(source), batch_size, copies, seed, process_index, process_count)
     pieces = max(1, min(-(-steps.samples // _PIECE), steps.samples // copies))
     plan = functools.partial(_plan_training, steps, settings, pieces)
-    made = _Pieces(source, (dataset.num_classes, False), settings, image_size, steps.samples, pieces, plan)
+    classes = _Classes(dataset.num_classes, dataset.several_labels)
+    made = _Pieces(source, classes, settings, image_size, steps.samples, pieces, plan)
     return _batches(made, start_step * pieces, 2**62, local_devices, faulty or FaultyImages(), "train")
 
 
@@ -96,6 +94,7 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     faulty: FaultyImages | None = None,
+    count_unlabelled: bool = False,
 ) -> Iterator[Batch]:
     """This process's part of data.eval_split in its own order, each example once; ends after ceil(n / batch_size).
 
@@ -103,12 +102,13 @@ def eval_batches(
     "index" -1, "label" 0, black images. All processes yield the same number of batches. Errors as in train_batches; an
     image that cannot be decoded is one, or, with data.allow_faulty_eval, is noted in `faulty` and leaves its slot
     empty. Where the set has several labels an image there is also "labels" uint8 [d, b, classes], 1 for each of them;
-    "label" is the first, and an image without any has "mask" 0 and "label" 0.
+    "label" is the first, and an image without any has "label" 0 and, unless `count_unlabelled`, "mask" 0.
     """
     _check_devices("eval_batch_size", batch_size, local_devices, process_count)
     dataset = sources.open_dataset(settings)
     source, samples = dataset.open_split(settings.eval_split), batch_size // process_count
-    pieces, classes = -(-samples // _PIECE), (dataset.num_classes, dataset.several_labels)
+    pieces = -(-samples // _PIECE)
+    classes = _Classes(dataset.num_classes, dataset.several_labels, count_unlabelled)
     plan = functools.partial(_plan_evaluation, len(source), batch_size, process_index * samples, samples, pieces)
     made = _Pieces(source, classes, settings, image_size, samples, pieces, plan)
     end = -(-len(source) // batch_size) * pieces
@@ -142,12 +142,20 @@ def _plan_evaluation(
     return _Plan(slot[index < count], index[index < count])
 
 
+class _Classes(NamedTuple):
+    """What a batch needs to know of the labels."""
+
+    count: int
+    several_labels: bool
+    count_unlabelled: bool = True  # an image without a label is one of none of the classes, not one left out
+
+
 @dataclasses.dataclass
 class _Pieces:
     """The pieces of a process's batches by their number over all steps; what goes to the worker processes."""
 
     source: sources.Source
-    dataset: tuple[int, bool]  # number of classes, several labels an image
+    classes: _Classes
     settings: DataSettings
     image_size: tuple[int, int]
     samples: int  # of this process in a batch
@@ -172,15 +180,8 @@ class _Pieces:
                     sound.append(row)
             images, index, slot = images[: len(sound)], index[sound], slot[sound]
         out = {"image": images, "index": index.astype(np.int32), "slot": slot, "faulty": faulty}
-        num_classes, several_labels = self.dataset
-        if several_labels:
-            hits = np.zeros((len(index), num_classes), np.uint8)
-            for row, label in zip(hits, labels, strict=True):
-                row[label] = 1
-            return out | {"labels": hits}
-        for example, label in zip(index.tolist(), labels, strict=True):
-            check_label(self.source, example, label, num_classes)
-        return out | {"label": np.array(labels, np.int32)}
+        labels = label_array(self.source, index.tolist(), labels, self.classes.count, self.classes.several_labels)
+        return out | {"labels" if self.classes.several_labels else "label": labels}
 
     def _find(self, example: int, replace: Callable | None, faulty: list) -> tuple[int, Image.Image, object] | None:
         """The example, or what takes its place -> its number, image and label; None: its slot stays empty."""
@@ -215,6 +216,24 @@ def decoded(source: sources.Source, index: int, settings: DataSettings) -> tuple
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise ValueError(f"{source.where(index)} cannot be read: {reason}") from error
     return augment.decode(record["image"], sources.applies_exif(settings)), record["label"]
+
+
+def label_array(
+    source: sources.Source, index: Sequence[int], labels: Sequence[Any], num_classes: int, several: bool
+) -> np.ndarray:
+    """Labels of the examples `index` [c] -> int32 [c], or, of several an image, uint8 [c, num_classes], 1 for each.
+
+    Raises ValueError that names the example for a label out of range.
+    """
+    for example, label in zip(index, labels, strict=True):
+        for each in label if several else (label,):
+            check_label(source, example, each, num_classes)
+    if not several:
+        return np.array(labels, np.int32)
+    present = np.zeros((len(labels), num_classes), np.uint8)
+    for row, label in zip(present, labels, strict=True):
+        row[label] = 1
+    return present
 
 
 def check_label(source: sources.Source, index: int, label: int, num_classes: int) -> None:
@@ -283,8 +302,9 @@ def _assembled(made: _Pieces, pieces: Iterator[dict], local_devices: int, faulty
             batch[name][slot] = field
     for name in batch.keys() - {"index"}:
         batch[name][batch["index"] < 0] = 0
-    if made.dataset[1]:
-        batch["mask"] = batch["labels"].any(-1).astype(np.float32)
+    if made.classes.several_labels:
+        if not made.classes.count_unlabelled:
+            batch["mask"] = batch["labels"].any(-1).astype(np.float32)
         batch["label"] = batch["labels"].argmax(-1).astype(np.int32)
     return {name: field.reshape(local_devices, -1, *field.shape[1:]) for name, field in batch.items()}
 

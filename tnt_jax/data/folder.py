@@ -1,4 +1,4 @@
-"""Images in folders by class, SPLIT/CLASS/.../NAME, as people have them."""
+"""Images in folders by class, SPLIT/CLASS/.../NAME, as people have them, or with labels listed in SPLIT/labels.csv."""
 
 import collections
 import os
@@ -10,32 +10,39 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from etils import epath
 
+from tnt_jax.data.label_file import LABELS_FILE, labels_of_images
 from tnt_jax.names import printable
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 CLASSES_FILE = "classes.txt"  # beside the splits: one class a line, in the order of the labels
-LAYOUT = f"Images are looked for as train/CLASS/NAME.jpg and test/CLASS/NAME.jpg ({', '.join(SUFFIXES)})."
+LAYOUT = (
+    f"Images are looked for as train/CLASS/NAME.jpg and test/CLASS/NAME.jpg ({', '.join(SUFFIXES)}), or, with several "
+    f"labels each, as train/{LABELS_FILE} and test/{LABELS_FILE} list them."
+)
 
 _SHOWN = 5  # of many names, in a line
 _OUTSIDE = "outside of a class folder"
 
 
 class FolderSource:
-    """Image files by number: `source[i]` -> the file's bytes and its label."""
+    """Image files by number: `source[i]` -> the file's bytes and its label, or an array of its labels."""
 
-    def __init__(self, name: str, root: str, paths: Iterable[str], labels: np.ndarray):
-        self.name, self._root, self._labels = name, root, labels  # labels int64 [n]
+    def __init__(self, name: str, root: str, paths: Iterable[str], labels: list[tuple[int, ...]], several: bool):
+        self.name, self._root, self._several = name, root, several
+        self._labels = np.array([label for each in labels for label in each], np.int64)
+        self._label_ends = np.cumsum([len(each) for each in labels])
         # Relative paths, one after the other: a million Python strings would take a multiple of that in every worker.
         encoded = [os.fsencode(path) for path in paths]
         self._ends, self._paths = np.cumsum([len(path) for path in encoded]), b"".join(encoded)
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self._ends)
 
     def __getitem__(self, index: int) -> dict[str, object]:
         path = self._path(index)
         image = epath.Path(path).read_bytes() if "://" in path else _read(path)
-        return {"image": image, "label": int(self._labels[index])}
+        labels = self._labels[self._label_ends[index - 1] if index else 0 : self._label_ends[index]]
+        return {"image": image, "label": labels if self._several else int(labels[0])}
 
     def labels(self) -> np.ndarray:
         """All labels of all examples, int64."""
@@ -54,21 +61,28 @@ class Folder:
     """What lies below a root: the images of the splits in use and their classes.
 
     The classes are the folders with images in the training splits, by text, or the lines of classes.txt; without a
-    training split, those of the others. Names that start with "." are skipped. Raises ValueError or FileNotFoundError
+    training split, those of the others. Names that start with "." are skipped. Where the splits hold labels.csv, its
+    labels take the place of folders, any number an image (`several_labels`). Raises ValueError or FileNotFoundError
     that name the folder and the fix.
     """
 
     def __init__(self, root: str, train: Iterable[str], others: Iterable[str]):
         self.root, self._skipped = root, collections.Counter()
+        self._folders: set[str] = set()  # of classes, with or without images
         names = [name for name, is_folder, _ in _entries(root) if is_folder and not name.startswith(".")]
         train_names, train = list(train), [split for split in train if split in names]
-        images = {split: self._images_by_class(split) for split in dict.fromkeys([*train, *others]) if split in names}
-        counts = {split: {name: len(paths) for name, paths in found.items()} for split, found in images.items()}
+        used = [split for split in dict.fromkeys([*train, *others]) if split in names]
+        self.several_labels = self._has_labels_files(used)
+        images_of = self._listed_images if self.several_labels else self._images_by_class
+        images = {split: images_of(split) for split in used}
+        counts = {
+            split: collections.Counter(name for each in images[split].values() for name in each) for split in used
+        }
         self.class_names, self._left_out = self._classes(counts, train)
-        self._files = {}
+        label, self._files = {name: number for number, name in enumerate(self.class_names)}, {}
         for split, found in images.items():
-            label = {name: number for number, name in enumerate(self.class_names)}
-            files = [(path, label[name]) for name, paths in found.items() if name in label for path in paths]
+            files = [(path, tuple(label[name] for name in each if name in label)) for path, each in found.items()]
+            files = [(path, labels) for path, labels in files if labels or self.several_labels]
             random.Random(split).shuffle(files)  # so that "train[:10%]" has all classes; tfds.ImageFolder's order
             self._files[split] = files
         if not any(self._files.values()):
@@ -83,15 +97,16 @@ class Folder:
     def open(self, spec: str, ranges: Iterable[tuple[str, int, int]]) -> FolderSource:
         """A split in words, and its pieces (whole split, first image, end) -> its images."""
         files = [file for split, start, stop in ranges for file in self._files[split][start:stop]]
-        labels = np.array([label for _, label in files], np.int64)
-        return FolderSource(f"folder {printable(self.root)}, split {spec!r}", self.root, (f for f, _ in files), labels)
+        name, labels = f"folder {printable(self.root)}, split {spec!r}", [labels for _, labels in files]
+        return FolderSource(name, self.root, (path for path, _ in files), labels, self.several_labels)
 
     def identity(self) -> str:
         """A checksum of the images' paths below the root, and their labels."""
         checksum = 0
         for files in self._files.values():
-            for path, label in files:
-                checksum = zlib.crc32(b"%b:%d\n" % (os.fsencode(path), label), checksum)
+            for path, labels in files:
+                listed = ",".join(map(str, labels)).encode()
+                checksum = zlib.crc32(b"%b:%b\n" % (os.fsencode(path), listed), checksum)
         return f"files with checksum {checksum:08x}"
 
     def found(self) -> list[str]:
@@ -111,6 +126,9 @@ class Folder:
         for split, counts in self._counts.items():
             if missing := [printable(name) for name in self.class_names if not counts.get(name)]:
                 lines.append(f"Note: classes without an image in {split}: {_shortened(missing)}")
+        if unlabelled := {split: sum(not labels for _, labels in files) for split, files in self._files.items()}:
+            found = [f"{split} {count:,}" for split, count in unlabelled.items() if count]
+            lines += [f"Note: images of none of the classes: {_shortened(found)}"] * bool(found)
         if self._skipped:
             kinds = [f"{count:,} {kind}" for kind, count in self._skipped.most_common()]
             lines.append(f"Note: not read: {_shortened(kinds)}")
@@ -118,8 +136,27 @@ class Folder:
             lines.append(f"Note: folders that are no split in use: {_shortened(unused)}")
         return lines
 
-    def _images_by_class(self, split: str) -> dict[str, list[str]]:
-        """-> class -> paths of its images below the root, classes and paths sorted."""
+    def _has_labels_files(self, splits: list[str]) -> bool:
+        """Whether the splits have labels.csv. Raises ValueError where some have and others have not."""
+        with_file = [split for split in splits if epath.Path(f"{self.root}/{split}/{LABELS_FILE}").exists()]
+        if without := [split for split in splits if split not in with_file] if with_file else []:
+            raise ValueError(
+                f"{printable(self.root)}/{with_file[0]} has a {LABELS_FILE}, and {_shortened(without)} has none: all "
+                "splits in use need one, or none of them."
+            )
+        return bool(with_file)
+
+    def _listed_images(self, split: str) -> dict[str, tuple[str, ...]]:
+        """-> paths, below the root, of the images that the split's labels.csv lists -> their classes."""
+        folder, skipped = f"{self.root}/{split}", collections.Counter()
+        there = list(images_in(folder, skipped, (os.path.realpath(self.root),)))
+        found = labels_of_images(epath.Path(f"{folder}/{LABELS_FILE}"), there)
+        skipped[os.path.splitext(LABELS_FILE)[1]] -= 1
+        self._skipped += skipped + collections.Counter({f"not in {LABELS_FILE}": len(there) - len(found)})
+        return {f"{split}/{path}": labels for path, labels in found.items()}
+
+    def _images_by_class(self, split: str) -> dict[str, tuple[str, ...]]:
+        """-> paths of the images below the root -> their class alone, sorted by class and path."""
         found, folder = {}, f"{self.root}/{split}"
         for name, is_folder, _ in _entries(folder):
             if is_folder and not name.startswith("."):
@@ -128,11 +165,12 @@ class Folder:
                 found.setdefault(unicodedata.normalize("NFC", name), []).extend(paths)  # macOS splits letters
             else:
                 self._skipped["hidden" if name.startswith(".") else _OUTSIDE] += 1
-        return found
+        self._folders.update(found)
+        return {path: (name,) for name, paths in found.items() for path in paths}
 
     def _classes(self, counts: dict[str, dict[str, int]], train: list[str]) -> tuple[tuple[str, ...], list[str]]:
         """Images by split and class, the training splits -> names of the classes; those that are left out."""
-        there = sorted({name for found in counts.values() for name in found})
+        there = sorted(self._folders.union(*counts.values()))
         used = [name for name in there if any(counts[split].get(name) for split in (train or counts))]
         listed = epath.Path(f"{self.root}/{CLASSES_FILE}")
         if listed.exists():
@@ -147,7 +185,7 @@ class Folder:
                 )
         else:
             names = used
-        if len(used) == 1:
+        if len(used) == 1 and not self.several_labels:
             raise ValueError(
                 f"data.directory={self.root!r} has a single class, {printable(used[0])!r}: there is nothing to tell "
                 f"apart, every accuracy would be 1. {LAYOUT}"

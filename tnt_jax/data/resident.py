@@ -20,8 +20,9 @@ from tnt_jax.data.settings import DataSettings
 def load(
     settings: DataSettings, image_size: tuple[int, int], faulty: FaultyImages | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """-> images uint8 [n, h, w, 3] and labels int32 [n] of data.train_split, in the split's order.
+    """-> images uint8 [n, h, w, 3] and labels of data.train_split, in the split's order.
 
+    Labels are int32 [n], or, where the set has several an image, uint8 [n, classes], 1 for each of them.
     h and w are the images' own; "synthetic" ones come at `image_size`. An example that cannot be decoded is noted in
     `faulty` and is a copy of another one that order.replacement draws. Raises ValueError that names the examples where
     these are more than data.max_faulty_images, for an image of another size than the first, and for a label out of
@@ -51,15 +52,16 @@ def load(
             raise ValueError(f"{source.name}: none of the {len(source)} images can be decoded.")
         examples[number] = examples[sound[order.replacement(0, 0, number, 1, len(sound))]]
     shape = examples[0][0].shape
-    for number, (image, label) in enumerate(examples):
-        batches.check_label(source, number, label, dataset.num_classes)
+    for number, (image, _) in enumerate(examples):
         if image.shape != shape:
             raise ValueError(
                 f"{source.where(number)} has {image.shape[0]} x {image.shape[1]} pixels, the first example "
                 f"{shape[0]} x {shape[1]}: data.on_device needs images of one size. Set --config.data.on_device=False."
             )
     images, labels = zip(*examples, strict=True)
-    return np.stack(images), np.array(labels, np.int32)
+    numbers = range(len(labels))
+    labels = batches.label_array(source, numbers, labels, dataset.num_classes, dataset.several_labels)
+    return np.stack(images), labels
 
 
 def train_batches(
@@ -76,7 +78,8 @@ def train_batches(
     """This process's part of the batches of steps start_step, start_step + 1, ...; endless, made of numbers alone.
 
     With d = local_devices and b = batch_size / (process_count * d), a batch has "index" int32 [d, b] (the example's
-    number), "seed" uint32 [d, b, 2] (of its augmentation), "label" int32 [d, b] and "mask" float32 [d, b] (all 1).
+    number), "seed" uint32 [d, b, 2] (of its augmentation), "label" int32 [d, b] or, of several an image, "labels"
+    uint8 [d, b, classes], and "mask" float32 [d, b] (all 1).
     """
     steps = order.TrainOrder(len(labels), batch_size, copies, seed, process_index, process_count)
     for step in itertools.count(start_step):
@@ -86,7 +89,7 @@ def train_batches(
         fields = {
             "index": index.astype(np.int32),
             "seed": local.seeds.reshape(-1, 2)[sample].view(np.uint32),
-            "label": labels[index],
+            "label" if labels.ndim == 1 else "labels": labels[index],
             "mask": np.ones(len(index), np.float32),
         }
         yield {name: field.reshape(local_devices, -1, *field.shape[1:]) for name, field in fields.items()}

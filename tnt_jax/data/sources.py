@@ -188,7 +188,7 @@ def _folder(directory: str, train: tuple[str, ...], others: tuple[str, ...]) -> 
         len(names),
         names,
         folder.splits,
-        several_labels=False,
+        several_labels=folder.several_labels,
         opener=folder.open,
         identity=folder.identity,
         labels_at_hand=True,

@@ -18,6 +18,7 @@ from tnt_jax.workdir import (
     METRICS_FILE,
     folder_path,
     last_evaluation,
+    measure,
     read_config,
     read_weights,
     select_best,
@@ -106,7 +107,7 @@ def _best(folder: Path, step: int, names: set[str]) -> str:
         return "raw"
     evaluated, results = evaluation
     best = select_best(results)
-    told = "; ".join(f"{name} weights {result['accuracy']}" for name, result in results.items())
+    told = "; ".join(f"{name} weights {result[measure(result)]}" for name, result in results.items())
     logging.info("Accuracies at step %d: %s. The %s weights are better", evaluated, told, best)
     return best
 

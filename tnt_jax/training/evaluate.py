@@ -1,6 +1,7 @@
 """--mode=evaluate: raw and averaged weights on a run's own evaluation split, or on the sets of config.report_card."""
 
 import csv
+import dataclasses
 import io
 import math
 from collections.abc import Callable, Mapping
@@ -12,12 +13,12 @@ from tnt_jax import workdir as workdirs
 from tnt_jax.pretrained.load import fit
 from tnt_jax.pretrained.workdir import read_sets
 from tnt_jax.training import logging, memory, steps
-from tnt_jax.training.evaluation import CALIBRATION_BINS, EvalStep, Result, evaluate_weights
+from tnt_jax.training.evaluation import CALIBRATION_BINS, EvalStep, Result, evaluate_weights, with_class_names
 from tnt_jax.training.evaluation_suite import EvaluationSuite, SuiteSet
 from tnt_jax.training.logging import log
 from tnt_jax.training.runtime import RunError, abort_on_error, readable, writable
 from tnt_jax.training.setup import Run
-from tnt_jax.training.starting_point import relabelled
+from tnt_jax.training.starting_point import relabelled, trained_classes
 from tnt_jax.training.state import Params, replicate, stack_layers
 
 EVALUATION_FILE = "evaluation.json"
@@ -31,6 +32,7 @@ COLUMNS = (
     "classes",
     "accuracy",
     "accuracy_top5",
+    "balanced_accuracy",
     "negative_log_likelihood",
     "expected_calibration_error",
     "count",
@@ -81,7 +83,10 @@ def evaluate_split(
     """Replicated weights by name -> the Result of each on the run's whole evaluation split; None if interrupted."""
     batches = relabelled(readable(run.pipeline.evaluation), run.label_map)
     classes = np.ones(run.model.num_classes, np.float32)
-    return evaluate_weights(eval_step, weights, batches, classes, run.config.prefetch_batches, interrupted)
+    results = evaluate_weights(eval_step, weights, batches, classes, run.config.prefetch_batches, interrupted)
+    # Labels come in the model's order, which is the data set's unless there is a map.
+    names = run.pipeline.class_names if run.label_map is None else trained_classes(run.config, run.workdir)
+    return {name: with_class_names(result, names or ()) for name, result in results.items()} if results else None
 
 
 def _checkpoint(run: Run) -> tuple[dict[str, Params], int]:
@@ -104,15 +109,16 @@ def _checkpoint(run: Run) -> tuple[dict[str, Params], int]:
 def _evaluate_suite(run: Run, weights: Mapping[str, Params], step: int | None, source: str) -> dict[str, Any]:
     """Replicated weights by name ("eval", "eval_ema") -> what is also written to WORKDIR/report_card.json and .csv.
 
-    `results` has a row (COLUMNS) for each set and weights: classes, how many the softmax is over; accuracy,
-    accuracy_top5 and expected_calibration_error in 0..1; negative_log_likelihood in nats; count, images; left_out,
-    images that are not counted: without a label or, with data.allow_faulty_eval, undecodable. Where an image has
-    several labels (imagenet2012_real; Beyer et al. 2020, arXiv 2006.07159) a prediction is right if it is one of them,
-    and the likelihood is their summed probability.
+    `results` has a row (COLUMNS) for each set and weights: classes, how many the softmax is over, whatever the training
+    loss; accuracy, accuracy_top5, balanced_accuracy and expected_calibration_error in 0..1; negative_log_likelihood in
+    nats; count, images; left_out, images that are not counted: without a label or, with data.allow_faulty_eval,
+    undecodable. Where an image has several labels (imagenet2012_real; Beyer et al. 2020, arXiv 2006.07159) a prediction
+    is right if it is one of them, the likelihood is their summed probability, and there is no balanced accuracy.
     The files and the table grow set by set, so that a suite that breaks off keeps what it has.
     """
     suite: EvaluationSuite = run.pipeline
-    eval_step = steps.make_eval_step(run.config, run.model, calibration_bins=CALIBRATION_BINS)
+    config = dataclasses.replace(run.config, loss="softmax")
+    eval_step = steps.make_eval_step(config, run.model, calibration_bins=CALIBRATION_BINS)
     run.workdir.mkdir(parents=True, exist_ok=True)
     width = max(len(suite_set.settings.name) for suite_set in suite.sets)
     card = {
@@ -123,7 +129,7 @@ def _evaluate_suite(run: Run, weights: Mapping[str, Params], step: int | None, s
         "calibration_bins": CALIBRATION_BINS,
         "results": [],
     }
-    log(_line(width, "set", "split", "weights", "images", "top-1 %", "top-5 %", "NLL", "ECE %"))
+    log(_line(width, "set", "split", "weights", "images", "top-1 %", "top-5 %", "by class", "NLL", "ECE %"))
     for suite_set in suite.sets:
         batches, ahead = suite.batches(suite_set), run.config.prefetch_batches
         try:
@@ -157,6 +163,7 @@ def _row(suite_set: SuiteSet, weights: str, result: Result) -> dict[str, Any]:
         "split": suite_set.settings.eval_split,
         "weights": weights,
         "classes": round(float(suite_set.classes.sum())),
+        "balanced_accuracy": None,  # of several labels
         # JSON has no NaN, which is what weights that went wrong measure.
         **{name: value if math.isfinite(value) else None for name, value in measured.items()},
         "left_out": suite_set.num_examples - result["count"],
@@ -164,12 +171,12 @@ def _row(suite_set: SuiteSet, weights: str, result: Result) -> dict[str, Any]:
 
 
 def _table_line(width: int, row: Mapping[str, Any]) -> str:
-    shares = ("accuracy", "accuracy_top5", "expected_calibration_error")
-    top1, top5, calibration = ("-" if row[name] is None else f"{100 * row[name]:.2f}" for name in shares)
+    shares = ("accuracy", "accuracy_top5", "balanced_accuracy", "expected_calibration_error")
+    top1, top5, balanced, calibration = ("-" if row[name] is None else f"{100 * row[name]:.2f}" for name in shares)
     likelihood = row["negative_log_likelihood"]
     likelihood = "-" if likelihood is None else f"{likelihood:.4f}"
     count = f"{row['count']:,}"
-    return _line(width, row["set"], row["split"], row["weights"], count, top1, top5, likelihood, calibration)
+    return _line(width, row["set"], row["split"], row["weights"], count, top1, top5, balanced, likelihood, calibration)
 
 
 def _line(width: int, name: str, split: str, weights: str, *numbers: str) -> str:

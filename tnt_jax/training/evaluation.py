@@ -1,9 +1,11 @@
 """What an evaluation measures, and the one way to measure it: in the loop, by --mode=evaluate and for a suite of sets.
 
-A step gives sums over a batch, which add up on the host: exact whatever the batches, devices and processes.
+A step gives sums over a batch, which add up on the host: exact whatever the batches, devices and processes. What is no
+sum, the average precision of several labels an image, is made of the scores of all images, gathered there too.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +13,14 @@ import numpy as np
 from jax import lax
 
 from tnt_jax.training.input_pipeline import Batch, prefetch
+from tnt_jax.training.losses import binary_cross_entropy
 from tnt_jax.training.state import Params, Sums, unreplicate
 
 CALIBRATION_BINS = 15  # as Guo et al. report it
-Result = dict[str, float]  # accuracy, accuracy_top5 in 0..1; loss in nats; count; expected_calibration_error in 0..1
+# accuracy, accuracy_top5 in 0..1; loss in nats; count; and, by what is measured, balanced_accuracy,
+# expected_calibration_error, mean_average_precision, subset_accuracy in 0..1, and average_precision of each class.
+Result = dict[str, Any]
+GATHERED = ("scores", "present")  # no sums in a step's results, but a row for each image; "counted" is their mask
 EvalStep = Callable[[Params, Batch, np.ndarray], dict[str, jax.Array]]
 
 
@@ -35,13 +41,14 @@ def batch_sums(
 
     classes: 1 for the classes that the data set has. The logits of the others are left out before the softmax, as the
     authors of ImageNet-A and ImageNet-R do.
-    -> count, accuracy, accuracy_top5 and loss [] (negative log-likelihood, nats); with calibration_bins, for each bin
-    [bins] of the confidence also bin_confidence and bin_accuracy. A prediction is right if it is among the labels, and
-    the likelihood is the labels' summed probability. With one label this is the usual one.
+    -> count, accuracy, accuracy_top5 and loss [] (negative log-likelihood, nats); of one label an image also
+    class_count and class_correct [K]; with calibration_bins, for each bin [bins] of the confidence also bin_confidence
+    and bin_accuracy. A prediction is right if it is among the labels, and the likelihood is the labels' summed
+    probability. With one label this is the usual one.
     """
     logits = jnp.where(classes > 0, logits.astype(jnp.float32), -jnp.inf)
-    labels = labels if labels.ndim == 2 else jax.nn.one_hot(labels, logits.shape[-1])
-    labels = (labels > 0) & (classes > 0)
+    one_label = labels.ndim == 1
+    labels = (multi_hot(labels, logits.shape[-1]) > 0) & (classes > 0)
     log_probabilities = jax.nn.log_softmax(logits)
     log_likelihood = jax.nn.logsumexp(jnp.where(labels, log_probabilities, -jnp.inf), axis=-1)
     correct = top_k_correct(logits, labels)
@@ -51,6 +58,9 @@ def batch_sums(
         "accuracy_top5": (top_k_correct(logits, labels, 5) * mask).sum(),
         "loss": -jnp.where(mask > 0, log_likelihood, 0.0).sum(),  # where: padding's may be infinite
     }
+    if one_label:
+        counted = labels * mask[:, None]
+        sums |= {"class_count": counted.sum(0), "class_correct": (counted * correct[:, None]).sum(0)}
     if calibration_bins:
         confidence = jnp.exp(log_probabilities.max(-1))
         # The bins are (0, 1/n], (1/n, 2/n], ..., as in the paper. No matrix products: a TPU's would be in bfloat16.
@@ -61,20 +71,81 @@ def batch_sums(
     return sums
 
 
+def multi_hot(labels: jax.Array, num_classes: int) -> jax.Array:
+    """labels [b] int, or [b, k] (1 for each of an image's labels, k <= K) -> [b, K]."""
+    if labels.ndim == 1:
+        return jax.nn.one_hot(labels, num_classes)
+    return jnp.pad(labels, ((0, 0), (0, num_classes - labels.shape[1])))
+
+
+def sigmoid_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array, sum_classes: bool) -> dict[str, jax.Array]:
+    """logits [b, K], labels as in batch_sums, mask [b] -> loss [], the binary cross-entropy in place of batch_sums';
+
+    of several labels an image also subset_accuracy [], images whose classes above a probability of one half are their
+    labels.
+    """
+    logits, present = logits.astype(jnp.float32), multi_hot(labels, logits.shape[-1]).astype(jnp.float32)
+    losses = binary_cross_entropy(logits, present, 1 - present, sum_classes)
+    sums = {"loss": jnp.where(mask > 0, losses, 0.0).sum()}  # where: padding's may be infinite
+    if labels.ndim == 2:
+        sums["subset_accuracy"] = (((logits > 0) == (present > 0)).all(-1) * mask).sum()
+    return sums
+
+
 def finish(sums: Mapping[str, np.ndarray]) -> Result:
     """The sums of all batches -> a Result. Raises ValueError where no image was counted.
 
+    balanced_accuracy: the mean over the classes that have images of the fraction of them that is right (recall).
     expected_calibration_error: the mean over the images of |accuracy - mean confidence| of the image's bin (Guo et al.
     2017, On Calibration of Modern Neural Networks, equation 3).
     """
     count = float(sums["count"])
     if count == 0:
         raise ValueError("No image was counted: none has a label.")
-    result = {name: float(sums[name]) / count for name in ("loss", "accuracy", "accuracy_top5")}
+    means = ("loss", "accuracy", "accuracy_top5", "subset_accuracy")
+    result = {name: float(sums[name]) / count for name in means if name in sums}
+    if "class_count" in sums:
+        there = sums["class_count"] > 0
+        result["balanced_accuracy"] = float(np.mean(sums["class_correct"][there] / sums["class_count"][there]))
     if "bin_accuracy" in sums:
         gaps = np.abs(sums["bin_accuracy"] - sums["bin_confidence"])  # each times the bin's number of images
         result["expected_calibration_error"] = float(gaps.sum()) / count
     return result | {"count": round(count)}
+
+
+def average_precisions(scores: np.ndarray, present: np.ndarray) -> list[float | None]:
+    """scores [n, K], present [n, K] (1 for each of an image's labels) -> the average precision of each class, 0..1.
+
+    scikit-learn's: the area under precision and recall as steps. None for a class that no image has. Scores that are
+    no numbers rank last.
+    """
+    from sklearn.metrics import average_precision_score
+
+    scores = np.nan_to_num(scores, nan=np.finfo(np.float32).min)
+    return [
+        float(average_precision_score(there, score)) if there.any() else None
+        for there, score in zip(present.T > 0, scores.T, strict=True)
+    ]
+
+
+def finish_several(scores: np.ndarray, present: np.ndarray) -> Result:
+    """As average_precisions -> them, and their mean. Raises ValueError where no image has a label."""
+    found = average_precisions(scores, present)
+    if all(each is None for each in found):
+        raise ValueError("No image of the evaluation split has a label.")
+    return {
+        "mean_average_precision": float(np.mean([each for each in found if each is not None])),
+        "average_precision": found,
+    }
+
+
+def with_class_names(result: Result, names: Sequence[str]) -> Result:
+    """A Result whose average_precision is a list -> the same by name; classes beyond the names have their number."""
+    if "average_precision" not in result:
+        return result
+    found = result["average_precision"]
+    names = [*names, *map(str, range(len(names), len(found)))]
+    return result | {"average_precision": dict(zip(names, found, strict=True))}
 
 
 def evaluate_weights(
@@ -91,9 +162,14 @@ def evaluate_weights(
     kept in float64 on the host, one batch behind the devices.
     """
     totals: dict[str, dict[str, np.ndarray]] = {}
+    gathered: dict[str, dict[str, list[np.ndarray]]] = {}  # name -> each of GATHERED, batch by batch
 
     def add(results: dict[str, dict[str, jax.Array]]) -> None:
         for name, sums in unreplicate(results).items():
+            if "counted" in sums:
+                counted = sums.pop("counted") > 0
+                for key in GATHERED:
+                    gathered.setdefault(name, {}).setdefault(key, []).append(sums.pop(key)[counted])
             sums = {key: np.asarray(value, np.float64) for key, value in sums.items()}
             totals[name] = {key: totals[name][key] + sums[key] for key in sums} if name in totals else sums
 
@@ -108,7 +184,10 @@ def evaluate_weights(
     if waiting is None:
         raise ValueError("The evaluation split is empty. Check config.data.eval_split.")
     add(waiting)
-    return {name: finish(sums) for name, sums in totals.items()}
+    results = {name: finish(sums) for name, sums in totals.items()}
+    for name, parts in gathered.items():
+        results[name] |= finish_several(*(np.concatenate(parts[key]) for key in GATHERED))
+    return results
 
 
 def means(sums: Sums, empty: float | None = None) -> dict[str, float]:

@@ -36,7 +36,15 @@ class InputPipeline:
 
     @functools.cached_property
     def steps_per_epoch(self) -> int:
-        """Training examples // batch size. Raises where the training split is missing or smaller than a batch."""
+        """Training examples // batch size. Raises where the training split is missing or smaller than a batch,
+
+        and where its images have several labels and the loss is for one.
+        """
+        if self._dataset.several_labels and self._config.loss != "sigmoid":
+            raise ValueError(
+                f"{self._dataset.name} has several labels an image, and config.loss={self._config.loss} is for one: "
+                "set --config.loss=sigmoid."
+            )
         return self._batches.steps_per_epoch(self._config.data, self._config.batch_size)
 
     @functools.cached_property
@@ -70,7 +78,11 @@ class InputPipeline:
         """This process's shard of the evaluation split: every example once, the last batch filled up and masked."""
         config = self._config
         return self._batches.eval_batches(
-            config.data, batch_size=config.eval_batch_size, faulty=self.faulty, **batch_arguments(config)
+            config.data,
+            batch_size=config.eval_batch_size,
+            faulty=self.faulty,
+            count_unlabelled=config.loss == "sigmoid",
+            **batch_arguments(config),
         )
 
 

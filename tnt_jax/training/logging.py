@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from tnt_jax import workdir as workdirs
 from tnt_jax.data.faulty import FaultyImages
 from tnt_jax.names import printable_text
 from tnt_jax.training.class_balance import balance_lines
@@ -53,6 +54,13 @@ TIME_LIKE = (
 STARVED = 0.05  # share of the time waiting for data from which a line of the log says so
 START_IN_AVERAGE = 0.5  # share of the start in the averaged weights from which a note says so
 WEIGHTS = {"eval": "raw weights", "eval_ema": "averaged weights"}
+MEASURES = {  # of a Result: what a line of the log says of it, and how it calls it
+    "mean_average_precision": "mAP",
+    "subset_accuracy": "subset accuracy",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "loss": "loss",
+}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 _NAMED = 20  # faulty images in the last words of a run
 _RECORD_HEAD, _RECORD_TAIL = 12, 4  # bytes around a TFRecord: its length with a checksum, and its content's checksum
@@ -299,7 +307,11 @@ def progress_line(
 
 def evaluation_line(step: int | None, results: Mapping[str, Result]) -> str:
     """Raw and averaged weights side by side."""
-    parts = [f"{WEIGHTS[name]}: accuracy {r['accuracy']:.4f}, loss {r['loss']:.4f}" for name, r in results.items()]
+    parts = [
+        f"{WEIGHTS[name]}: "
+        + ", ".join(f"{word} {result[metric]:.4f}" for metric, word in MEASURES.items() if metric in result)
+        for name, result in results.items()
+    ]
     count = next(iter(results.values()))["count"]
     return f"evaluation{'' if step is None else f' at step {step:,}'} on {count:,} images  {'; '.join(parts)}"
 
@@ -307,8 +319,9 @@ def evaluation_line(step: int | None, results: Mapping[str, Result]) -> str:
 def last_line(summary: Mapping[str, Any], path: Path) -> str:
     """What the run came to, and where it says more."""
     best = summary["best"]
+    measure = workdirs.measure(summary[best])
     return (
-        f"test accuracy {summary[best]['accuracy']:.2%} ({WEIGHTS[best]}) after {summary['steps']:,} steps and "
+        f"test {MEASURES[measure]} {summary[best][measure]:.2%} ({WEIGHTS[best]}) after {summary['steps']:,} steps and "
         f"{in_words(summary['seconds'])}; {path}"
     )
 

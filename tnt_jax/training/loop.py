@@ -292,15 +292,17 @@ class Trainer:
         self.checkpoints.update_metadata(step, changes, accuracy, scheduled)
 
     def _evaluate_and_write(self, state: TrainState, step: int) -> tuple[float | None, bool]:
-        """-> the accuracy of the better weights, and whether it is the best yet; (None, False) if interrupted."""
+        """-> the better weights' accuracy (workdir.measure), if it is the best yet; (None, False) if interrupted."""
         self._results = self._evaluate(state)
         if not self._results:
             return None, False
         self._evaluation_due = False
         results = self._results.items()
-        self._write(step, {f"{name}/{metric}": value for name, result in results for metric, value in result.items()})
+        scalars = {f"{name}/{metric}": value for name, result in results for metric, value in result.items()}
+        self._write(step, {name: value for name, value in scalars.items() if not isinstance(value, dict)})
         log(logging.evaluation_line(step, self._results))
-        accuracy = self._results[workdirs.select_best(self._results)]["accuracy"]
+        best = self._results[workdirs.select_best(self._results)]
+        accuracy = best[workdirs.measure(best)]
         improved = self._best_accuracy is None or accuracy > self._best_accuracy
         self._best_accuracy = accuracy if improved else self._best_accuracy
         return accuracy, improved

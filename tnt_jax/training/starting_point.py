@@ -148,7 +148,13 @@ def label_map(known: Names, names: Names, data: str) -> np.ndarray | None:
 def relabelled(batches: Iterator[Batch], classes: np.ndarray | None) -> Iterator[Batch]:
     """Batches with a data set's labels -> with the model's classes, by `label_map`."""
     for batch in batches:
-        yield batch if classes is None else batch | {"label": classes[np.asarray(batch["label"])]}
+        if classes is not None:
+            batch = batch | {"label": classes[np.asarray(batch["label"])]}
+            if "labels" in batch:
+                present = np.zeros((*batch["label"].shape, classes.max() + 1), np.uint8)
+                present[..., classes] = np.asarray(batch["labels"])
+                batch["labels"] = present
+        yield batch
 
 
 def check_classes(config: Config, workdir: Path, count: int, names: Names, evaluates: bool) -> np.ndarray | None:

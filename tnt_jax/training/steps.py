@@ -18,7 +18,7 @@ from tnt_jax.models import fast
 from tnt_jax.models.tnt import TNT
 from tnt_jax.training.config import Config
 from tnt_jax.training.device_augment import mix, normalize, random_erase, random_resized_crops
-from tnt_jax.training.evaluation import EvalStep, batch_sums, top_k_correct
+from tnt_jax.training.evaluation import EvalStep, batch_sums, multi_hot, sigmoid_sums, top_k_correct
 from tnt_jax.training.losses import batch_loss, smooth_labels
 from tnt_jax.training.optimizer import Schedule, average_decay, update_average
 from tnt_jax.training.state import Params, Sums, TrainState, zero_sums
@@ -182,9 +182,20 @@ def eval_step(
     calibration_bins: int = 0,
     axis_name: str = AXIS,
 ) -> dict[str, jax.Array]:
-    """A device's shard of a batch, classes [K] -> evaluation.batch_sums of the whole batch, equal on all devices."""
+    """A device's shard of a batch, classes [K] -> evaluation.batch_sums of the whole batch, equal on all devices.
+
+    With config.loss "sigmoid" its sums too, and of several labels an image the scores and labels of all images.
+    """
     logits = model.apply({"params": params}, normalize(batch["image"], config.data), train=False)
-    return lax.psum(batch_sums(logits, labels_of(batch), batch["mask"], classes, calibration_bins), axis_name)
+    labels, mask = labels_of(batch), batch["mask"]
+    sums = batch_sums(logits, labels, mask, classes, calibration_bins)
+    if config.loss != "sigmoid":
+        return lax.psum(sums, axis_name)
+    sums = lax.psum(sums | sigmoid_sums(logits, labels, mask, config.bce_sum_classes), axis_name)
+    if labels.ndim == 1:
+        return sums
+    rows = {"scores": logits.astype(jnp.float32), "present": multi_hot(labels, logits.shape[-1]), "counted": mask}
+    return sums | lax.all_gather(rows, axis_name, tiled=True)
 
 
 def for_platform(model: nn.Module, devices: Sequence[jax.Device]) -> nn.Module:

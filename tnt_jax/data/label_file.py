@@ -1,0 +1,63 @@
+"""labels.csv of a folder: the labels of each image, any number of them."""
+
+import csv
+import io
+import posixpath
+import unicodedata
+from collections.abc import Iterable
+
+from etils import epath
+
+from tnt_jax.names import printable
+
+LABELS_FILE = "labels.csv"
+HEADER = ["path", "labels"]
+SEPARATOR = ";"  # a space may be part of a class's name
+_FORM = f"It is a CSV file in UTF-8 with the header {','.join(HEADER)}; labels are separated by {SEPARATOR!r}."
+
+
+def read_labels(path: epath.Path) -> dict[str, tuple[str, ...]]:
+    """labels.csv -> the labels of each image by its path below the file's folder, in the file's order.
+
+    Labels are in Unicode's composed form, each once; an image may have none. Raises ValueError that names file and
+    line for another form, and for a path that is there twice.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    try:
+        text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
+        if "\0" in text:
+            raise ValueError("it is not UTF-8 text")
+        rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+        if [cell.strip() for cell in next(rows, [])] != HEADER:
+            raise ValueError(f"its first line is not {','.join(HEADER)}")
+        for row in filter(None, rows):
+            if len(row) != len(HEADER) or not row[0].strip():
+                raise ValueError(f"line {rows.line_num} has not a path and its labels: {printable(','.join(row)[:80])}")
+            image = posixpath.normpath(unicodedata.normalize("NFC", row[0].strip()))
+            if image in found:
+                raise ValueError(f"line {rows.line_num} has {printable(image)} a second time")
+            labels = (unicodedata.normalize("NFC", label.strip()) for label in row[1].split(SEPARATOR))
+            found[image] = tuple(dict.fromkeys(filter(None, labels)))
+    except (ValueError, csv.Error) as error:
+        raise ValueError(
+            f"{printable(path)}: {error}. {_FORM} Rename a file that is meant for something else."
+        ) from error
+    if not found:
+        raise ValueError(f"{printable(path)} lists no image. {_FORM}")
+    return found
+
+
+def labels_of_images(path: epath.Path, images: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """labels.csv, images below its folder -> the labels of those that it lists, sorted by path.
+
+    Raises ValueError, with the first of them, where it lists what is none of the images.
+    """
+    there = {unicodedata.normalize("NFC", image): image for image in images}
+    listed = read_labels(path)
+    if missing := [image for image in listed if image not in there]:
+        more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
+        raise ValueError(
+            f"{printable(path)} lists {printable(missing[0])}{more}, and there is no such image below its folder. "
+            "Paths are relative to it, such as photos/1.jpg; remove the lines or add the files."
+        )
+    return {there[image]: listed[image] for image in sorted(listed)}
