@@ -1,6 +1,7 @@
 """The program against a plain model.apply; images that cannot be read; the three forms of its answer."""
 
 import csv
+import dataclasses
 import json
 import pathlib
 
@@ -128,3 +129,18 @@ def test_what_cannot_work_ends_with_one_message(tmp_path, capsys, arguments, mes
     with pytest.raises(SystemExit) as stop:
         predict.main([str(tmp_path / "empty") if word == "EMPTY" else word for word in arguments])
     assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_run_with_the_sigmoid_has_each_classs_own_probability(folder, trained, monkeypatch, capsys):
+    place, pixels = folder
+    config = checked_config(loss="sigmoid")
+    monkeypatch.setattr(predict, "open_trained", lambda *args, **kwargs: dataclasses.replace(trained, config=config))
+    predict.main([str(place / "03.png"), "--source=a", "--format=json", "--above=0.5"])
+    (entry,) = json.loads(capsys.readouterr().out)
+    images = (pixels[3:4] / np.float32(255) - np.array(IMAGES.mean)) / np.array(IMAGES.std)
+    row = np.asarray(jax.nn.sigmoid(trained.model.apply(trained.variables, images.astype(np.float32))))[0]
+    expected = [label for label in np.argsort(-row).tolist() if row[label] > 0.5]
+    assert 0 < len(expected) < 6 and [guess["label"] for guess in entry["predictions"]] == expected
+    assert entry["predictions"][0]["probability"] == pytest.approx(row[expected[0]], abs=1e-5)
+    predict.main([str(place / "03.png"), "--source=a", "--above=0.999999"])
+    assert "no class is as probable as --above" in capsys.readouterr().out

@@ -9,7 +9,7 @@ import pytest
 
 from tests.training.helpers import random_variables, tiny_config
 from tnt_jax.analysis import page
-from tnt_jax.analysis.mistakes import Evaluated, Mistake
+from tnt_jax.analysis.mistakes import Evaluated, EvaluatedSeveral, Mistake, MistakeOfSeveral
 from tnt_jax.data.settings import EvalImages
 from tnt_jax.models.variants import create_model
 from tnt_jax.tools import report
@@ -77,8 +77,7 @@ def render(workdir, confusion, names, **changes):
         workdir=workdir,
         config=check_run(workdir),
         class_names=names,
-        evaluated=Evaluated(confusion, mistakes),
-        **arguments | changes,
+        **arguments | {"evaluated": Evaluated(confusion, mistakes)} | changes,
     )
 
 
@@ -120,6 +119,18 @@ def test_no_name_is_a_formula_or_an_escape_sequence(workdir):
 def test_a_perfect_or_unfinished_run_says_so(workdir):
     text = render(workdir, np.diag([3, 4]), ["a", "b"], summary=None)
     assert "has not ended" in text and "No image was mistaken" in text and "Every class is always right" in text
+
+
+def test_several_labels_have_a_table_of_precisions(workdir):
+    result = {"mean_average_precision": 0.5, "subset_accuracy": 0.25, "accuracy": 0.75, "loss": 0.5, "count": 9}
+    summary = page.read_summary(workdir) | {"eval": result, "eval_ema": None, "best": "eval"}
+    worst = [MistakeOfSeveral(3, np.zeros((4, 4, 3), np.uint8), (0, 2), (), 1.5)]
+    evaluated = EvaluatedSeveral([0.8, None, 0.2], [5, 0, 4], 9, 0.25, worst)
+    shown = Page(render(workdir, None, ["ant", HOSTILE, "bee"], summary=summary, evaluated=evaluated))
+    assert "script" not in shown.tags and "Confusion" not in shown.text
+    for words in ("50.0%", "mean average precision of 50.00%", "25.0%", "subset accuracy", "ant, bee", "no class"):
+        assert words in shown.text, words
+    assert shown.text.index("20.0%") < shown.text.index("80.0%") < shown.text.index("–")
 
 
 def test_the_program_evaluates_and_writes(workdir, monkeypatch, capsys):

@@ -31,7 +31,7 @@ def draw_class_token_attention(
     model: TNT,
     variables: dict,
     pixels: np.ndarray,
-    labels: Sequence[int],
+    labels: Sequence[int] | np.ndarray,
     path: Path,
     *,
     mean: Sequence[float],
@@ -40,6 +40,7 @@ def draw_class_token_attention(
 ) -> Path:
     """pixels [B, H, W, 3] uint8 and labels [B] -> a figure of each image and, under it, the attention over it.
 
+    labels [B, k]: 1 for each of an image's labels; a prediction is right if it is one of them.
     mean, std: the normalisation that the model was trained with. class_names: what the labels mean; None: the numbers.
     """
     images = (jnp.asarray(pixels, jnp.float32) / 255 - jnp.asarray(mean)) / jnp.asarray(std)
@@ -50,8 +51,9 @@ def draw_class_token_attention(
         for axes, image, label, predicted, attention in zip(
             grid.T, pixels, labels, logits.argmax(-1), maps, strict=True
         ):
-            right = predicted == label
-            show_image(axes[0], image, names[label] if right else f"{names[label]}, taken for {names[predicted]}")
+            wanted = [label] if np.ndim(label) == 0 else np.flatnonzero(label)
+            right, title = predicted in wanted, ", ".join(names[each] for each in wanted) or "no class"
+            show_image(axes[0], image, title if right else f"{title}, taken for {names[predicted]}")
             axes[0].title.set_color("black" if right else RED)
             draw_over(axes[1], image, attention)
         put_title(figure, "Test images, and where the class token of the last block looks (bright: more)")

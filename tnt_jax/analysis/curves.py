@@ -16,7 +16,13 @@ PANELS = (
     ("loss", {"train/loss": "training", "eval/loss": "test", "eval_ema/loss": "test, averaged weights"}, "linear"),
     (
         "accuracy",
-        {"train/accuracy": "training", "eval/accuracy": "test", "eval_ema/accuracy": "test, averaged weights"},
+        {
+            "train/accuracy": "training",
+            "eval/accuracy": "test",
+            "eval_ema/accuracy": "test, averaged weights",
+            "eval/mean_average_precision": "test, mAP",
+            "eval_ema/mean_average_precision": "test, mAP, averaged weights",
+        },
         "linear",
     ),
     ("learning rate", {"train/learning_rate": "learning rate"}, "linear"),

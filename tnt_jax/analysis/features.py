@@ -61,6 +61,7 @@ def extract_features(
     block: 1-based, None: the last; kind: see block_features.
     Raises ValueError for a block or a kind that is not there, and what the data package raises.
     """
+    from tnt_jax.data import sources
     from tnt_jax.data.batches import eval_batches
 
     block = model.depth if block is None else block
@@ -68,6 +69,11 @@ def extract_features(
         raise ValueError(f"block={block}: the model has the blocks 1 to {model.depth}.")
     if kind not in KINDS:
         raise ValueError(f"features={kind!r}: must be one of {', '.join(KINDS)}.")
+    if sources.open_dataset(config.data).several_labels:
+        raise ValueError(
+            f"config.data.name={config.data.name} has several labels an image; the linear probe and nearest neighbours "
+            "measure one. Set --config.data.name to a set with one."
+        )
     batches = eval_batches(
         dataclasses.replace(config.data, eval_split=split),
         batch_size=config.eval_batch_size,

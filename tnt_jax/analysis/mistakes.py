@@ -1,10 +1,15 @@
-"""Where a classifier is wrong: the confusion matrix of a split, its classes, the worst mistakes with their images."""
+"""Where a classifier is wrong on a split: the confusion matrix or, of several labels an image, the average precision of
+
+each class; the worst mistakes with their images.
+"""
 
 import heapq
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
+
+from tnt_jax.training.evaluation import average_precisions
 
 
 class Mistake(NamedTuple):
@@ -33,6 +38,31 @@ class Evaluated(NamedTuple):
     def accuracy(self) -> float:
         """0..1."""
         return float(np.trace(self.confusion) / max(self.count, 1))
+
+
+class MistakeOfSeveral(NamedTuple):
+    """An image whose classes above a probability of one half are not its labels."""
+
+    index: int  # the example's number in the split
+    pixels: np.ndarray  # uint8 [H, W, 3], as the model got it
+    labels: tuple[int, ...]
+    predicted: tuple[int, ...]
+    loss: float  # mean binary cross-entropy, nats
+
+
+class EvaluatedSeveral(NamedTuple):
+    """A model on a split with several labels an image."""
+
+    precisions: list[float | None]  # average precision of each class, 0..1; None: no image has it
+    examples: list[int]  # of each class
+    count: int
+    subset_accuracy: float  # images whose classes above one half are their labels, 0..1
+    worst: list[MistakeOfSeveral]  # the highest loss first
+
+    @property
+    def mean_average_precision(self) -> float:
+        """Over the classes that are there, 0..1."""
+        return float(np.mean([each for each in self.precisions if each is not None] or [np.nan]))
 
 
 class Confusion(NamedTuple):
@@ -71,6 +101,39 @@ def evaluate(
             entry = (-found.label_probability, -index, found)  # the heap's least is the mildest
             (heapq.heappush if len(worst) < keep else heapq.heappushpop)(worst, entry)
     return Evaluated(confusion, [entry[2] for entry in sorted(worst, reverse=True, key=lambda entry: entry[:2])])
+
+
+def evaluate_several(
+    probabilities_of: Callable[[np.ndarray], np.ndarray],
+    batches: Iterable[Mapping[str, np.ndarray]],
+    keep: int = 24,
+) -> EvaluatedSeveral:
+    """`evaluate` for several labels an image; probabilities_of: uint8 [b, H, W, 3] -> [b, K], each class by itself."""
+    scores, presents, worst = [], [], []
+    for batch in batches:
+        fields = {
+            name: batch[name].reshape(-1, *batch[name].shape[2:]) for name in ("image", "labels", "mask", "index")
+        }
+        real = fields["mask"] > 0
+        rows = probabilities_of(fields["image"])[real]
+        fields = {name: field[real] for name, field in fields.items()}
+        present = np.pad(fields["labels"], ((0, 0), (0, rows.shape[1] - fields["labels"].shape[1]))) > 0
+        losses = -np.log(np.maximum(np.where(present, rows, 1 - rows), np.finfo(np.float32).tiny)).mean(-1)
+        for i in np.flatnonzero(((rows > 0.5) != present).any(-1)):
+            labels, predicted = (tuple(np.flatnonzero(row).tolist()) for row in (present[i], rows[i] > 0.5))
+            found = MistakeOfSeveral(int(fields["index"][i]), fields["image"][i], labels, predicted, float(losses[i]))
+            entry = (found.loss, -found.index, found)  # the heap's least is the mildest
+            (heapq.heappush if len(worst) < keep else heapq.heappushpop)(worst, entry)
+        scores.append(rows)
+        presents.append(present)
+    rows, present = np.concatenate(scores), np.concatenate(presents)
+    return EvaluatedSeveral(
+        average_precisions(rows, present),
+        present.sum(0).tolist(),
+        len(rows),
+        float(((rows > 0.5) == present).all(-1).mean()),
+        [entry[2] for entry in sorted(worst, reverse=True, key=lambda entry: entry[:2])],
+    )
 
 
 def class_accuracies(confusion: np.ndarray) -> np.ndarray:

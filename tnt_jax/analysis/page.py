@@ -14,11 +14,12 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from tnt_jax.analysis.curves import PANELS, Series, draw_panel, read_metrics
-from tnt_jax.analysis.mistakes import Evaluated, class_accuracies, most_confused
+from tnt_jax.analysis.mistakes import Evaluated, EvaluatedSeveral, class_accuracies, most_confused
 from tnt_jax.analysis.style import ORANGE, RED, as_png, style
 from tnt_jax.names import printable, without_formulas
 from tnt_jax.training.config import Config, as_dict
 from tnt_jax.training.logging import in_words
+from tnt_jax.workdir import measure
 
 TEMPLATE = Path(__file__).with_name("page.html")
 MOST_NUMBERS = 25  # classes up to which the confusion matrix shows numbers
@@ -32,6 +33,12 @@ CAPTIONS = {
     "outer_attention": "What each sentence attends to, block by block (Figure 6).",
     "class_attention": "What the class token of the last block attends to (Figure 7).",
 }
+# Of an evaluation: the metric, its label, a remark.
+MEASURES = (
+    ("balanced_accuracy", "balanced accuracy", "mean over the classes"),
+    ("accuracy_top5", "top-5 accuracy", ""),
+    ("subset_accuracy", "subset accuracy", "all classes of an image right"),
+)
 # Series of metrics.jsonl: its label, how to write a value.
 SPEEDS = (
     ("train/images_per_second", "Images a second", "{:,.0f}"),
@@ -55,7 +62,7 @@ def render(
     class_names: Sequence[str],
     summary: Mapping[str, Any] | None,
     weights: str,
-    evaluated: Evaluated,
+    evaluated: Evaluated | EvaluatedSeveral,
     figures: Mapping[str, bytes],
     image: str,
 ) -> str:
@@ -75,12 +82,8 @@ def render(
         suite=_read_json(workdir / "report_card.json"),
         weights=weights,
         evaluated=evaluated,
-        matrix=confusion_table(evaluated.confusion) if len(class_names) <= MOST_NUMBERS else None,
-        heat_map=None
-        if len(class_names) <= MOST_NUMBERS
-        else _data_uri(as_png(draw_confusion(evaluated.confusion, class_names))),
-        confused=most_confused(evaluated.confusion, MOST_LISTED),
-        weakest=weakest_classes(evaluated.confusion),
+        several=isinstance(evaluated, EvaluatedSeveral),
+        **(_precisions if isinstance(evaluated, EvaluatedSeveral) else _confusions)(evaluated, class_names),
         mistakes=[(mistake, _data_uri_of_pixels(mistake.pixels)) for mistake in evaluated.worst],
         names=class_names,
         figures=[(name, CAPTIONS[name], _data_uri(content)) for name, content in figures.items()],
@@ -89,6 +92,23 @@ def render(
         config=config_groups(as_dict(config)),
         versions=(summary or {}).get("versions", {}),
     )
+
+
+def _confusions(evaluated: Evaluated, names: Sequence[str]) -> dict[str, Any]:
+    """What the page shows of one label an image."""
+    few = len(names) <= MOST_NUMBERS
+    return {
+        "matrix": confusion_table(evaluated.confusion) if few else None,
+        "heat_map": None if few else _data_uri(as_png(draw_confusion(evaluated.confusion, names))),
+        "confused": most_confused(evaluated.confusion, MOST_LISTED),
+        "weakest": weakest_classes(evaluated.confusion),
+    }
+
+
+def _precisions(evaluated: EvaluatedSeveral, names: Sequence[str]) -> dict[str, Any]:
+    """What the page shows of several: (class, average precision, examples), the lowest first, those without last."""
+    rows = zip(names, evaluated.precisions, evaluated.examples, strict=True)
+    return {"precisions": sorted(rows, key=lambda row: (row[1] is None, row[1]))}
 
 
 def key_numbers(config: Config, summary: Mapping[str, Any] | None, series: Series) -> list[tuple[str, str, str]]:
@@ -100,12 +120,15 @@ def key_numbers(config: Config, summary: Mapping[str, Any] | None, series: Serie
     other = summary["eval" if summary["best"] == "eval_ema" else "eval_ema"]
     words = {"eval": "raw", "eval_ema": "averaged"}
     remark = f"{words[summary['best']]} weights, {best['count']:,} images"
+    judged = measure(best)
     if other is not None:
-        remark += f"; {words['eval' if summary['best'] == 'eval_ema' else 'eval_ema']}: {other['accuracy']:.1%}"
+        remark += f"; {words['eval' if summary['best'] == 'eval_ema' else 'eval_ema']}: {other[judged]:.1%}"
     speed = summary["images_per_second"]
+    # Runs of before have no balanced accuracy.
+    measures = [each for each in MEASURES if each[0] in best]
     return [
-        (f"{best['accuracy']:.1%}", "accuracy", remark),
-        (f"{best['accuracy_top5']:.1%}", "top-5 accuracy", ""),
+        (f"{best[judged]:.1%}", judged.replace("_", " "), remark),
+        *((f"{best[metric]:.1%}", label, note) for metric, label, note in measures),
         (f"{best['loss']:.3f}", "loss", "nats an image"),
         (f"{summary['parameters']:,}", "parameters", ""),
         (f"{summary['steps']:,}", "steps", f"of {config.batch_size:,} images"),

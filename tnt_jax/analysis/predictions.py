@@ -24,11 +24,11 @@ class Guess(NamedTuple):
 
     label: int
     name: str
-    probability: float  # softmax over all classes, 0..1
+    probability: float  # 0..1: softmax over all classes, or each class's sigmoid
 
 
 class Prediction(NamedTuple):
-    """The most probable classes of an image, the best first."""
+    """The most probable classes of an image, the best first; none where none is probable enough."""
 
     path: Path
     guesses: tuple[Guess, ...]
@@ -49,15 +49,18 @@ def classify(
     paths: Iterable[Path],
     *,
     top: int = 5,
+    above: float | None = None,
     batch_size: int = 32,
+    loss: str = "softmax",
 ) -> Iterator[Prediction | Failure]:
-    """Image files -> the `top` classes of each, in the files' order; lazily, `batch_size` at a time.
+    """Image files -> the `top` classes of each, or all with a probability `above` that, lazily, in the files' order.
 
     images: how files become the model's input (data.augment.eval_image at model.input_size, then mean and std).
-    class_names: [K], one a logit. A batch goes over all local devices; the next one is read meanwhile.
+    class_names: [K], one a logit. loss: as config.loss. A batch goes over all local devices; the next one is read
+    meanwhile.
     """
     batch_size = whole_batch(batch_size)
-    probabilities_of = predictor(model, variables, images)
+    probabilities_of = predictor(model, variables, images, loss)
     top = min(top, model.num_classes)
     for batch in _batches(paths, batch_size, images, model.input_size):
         pixels = [item for _, item in batch if not isinstance(item, str)]
@@ -69,7 +72,8 @@ def classify(
                 yield Failure(path, item)
                 continue
             row = next(probabilities)
-            best = np.argsort(-row, kind="stable")[:top]
+            best = np.argsort(-row, kind="stable")
+            best = best[:top] if above is None else best[row[best] > above]
             yield Prediction(path, tuple(Guess(int(i), class_names[i], float(row[i])) for i in best))
 
 
@@ -80,17 +84,18 @@ def whole_batch(batch_size: int) -> int:
 
 
 def predictor(
-    model: TNT, variables: Mapping[str, Any], images: DataSettings | EvalImages
+    model: TNT, variables: Mapping[str, Any], images: DataSettings | EvalImages, loss: str = "softmax"
 ) -> Callable[[np.ndarray], np.ndarray]:
     """-> a function from pixels uint8 [b, H, W, 3] to probabilities float32 [b, K], over all local devices.
 
-    b is a size of `whole_batch`; each new one is compiled.
+    Those of "softmax" sum to 1, those of "sigmoid" are each class's own (config.loss). b is a size of `whole_batch`;
+    each new one is compiled.
     """
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("batch",))
     everywhere, split = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in ((), ("batch",)))
     variables = jax.device_put(variables, everywhere)
     scaling = jnp.asarray(images.mean), jnp.asarray(images.std)
-    return lambda pixels: np.asarray(_probabilities(model, variables, jax.device_put(pixels, split), *scaling))
+    return lambda pixels: np.asarray(_probabilities(model, loss, variables, jax.device_put(pixels, split), *scaling))
 
 
 def read_image(path: Path, images: DataSettings | EvalImages, image_size: tuple[int, int]) -> np.ndarray:
@@ -139,10 +144,10 @@ def _batched(items: Iterable[Path], size: int) -> Iterator[list[Path]]:
         yield chunk
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _probabilities(
-    model: TNT, variables: Mapping[str, Any], pixels: jax.Array, mean: jax.Array, std: jax.Array
+    model: TNT, loss: str, variables: Mapping[str, Any], pixels: jax.Array, mean: jax.Array, std: jax.Array
 ) -> jax.Array:
     """variables, pixels uint8 [b, H, W, 3] -> [b, K] float32."""
     logits = model.apply(variables, (pixels.astype(jnp.float32) / 255 - mean) / std)
-    return jax.nn.softmax(logits)
+    return jax.nn.softmax(logits) if loss == "softmax" else jax.nn.sigmoid(logits)

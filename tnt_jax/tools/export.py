@@ -61,7 +61,7 @@ import jax.export
 program = jax.export.deserialize(open("{program}", "rb").read())
 classes = json.load(open("{classes}"))
 logits = program.call(images)              # {input} [B, {height}, {width}, 3] -> float32 [B, {count}], any B
-print(classes[int(logits[0].argmax())])    # jax.nn.softmax(logits) gives probabilities
+print(classes[int(logits[0].argmax())])    # jax.nn.{loss}(logits) gives probabilities{each}
 ```
 
 The first call for a number of images compiles; `jax.jit(program.call)` keeps the compiled program like any function.
@@ -118,6 +118,8 @@ def write_program(trained: Trained, folder: Path, input_kind: str = "uint8") -> 
         height=height,
         width=width,
         count=trained.model.num_classes,
+        loss=trained.loss,
+        each="" if trained.loss == "softmax" else ", of each class by itself",
         resizing=_resizing(trained),
         scaling=SCALING[input_kind].format(mean=trained.images.mean, std=trained.images.std),
         source=names.printable(Path(trained.source).name),

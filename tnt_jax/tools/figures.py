@@ -44,7 +44,7 @@ from tnt_jax.models.variants import VARIANTS, create_model, update
 from tnt_jax.pretrained.sources import BEST
 from tnt_jax.tools import command_line
 from tnt_jax.tools.trained import Trained, add_weights_flag, check_run, evaluation_batches, open_trained, workdir_of
-from tnt_jax.workdir import user_path
+from tnt_jax.workdir import measure, user_path
 
 EXAMPLE = "eval:"
 RANDOM = "random"
@@ -123,7 +123,7 @@ def draw_run(workdir: Path, options: argparse.Namespace) -> str:
         trained.model,
         trained.variables,
         batch["image"][0][real],
-        batch["label"][0][real],
+        batch["labels" if "labels" in batch else "label"][0][real],
         workdir / "attention.png",
         mean=trained.images.mean,
         std=trained.images.std,
@@ -134,6 +134,9 @@ def draw_run(workdir: Path, options: argparse.Namespace) -> str:
     if summary is None:
         return figures
     best, which = summary[summary["best"]], "averaged" if summary["best"] == "eval_ema" else "raw"
+    if measure(best) != "accuracy":
+        value = 100 * best["mean_average_precision"]
+        return f"Mean average precision: {value:.2f}% ({best['count']:.0f} images, {which} weights)\n{figures}"
     right = f"{best['accuracy'] * best['count']:.0f} of {best['count']:.0f} images, {which} weights"
     return f"Test accuracy: {100 * best['accuracy']:.2f}% ({right})\n{figures}"
 

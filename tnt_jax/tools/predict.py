@@ -1,4 +1,4 @@
-"""Classes of images: the best five of each, with their probabilities.
+"""Classes of images: the best five of each, or (--above=0.5) all that are probable enough, with their probabilities.
 
     python -m tnt_jax.tools.predict --source=runs/photos holiday.jpg another.png
     python -m tnt_jax.tools.predict --source=hf-hub:timm/tnt_s_patch16_224.in1k photos/ --format=csv --output=a.csv
@@ -7,7 +7,8 @@
 is a file (JPEG, PNG, WebP, BMP, GIF, TIFF) or a folder, whose images are taken, those of its folders too; names that
 start with "." are not. Images are rotated as their EXIF tag says, then resized, cropped and normalised as for the run's
 evaluation, or as the published weights' authors do. Names with line ends, escape sequences or bytes that are no text
-have them as \\n, \\x1b, \\udcff in table and CSV; JSON has them exactly.
+have them as \\n, \\x1b, \\udcff in table and CSV; JSON has them exactly. Probabilities sum to 1, but not those of a
+run with config.loss=sigmoid, which are each class's own.
 
 Exit codes: 0 done; 1 some images could not be read (they are named, and the others predicted); 2 the command cannot
 work.
@@ -58,6 +59,8 @@ def as_table(results: Iterator[Prediction | Failure], weights: str) -> Iterator[
         if isinstance(result, Failure):
             yield f"      cannot be read: {names.printable(result.reason)}"
             continue
+        if not result.guesses:
+            yield "      no class is as probable as --above"
         yield from (f"  {100 * guess.probability:6.2f}%  {names.printable(guess.name)}" for guess in result.guesses)
 
 
@@ -97,12 +100,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, or a folder of images")
     add_source_flags(parser)
     parser.add_argument("--top", type=command_line.at_least(1), default=5, help="classes an image (default 5)")
+    above = "instead all classes with a higher probability, 0 to 1, such as 0.5"
+    parser.add_argument("--above", type=float, help=above)
     size = "images at a time, over all devices (default 32)"
     parser.add_argument("--batch-size", type=command_line.at_least(1), default=32, help=size)
     parser.add_argument("--image-size", type=int, help="pixels, a side; the model's own unless given")
     parser.add_argument("--format", choices=FORMATS, default="table")
     parser.add_argument("--output", type=Path, help="a file; standard output unless given")
-    return parser.parse(arguments)
+    options = parser.parse(arguments)
+    if options.above is not None and not 0 <= options.above < 1:
+        parser.error(f"--above={options.above:g} must be a probability from 0 to less than 1")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -127,6 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             trained.class_names,
             images,
             top=options.top,
+            above=options.above,
+            loss=trained.loss,
             batch_size=options.batch_size,
         )
         lines = FORMATS[options.format](noted(results), trained.weights)

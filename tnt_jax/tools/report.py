@@ -3,11 +3,13 @@
     python -m tnt_jax.tools.report --workdir=runs/digits [--output=report.html] [--figures=all] [--image=eval:0]
 
 The page is one file with its images inside; it loads nothing from elsewhere, and reads on a phone too. The mistakes
-and the confusion matrix are of the newest checkpoint on data.eval_split, with the weights (raw or averaged) that
-the last evaluation found better, or --weights. --figures: as in tools.figures, or none; they are drawn of --image.
+and the confusion matrix (of several labels an image: the average precision of each class) are of the newest checkpoint
+on data.eval_split, with the weights (raw or averaged) that the last evaluation found better, or --weights. --figures:
+as in tools.figures, or none; they are drawn of --image.
 """
 
 import argparse
+import itertools
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +18,7 @@ import jax
 
 from tnt_jax.analysis import page
 from tnt_jax.analysis.figures import INNER_FIGURES, chosen_figures, draw
-from tnt_jax.analysis.mistakes import evaluate
+from tnt_jax.analysis.mistakes import evaluate, evaluate_several
 from tnt_jax.analysis.panels import save_figure
 from tnt_jax.analysis.predictions import predictor, whole_batch
 from tnt_jax.tools import command_line
@@ -49,12 +51,14 @@ def make_report(options: argparse.Namespace, workdir: Path) -> str:
     summary = page.read_summary(workdir)
     trained = open_trained(str(workdir), weights=options.weights, changes=options.changes)
     batch_size = whole_batch(trained.config.eval_batch_size)
-    evaluated = evaluate(
-        predictor(trained.model, trained.variables, trained.images),
-        evaluation_batches(trained, workdir, batch_size, jax.local_device_count()),
-        trained.model.num_classes,
-        keep=options.mistakes,
-    )
+    predict = predictor(trained.model, trained.variables, trained.images, trained.loss)
+    batches = evaluation_batches(trained, workdir, batch_size, jax.local_device_count())
+    first = next(batches)
+    batches = itertools.chain([first], batches)
+    if trained.loss == "sigmoid" and "labels" in first:
+        evaluated = evaluate_several(predict, batches, keep=options.mistakes)
+    else:
+        evaluated = evaluate(predict, batches, trained.model.num_classes, keep=options.mistakes)
     return page.render(
         workdir=workdir,
         config=trained.config,

@@ -43,6 +43,11 @@ class Trained:
     weights: str  # which these are, in words: "raw weights of step 200"
     config: Config | None  # of a workdir
 
+    @property
+    def loss(self) -> str:
+        """What the logits were trained with: "softmax", of published weights too, or "sigmoid"."""
+        return "softmax" if self.config is None else self.config.loss
+
 
 def add_weights_flag(parser: argparse.ArgumentParser) -> None:
     """--weights, the same for every program."""
@@ -115,10 +120,14 @@ def evaluation_batches(
 
     settings = trained.config.data
     labels = label_map(workdirs.read_class_names(workdir), sources.classes(settings)[1], settings.name)
-    size = trained.model.input_size
-    return relabelled(
-        eval_batches(settings, batch_size=batch_size, image_size=size, local_devices=local_devices), labels
+    batches = eval_batches(
+        settings,
+        batch_size=batch_size,
+        image_size=trained.model.input_size,
+        local_devices=local_devices,
+        count_unlabelled=trained.loss == "sigmoid",
     )
+    return relabelled(batches, labels)
 
 
 def split_source(source: str) -> tuple[str, str]:
