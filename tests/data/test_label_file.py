@@ -115,3 +115,9 @@ def test_all_splits_have_the_file_or_none(settings, listed):
     (listed / "test/labels.csv").unlink()
     with pytest.raises(ValueError, match="test has none"):
         sources.open_dataset(settings(listed))
+
+
+def test_a_training_split_has_a_label(settings, listed):
+    (listed / "train/labels.csv").write_text("path,labels\na.jpg,\n")
+    with pytest.raises(ValueError, match="no image of the training splits has a label"):
+        sources.open_dataset(settings(listed))

@@ -56,7 +56,7 @@ def test_classes_of_more_than_ten_to_one_are_named():
     assert not balance_lines(config, pipeline([2100, 210, 0]), None)
     assert not balance_lines(config, TinyPipeline(config), None)
     assert balance_lines(config, pipeline([1, 1, 1]), np.array([1, 0.5, 3])) == [
-        "class weights: 'cat 1', 'dog 0.5', 'Zürich 3'"
+        "Class weights: cat 1, dog 0.5, Zürich 3"
     ]
 
 

@@ -159,7 +159,9 @@ def test_a_card_of_real_builders(tmp_path, directory, weights, capsys):
     card = evaluate.evaluate(run)
     assert card == json.loads((tmp_path / evaluate.JSON_FILE).read_text())
     rows = list(csv.DictReader((tmp_path / evaluate.CSV_FILE).open()))
-    assert rows == [{name: str(row[name]) for name in evaluate.COLUMNS} for row in card["results"]]
+    assert rows == [
+        {name: "" if row[name] is None else str(row[name]) for name in evaluate.COLUMNS} for row in card["results"]
+    ]
     assert [(row["set"], row["split"], row["weights"]) for row in card["results"]] == [
         ("imagenet_a", "test", "raw"),
         ("imagenet2012_real", "validation", "raw"),
@@ -217,10 +219,13 @@ def test_raw_and_averaged_weights_of_a_run(tmp_path, weights, monkeypatch):
 def test_what_is_not_a_number_is_empty():
     settings = checked_config().data
     suite_set = SuiteSet(settings, 3, np.ones(4, np.float32), None)
-    found = dict.fromkeys(("accuracy", "accuracy_top5"), 0.5) | {"count": 2, "expected_calibration_error": 0.25}
+    found = dict.fromkeys(("accuracy", "accuracy_top5"), 0.5)
+    found |= {"balanced_accuracy": 0.75, "count": 2, "expected_calibration_error": 0.25}
     row = evaluate._row(suite_set, "raw", found | {"loss": float("nan")})
     assert row["negative_log_likelihood"] is None and row["left_out"] == 1
-    assert evaluate.as_csv([row]).splitlines()[1] == f"{settings.name},{settings.eval_split},raw,4,0.5,0.5,,0.25,2,1"
+    assert (
+        evaluate.as_csv([row]).splitlines()[1] == f"{settings.name},{settings.eval_split},raw,4,0.5,0.5,0.75,,0.25,2,1"
+    )
 
 
 def test_all_sets_that_are_missing_are_named_at_once(tmp_path, directory, weights):

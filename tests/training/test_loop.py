@@ -35,7 +35,7 @@ def test_summary_has_its_keys_and_the_accuracy_is_learnt(finished):
     }  # fmt: skip
     assert summary == json.loads((workdir / "summary.json").read_text())
     for name in ("eval", "eval_ema"):
-        assert set(summary[name]) == {"accuracy", "accuracy_top5", "loss", "count"}
+        assert set(summary[name]) == {"accuracy", "accuracy_top5", "balanced_accuracy", "loss", "count"}
         assert summary[name]["count"] == TinyPipeline.eval_examples
         assert summary[name]["accuracy_top5"] == 1.0  # four classes
     assert summary["steps"] == 20 and summary["images_per_second"] > 0

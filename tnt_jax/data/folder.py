@@ -185,6 +185,8 @@ class Folder:
                 )
         else:
             names = used
+        if not names and self.several_labels:
+            raise ValueError(f"{printable(self.root)}: no image of the training splits has a label in {LABELS_FILE}.")
         if len(used) == 1 and not self.several_labels:
             raise ValueError(
                 f"data.directory={self.root!r} has a single class, {printable(used[0])!r}: there is nothing to tell "

@@ -2,10 +2,12 @@
 
 import numpy as np
 
+from tnt_jax.names import printable
 from tnt_jax.training.config import Config, named_class_weights
 from tnt_jax.training.input_pipeline import InputPipeline
 from tnt_jax.training.starting_point import listed, normalised
 
+MOST_NAMED = 10  # weights in a line
 UNBALANCED = 10  # times the smallest class from which a note says so
 
 
@@ -56,9 +58,9 @@ def balance_lines(config: Config, pipeline: InputPipeline, weights: np.ndarray |
     """What the start of a run says: the weights, or that the classes are far apart, where their sizes are at hand."""
     names = class_labels(pipeline)
     if weights is not None:
-        return [
-            "class weights: " + listed([f"{name} {weight:.4g}" for name, weight in zip(names, weights, strict=False)])
-        ]
+        words = [f"{printable(name)} {weight:.4g}" for name, weight in zip(names, weights, strict=False)]
+        more = f" and {len(words) - MOST_NAMED} more" if len(words) > MOST_NAMED else ""
+        return [f"Class weights: {', '.join(words[:MOST_NAMED])}{more}"]
     if not pipeline.labels_at_hand:
         return []
     counts = pipeline.class_counts
@@ -67,7 +69,7 @@ def balance_lines(config: Config, pipeline: InputPipeline, weights: np.ndarray |
     if counts[most] <= UNBALANCED * counts[least]:
         return []
     return [
-        f"Note: classes are more than {UNBALANCED} to one: {names[most]} has {counts[most]:,} images to train on, "
-        f"{names[least]} {counts[least]:,}. --config.class_weights=balanced weights the loss; balanced accuracy, in "
-        "every evaluation, counts each class alike."
+        f"Note: classes are more than {UNBALANCED} to one: {printable(names[most])} has {counts[most]:,} images to "
+        f"train on, {printable(names[least])} {counts[least]:,}. --config.class_weights=balanced weights the loss; "
+        "balanced accuracy, in every evaluation, counts each class alike."
     ]
