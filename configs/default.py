@@ -122,7 +122,9 @@ def get_config() -> ml_collections.ConfigDict:
     data.directory = ""  # where the prepared sets lie (tfds' data_dir), or the folder's root; empty: tfds' default
     data.train_split = "train"  # tfds split notation, such as "train[:80%]"
     data.eval_split = "validation"  # the same notation
-    data.mean = (0.5, 0.5, 0.5)  # of the pixels in 0..1
+    # Of a channel: 8, or 16 (16-bit grey, and .npy files), which 8-bit images are widened to.
+    data.pixel_bits = 8
+    data.mean = (0.5, 0.5, 0.5)  # of the pixels in 0..1; a number a channel, or one for all: (0.5,)
     data.std = (0.5, 0.5, 0.5)  # likewise
     data.repeated_augmentation = 3  # augmented copies of an image in a global batch; 1: none
     data.crop_area = (0.08, 1.0)  # random resized crop: fraction of the image's area ...

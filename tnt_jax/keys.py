@@ -21,7 +21,7 @@ class Key:
     high: float = math.inf
     above: float = -math.inf  # the bound itself is excluded
     below: float = math.inf  # likewise
-    choices: tuple[str, ...] = ()
+    choices: tuple[Any, ...] = ()
     # A resumed run may change it: the weights it ends with do not depend on it (up to rounding, for those of the model
     # and the devices), or it says how to continue after a step that was not finite.
     resumable: bool = False
@@ -108,7 +108,7 @@ def _typed(name: str, value: Any, wanted: Any, key: Key) -> Any:
     if wanted in (int, float) and not key.admits(value):
         raise ValueError(f"config.{name}={short_repr(value)}: must be {key.limits()}.")
     if key.choices and value not in key.choices:
-        raise ValueError(f"config.{name}={short_repr(value)}: must be one of {', '.join(key.choices)}.")
+        raise ValueError(f"config.{name}={short_repr(value)}: must be one of {', '.join(map(str, key.choices))}.")
     return float(value) if wanted is float else value
 
 

@@ -34,7 +34,7 @@ import timm  # noqa: E402
 import timm.data.transforms  # noqa: E402
 from timm.data import auto_augment  # noqa: E402
 
-from tnt_jax.data import augment, draws, randaugment  # noqa: E402
+from tnt_jax.data import augment, decoding, draws, randaugment  # noqa: E402
 
 MAGNITUDES = (0, 5, 9, 10)
 PLAIN = ("AutoContrast", "Equalize", "Invert")
@@ -156,7 +156,7 @@ def compare(paths: list[Path]) -> None:
 
     size, found = (224, 224), {"evaluation": [], "training": []}
     for number, path in enumerate(paths):
-        theirs, ours = Image.open(path).convert("RGB"), augment.decode(path.read_bytes())
+        theirs, ours = Image.open(path).convert("RGB"), decoding.decode(path.read_bytes())
         for fraction, interpolation in ((0.9, "bicubic"), (0.875, "bilinear")):
             settings = settings_with(eval_crop_fraction=fraction, eval_interpolation=interpolation)
             pair = augment.eval_image(ours, settings, size), timm_eval(theirs, size, fraction, interpolation)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tnt_jax.data import augment, batches, order, prepared, sources, synthetic
+from tnt_jax.data import batches, decoding, order, prepared, sources, synthetic
 
 SIZE = (8, 12)
 
@@ -45,7 +45,7 @@ def test_image_label_and_index_belong_together(settings_for, tiles, copies):
         for image, label, index in zip(
             *(batch[name].reshape(12, -1) for name in ("image", "label", "index")), strict=True
         ):
-            red = augment.decode(source[int(index[0])]["image"]).getpixel((0, 0))[0]
+            red = decoding.decode(source[int(index[0])]["image"]).getpixel((0, 0))[0]
             assert (image.reshape(-1, 3) == [red, 200, 100]).all() and label == red % 3
 
 
@@ -111,8 +111,8 @@ def test_processes_share_the_batch_of_one_process(settings_for, tiles, copies):
 
 def test_a_repeated_image_is_decoded_once_for_its_copies(settings_for, tiles, monkeypatch):
     settings = settings_for("tiles", tiles("tfrecord"), repeated_augmentation=3)
-    decode, count = augment.decode, itertools.count()
-    monkeypatch.setattr(augment, "decode", lambda *arguments: next(count) >= 0 and decode(*arguments))
+    decode, count = decoding.decode, itertools.count()
+    monkeypatch.setattr(batches, "decode", lambda *arguments: next(count) >= 0 and decode(*arguments))
     made = train(settings, 4)
     seen = np.concatenate([batch["index"].ravel() for batch in made])
     images, counts = np.unique(seen, return_counts=True)
@@ -146,7 +146,7 @@ def test_evaluation_is_in_the_splits_order(settings_for, digits_directory):
     source = sources.open_dataset(settings).open_split("test[:20]")
     np.testing.assert_array_equal(batch["index"][0], [*range(20), *[-1] * 4])
     for number in range(20):
-        np.testing.assert_array_equal(batch["image"][0, number], augment.decode(source[number]["image"]))
+        np.testing.assert_array_equal(batch["image"][0, number], decoding.decode(source[number]["image"]))
         assert batch["label"][0, number] == source[number]["label"]
 
 

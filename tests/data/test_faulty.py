@@ -172,7 +172,7 @@ def test_a_set_on_the_devices_holds_copies_in_the_faulty_places(settings_for, fo
     broken, whole = (settings_of(settings_for, folder, on_device=True) for folder in folders)
     bad = faulty_numbers(broken, "train")
     found = faulty.FaultyImages()
-    images, labels = resident.load(broken, SIZE, found)
+    images, labels = resident.load(broken, SIZE, faulty=found)
     others, other_labels = resident.load(whole, SIZE)
     sound = [number for number in range(len(images)) if number not in bad]
     np.testing.assert_array_equal(images[sound], others[sound])

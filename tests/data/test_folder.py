@@ -1,5 +1,6 @@
 """Folders as people have them: what becomes a class, what is read, what is said of the rest."""
 
+import io
 import os
 import socket
 
@@ -8,8 +9,8 @@ import pytest
 from PIL import Image
 
 from tests.data import odd_images
-from tests.data.test_augment import with_orientation
-from tnt_jax.data import augment, batches, folder, resident, sources
+from tests.data.test_decoding import with_orientation
+from tnt_jax.data import batches, decoding, folder, resident, sources
 
 
 def fill(root, counts):
@@ -113,7 +114,10 @@ def test_images_in_folders_below_a_class_are_that_classs(opened, plain):
 
 
 def test_every_ending_is_read_in_any_case_and_others_are_counted(opened, plain):
-    for suffix in folder.SUFFIXES:
+    for name in ("a.npy", "B.NPY"):
+        np.save(array := io.BytesIO(), np.full((7, 9, 3), 200, np.uint8))
+        (plain / "train/cat" / name).write_bytes(array.getvalue())
+    for suffix in folder.SUFFIXES[:-1]:
         kind = {".jfif": "JPEG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF"}.get(suffix, suffix[1:].upper())
         Image.new("RGB", (9, 7), (200, 0, 0)).save(plain / "train/cat" / f"a{suffix}", kind)
         Image.new("RGB", (9, 7), (200, 0, 0)).save(plain / "train/cat" / f"B{suffix.upper()}", kind)
@@ -124,7 +128,7 @@ def test_every_ending_is_read_in_any_case_and_others_are_counted(opened, plain):
     assert dataset.splits["train"] == 5 + 2 * len(folder.SUFFIXES)
     assert dataset.found[1] == "Note: not read: 2 .heic, 1 without ending, 1 .txt, 1 outside of a class folder"
     source = dataset.open_split("train")
-    read = [augment.decode(source[number]["image"]) for number in range(len(source))]
+    read = [decoding.decode(source[number]["image"]) for number in range(len(source))]
     assert sum(image.size == (9, 7) and image.getpixel((3, 3))[0] > 150 for image in read) == 2 * len(folder.SUFFIXES)
 
 

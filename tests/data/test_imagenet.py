@@ -11,7 +11,7 @@ from PIL import Image
 
 from configs import default
 from tests.data import imagenet_archives
-from tnt_jax.data import augment, sources
+from tnt_jax.data import decoding, sources
 from tnt_jax.data.settings import DataSettings
 from tnt_jax.tools import prepare
 from tnt_jax.training import input_pipeline, loop
@@ -55,7 +55,7 @@ def test_every_image_has_the_label_of_its_synset(directory, split):
     found = []
     for number in range(len(examples)):
         found.append(source.class_names[examples[number]["label"]])
-        pixels = np.asarray(augment.decode(examples[number]["image"])).mean((0, 1))
+        pixels = np.asarray(decoding.decode(examples[number]["image"])).mean((0, 1))
         grey = np.ptp(pixels) < 2
         colour = imagenet_archives.colour_of(found[-1])
         assert grey or np.abs(pixels - colour).max() < 8, (number, found[-1])

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.training.helpers import checked_config
-from tnt_jax.data import augment, order, resident, sources
+from tnt_jax.data import decoding, order, resident, sources
 
 
 def settings(directory, **changes):
@@ -37,7 +37,7 @@ def test_every_example_is_there_in_the_order_of_the_split(folder):
     assert images.shape == (10, 6, 7, 3) and images.dtype == np.uint8 and sorted(labels) == [0] * 5 + [1] * 5
     source = sources.open_dataset(settings(folder)).open_split("train")
     for number in range(10):
-        np.testing.assert_array_equal(images[number], augment.decode(source[number]["image"]))
+        np.testing.assert_array_equal(images[number], decoding.decode(source[number]["image"]))
         assert labels[number] == source[number]["label"]
 
 

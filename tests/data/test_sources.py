@@ -9,7 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from tests.data import conftest
-from tnt_jax.data import augment, digits, prepared, sources
+from tnt_jax.data import decoding, digits, prepared, sources
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_a_tfds_set_gives_encoded_images_and_labels_by_number(settings_for, tile
     source = dataset.open_split("train[10:50]")
     for number, example in enumerate(expected):
         assert isinstance(source[number]["image"], bytes)
-        np.testing.assert_array_equal(augment.decode(source[number]["image"]), example["picture"])
+        np.testing.assert_array_equal(decoding.decode(source[number]["image"]), example["picture"])
         assert source[number]["label"] == example["colour"] == int(example["picture"][0, 0, 0]) % 3
     file, record = re.search(r"\((\S+), record (\d+)\)", source.where(39)).groups()
     assert pathlib.Path(file).is_file() and int(record) < 20

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tnt_jax.data import augment
+from tnt_jax.data import decoding
 
 MANY = {"save_all": True}  # two frames
 KINDS = {
@@ -88,11 +88,11 @@ def run(files: int, random: np.random.Generator) -> dict[str, dict[str, int]]:
         SUSPECT.write_bytes(data)
         started = time.process_time()
         try:
-            image = augment.decode(data, upright=bool(random.integers(2)))
+            image = decoding.decode(data, upright=bool(random.integers(2)))
             if image.width * image.height < 1 << 24:
                 image.resize((8, 8))
             counts[kind]["decoded"] += 1
-        except augment.Undecodable:
+        except decoding.Undecodable:
             counts[kind]["refused"] += 1
         seconds = time.process_time() - started
         slowest = max(slowest, seconds)

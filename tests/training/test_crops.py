@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.training.helpers import checked_config
-from tnt_jax.data import augment, order
+from tnt_jax.data import augment, decoding, order
 from tnt_jax.training import device_augment
 
 SETTINGS = dataclasses.replace(checked_config().data, randaugment="", color_jitter=0.0, crop_area=(0.3, 1.0))
@@ -86,3 +86,15 @@ def test_a_box_has_a_pixel_where_the_image_is_too_small_for_the_aspect(aspect):
     assert set(crop.height) == ({24} if aspect < 1 else {1}) and set(crop.width) == ({1} if aspect < 1 else {32})
     box = augment.crop_box((32, 24), augment.draw(np.array([1, 2]), settings), settings)
     assert box[2:] == (crop.width[0], crop.height[0])
+
+
+@pytest.mark.parametrize(("count", "dtype"), [(1, np.uint8), (5, np.uint8), (2, np.uint16)])
+def test_other_channels_and_shapes_are_those_of_the_host(count, dtype):
+    pixels = RNG.integers(0, np.iinfo(dtype).max, (24, 32, count), dtype)
+    crop = device_augment.Crop(*map(jnp.float32, (3, 5, 20, 20)), jnp.array(True), jnp.array(True))
+    found = np.asarray(device_augment.resized_crop(pixels, crop, (12, 16)))
+    cut = decoding.from_array(pixels).crop((5, 3, 25, 23)).resize((16, 12), Image.Resampling.BICUBIC)
+    expected = decoding.as_array(cut).astype(int)[:, ::-1]
+    assert found.shape == (12, 16, count)
+    # The device rounds and cuts between the two passes, as Pillow does for 8 bits but not for 16.
+    assert np.abs(found - expected).max() <= 1 or dtype == np.uint16 and np.median(np.abs(found - expected)) <= 1

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tnt_jax.data import augment
+from tnt_jax.data.decoding import Changes, Channels, decode
+from tnt_jax.data.faulty import FaultyImages
 from tnt_jax.data.settings import DataSettings, EvalImages
 from tnt_jax.models.tnt import TNT
+from tnt_jax.training.device_augment import normalize
 
 _READERS = 4  # images decoded at a time
 
@@ -62,7 +64,7 @@ def classify(
     batch_size = whole_batch(batch_size)
     probabilities_of = predictor(model, variables, images, loss)
     top = min(top, model.num_classes)
-    for batch in _batches(paths, batch_size, images, model.input_size):
+    for batch in _batches(paths, batch_size, images, model):
         pixels = [item for _, item in batch if not isinstance(item, str)]
         if pixels:
             filled = np.stack(pixels + [pixels[0]] * (batch_size - len(pixels)))  # one shape, compiled once
@@ -86,7 +88,7 @@ def whole_batch(batch_size: int) -> int:
 def predictor(
     model: TNT, variables: Mapping[str, Any], images: DataSettings | EvalImages, loss: str = "softmax"
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """-> a function from pixels uint8 [b, H, W, 3] to probabilities float32 [b, K], over all local devices.
+    """-> a function from pixels [b, H, W, C] to probabilities float32 [b, K], over all local devices.
 
     Those of "softmax" sum to 1, those of "sigmoid" are each class's own (config.loss). b is a size of `whole_batch`;
     each new one is compiled.
@@ -94,47 +96,60 @@ def predictor(
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("batch",))
     everywhere, split = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in ((), ("batch",)))
     variables = jax.device_put(variables, everywhere)
-    scaling = jnp.asarray(images.mean), jnp.asarray(images.std)
-    return lambda pixels: np.asarray(_probabilities(model, loss, variables, jax.device_put(pixels, split), *scaling))
+    return lambda pixels: np.asarray(_probabilities(model, images, loss, variables, jax.device_put(pixels, split)))
 
 
-def read_image(path: Path, images: DataSettings | EvalImages, image_size: tuple[int, int]) -> np.ndarray:
-    """An image file (data.folder.SUFFIXES) -> uint8 [H, W, 3] as the evaluation sees it (data.augment.eval_image).
+def read_image(
+    path: Path,
+    images: DataSettings | EvalImages,
+    image_size: tuple[int, int],
+    channels: int = 3,
+    changed: set[str] | None = None,
+) -> np.ndarray:
+    """An image file (data.folder.SUFFIXES) -> [H, W, channels] as the evaluation sees it (data.augment.eval_image).
 
-    It is turned as its EXIF orientation says, unless images.exif_orientation is False. Raises OSError or ValueError
-    where the file cannot be read as an image.
+    Pixels have images.pixel_bits; `changed` is data.decoding.decode's. The image is turned as its EXIF orientation
+    says, unless images.exif_orientation is False. Raises OSError or ValueError where the file cannot be read as an
+    image.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
         raise ValueError("it is no regular file")  # a pipe would be waited for without end
-    image = augment.decode(path.read_bytes(), images.exif_orientation)
+    wanted = Channels(channels, images.pixel_bits)
+    image = decode(path.read_bytes(), images.exif_orientation, wanted, changed)
     return augment.eval_image(image, images, image_size)
 
 
 def _batches(
-    paths: Iterable[Path], batch_size: int, images: DataSettings | EvalImages, image_size: tuple[int, int]
+    paths: Iterable[Path], batch_size: int, images: DataSettings | EvalImages, model: TNT
 ) -> Iterator[list[tuple[Path, np.ndarray | str]]]:
     """Files -> lists of at most `batch_size` (file, its pixels or why there are none); the next list is being read."""
 
-    def read(path: Path) -> np.ndarray | str:
+    faulty = FaultyImages()
+
+    def read(path: Path) -> tuple[np.ndarray | str, set[str]]:
+        changed: set[str] = set()
         try:
-            return read_image(path, images, image_size)
+            return read_image(path, images, model.input_size, model.in_channels, changed), changed
         except (OSError, ValueError) as error:
-            return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            return error.strerror if isinstance(error, OSError) and error.strerror else str(error), changed
+
+    def finished(paths: list[Path], futures: list[concurrent.futures.Future]) -> list[tuple[Path, np.ndarray | str]]:
+        results, changes = [future.result() for future in futures], Changes()
+        for path, (_, changed) in zip(paths, results, strict=True):
+            changes.add(changed, str(path))
+        faulty.log_changes("predict", changes)
+        return [(path, item) for path, (item, _) in zip(paths, results, strict=True)]
 
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
         waiting = None
         for chunk in _batched(paths, batch_size):
             chunk = list(chunk), [pool.submit(read, path) for path in chunk]
             if waiting is not None:
-                yield _read(waiting)
+                yield finished(*waiting)
             waiting = chunk
         if waiting is not None:
-            yield _read(waiting)
-
-
-def _read(chunk: tuple[list[Path], list[concurrent.futures.Future]]) -> list[tuple[Path, np.ndarray | str]]:
-    return [(path, future.result()) for path, future in zip(*chunk, strict=True)]
+            yield finished(*waiting)
 
 
 def _batched(items: Iterable[Path], size: int) -> Iterator[list[Path]]:
@@ -144,10 +159,10 @@ def _batched(items: Iterable[Path], size: int) -> Iterator[list[Path]]:
         yield chunk
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _probabilities(
-    model: TNT, loss: str, variables: Mapping[str, Any], pixels: jax.Array, mean: jax.Array, std: jax.Array
+    model: TNT, images: DataSettings | EvalImages, loss: str, variables: Mapping[str, Any], pixels: jax.Array
 ) -> jax.Array:
-    """variables, pixels uint8 [b, H, W, 3] -> [b, K] float32."""
-    logits = model.apply(variables, (pixels.astype(jnp.float32) / 255 - mean) / std)
+    """variables, pixels [b, H, W, C] -> [b, K] float32."""
+    logits = model.apply(variables, normalize(pixels, images))
     return jax.nn.softmax(logits) if loss == "softmax" else jax.nn.sigmoid(logits)

@@ -1,9 +1,9 @@
 """Batches of a training or evaluation run: numpy arrays [local devices, batch / devices, ...], ready for pmap.
 
-A batch is a function of its step: which images it holds (order.py), their records by number (sources.py), decoded and
-augmented (augment.py) with draws from (seed, epoch, example, copy). So it is the same for any number of workers, and
-whether or not the steps before it were made. Grain makes it in pieces of some images, in worker processes or in threads
-of this one; here they are only put together.
+A batch is a function of its step: which images it holds (order.py), their records by number (sources.py), decoded
+(decoding.py) and augmented (augment.py) with draws from (seed, epoch, example, copy). So it is the same for any number
+of workers, and whether or not the steps before it were made. Grain makes it in pieces of some images, in worker
+processes or in threads of this one; here they are only put together.
 """
 
 import dataclasses
@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import grain.python as grain
 import numpy as np
-from PIL import Image
 
 from tnt_jax.data import augment, order, sources, synthetic, worker
+from tnt_jax.data.decoding import Changes, Channels, Pixels, Undecodable, decode
 from tnt_jax.data.faulty import FaultyImages
 from tnt_jax.data.settings import DataSettings
 
@@ -50,6 +50,7 @@ def train_batches(
     *,
     batch_size: int,
     image_size: tuple[int, int],
+    channels: int = 3,
     seed: int,
     start_step: int = 0,
     local_devices: int,
@@ -60,9 +61,10 @@ def train_batches(
     """This process's part of the batches of steps start_step, start_step + 1, ...; endless.
 
     With d = local_devices and b = batch_size / (process_count * d), a batch has
-      "image" uint8 [d, b, H, W, 3] (augmented, not normalised), "label" int32 [d, b], "mask" float32 [d, b] (all 1),
-      "index" int32 [d, b] (the example's number in the split); where the set has several labels an image also "labels"
-      uint8 [d, b, classes], 1 for each of them ("label" is the first, 0 where there is none).
+      "image" [d, b, H, W, channels], uint8 or, with data.pixel_bits=16, uint16 (augmented, not normalised),
+      "label" int32 [d, b], "mask" float32 [d, b] (all 1), "index" int32 [d, b] (the example's number in the split);
+      where the set has several labels an image also "labels" uint8 [d, b, classes], 1 for each of them ("label" is the
+      first, 0 where there is none).
     The batch of a step is a function of (settings, seed, step) alone: see order.TrainOrder for the order and for what
     repeated augmentation does. batch_size counts samples over all processes.
 
@@ -80,8 +82,8 @@ def train_batches(
     steps = order.TrainOrder(len(source), batch_size, copies, seed, process_index, process_count)
     pieces = max(1, min(-(-steps.samples // _PIECE), steps.samples // copies))
     plan = functools.partial(_plan_training, steps, settings, pieces)
-    classes = _Classes(dataset.num_classes, dataset.several_labels)
-    made = _Pieces(source, classes, settings, image_size, steps.samples, pieces, plan)
+    wanted, classes = Channels(channels, settings.pixel_bits), _Classes(dataset.num_classes, dataset.several_labels)
+    made = _Pieces(source, classes, settings, image_size, wanted, steps.samples, pieces, plan)
     return _batches(made, start_step * pieces, 2**62, local_devices, faulty or FaultyImages(), "train")
 
 
@@ -90,6 +92,7 @@ def eval_batches(
     *,
     batch_size: int,
     image_size: tuple[int, int],
+    channels: int = 3,
     local_devices: int,
     process_index: int = 0,
     process_count: int = 1,
@@ -110,7 +113,8 @@ def eval_batches(
     pieces = -(-samples // _PIECE)
     classes = _Classes(dataset.num_classes, dataset.several_labels, count_unlabelled)
     plan = functools.partial(_plan_evaluation, len(source), batch_size, process_index * samples, samples, pieces)
-    made = _Pieces(source, classes, settings, image_size, samples, pieces, plan)
+    wanted = Channels(channels, settings.pixel_bits)
+    made = _Pieces(source, classes, settings, image_size, wanted, samples, pieces, plan)
     end = -(-len(source) // batch_size) * pieces
     return _batches(made, 0, end, local_devices, faulty or FaultyImages(), "eval")
 
@@ -158,38 +162,45 @@ class _Pieces:
     classes: _Classes
     settings: DataSettings
     image_size: tuple[int, int]
+    channels: Channels
     samples: int  # of this process in a batch
     pieces: int  # of a batch
     plan: Callable[[int, int], _Plan]  # step, piece of its batch
 
     def __call__(self, number: int) -> dict[str, object]:
-        """-> "image", "index", "label" or "labels" as in a batch but [c, ...]; "slot"; "faulty": [(image, reason)]."""
-        plan, faulty = self.plan(*divmod(number, self.pieces)), []
+        """-> "image", "index", "label" or "labels" as in a batch but [c, ...]; "slot"; "faulty": [(image, reason)].
+
+        "changed" is what decoding did to them.
+        """
+        plan, faulty, changed = self.plan(*divmod(number, self.pieces)), [], Changes()
         index, slot = plan.index.copy(), plan.slot
         if self.settings.name == "synthetic":
-            images, labels = synthetic.examples(index, self.image_size)
+            images, labels = synthetic.examples(index, self.image_size, self.channels)
         else:
-            images, labels, sound, last = np.empty((len(index), *self.image_size, 3), np.uint8), [], [], None
+            shape = len(index), *self.image_size, self.channels.count
+            images, labels, sound, last = np.empty(shape, self.channels.dtype), [], [], None
             for row, example in enumerate(plan.index.tolist()):
                 if example != last:  # an image is decoded once for its copies
-                    found, last = self._find(example, plan.replace, faulty), example
+                    found, last = self._find(example, plan.replace, faulty, changed), example
                 if found is not None:
                     index[row], image, label = found
                     images[len(sound)] = self._finished(image, plan.draws, row)
                     labels.append(label)
                     sound.append(row)
             images, index, slot = images[: len(sound)], index[sound], slot[sound]
-        out = {"image": images, "index": index.astype(np.int32), "slot": slot, "faulty": faulty}
+        out = {"image": images, "index": index.astype(np.int32), "slot": slot, "faulty": faulty, "changed": changed}
         labels = label_array(self.source, index.tolist(), labels, self.classes.count, self.classes.several_labels)
         return out | {"labels" if self.classes.several_labels else "label": labels}
 
-    def _find(self, example: int, replace: Callable | None, faulty: list) -> tuple[int, Image.Image, object] | None:
+    def _find(
+        self, example: int, replace: Callable | None, faulty: list, changed: Changes
+    ) -> tuple[int, Pixels, object] | None:
         """The example, or what takes its place -> its number, image and label; None: its slot stays empty."""
         index = example
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                return index, *decoded(self.source, index, self.settings)
-            except augment.Undecodable as error:
+                return index, *decoded(self.source, index, self.settings, self.channels, changed)
+            except Undecodable as error:
                 where = self.source.where(index)
                 if replace is None and not self.settings.allow_faulty_eval:
                     raise ValueError(
@@ -200,22 +211,31 @@ class _Pieces:
             if replace is None:
                 return None
             index = replace(example, attempt, len(self.source))
-        raise ValueError(f"{self.source.name}: no usable example was found in {_ATTEMPTS} draws. Check the data.")
+        last = ": ".join(faulty[-1])
+        raise ValueError(f"{self.source.name}: no usable example was found in {_ATTEMPTS} draws. The last is {last}")
 
-    def _finished(self, image: Image.Image, draws: augment.Draws | None, row: int) -> np.ndarray:
+    def _finished(self, image: Pixels, draws: augment.Draws | None, row: int) -> np.ndarray:
         if draws is None:
             return augment.eval_image(image, self.settings, self.image_size)
         return augment.train_image(image, augment.Draws(*(f[row] for f in draws)), self.settings, self.image_size)
 
 
-def decoded(source: sources.Source, index: int, settings: DataSettings) -> tuple[Image.Image, object]:
-    """-> RGB image and label of an example. Undecodable, or ValueError with its name where it cannot be read at all."""
+def decoded(
+    source: sources.Source, index: int, settings: DataSettings, channels: Channels, changed: Changes
+) -> tuple[Pixels, object]:
+    """-> image and label of an example. Undecodable, or ValueError with its name where it cannot be read at all.
+
+    What decoding changed is added to `changed`.
+    """
     try:
         record = source[index]
     except Exception as error:  # a missing or damaged file, by whatever library reads it
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise ValueError(f"{source.where(index)} cannot be read: {reason}") from error
-    return augment.decode(record["image"], sources.applies_exif(settings)), record["label"]
+    kinds: set[str] = set()
+    image = decode(record["image"], sources.applies_exif(settings), channels, kinds)
+    changed.add(kinds, source.where(index))
+    return image, record["label"]
 
 
 def label_array(
@@ -288,18 +308,21 @@ def _batches(
 
 def _assembled(made: _Pieces, pieces: Iterator[dict], local_devices: int, faulty: FaultyImages, purpose: str) -> Batch:
     """The next pieces -> the batch that they make."""
+    changed = Changes()
     batch: Batch = {"mask": np.zeros(made.samples, np.float32), "index": np.full(made.samples, -1, np.int32)}
     for _ in range(made.pieces):
         piece = next(pieces)
         for image, reason in piece.pop("faulty"):
             faulty.add(purpose, image, reason)
         faulty.check_limit(made.settings.max_faulty_images)
+        changed.update(piece.pop("changed"))
         slot = piece.pop("slot")
         batch["mask"][slot] = 1
         for name, field in piece.items():
             if name not in batch:
                 batch[name] = np.empty((made.samples, *field.shape[1:]), field.dtype)  # NumPy asks for huge pages
             batch[name][slot] = field
+    faulty.log_changes(purpose, changed)
     for name in batch.keys() - {"index"}:
         batch[name][batch["index"] < 0] = 0
     if made.classes.several_labels:

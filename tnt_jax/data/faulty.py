@@ -1,12 +1,15 @@
 """Images that cannot be decoded: each is logged once and counted; in training another example takes its place.
 
+What decoding changes in others (their channels, their bits) is logged once too.
+
 Faulty is what stays so however often it is read: a damaged or truncated file, no image at all, or one that is too large
-(augment.decode). A file that is missing or cannot be read is an error instead: it may be there the next time, and a
+(decoding.decode). A file that is missing or cannot be read is an error instead: it may be there the next time, and a
 batch has to be the same whenever it is made.
 """
 
 from absl import logging
 
+from tnt_jax.data.decoding import Changes
 from tnt_jax.names import printable
 
 _LISTED = 20  # images that one message names
@@ -17,6 +20,7 @@ class FaultyImages:
 
     def __init__(self) -> None:
         self._found: dict[str, dict[str, str]] = {"train": {}, "eval": {}}  # purpose -> image in words -> reason
+        self._changed: set[tuple[str, str]] = set()  # purpose and change that were logged
 
     def add(self, purpose: str, image: str, reason: str) -> None:
         """Notes an image; a new one is logged."""
@@ -24,6 +28,14 @@ class FaultyImages:
         if image not in found:
             found[image] = printable(reason)
             logging.warning("Faulty image %d (%s), left out: %s: %s", len(found), purpose, image, found[image])
+
+    def log_changes(self, purpose: str, changes: Changes) -> None:
+        """Logs what was done to images of a batch; each kind once."""
+        for kind, (count, first) in sorted(changes.found.items()):
+            if (purpose, kind) not in self._changed:
+                self._changed.add((purpose, kind))
+                where = f"{count:,} of {changes.images:,} images (the first {purpose} batch with such)"
+                logging.info("Note: %s %s; the first is %s", where, kind, printable(first))
 
     def count(self, purpose: str) -> int:
         """Different images met for "train" or "eval"."""

@@ -13,7 +13,7 @@ from etils import epath
 from tnt_jax.data.label_file import LABELS_FILE, labels_of_images
 from tnt_jax.names import printable
 
-SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".npy")
 CLASSES_FILE = "classes.txt"  # beside the splits: one class a line, in the order of the labels
 LAYOUT = (
     f"Images are looked for as train/CLASS/NAME.jpg and test/CLASS/NAME.jpg ({', '.join(SUFFIXES)}), or, with several "

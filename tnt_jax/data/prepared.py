@@ -149,9 +149,9 @@ def features_of(builder: Builder) -> Features:
             f"{name} has no (image, label) pair (its supervised_keys are {keys}): it cannot be classified."
         )
     image, label = features[keys[0]], features[keys[1]]
-    pixels = isinstance(image, tfds.features.Tensor) and len(image.shape) == 3 and image.shape[-1] in (1, 3)
-    if not isinstance(image, tfds.features.Image) and not (pixels and image.np_dtype == np.uint8):
-        raise ValueError(f"{name}: the feature {keys[0]!r} is {image}, not an image of 8-bit pixels.")
+    pixels = isinstance(image, tfds.features.Tensor) and len(image.shape) == 3
+    if not isinstance(image, tfds.features.Image) and not (pixels and image.np_dtype in (np.uint8, np.uint16)):
+        raise ValueError(f"{name}: the feature {keys[0]!r} is {image}, not an image of 8 or 16-bit pixels.")
     several = isinstance(label, tfds.features.Sequence)
     label = label.feature if several else label
     if not isinstance(label, tfds.features.ClassLabel) or label.num_classes is None:

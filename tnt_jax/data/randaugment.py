@@ -25,7 +25,7 @@ OPERATIONS = (
 _OFTEN = {"Rotate": 3.0, "ShearX": 2.0, "ShearY": 2.0, "TranslateX": 1.0, "TranslateY": 1.0}
 _OFTEN |= {"Color": 0.25, "Sharpness": 0.25, "AutoContrast": 0.25}
 WEIGHTS = {name: _OFTEN.get(name, 0.05) for name in OPERATIONS}
-Fill = tuple[int, int, int]  # red, green, blue in 0..255
+Fill = tuple[int, ...]  # a number a channel, in 0..255
 
 _UNIFORM_FROM = 100.0  # a deviation above this means: uniform in 0..m
 _EXAMPLE = "'rand-m9-mstd0.5-inc1'"
@@ -117,9 +117,9 @@ def draw(seeds: np.ndarray, policy: Policy, interpolation: str = "random") -> Dr
 
 
 def apply(image: Image.Image, chosen: Draws, policy: Policy, fill: Fill) -> Image.Image:
-    """RGB image, the choices for it [layers] -> RGB image of the same size.
+    """Image of mode RGB or L, the choices for it [layers] -> the same mode and size.
 
-    fill: red, green, blue in 0..255, shown where a geometric operation leaves the image.
+    fill: a number a channel in 0..255, shown where a geometric operation leaves the image.
     """
     for operation, applied, *choices in zip(*(field.tolist() for field in chosen), strict=True):
         if applied:
@@ -130,7 +130,7 @@ def apply(image: Image.Image, chosen: Draws, policy: Policy, fill: Fill) -> Imag
 def operate(
     name: str, image: Image.Image, magnitude: float, negative: bool, bicubic: bool, increasing: bool, fill: Fill
 ) -> Image.Image:
-    """One operation of OPERATIONS by name on an RGB image; the rest as in Draws and `apply`."""
+    """One operation of OPERATIONS by name on an image of mode RGB or L; the rest as in Draws and `apply`."""
     level = magnitude / 10  # of the operation's own range; mmax may go beyond
     signed = -level if negative else level
     resample = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
@@ -152,13 +152,15 @@ def operate(
             return image.rotate(signed * 30.0, resample, fillcolor=fill)
         case "Posterize":  # ImageOps.posterize refuses 0 bits since Pillow 12
             bits = min(max(4 - int(level * 4) if increasing else int(level * 4), 0), 8)
-            return image.point([value & ~(2 ** (8 - bits) - 1) for value in range(256)] * 3)
+            return image.point([value & ~(2 ** (8 - bits) - 1) for value in range(256)] * len(image.getbands()))
         case "Solarize":
             threshold = min(int(level * 256), 256)
             return ImageOps.solarize(image, 256 - threshold if increasing else threshold)
         case "SolarizeAdd":
             added = min(int(level * 110), 128)
-            return image.point([min(value + added, 255) if value < 128 else value for value in range(256)] * 3)
+            return image.point(
+                [min(value + added, 255) if value < 128 else value for value in range(256)] * len(image.getbands())
+            )
         case "Color" | "Contrast" | "Brightness" | "Sharpness":
             return enhanced(getattr(ImageEnhance, name))
         case "ShearX":

@@ -12,44 +12,51 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tnt_jax.data import augment, batches, order, sources, synthetic
+from tnt_jax.data import batches, order, sources, synthetic
+from tnt_jax.data.decoding import Changes, Channels, Undecodable, as_array
 from tnt_jax.data.faulty import FaultyImages
 from tnt_jax.data.settings import DataSettings
 
 
 def load(
-    settings: DataSettings, image_size: tuple[int, int], faulty: FaultyImages | None = None
+    settings: DataSettings, image_size: tuple[int, int], channels: int = 3, faulty: FaultyImages | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """-> images uint8 [n, h, w, 3] and labels of data.train_split, in the split's order.
+    """-> images [n, h, w, channels] and labels of data.train_split, in the split's order.
 
-    Labels are int32 [n], or, where the set has several an image, uint8 [n, classes], 1 for each of them.
-    h and w are the images' own; "synthetic" ones come at `image_size`. An example that cannot be decoded is noted in
-    `faulty` and is a copy of another one that order.replacement draws. Raises ValueError that names the examples where
-    these are more than data.max_faulty_images, for an image of another size than the first, and for a label out of
-    range.
+    Images are uint8 or uint16; labels are int32 [n], or, where the set has several an image, uint8 [n, classes], 1 for
+    each of them. h and w are the images' own; "synthetic" ones come at `image_size`. An example that cannot be decoded
+    is noted in `faulty` and is a copy of another one that order.replacement draws. Raises ValueError that names the
+    examples where these are more than data.max_faulty_images, for an image of another size than the first, and for a
+    label out of range.
     """
     faulty = FaultyImages() if faulty is None else faulty
-    dataset = sources.open_dataset(settings)
+    dataset, wanted = sources.open_dataset(settings), Channels(channels, settings.pixel_bits)
     source = dataset.open_split(settings.train_split)
     if settings.name == "synthetic":
-        images, labels = synthetic.examples(np.arange(len(source)), image_size)
+        images, labels = synthetic.examples(np.arange(len(source)), image_size, wanted)
         return images, labels.astype(np.int32)
 
-    def decoded(number: int) -> tuple[np.ndarray, int] | augment.Undecodable:
+    changes = [Changes() for _ in range(len(source))]
+
+    def decoded(number: int) -> tuple[np.ndarray, int] | Undecodable:
         try:
-            image, label = batches.decoded(source, number, settings)
-            return np.asarray(image), label
-        except augment.Undecodable as error:
+            image, label = batches.decoded(source, number, settings, wanted, changes[number])
+            return as_array(image), label
+        except Undecodable as error:
             return error
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         examples = list(pool.map(decoded, range(len(source))))
-    sound = [number for number, example in enumerate(examples) if not isinstance(example, augment.Undecodable)]
+    changed = Changes()
+    for each in changes:
+        changed.update(each)
+    faulty.log_changes("train", changed)
+    sound = [number for number, example in enumerate(examples) if not isinstance(example, Undecodable)]
     for number in sorted(set(range(len(source))) - set(sound)):
         faulty.add("train", source.where(number), str(examples[number]))
         faulty.check_limit(settings.max_faulty_images)
         if not sound:
-            raise ValueError(f"{source.name}: none of the {len(source)} images can be decoded.")
+            raise ValueError(f"{source.name}: none of the {len(source)} images can be decoded: {examples[number]}")
         examples[number] = examples[sound[order.replacement(0, 0, number, 1, len(sound))]]
     shape = examples[0][0].shape
     for number, (image, _) in enumerate(examples):

@@ -15,8 +15,9 @@ class EvalImages:
     The defaults are TNT's published weights' (recipe of the paper; timm has the same).
     """
 
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    pixel_bits: int = 8
     eval_crop_fraction: float = 0.9
     eval_interpolation: str = "bicubic"
     exif_orientation: bool = True
@@ -24,7 +25,7 @@ class EvalImages:
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings(Group):
-    """`config.data`: which examples, and what happens to an image before it is a [H, W, 3] uint8 array.
+    """`config.data`: which examples, and what happens to an image before it is a [H, W, C] array of uint8 or uint16.
 
     `DataSettings(**config.data)` raises ValueError with the key's name, the value found and what is accepted.
     configs/default.py has values and units, so there are no defaults.
@@ -36,8 +37,9 @@ class DataSettings(Group):
     directory: str = key(resumable=True)
     train_split: str
     eval_split: str
-    mean: tuple[float, float, float] = key(-1e6, 1e6)
-    std: tuple[float, float, float] = key(1e-6, 1e6)
+    pixel_bits: int = key(8, 16, choices=(8, 16), before=8)
+    mean: tuple[float, ...] = key(-1e6, 1e6)
+    std: tuple[float, ...] = key(1e-6, 1e6)
     repeated_augmentation: int = key(1, INT32)
     crop_area: tuple[float, float] = key(above=0, high=1)
     crop_aspect: tuple[float, float] = key(1e-3, 1e3)
@@ -56,6 +58,9 @@ class DataSettings(Group):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("mean", "std"):
+            if not getattr(self, name):
+                raise ValueError(f"config.data.{name}=(): must hold a number a channel, or one for all.")
         for name in ("name", "train_split", "eval_split"):
             if not getattr(self, name).strip():
                 raise ValueError(f"config.data.{name}={short_repr(getattr(self, name))}: must not be empty.")

@@ -15,7 +15,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from tnt_jax.data import augment, digits, prepared, synthetic
+from tnt_jax.data import digits, prepared, synthetic
+from tnt_jax.data.decoding import Channels, as_array, decode
 from tnt_jax.data.folder import LAYOUT, Folder
 from tnt_jax.data.settings import DataSettings
 from tnt_jax.keys import short_repr
@@ -130,9 +131,10 @@ def applies_exif(settings: DataSettings) -> bool:
     return settings.exif_orientation and settings.name == "folder"
 
 
-def read_example(settings: DataSettings, split: str, index: int) -> np.ndarray:
-    """A data set, a split (tfds notation) and a number from 0 -> the image [h, w, 3] uint8 at its own size.
+def read_example(settings: DataSettings, split: str, index: int, channels: int = 3) -> np.ndarray:
+    """A data set, a split (tfds notation) and a number from 0 -> the image at its own size.
 
+    It is [h, w, channels], uint8 or, with data.pixel_bits=16, uint16.
     Raises ValueError for a number or a split that is not there, and what opening the data set raises.
     """
     dataset = open_dataset(settings)
@@ -142,7 +144,8 @@ def read_example(settings: DataSettings, split: str, index: int) -> np.ndarray:
     if settings.name == "synthetic":
         raise ValueError("the synthetic data set is noise; give an image file")
     record = dataset.open_split(split)[index]
-    return np.asarray(augment.decode(record["image"], applies_exif(settings)))
+    wanted = Channels(channels, settings.pixel_bits)
+    return as_array(decode(record["image"], applies_exif(settings), wanted))
 
 
 def _names(spec: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ import functools
 import numpy as np
 
 from tnt_jax.data import order
+from tnt_jax.data.decoding import RGB, Channels
 
 NUM_CLASSES = 1000
 _WINDOWS = 1 << 16  # different images
@@ -24,19 +25,21 @@ class SyntheticSource:
         return np.arange(self._num_examples) % NUM_CLASSES
 
 
-def examples(index: np.ndarray, image_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """index int [n] -> images uint8 [n, H, W, 3] of uniform noise, labels int64 [n] in 0..999, evenly spread.
+def examples(index: np.ndarray, image_size: tuple[int, int], channels: Channels = RGB) -> tuple[np.ndarray, np.ndarray]:
+    """index int [n] -> images [n, H, W, C] of uniform noise, labels int64 [n] in 0..999, evenly spread.
 
-    An image depends on its number and the size alone: it is a window of one block of noise, so that it costs a copy.
+    Images are uint8 or uint16. An image depends on its number and the size alone: it is a window of one block of noise,
+    so that it costs a copy.
     """
     height, width = image_size
-    noise = _noise(height * width * 3 + _WINDOWS)
-    images = np.empty((len(index), height * width * 3), np.uint8)
+    size = height * width * channels.count
+    noise = _noise(size + _WINDOWS, channels.dtype)
+    images = np.empty((len(index), size), channels.dtype)
     for image, start in zip(images, order.mix64(index) % np.uint64(_WINDOWS), strict=True):
         image[:] = noise[int(start) : int(start) + len(image)]
-    return images.reshape(-1, height, width, 3), index % NUM_CLASSES
+    return images.reshape(-1, height, width, channels.count), index % NUM_CLASSES
 
 
 @functools.lru_cache(maxsize=2)
-def _noise(length: int) -> np.ndarray:
-    return order.mix64(np.arange(length // 8 + 1)).view(np.uint8)[:length]
+def _noise(length: int, dtype: type) -> np.ndarray:
+    return order.mix64(np.arange(length // 4 + 1)).view(dtype)[:length]

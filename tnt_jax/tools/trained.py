@@ -124,6 +124,7 @@ def evaluation_batches(
         settings,
         batch_size=batch_size,
         image_size=trained.model.input_size,
+        channels=trained.model.in_channels,
         local_devices=local_devices,
         count_unlabelled=trained.loss == "sigmoid",
     )

@@ -19,7 +19,7 @@ from jax._src import distributed  # the store has no public name yet
 
 import tnt_jax
 from tnt_jax import workdir as workdirs
-from tnt_jax.data.augment import DECODER
+from tnt_jax.data.decoding import DECODER
 from tnt_jax.keys import short_repr
 from tnt_jax.training.config import as_dict
 from tnt_jax.training.runtime import CannotStart, RunError, lock_holder

@@ -232,6 +232,7 @@ def _build(kind: type[Group], values: Any, prefix: str) -> Any:
 
 def _check_together(config: Config) -> None:
     """What no key can see alone."""
+    _check_images(config.data, config.model.in_channels)
     for name in ("erase_area", "erase_aspect"):
         low, high = getattr(config.mixing, name)
         if low > high:
@@ -279,6 +280,22 @@ def _check_together(config: Config) -> None:
             f"config.profile_steps={config.profile_steps}: must be (first, count), such as (10, 5), or ()."
         )
     _check_distributed(config.distributed)
+
+
+def _check_images(data: DataSettings, channels: int) -> None:
+    for name in ("mean", "std"):
+        values = getattr(data, name)
+        if len(values) not in (1, channels):
+            raise ValueError(
+                f"config.data.{name}={short_repr(values)} does not fit config.model.in_channels={channels}: give one "
+                f'number a channel, or one for all, such as --config.data.{name}="(0.5,)".'
+            )
+    if (channels not in (1, 3) or data.pixel_bits != 8) and (data.randaugment or data.color_jitter):
+        raise ValueError(
+            f"config.data.randaugment={short_repr(data.randaugment)} and config.data.color_jitter="
+            f"{data.color_jitter:g} are for one and three channels of 8 bits, not for config.model.in_channels="
+            f'{channels}, config.data.pixel_bits={data.pixel_bits}. Set data.randaugment="" and data.color_jitter=0.'
+        )
 
 
 def _check_distributed(distributed: DistributedSettings) -> None:

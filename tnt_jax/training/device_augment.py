@@ -12,16 +12,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tnt_jax.data.settings import DataSettings
+from tnt_jax.data.settings import DataSettings, EvalImages
 from tnt_jax.training.config import MixingSettings
 
 ATTEMPTS = 10  # boxes drawn until one fits into the image: timm to erase, torchvision to crop
 
 
-def normalize(images: jax.Array, data: DataSettings) -> jax.Array:
-    """images [b, H, W, 3] uint8, or float32 in 0..255 -> float32, (images / 255 - mean) / std by colour."""
+def normalize(images: jax.Array, data: DataSettings | EvalImages) -> jax.Array:
+    """images [b, H, W, C], pixel values of data.pixel_bits -> float32, (images / largest - mean) / std by channel."""
     mean, std = jnp.array(data.mean, jnp.float32), jnp.array(data.std, jnp.float32)
-    return (images.astype(jnp.float32) / 255 - mean) / std
+    return (images.astype(jnp.float32) / (2**data.pixel_bits - 1) - mean) / std
 
 
 def reverse_batch(x: jax.Array, axis_name: str | None = None) -> jax.Array:
@@ -60,7 +60,7 @@ def draw_weights(key: jax.Array, height: int, width: int, mixing: MixingSettings
 def mix(
     key: jax.Array, images: jax.Array, targets: jax.Array, mixing: MixingSettings, axis_name: str | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """images [b, H, W, 3] float, targets [b, K] -> both mixed with their partners. The key is equal on all devices."""
+    """images [b, H, W, C] float, targets [b, K] -> both mixed with their partners. The key is equal on all devices."""
     if mixing.probability == 0 or not (mixing.mixup_alpha or mixing.cutmix_alpha):
         return images, targets
     weights, lam = draw_weights(key, images.shape[1], images.shape[2], mixing)
@@ -70,7 +70,7 @@ def mix(
 
 
 def random_erase(key: jax.Array, images: jax.Array, mixing: MixingSettings, axis_name: str | None = None) -> jax.Array:
-    """images [b, H, W, 3], normalised -> one box of some of them filled with N(0, 1), each pixel and colour for itself.
+    """images [b, H, W, C], normalised -> one box of some filled with N(0, 1), each pixel and channel for itself.
 
     The key is equal on all devices.
     """
@@ -146,7 +146,7 @@ class Crop(NamedTuple):
 def random_resized_crops(
     examples: jax.Array, index: jax.Array, seeds: jax.Array, data: DataSettings, size: tuple[int, int]
 ) -> jax.Array:
-    """examples uint8 [n, h, w, 3], index int32 [b], seeds uint32 [b, 2] -> float32 [b, *size, 3] in 0..255.
+    """examples uint8 or uint16 [n, h, w, C], index int32 [b], seeds uint32 [b, 2] -> float32 [b, *size, C], as large.
 
     The distribution and the pixels of the host's crops (data/augment.py, by Pillow), from another generator: each image
     is a function of its example and its seed alone.
@@ -187,7 +187,7 @@ def draw_crop(key: jax.Array, height: int, width: int, data: DataSettings) -> Cr
 
 
 def resized_crop(image: jax.Array, crop: Crop, size: tuple[int, int]) -> jax.Array:
-    """image uint8 [h, w, 3] -> float32 [*size, 3]: the crop as Pillow resizes it, mirrored where it says so.
+    """image uint8 or uint16 [h, w, C] -> float32 [*size, C]: the crop as Pillow resizes it, mirrored where it says so.
 
     The horizontal pass first, rounded to whole pixel values, then the vertical one. A pass is a product with a matrix,
     which is right for images of some tens of pixels.
@@ -196,8 +196,9 @@ def resized_crop(image: jax.Array, crop: Crop, size: tuple[int, int]) -> jax.Arr
     columns = jnp.where(crop.flip, columns[::-1], columns)
     rows = _resize_matrix(image.shape[0], crop.top, crop.height, crop.bicubic, size[0])
     exact = lax.Precision.HIGHEST  # a TPU's default would round pixels and weights to 8 bits
-    pixels = _whole(jnp.einsum("xw,hwc->hxc", columns, image.astype(jnp.float32), precision=exact))
-    return _whole(jnp.einsum("yh,hxc->yxc", rows, pixels, precision=exact))
+    largest = jnp.iinfo(image.dtype).max
+    pixels = _whole(jnp.einsum("xw,hwc->hxc", columns, image.astype(jnp.float32), precision=exact), largest)
+    return _whole(jnp.einsum("yh,hxc->yxc", rows, pixels, precision=exact), largest)
 
 
 def _resize_matrix(length: int, start: jax.Array, size: jax.Array, bicubic: jax.Array, side: int) -> jax.Array:
@@ -214,6 +215,6 @@ def _resize_matrix(length: int, start: jax.Array, size: jax.Array, bicubic: jax.
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def _whole(pixels: jax.Array) -> jax.Array:
-    """Pixel values -> whole ones, rounded half up and kept in 0..255."""
-    return jnp.clip(jnp.floor(pixels + 0.5), 0.0, 255.0)
+def _whole(pixels: jax.Array, largest: float) -> jax.Array:
+    """Pixel values -> whole ones, rounded half up and kept in 0..largest."""
+    return jnp.clip(jnp.floor(pixels + 0.5), 0.0, largest)

@@ -93,7 +93,7 @@ class ResidentPipeline(InputPipeline):
     """
 
     def train(self, start_step: int) -> Iterator[Batch]:
-        """As `InputPipeline.train`, with "examples" [d, n, h, w, 3] uint8 (on the devices) and "seed" for "image"."""
+        """As `InputPipeline.train`, with "examples" [d, n, h, w, C] (on the devices) and "seed" for "image"."""
         from tnt_jax.data import resident
 
         config, (examples, labels) = self._config, self._resident
@@ -103,7 +103,9 @@ class ResidentPipeline(InputPipeline):
             batch_size=config.batch_size,
             seed=config.seed,
             start_step=start_step,
-            **{name: value for name, value in batch_arguments(config).items() if name != "image_size"},
+            **{
+                name: value for name, value in batch_arguments(config).items() if name not in ("image_size", "channels")
+            },
         )
         return (batch | {"examples": examples} for batch in batches)
 
@@ -115,7 +117,8 @@ class ResidentPipeline(InputPipeline):
     def _resident(self) -> tuple[jax.Array, np.ndarray]:
         from tnt_jax.data import resident
 
-        images, labels = resident.load(self._config.data, batch_arguments(self._config)["image_size"], self.faulty)
+        model = self._config.model
+        images, labels = resident.load(self._config.data, model.input_size, model.in_channels, self.faulty)
         return replicate(images), labels
 
     @functools.cached_property
@@ -129,9 +132,10 @@ def make_input_pipeline(config: Config) -> InputPipeline:
 
 
 def batch_arguments(config: Config) -> dict[str, Any]:
-    """Arguments of the data package's functions for batches: the images' size, and for which devices they are."""
+    """Arguments of the data package's functions for batches: what images are, and for which devices they are."""
     return {
         "image_size": config.model.input_size,
+        "channels": config.model.in_channels,
         "local_devices": jax.local_device_count(),
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from tnt_jax import workdir as workdirs
-from tnt_jax.data.augment import DECODER
+from tnt_jax.data.decoding import DECODER
 from tnt_jax.models.fast.stacking import unstack_blocks
 from tnt_jax.training import agreement, checkpoints, logging, memory, monitor, steps
 from tnt_jax.training.config import as_dict

@@ -1,0 +1,278 @@
+"""From an encoded image to pixels of the network's channels: files by Pillow, .npy files as arrays.
+
+One and three channels of 8 bits are Pillow's images of mode L and RGB. For others it has no mode, or a wrong one: they
+are `Bands`, an image for each channel, which crops, resizes and flips like one.
+"""
+
+import dataclasses
+import io
+import re
+from typing import NamedTuple
+
+import numpy as np
+import PIL
+from PIL import Image
+
+DECODER = f"Pillow {PIL.__version__}"
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow's names; it would try many more
+MAX_SCANS = 100  # of a progressive JPEG; usual are ten. Each costs a pass over all pixels, and Pillow has no limit
+_SCANNED_PIXELS = 1 << 30  # scans times pixels; a photograph of 89 million pixels has twelve scans
+_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # of a segment, a scan or the end; codes have \xff\x00 alone
+_PIXELS_A_BYTE = 512  # at most, of a JPEG: of each 8 x 8 pixels one Huffman code at least is there, of one bit
+_WEBP_SIDE = 16_383  # pixels, the format's limit
+_NPY = b"\x93NUMPY"  # how such a file begins
+
+_ORIENTATION = 0x0112  # EXIF's number for it
+_SAMPLES = 277  # TIFF's number for the channels
+_TURNS = dict(enumerate(("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM"), 2))
+_TURNS |= dict(enumerate(("TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"), 5))
+
+# What an image may lose or gain, as `decode` says it of some images.
+GREY = "are grey: the channel is taken three times"
+COLOUR = "have colours and become grey, as Pillow converts them"
+ALPHA = "have a transparency or a further channel, which is dropped (model.in_channels=4 keeps it)"
+OPAQUE = "have no fourth channel: it is made opaque"
+BITS = "have 16 bits a channel, of which the upper eight are kept (data.pixel_bits=8)"
+
+
+class Undecodable(ValueError):
+    """An example's image cannot be decoded; the message is the reason."""
+
+
+@dataclasses.dataclass
+class Changes:
+    """What `decode` did to images (GREY, ...): to how many of them, and the name of the first."""
+
+    images: int = 0
+    found: dict[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
+
+    def add(self, kinds: set[str], name: str) -> None:
+        """Notes an image."""
+        self.update(Changes(1, {kind: (1, name) for kind in kinds}))
+
+    def update(self, others: "Changes") -> None:
+        """Notes what was found elsewhere."""
+        self.images += others.images
+        for kind, (more, name) in others.found.items():
+            count, first = self.found.get(kind, (0, name))
+            self.found[kind] = count + more, first
+
+
+class Channels(NamedTuple):
+    """What pixels are to have: config.model.in_channels and config.data.pixel_bits."""
+
+    count: int = 3
+    bits: int = 8
+
+    @property
+    def dtype(self) -> type:
+        """numpy's, of their arrays."""
+        return np.uint8 if self.bits == 8 else np.uint16
+
+
+RGB = Channels()
+
+
+class Bands(NamedTuple):
+    """An image of any number of channels: of each an image of mode L for 8 bits, or F, which holds 16 bits exactly.
+
+    Its methods are those of Pillow's images. Alpha is a channel like the others, and not multiplied into colours.
+    """
+
+    images: tuple[Image.Image, ...]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        return self.images[0].size
+
+    def crop(self, box: tuple[float, float, float, float]) -> "Bands":
+        """Each channel's box of left, top, right, bottom."""
+        return Bands(tuple(image.crop(box) for image in self.images))
+
+    def resize(self, size: tuple[int, int], resample: Image.Resampling) -> "Bands":
+        """Each channel resized to (width, height)."""
+        return Bands(tuple(image.resize(size, resample) for image in self.images))
+
+    def transpose(self, method: Image.Transpose) -> "Bands":
+        """Each channel flipped."""
+        return Bands(tuple(image.transpose(method) for image in self.images))
+
+
+Pixels = Image.Image | Bands
+
+
+def as_array(pixels: Pixels) -> np.ndarray:
+    """-> [h, w, C], uint8 or uint16."""
+    if isinstance(pixels, Image.Image):
+        array = np.asarray(pixels)
+        return array if array.ndim == 3 else array[..., None]
+    array = np.stack([np.asarray(image) for image in pixels.images], axis=-1)
+    return array if array.dtype == np.uint8 else np.clip(np.rint(array), 0, 65535).astype(np.uint16)
+
+
+def from_array(array: np.ndarray) -> Pixels:
+    """[h, w, C], uint8 or uint16 -> the same as an image."""
+    if array.dtype == np.uint8 and array.shape[-1] in (1, 3):
+        return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+    kind = np.uint8 if array.dtype == np.uint8 else np.float32
+    return Bands(tuple(Image.fromarray(channel.astype(kind)) for channel in np.moveaxis(array, -1, 0)))
+
+
+def decode(
+    image: bytes | np.ndarray, upright: bool = False, channels: Channels = RGB, changed: set[str] | None = None
+) -> Pixels:
+    """A file's bytes in one of FORMATS or of an .npy file, or an array [h, w, c] -> an image of `channels`.
+
+    upright: turned as its EXIF orientation says (Pillow turns a TIFF in any case). Of several frames the first is
+    taken. For one, three and four channels (RGBA, or near infrared in place of alpha) Pillow converts grey, colours and
+    transparency; an .npy file's array [h, w, C], uint8 or uint16, has the right channels itself. 8 bits become 16 by
+    257; of 16 the upper eight are taken. changed: gets what of this was done (GREY, ...). Raises Undecodable, for more
+    than Pillow's Image.MAX_IMAGE_PIXELS too.
+    """
+    changed = set() if changed is None else changed
+    try:
+        if not isinstance(image, np.ndarray) and image.startswith(_NPY):
+            array = np.lib.format.read_array(io.BytesIO(image), allow_pickle=False)
+            array = _checked(array.astype(array.dtype.newbyteorder("="), copy=False), channels.count)
+        elif isinstance(image, np.ndarray) and image.shape[-1] not in {1, 3} - {channels.count}:
+            array = _checked(image, channels.count)
+        else:
+            opened = _open(image, upright, channels, changed)
+            if channels.bits == 8 and channels.count in (1, 3):
+                return _converted(opened, channels.count, changed)
+            array = _channels(opened, channels.count, changed)
+        return from_array(_with_bits(array, channels.bits, changed))
+    except Undecodable:
+        raise
+    except Exception as error:  # a damaged file can meet any of Pillow's, zlib's and struct's errors
+        reason = str(error).partition(" <_io.BytesIO")[0] or repr(error)  # of a file in memory the address says nothing
+        raise Undecodable(reason) from error
+
+
+def _open(image: bytes | np.ndarray, upright: bool, channels: Channels, changed: set[str]) -> Image.Image:
+    """-> Pillow's image of 8 bits or, where 16 are wanted, of 16-bit grey."""
+    if isinstance(image, np.ndarray):
+        opened, sixteen = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image), False
+    else:
+        opened = Image.open(io.BytesIO(image), formats=FORMATS)
+        _check_size(image, opened)
+        if opened.format == "TIFF":
+            _keep_fourth(opened, channels.count, changed)
+        sixteen = opened.format in ("PNG", "TIFF") and any(";16" in str(tile.args) for tile in opened.tile)
+        opened.load()
+        if upright and (turn := _TURNS.get(_orientation(opened))):
+            opened = opened.transpose(Image.Transpose[turn])
+    if opened.mode in ("I", "F"):
+        raise Undecodable(f"its pixels are 32-bit numbers (Pillow's mode {opened.mode}) of an unknown range")
+    grey = opened.mode.startswith("I;16")
+    if grey and channels.bits == 8:  # Pillow's own conversion makes everything above 255 white
+        opened = Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8))
+    if (grey or sixteen) and channels.bits == 8:
+        changed.add(BITS)
+    if sixteen and not grey and channels.bits == 16:
+        raise Undecodable(
+            "it has colours or transparency of 16 bits, of which Pillow keeps eight: save it as an .npy file "
+            "[H, W, C], or take data.pixel_bits=8"
+        )
+    return opened
+
+
+def _keep_fourth(opened: Image.Image, count: int, changed: set[str]) -> None:
+    """Of a TIFF, not yet loaded: Pillow reads red, green and blue alone where a further channel is no alpha."""
+    samples = opened.tag_v2.get(_SAMPLES, 1)
+    if samples == 4 and count == 4 and opened.tile and opened.tile[0].args[0] == "RGBX":
+        opened._mode = "RGBX"  # what it is then read as, all four channels
+    if samples > len(opened.getbands()):
+        if count == 4:
+            raise Undecodable(
+                f"it has {samples} channels, of which Pillow reads {len(opened.getbands())}: save it as an .npy file "
+                f"[H, W, {count}]"
+            )
+        changed.add(ALPHA)
+
+
+def _converted(opened: Image.Image, count: int, changed: set[str]) -> Image.Image:
+    """Of 8 bits, in any of Pillow's modes -> L, RGB or, for four channels, RGBA or RGBX."""
+    grey = opened.mode in ("1", "L", "LA", "La")
+    alpha = opened.has_transparency_data or opened.mode == "RGBX"
+    if count == 1 and not grey:
+        changed.add(COLOUR)
+    if count > 1 and grey:
+        changed.add(GREY)
+    if count < 4 and alpha:
+        changed.add(ALPHA)
+    if count == 4 and not alpha:
+        changed.add(OPAQUE)
+    modes = {1: ("L",), 3: ("RGB",), 4: ("RGBA", "RGBX")}[count]
+    return opened if opened.mode in modes else opened.convert(modes[0])
+
+
+def _channels(opened: Image.Image, count: int, changed: set[str]) -> np.ndarray:
+    """-> [h, w, count], uint8 or, of 16-bit grey, uint16."""
+    if count not in (1, 3, 4):
+        raise Undecodable(
+            f"it is an image, but model.in_channels={count} needs .npy files [H, W, {count}] of uint8 or uint16"
+        )
+    if not opened.mode.startswith("I;16"):
+        return as_array(_converted(opened, count, changed))
+    grey = np.asarray(opened).astype(np.uint16)[..., None]
+    if count == 1:
+        return grey
+    changed.add(GREY)
+    opaque = [np.full_like(grey, 65535)] * (count == 4)
+    if opaque:
+        changed.add(OPAQUE)
+    return np.concatenate([grey] * 3 + opaque, axis=-1)
+
+
+def _with_bits(array: np.ndarray, bits: int, changed: set[str]) -> np.ndarray:
+    """uint8 or uint16 -> uint8 or uint16."""
+    if array.dtype == np.uint16 and bits == 8:
+        changed.add(BITS)
+        return (array >> 8).astype(np.uint8)
+    if array.dtype == np.uint8 and bits == 16:
+        return array.astype(np.uint16) * np.uint16(257)
+    return array
+
+
+def _checked(array: np.ndarray, count: int) -> np.ndarray:
+    """The array; Undecodable for another than [h, w, count] of uint8 or uint16."""
+    if array.ndim != 3 or array.dtype not in (np.uint8, np.uint16) or array.shape[-1] != count or not array.size:
+        raise Undecodable(
+            f"it holds {array.dtype} {list(array.shape)}, where model.in_channels={count} needs uint8 or uint16 "
+            f"[H, W, {count}]"
+        )
+    return array
+
+
+def _check_size(encoded: bytes, opened: Image.Image) -> None:
+    """Raises Undecodable for an image that takes many seconds or a gigabyte and can be no photograph."""
+    (width, height), limit = opened.size, Image.MAX_IMAGE_PIXELS
+    if limit and width * height > limit:  # up to twice as many Pillow only warns
+        raise Undecodable(f"{width} x {height} pixels, of at most {limit:,} (Pillow's Image.MAX_IMAGE_PIXELS)")
+    if opened.format == "WEBP" and max(width, height) > _WEBP_SIDE:  # a damaged animation's: 20 s for two rows
+        raise Undecodable(f"a WebP of {width} x {height} pixels, of at most {_WEBP_SIDE:,} a side")
+    if opened.format not in ("JPEG", "MPO"):
+        return
+    scans = _scans(encoded)
+    if scans > MAX_SCANS or scans * width * height > _SCANNED_PIXELS:
+        raise Undecodable(f"a JPEG of {scans} scans of {width} x {height} pixels: too many to decode")
+    if width * height > _PIXELS_A_BYTE * len(encoded):
+        raise Undecodable(f"a JPEG of {len(encoded)} bytes that says {width} x {height} pixels: most are missing")
+
+
+def _scans(encoded: bytes) -> int:
+    """How many scans a JPEG has, up to its end: a film or another image may follow. Stops above MAX_SCANS."""
+    scans, at = 0, 2
+    while scans <= MAX_SCANS and (found := _MARKER.search(encoded, at)) and found[0] != b"\xff\xd9":
+        scans += found[0] == b"\xff\xda"
+        at = found.end() + int.from_bytes(encoded[found.end() : found.end() + 2], "big")  # behind the segment
+    return scans
+
+
+def _orientation(opened: Image.Image) -> object:
+    try:
+        return opened.getexif().get(_ORIENTATION)
+    except Exception:  # a damaged EXIF block says nothing of its image, which is sound
+        return None
