@@ -35,6 +35,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.adam_beta2 = 0.999  # decay of the squared gradient's average (Lion: of the gradient's; 0.99 there)
     config.adam_epsilon = 1e-8  # added to the square root of that; not read by sgd and lion
     config.momentum = 0.9  # of sgd and muon (0.95 is usual there); others do not read it
+    config.layer_decay = 1.0  # learning rate of a layer in that of the next: BEiT's rule, for fine-tuning; 1: all alike
+    # Parameters that stay as they are: regular expressions that match their whole names, as in parameters.txt.
+    # ("(?!head/).*",): all but the head; ("block_[1-6]/.*", "sentence_position"): these.
+    config.freeze = ()
     config.gradient_clip_norm = 0.0  # largest global norm of the gradient; 0: no clipping
     config.ema_decay = 0.99996  # moving average of the weights, a step; evaluated beside the raw weights; 0: none
     config.ema_warmup = (

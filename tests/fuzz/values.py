@@ -100,6 +100,8 @@ SOUND: dict[str, tuple[Any, ...]] = {
     "adam_beta2": (0.0, 0.9, 0.999),
     "adam_epsilon": (1e-8, 1e-3, 1.0),
     "momentum": (0.0, 0.9, 0.95),
+    "layer_decay": (1.0, 0.75, 0.5),
+    "freeze": ((), ("(?!head/).*",), ("block_1/.*", "norm/.*"), (".*",), ("head",), ("(",)),
     "gradient_clip_norm": NUMBER,
     "ema_decay": (0.0, 0.9, 0.99996),
     "ema_warmup": FLAG,

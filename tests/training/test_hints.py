@@ -38,9 +38,9 @@ def test_the_table_leads_to_keys_that_exist_and_from_names_that_do_not():
         ("data.name.x", "Did you mean data.name?"),
         ("model.patch", "Did you mean model.patch_size?"),
         ("clip", "Did you mean gradient_clip_norm?"),
-        ("layer_decay", "All blocks have the same learning rate."),
+        ("llrd", "Did you mean layer_decay?"),
         ("model.head_dim", "configs/default.py has every default, training/config.py every type."),
-        ("decay", "Did you mean weight_decay or ema_decay?"),
+        ("decay", "Did you mean weight_decay or layer_decay or ema_decay?"),
         ("model.xyzzy", "configs/default.py has every default, training/config.py every type."),
     ],
 )

@@ -1,6 +1,8 @@
 """The learning rate by epoch, which parameters decay, and every optimizer."""
 
 import functools
+import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +11,12 @@ import optax
 import pytest
 
 import tnt_jax
-from tests.training.helpers import checked_config
+from tests.training.helpers import checked_config, random_variables
 from tnt_jax.models.fast.stacking import stack_blocks, unstack_blocks
+from tnt_jax.pretrained.names import file_name
 from tnt_jax.training import config as training_config
 from tnt_jax.training import optimizer
-from tnt_jax.training.optimizer import decay_mask, make_optimizer, make_schedule, update_average
+from tnt_jax.training.optimizer import decay_mask, layer_multipliers, make_optimizer, make_schedule, update_average
 
 RECIPE = {
     "batch_size": 1024,
@@ -149,6 +152,7 @@ def test_the_share_of_the_start_is_what_the_average_keeps_of_it(warmup):
     assert (float(average) > 0.4) != warmup
 
 
+FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 OPTIMIZERS = training_config.KEYS["optimizer"].choices
 
 
@@ -240,3 +244,35 @@ def test_every_optimizer_takes_the_rate_of_the_schedule_and_lowers_a_loss(name):
     assert loss(now) < 0.7 * loss(params)
     counters = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, optax.ScaleByScheduleState))
     assert [int(each.count) for each in counters if isinstance(each, optax.ScaleByScheduleState)] == [10]
+
+
+@pytest.mark.parametrize("name", ["tnt_tiny", "deit_tiny_depth2"])
+def test_layer_multipliers_are_timms(name):
+    settings = {"tnt_tiny": ("tnt_s_patch16_224", 3, "timm"), "deit_tiny_depth2": ("deit_tiny_patch16_224", 2, "vit")}
+    base, depth, scheme = settings[name]
+    sizes = {"image_size": 32, "patch_size": 8, "depth": depth, "outer_dim": 48, "outer_num_heads": 3}
+    more = {"word_size": 2, "inner_dim": 12, "inner_num_heads": 2} if scheme == "timm" else {}
+    model = tnt_jax.create_model(base, num_classes=10, **sizes, **more)
+    params = random_variables(model, 32)["params"]
+    ours = {
+        file_name(tuple(entry.key for entry in path), scheme): factor
+        for path, factor in jax.tree_util.tree_leaves_with_path(layer_multipliers(params, 0.75))
+    }
+    assert ours == json.loads((FIXTURES / "layer_decay.json").read_text())[name]
+    stacked = layer_multipliers(stack_blocks(params), 0.75)
+    assert stacked[f"blocks_1_{depth}"]["outer"]["norm1"]["scale"].shape == (depth, 1)
+    plain = layer_multipliers(params, 0.75)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(np.squeeze(a), b), unstack_blocks(stacked), plain)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_layer_decay_scales_every_update_decay_included(name):
+    params, gradients = small_params(), [small_params(1)]
+    settings = SETTINGS | {"optimizer": name}
+    alike, _ = updates_of(checked_config(**settings), params, gradients)
+    scaled, _ = updates_of(checked_config(**settings, layer_decay=0.5), params, gradients)
+
+    def check(factor, one, two, old):
+        np.testing.assert_allclose(two - old, (one - old) * factor, rtol=1e-3, atol=1e-6)
+
+    jax.tree.map(check, layer_multipliers(params, 0.5), alike, scaled, params)

@@ -121,6 +121,8 @@ class Config(Group):
     adam_beta2: float = key(0, 0.9999999)
     adam_epsilon: float = key(TINY, LARGE)
     momentum: float = key(0, 0.9999999, before=0.9)
+    layer_decay: float = key(1e-3, 1, before=1.0)
+    freeze: tuple[str, ...] = key(before=())
     gradient_clip_norm: float = key(0, LARGE)
     ema_decay: float = key(0, below=1)
     ema_warmup: bool = key(before=False)
@@ -265,6 +267,13 @@ def _check_together(config: Config) -> None:
             f"config.{name}={getattr(config, name)} belongs to config.loss=sigmoid, and config.loss={config.loss}. "
             "Set --config.loss=sigmoid, or leave it as it is in configs/default.py."
         )
+    for pattern in config.freeze:
+        try:
+            re.compile(pattern)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(
+                f"config.freeze: {short_repr(pattern)} is no regular expression: {error}. Use such as 'block_1/.*'."
+            ) from error
     if config.data.repeated_augmentation > config.batch_size:
         raise ValueError(
             f"config.data.repeated_augmentation={config.data.repeated_augmentation} copies of an image do not fit "

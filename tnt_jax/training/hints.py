@@ -33,6 +33,8 @@ _THEIRS = {
     "schedule": "sched scheduler lr_scheduler lr_schedule",
     "weight_decay": "wd",
     "optimizer": "opt optim",
+    "layer_decay": "layerwise_decay llrd layerwise_lr_decay",
+    "freeze": "frozen freeze_layers frozen_layers trainable",
     "adam_beta1": "beta1 b1",
     "adam_beta2": "beta2 b2",
     "adam_epsilon": "eps opt_eps adam_eps",
@@ -80,7 +82,6 @@ NO_SUCH_THING = {
     **dict.fromkeys(("device", "gpu", "gpus", "num_gpus"), _DEVICES),
     **dict.fromkeys(("mode", "eval_only", "evaluate", "test_only"), "It is a flag of its own: --mode=evaluate."),
     **dict.fromkeys(("init_values", "layer_scale", "layerscale"), "There is no LayerScale."),
-    **dict.fromkeys(("layer_decay", "layerwise_decay", "llrd"), "All blocks have the same learning rate."),
     "global_pool": "The head reads the class token.",
 }
 

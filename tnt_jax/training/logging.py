@@ -22,6 +22,7 @@ from tnt_jax.names import printable_text
 from tnt_jax.training.class_balance import balance_lines
 from tnt_jax.training.config import Config, as_dict
 from tnt_jax.training.evaluation import Result
+from tnt_jax.training.freezing import frozen_note
 from tnt_jax.training.optimizer import start_in_average
 from tnt_jax.training.state import Params
 from tnt_jax.workdir import (
@@ -260,6 +261,8 @@ def log_start(run: "Run", params: Params) -> int:
         f"{plan.total_steps:,} steps of {config.batch_size} images ({plan.steps_per_epoch:,} an epoch) into "
         f"{run.workdir}"
     )
+    if config.freeze:
+        log(frozen_note(config, params))
     if note := average_note(config, plan.total_steps):
         log(note)
     write_text(

@@ -30,8 +30,8 @@ EVALUATION_FIX = "Take a smaller config.eval_batch_size, or fewer config.prefetc
 def least_bytes(config: Config, model: TNT, devices: int) -> float:
     """What training holds at once on each of `devices`, at the very least: less than half of what it will be.
 
-    Weights, gradient, AdamW's two moments and the average; the images of a step and of those that wait; of one block
-    the tokens, the words and the attention of a forward pass.
+    Weights, gradient, the optimizer's moments and the average; the images of a step and of those that wait; of one
+    block the tokens, the words and the attention of a forward pass.
     """
     item = jnp.dtype(model.dtype).itemsize
     images = config.batch_size // devices // config.accumulation_steps
@@ -43,7 +43,9 @@ def least_bytes(config: Config, model: TNT, devices: int) -> float:
         words = model.num_words
         activations += sentences * (words * model.inner_dim + model.inner_num_heads * words**2)
     pixels = math.prod(model.input_shape)
-    copies = 5 if config.ema_decay else 4
+    moments = {"adamw": 2, "lamb": 2, "lion": 1, "muon": 1}.get(config.optimizer, 0)
+    # Of frozen parameters there are but the weights; how many they are is not known here.
+    copies = 1 + bool(config.ema_decay) + (0 if config.freeze else 1 + moments)
     return 4.0 * copies * weights + item * images * activations + (4 * images + waiting) * pixels
 
 

@@ -1,6 +1,7 @@
 """The learning rate, which parameters decay, and the optimizers by name."""
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tnt_jax.models.fast.stacking import is_stack
+from tnt_jax.models.fast.stacking import block_runs, is_stack
 from tnt_jax.training.config import Config, peak_learning_rate
 from tnt_jax.training.state import Params
 
@@ -18,6 +19,11 @@ Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 
 # Weight decay applies to matrices and convolutions, not to vectors (biases, norms, scales, the class token), nor to:
 NO_WEIGHT_DECAY = ("word_position", "sentence_position")
+# What lies before the blocks.
+STEM = (
+    *("patch_embedding", "word_embedding", "sentence_embedding"),
+    *("class_token", "word_position", "sentence_position"),
+)
 
 
 def make_schedule(config: Config, steps_per_epoch: int) -> Schedule:
@@ -62,12 +68,14 @@ def decay_mask(params: Params) -> Any:
 def make_optimizer(config: Config, schedule: Schedule) -> optax.GradientTransformation:
     """The config's optimizer, with its schedule and decay mask; its state stacks as parameters do.
 
-    The gradient's global norm is clipped first where gradient_clip_norm is not 0.
+    The gradient's global norm is clipped first where gradient_clip_norm is not 0; layer_decay scales what comes out.
     """
-    optimizer = named_optimizer(config, schedule)
-    if not config.gradient_clip_norm:
-        return optimizer
-    return optax.chain(optax.clip_by_global_norm(config.gradient_clip_norm), optimizer)
+    parts = [named_optimizer(config, schedule)]
+    if config.gradient_clip_norm:
+        parts.insert(0, optax.clip_by_global_norm(config.gradient_clip_norm))
+    if config.layer_decay != 1:
+        parts.append(_scale_by_layer(config.layer_decay))
+    return optax.chain(*parts) if len(parts) > 1 else parts[0]
 
 
 def named_optimizer(config: Config, schedule: Schedule) -> optax.GradientTransformation:
@@ -105,6 +113,35 @@ def named_optimizer(config: Config, schedule: Schedule) -> optax.GradientTransfo
             )
             return optax.chain(muon, optax.add_decayed_weights(**decay), optax.scale_by_learning_rate(schedule))
     raise NotImplementedError(f"config.optimizer={config.optimizer}: named_optimizer has no case for it.")
+
+
+def layer_multipliers(params: Params, decay: float) -> Any:
+    """Parameter tree -> for each its factor of the learning rate; of stacked blocks an array [blocks, 1, ...].
+
+    BEiT's rule (arXiv 2106.08254) as timm has it: decay ** (depth + 1 - layer), with layer 0 for what makes words and
+    sentences (STEM), i for block i, depth for the last norm, and depth + 1 for the head.
+    """
+    runs = {name: run for name, run in block_runs(params)}
+    runs |= {name: range(int(name[6:]), int(name[6:]) + 1) for name in params if re.fullmatch(r"block_\d+", name)}
+    depth = max((run[-1] for run in runs.values()), default=0)
+
+    def multiplier(path: Path, leaf: jax.Array) -> float | np.ndarray:
+        name = path[0].key
+        if is_stack(name):
+            factors = [decay ** (depth + 1 - layer) for layer in runs[name]]
+            return np.array(factors, np.float32).reshape(-1, *(1,) * (leaf.ndim - 1))
+        if name in runs:
+            return decay ** (depth + 1 - runs[name][0])
+        return decay ** {**dict.fromkeys(STEM, depth + 1), "norm": 1}.get(name, 0)
+
+    return jax.tree_util.tree_map_with_path(multiplier, params)
+
+
+def _scale_by_layer(decay: float) -> optax.GradientTransformation:
+    def scale(updates: Params, params: Params) -> Params:
+        return jax.tree.map(lambda update, factor: update * factor, updates, layer_multipliers(params, decay))
+
+    return optax.stateless(scale)
 
 
 def _scale_by_trust_ratio() -> optax.GradientTransformation:

@@ -20,6 +20,7 @@ from tnt_jax.models.variants import VARIANTS, create_model, update
 from tnt_jax.training.class_balance import check_threshold, make_class_weights
 from tnt_jax.training.config import Config, as_dict, check_config, nearest_multiples
 from tnt_jax.training.evaluation_suite import EvaluationSuite
+from tnt_jax.training.freezing import check_freeze
 from tnt_jax.training.input_pipeline import InputPipeline, make_input_pipeline
 from tnt_jax.training.memory import check_memory
 from tnt_jax.training.saved_config import differences, read_run_config, saved_config
@@ -31,7 +32,7 @@ from tnt_jax.training.starting_point import (
     take_sizes,
     trained_classes,
 )
-from tnt_jax.training.state import Params
+from tnt_jax.training.state import Params, initial_params
 from tnt_jax.training.steps import for_platform
 
 # An evaluation may differ in these too: in how exactly the same weights are computed with, and in training's own.
@@ -161,6 +162,8 @@ def _prepare(config: Config, workdir: Path, pipeline: InputPipeline | Evaluation
         )
     model = update(model, num_classes=num_classes)
     config = fill_in(config, model)
+    if config.freeze and not evaluates:
+        check_freeze(config, jax.eval_shape(lambda: initial_params(config, model)))
     check_same_run(workdir, config, evaluates)
     pretrained, label = load(source, config, model) if source else (None, "")
     if source and (note := normalisation_note(config)):

@@ -11,6 +11,7 @@ import optax
 
 from tnt_jax.models.fast.stacking import stack_blocks
 from tnt_jax.training.config import Config
+from tnt_jax.training.freezing import split
 
 Params = Any  # nested dicts of float32 arrays
 Sums = dict[str, tuple[jax.Array, jax.Array]]  # metric -> (sum, weight), both float32 []: ten examples count ten
@@ -34,19 +35,24 @@ def zero_sums(*names: str) -> Sums:
     return {name: (jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)) for name in names}
 
 
+def initial_params(config: Config, model: nn.Module) -> Params:
+    """The parameters that the config's seed draws; traceable."""
+    init_key, _ = jax.random.split(jax.random.key(config.seed))
+    image = jnp.zeros((1, *config.model.input_size, config.model.in_channels), jnp.float32)
+    return model.init(init_key, image)["params"]
+
+
 def initial_state(
     config: Config, model: nn.Module, optimizer: optax.GradientTransformation, params: Params | None = None
 ) -> TrainState:
     """The state before the first step; traceable. With `params`, training starts from these weights."""
-    init_key, train_key = jax.random.split(jax.random.key(config.seed))
     if params is None:
-        params = model.init(init_key, jnp.zeros((1, *config.model.input_size, config.model.in_channels), jnp.float32))[
-            "params"
-        ]
+        params = initial_params(config, model)
+    _, train_key = jax.random.split(jax.random.key(config.seed))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=optimizer.init(params),
+        opt_state=optimizer.init(split(params, config.freeze)[0]),
         ema_params=jax.tree.map(jnp.copy, params) if config.ema_decay else None,
         key=jax.random.key_data(train_key),
         metrics=zero_sums(*TRAIN_METRICS),

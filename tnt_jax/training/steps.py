@@ -19,6 +19,7 @@ from tnt_jax.models.tnt import TNT
 from tnt_jax.training.config import Config
 from tnt_jax.training.device_augment import mix, normalize, random_erase, random_resized_crops
 from tnt_jax.training.evaluation import EvalStep, batch_sums, multi_hot, sigmoid_sums, top_k_correct
+from tnt_jax.training.freezing import join, split
 from tnt_jax.training.losses import batch_loss, smooth_labels
 from tnt_jax.training.optimizer import Schedule, average_decay, update_average
 from tnt_jax.training.state import Params, Sums, TrainState, zero_sums
@@ -67,9 +68,11 @@ def loss_and_gradients(
     model: nn.Module,
     config: Config,
     class_weights: np.ndarray | None = None,
+    frozen: Params | None = None,
 ) -> tuple[Sums, Params]:
     """images [b, H, W, 3], targets [b, K], mask [b] -> (sums of loss and accuracy, gradient of the summed loss).
 
+    The gradient is that of `params`; `frozen` are the model's other parameters (freezing.split), if there are any.
     The shard is cut into config.accumulation_steps parts, one after the other: the same sums in a fraction of the
     memory. Accuracy is against the classes with the largest target: of a mixed image, those it holds more of.
     class_weights [K]: see losses.py.
@@ -77,7 +80,7 @@ def loss_and_gradients(
     accumulation_steps = config.accumulation_steps
 
     def summed_loss(params: Params, key: jax.Array, images: jax.Array, targets: jax.Array, mask: jax.Array):
-        logits = model.apply({"params": params}, images, train=True, rngs={"dropout": key})
+        logits = model.apply({"params": join(params, frozen)}, images, train=True, rngs={"dropout": key})
         loss = batch_loss(logits, targets, mask, config, class_weights)
         correct = top_k_correct(logits, targets == targets.max(-1, keepdims=True))
         return loss[0], {"loss": loss, "accuracy": ((correct * mask).sum(), mask.sum())}
@@ -127,31 +130,36 @@ def train_step(
     batch_key, model_key = jax.random.split(step_key)
     model_key = jax.random.fold_in(model_key, lax.axis_index(axis_name))
     images, targets = augment(batch_key, batch, model.num_classes, config, axis_name)
-    gradient_of = functools.partial(loss_and_gradients, model=model, config=config, class_weights=class_weights)
-    sums, gradients = lax.psum(gradient_of(state.params, model_key, images, targets, batch["mask"]), axis_name)
+    trained, frozen = split(state.params, config.freeze)
+    gradient_of = functools.partial(
+        loss_and_gradients, model=model, config=config, class_weights=class_weights, frozen=frozen
+    )
+    sums, gradients = lax.psum(gradient_of(trained, model_key, images, targets, batch["mask"]), axis_name)
     with jax.named_scope("optimizer"):  # profiles and tools.tpu_report divide a step by these names
         gradients = jax.tree.map(lambda gradient: gradient / sums["loss"][1], gradients)
         norm = optax.global_norm(gradients)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+        params = optax.apply_updates(trained, updates)
         # The weights too: a step that is much too long ruins them before any loss shows it.
         finite = jnp.isfinite(sums["loss"][0]) & jnp.isfinite(norm) & jnp.isfinite(optax.global_norm(params))
     loss = sums["loss"][0] / sums["loss"][1]
 
     sums["gradient_norm"] = (norm, jnp.ones((), jnp.float32))
     if config.nonfinite == "skip":
-        params = tree_select(finite, params, state.params)
+        params = tree_select(finite, params, trained)
         opt_state = tree_select(finite, opt_state, state.opt_state)
         sums = tree_select(finite, sums, jax.tree.map(jnp.zeros_like, sums))
     anew = state.step % log_every_steps == 0
     running = jax.tree.map(lambda before, now: jnp.where(anew, 0.0, before) + now, state.metrics, sums)
     average = None
     if config.ema_decay:
-        average = update_average(state.ema_params, params, average_decay(config, state.step))
+        averaged, _ = split(state.ema_params, config.freeze)
+        average = update_average(averaged, params, average_decay(config, state.step))
         if config.nonfinite == "skip":
-            average = tree_select(finite, average, state.ema_params)
+            average = tree_select(finite, average, averaged)
+        average = join(average, frozen)  # of what never changes: itself, to the bit
     next_state = state.replace(
-        step=state.step + 1, params=params, opt_state=opt_state, ema_params=average, metrics=running
+        step=state.step + 1, params=join(params, frozen), opt_state=opt_state, ema_params=average, metrics=running
     )
     results = {"learning_rate": schedule(state.step), "loss": loss, "gradient_norm": norm, "finite": finite}
     return next_state, results | {"sums": running}

@@ -1,0 +1,97 @@
+"""config.freeze: the parameters that training leaves as they are, by patterns over their names.
+
+A parameter tree is split into a trained and a frozen one: each is the whole tree with an optax.MaskedNode, which has no
+leaves, in place of what the other holds. Gradients and the optimizer's state are made of the trained one alone.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import optax
+
+from tnt_jax.models.fast.stacking import is_stack, stack_blocks, unstack_blocks
+from tnt_jax.training.config import Config
+
+Params = Any
+_NAMED = 20  # in a message
+
+
+def is_frozen(name: str, patterns: Sequence[str]) -> bool:
+    """A parameter's name, such as "block_1/inner/norm1/scale" -> whether a pattern matches all of it."""
+    return any(re.fullmatch(pattern, name) for pattern in patterns)
+
+
+def split(params: Params, patterns: Sequence[str]) -> tuple[Params, Params | None]:
+    """Parameters, stacked or not -> (the trained ones, the frozen ones; None where there are no patterns).
+
+    Of stacked blocks in which a parameter is frozen in some alone, each part is stacked by itself.
+    """
+    if not patterns:
+        return params, None
+
+    def part(frozen: bool) -> Params:
+        kept = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf if is_frozen(_name(path), patterns) == frozen else optax.MaskedNode(),
+            unstack_blocks(params),
+        )
+        return stack_blocks(kept) if _stacked(params) else kept
+
+    return part(frozen=False), part(frozen=True)
+
+
+def join(trained: Params, frozen: Params | None) -> Params:
+    """What `split` takes apart -> as it was."""
+    if frozen is None:
+        return trained
+    masked = lambda node: isinstance(node, optax.MaskedNode)  # noqa: E731
+    parts = unstack_blocks(trained), unstack_blocks(frozen)
+    whole = jax.tree.map(lambda ours, theirs: theirs if masked(ours) else ours, *parts, is_leaf=masked)
+    return stack_blocks(whole) if _stacked(trained) else whole
+
+
+def check_freeze(config: Config, params: Params) -> None:
+    """Raises ValueError for a pattern that matches no parameter, with near ones, and where none is left to train."""
+    names = parameter_names(params)
+    for pattern in config.freeze:
+        if not any(is_frozen(name, (pattern,)) for name in names):
+            raise ValueError(f"config.freeze: {pattern!r} matches no parameter. {_near(pattern, names)}")
+    if all(is_frozen(name, config.freeze) for name in names):
+        raise ValueError(f"config.freeze={config.freeze} matches every parameter: nothing is left to train.")
+
+
+def frozen_note(config: Config, params: Params) -> str:
+    """How many parameters are trained, and which are not."""
+    sizes = {_name(path): leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    held = [name for name in sizes if is_frozen(name, config.freeze)]
+    trained = sum(sizes.values()) - sum(sizes[name] for name in held)
+    partly = {name.partition("/")[0] for name in sizes if name not in held}
+    modules = {name: name.partition("/")[0] for name in held}
+    told = list(dict.fromkeys(name if module in partly else module for name, module in modules.items()))
+    names = ", ".join(told[:_NAMED]) + (f" and {len(told) - _NAMED} more" if len(told) > _NAMED else "")
+    start = "" if config.pretrained else ", as they are drawn (config.pretrained is empty)"
+    return f"{trained:,} of {sum(sizes.values()):,} parameters are trained; frozen{start}: {names}"
+
+
+def parameter_names(params: Params) -> list[str]:
+    """A tree, block by block -> the names that patterns are matched against."""
+    return [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+
+
+def _near(pattern: str, names: Iterable[str]) -> str:
+    """What a pattern that matches nothing may have meant."""
+    if any(re.match(pattern, name) for name in names):
+        return f"A pattern has to match a whole name: {pattern.rstrip('/') + '/.*'!r} takes all that begins like it."
+    modules = {"/".join(name.split("/")[:depth]) for name in names for depth in range(1, name.count("/") + 2)}
+    near = difflib.get_close_matches(pattern.replace(".*", "").strip("/"), sorted(modules), n=3)
+    return f"Near it: {', '.join(near)}." if near else f"The names are such as {', '.join(sorted(modules)[:3])}."
+
+
+def _name(path: tuple[jax.tree_util.DictKey, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _stacked(params: Params) -> bool:
+    return any(map(is_stack, params))
