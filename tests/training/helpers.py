@@ -155,6 +155,7 @@ class TinyPipeline:
     train_examples = 80
     found = ()
     identity = staticmethod(lambda: "tiny")
+    several_labels = False
     labels_at_hand, class_counts = True, np.array([21, 20, 20, 19])
     eval_examples = 35
 

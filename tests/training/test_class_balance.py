@@ -61,6 +61,8 @@ def test_classes_of_more_than_ten_to_one_are_named():
 
 
 def test_a_threshold_below_what_smoothing_gives_is_refused():
-    check_threshold(checked_config(loss="sigmoid", bce_threshold=0.02), 5)
+    check_threshold(checked_config(loss="sigmoid", bce_threshold=0.02), 5, several_labels=False)
     with pytest.raises(ValueError, match="label_smoothing=0"):
-        check_threshold(checked_config(loss="sigmoid", bce_threshold=0.0), 5)
+        check_threshold(checked_config(loss="sigmoid", bce_threshold=0.0), 5, several_labels=False)
+    with pytest.raises(ValueError, match=r"is below 0.05, the target that config.label_smoothing=0.1"):
+        check_threshold(checked_config(loss="sigmoid", bce_threshold=0.02), 5, several_labels=True)

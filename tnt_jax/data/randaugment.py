@@ -86,7 +86,7 @@ def parse(notation: str) -> Policy:
             raise ValueError(f"{where} gives {match[1]!r} twice; keep one")
         if read is int and "." in match[2]:
             raise ValueError(f"{where}: {match[1]!r} needs a whole number, not {match[2]!r}")
-        values[field] = read(match[2])
+        values[field] = read(match[2][:400])  # int refuses thousands of digits; so many are out of range in any case
         most = len(OPERATIONS) if field == "layers" and "weighted" in values else most
         if not least <= values[field] <= most:
             raise ValueError(f"{where}: {match[1]} is {values[field]}, must lie in {least} to {most}")

@@ -43,13 +43,13 @@ def make_class_weights(config: Config, pipeline: InputPipeline, num_classes: int
     return weights
 
 
-def check_threshold(config: Config, num_classes: int) -> None:
+def check_threshold(config: Config, num_classes: int, several_labels: bool) -> None:
     """Raises ValueError where label_smoothing lifts the targets of absent classes above bce_threshold."""
-    off = config.label_smoothing / num_classes
+    off = config.label_smoothing / (2 if several_labels else num_classes)
     if config.bce_threshold is not None and config.bce_threshold < off:
         raise ValueError(
             f"config.bce_threshold={config.bce_threshold:g} is below {off:g}, the target that config.label_smoothing="
-            f"{config.label_smoothing:g} gives a class that is absent, of {num_classes}: all would count as 1. Set "
+            f"{config.label_smoothing:g} gives a class that is absent: all would count as 1. Set "
             "--config.label_smoothing=0."
         )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
 from tnt_jax.data.faulty import FaultyImages
 from tnt_jax.training.config import Config
@@ -32,6 +33,7 @@ class InputPipeline:
         self.class_names: tuple[str, ...] | None = dataset.class_names
         self.found: tuple[str, ...] = dataset.found  # lines that say what is there
         self.identity: Callable[[], str] = dataset.identity
+        self.several_labels: bool = dataset.several_labels
         self.labels_at_hand: bool = dataset.labels_at_hand
 
     @functools.cached_property
@@ -40,7 +42,7 @@ class InputPipeline:
 
         and where its images have several labels and the loss is for one.
         """
-        if self._dataset.several_labels and self._config.loss != "sigmoid":
+        if self.several_labels and self._config.loss != "sigmoid":
             raise ValueError(
                 f"{self._dataset.name} has several labels an image, and config.loss={self._config.loss} is for one: "
                 "set --config.loss=sigmoid."
@@ -60,6 +62,8 @@ class InputPipeline:
     @functools.cached_property
     def class_counts(self) -> np.ndarray:
         """int64 [classes], labels of each class in the training split. Reads every record unless labels_at_hand."""
+        if not self.labels_at_hand:
+            logging.info("Counting the labels of %d training examples, record by record", self.train_examples)
         return self._dataset.class_counts(self._config.data.train_split)
 
     def train(self, start_step: int) -> Iterator[Batch]:

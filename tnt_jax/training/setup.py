@@ -101,7 +101,7 @@ def prepare(config: AnyConfig, workdir: str | os.PathLike[str], pipeline: InputP
     check_training_devices(config, jax.device_count())
     run = _prepare(config, check_workdir(workdir), pipeline, evaluates=False)
     run.plan  # noqa: B018 raises now
-    check_threshold(config, run.model.num_classes)
+    check_threshold(config, run.model.num_classes, run.pipeline.several_labels)
     run.class_weights  # noqa: B018
     return run
 
