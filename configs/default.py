@@ -107,9 +107,18 @@ def get_config() -> ml_collections.ConfigDict:
     model.tnt_blocks = placeholder(tuple)  # 1-based blocks with an inner path (Table 5), such as (1, 6, 12); (): DeiT
     model.word_position = placeholder(bool)  # Table 6
     model.sentence_position = placeholder(bool)  # Table 6
+    model.sentence_encoding = placeholder(str)  # of these positions: "learned", or "sincos": fixed sines and cosines
     model.squeeze_excitation = placeholder(bool)  # Table 12
     model.qkv_bias = placeholder(bool)  # biases on queries, keys and values: DeiT has them, TNT not
+    # LayerScale: where the learned factors of the residual branches start, such as 1e-5; 0: there are none.
+    model.layer_scale = placeholder(float)
+    model.pooling = placeholder(str)  # what the head reads: "class_token", or "mean" of the sentences
     model.drop_path_rate = 0.1  # of the last block; rises linearly from 0 in the first
+    model.head_dropout = 0.0  # probability, for each channel that the head reads
+    # "published": kernels and positions of deviation 0.02, made for 300 epochs. "scaled": kernels of variance 1 / fan-in,
+    # positions of deviation 0.5, for shorter runs.
+    model.initialization = "published"
+    model.zero_init_head = False  # the head's weights start from 0: the first predictions are even
     model.remat = False  # recompute each block's activations in the backward pass: less memory, more time
     # What remat need not recompute, by jax.checkpoint_policies: nothing but a block's inputs, or (with
     # "dots_with_no_batch_dims_saveable") the outputs of its dense layers as well.

@@ -26,9 +26,9 @@ def small_model(**overrides):
     return tnt_jax.create_model("tnt_s_patch16_224", **{**SMALL, **overrides})
 
 
-def images(batch=2, size=16, seed=1):
-    """[batch, size, size, 3] from a normal distribution."""
-    return jnp.asarray(np.random.default_rng(seed).standard_normal((batch, size, size, 3)), jnp.float32)
+def images(batch=2, size=16, seed=1, channels=3):
+    """[batch, size, size, channels] from a normal distribution."""
+    return jnp.asarray(np.random.default_rng(seed).standard_normal((batch, size, size, channels)), jnp.float32)
 
 
 def random_variables(model, seed=0):
@@ -36,7 +36,7 @@ def random_variables(model, seed=0):
 
     Drawn with NumPy: compiling the initialisers would take longer than the tests.
     """
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *model.input_size, 3)))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *model.input_shape)))
     draw = np.random.default_rng(seed).standard_normal
 
     def value(path, leaf):

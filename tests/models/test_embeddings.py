@@ -60,6 +60,16 @@ def test_the_convolution_starts_as_pytorch_starts_it():
         assert abs(float(value.std()) / (bound / 3**0.5) - 1) < 0.15
 
 
+def test_sine_cosine_positions_tell_rows_and_columns_apart():
+    """Quarters of a row: sine and cosine of the column, sine and cosine of the row; frequencies from 1 to 1 / 10,000."""
+    positions = np.asarray(embeddings.sincos_positions((3, 5), 12))
+    assert positions.shape == (16, 12) and positions.dtype == np.float32 and not positions[0].any()
+    row, column, frequencies = 2, 4, np.array([1, 1e-2, 1e-4])
+    parts = [np.sin(column * frequencies), np.cos(column * frequencies)]
+    parts += [np.sin(row * frequencies), np.cos(row * frequencies)]
+    np.testing.assert_allclose(positions[1 + 5 * row + column], np.concatenate(parts), rtol=1e-6)
+
+
 @pytest.mark.parametrize(("size", "fix"), [(225, "224 or 240"), (10, "16")])
 def test_a_size_that_patches_do_not_divide_gets_the_fix(size, fix):
     with pytest.raises(ValueError, match=f"image_size={size} is not a multiple of patch_size=16; use {fix}"):

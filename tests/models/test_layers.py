@@ -30,10 +30,14 @@ def test_softmax_is_float32_in_bfloat16_arithmetic():
     assert layers.attend(query, query, query).dtype == jnp.bfloat16
 
 
-def test_initial_weights_have_the_published_spread():
-    drawn = layers.normal_init(jax.random.key(0), (200, 200), jnp.float32)
-    assert abs(float(drawn.std()) - 0.02) < 3e-4  # cut at two deviations it would be 0.0176
-    assert float(jnp.abs(drawn).max()) > 0.06
+def test_layer_scale_starts_where_it_is_told_to():
+    x = jnp.arange(6.0).reshape(2, 3)
+    scale = layers.LayerScale(0.25)
+    variables = scale.init(jax.random.key(0), x)
+    np.testing.assert_array_equal(variables["params"]["gamma"], [0.25] * 3)
+    gamma = jnp.array([1.0, 2.0, 3.0])
+    np.testing.assert_array_equal(scale.apply({"params": {"gamma": gamma}}, x), x * gamma)
+    assert scale.apply(variables, x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
 
 def test_squeeze_excitation_gates_each_channel_for_the_whole_image():

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tests.models.helpers import images, random_variables, run, small_model
-from tnt_jax.models import tnt
+from tnt_jax.models import layers, tnt
+from tnt_jax.models.embeddings import sincos_positions
 from tnt_jax.models.variants import update
 
 EVERYTHING = ("sentences", "words", "outer_attention", "inner_attention")
@@ -35,12 +36,18 @@ def test_features_are_what_was_asked_for_and_change_nothing():
         run(model, variables, images(), return_features=("sentense",))
 
 
-@pytest.mark.parametrize("overrides", [{}, {"tnt_blocks": (2,)}, {"tnt_blocks": ()}, {"squeeze_excitation": True}])
+OPTIONS = {"in_channels": 5, "pooling": "mean", "layer_scale": 0.1, "sentence_encoding": "sincos"}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [{}, {"tnt_blocks": (2,)} | OPTIONS, {"tnt_blocks": ()}, {"squeeze_excitation": True, "layer_scale": 1}],
+)
 def test_every_parameter_receives_a_gradient(overrides):
     model = small_model(**overrides)
     variables = random_variables(model)
-    weight = jax.random.normal(jax.random.key(5), (2, 5))
-    gradients = jax.jit(jax.grad(lambda v: (model.apply(v, images()) * weight).sum()))(variables)
+    weight, image = jax.random.normal(jax.random.key(5), (2, 5)), images(channels=model.in_channels)
+    gradients = jax.jit(jax.grad(lambda v: (model.apply(v, image) * weight).sum()))(variables)
     for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
         assert float(jnp.abs(gradient).max()) > 0, jax.tree_util.keystr(path)
 
@@ -234,11 +241,57 @@ def test_bfloat16_arithmetic_keeps_float32_parameters_and_logits():
     np.testing.assert_allclose(logits, run(small_model(), variables, images()), atol=0.1)
 
 
-def test_no_head_gives_the_normed_class_token():
+def test_no_head_gives_what_it_would_read():
+    """The class token, or the mean of the sentences, after the last norm."""
     model = small_model(num_classes=0)
     variables = random_variables(model)
     assert "head" not in variables["params"]
-    assert run(model, variables, images()).shape == (2, 24)
+    token, features = run(model, variables, images(), return_features=("sentences",))
+    normed = layers.Layers.of(model.config).norm("norm")
+    normed = normed.apply({"params": variables["params"]["norm"]}, features["sentences"][-1])
+    np.testing.assert_allclose(token, normed[:, 0], atol=1e-6)
+    mean = run(update(model, pooling="mean"), variables, images())
+    np.testing.assert_allclose(mean, normed[:, 1:].mean(1), atol=1e-6)
+
+
+def test_the_heads_dropout_is_in_training_alone_and_before_the_head():
+    without, with_it = small_model(), small_model(head_dropout=0.5)
+    variables = random_variables(without)
+    variables["params"]["head"]["kernel"] = jnp.eye(24, 5)  # logits are what it reads
+    variables["params"]["head"]["bias"] = jnp.zeros(5)
+    evaluated = run(without, variables, images())
+    np.testing.assert_array_equal(run(with_it, variables, images()), evaluated)
+    trained = run(with_it, variables, images(), train=True, rngs={"dropout": jax.random.key(3)})
+    dropped = np.asarray(trained) == 0
+    assert 0 < dropped.sum() < dropped.size
+    np.testing.assert_allclose(trained[~dropped], 2 * evaluated[~dropped], rtol=1e-5)
+
+
+def test_layer_scale_is_a_factor_a_channel_on_every_branch():
+    plain, scaled = small_model(), small_model(layer_scale=0.25)
+    variables = random_variables(scaled)
+    folded = jax.tree.map(lambda leaf: leaf, variables)  # gamma (x W + b) = x (W gamma) + b gamma
+    for block in (folded["params"][f"block_{i}"][part] for i in (1, 2) for part in ("inner", "outer")):
+        for name, (module, layer) in {"1": ("attention", "output"), "2": ("mlp", "dense2")}.items():
+            gamma = block.pop(f"layer_scale{name}")["gamma"]
+            block[module][layer] = jax.tree.map(lambda leaf, gamma=gamma: leaf * gamma, block[module][layer])
+    found, expected = run(scaled, variables, images()), run(plain, folded, images())
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_sine_cosine_positions_are_no_parameter_and_follow_the_images_grid():
+    model = small_model(sentence_encoding="sincos")
+    variables = random_variables(model)
+    learned = small_model()
+    assert "sentence_position" not in variables["params"]
+    positions = {"sentence_position": sincos_positions((4, 4), 24)}
+    found, expected = (
+        run(model, variables, images()),
+        run(learned, {"params": variables["params"] | positions}, images()),
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    _, features = run(model, variables, images(1, 24), return_features=("sentences",))
+    assert features["sentences"][0].shape == (1, 37, 24)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,11 @@ from tnt_jax.models.embeddings import grid_of
 
 _WHOLE = ("in_channels", "patch_size", "word_size", "inner_dim", "outer_dim")
 _WHOLE += ("inner_num_heads", "outer_num_heads", "depth")
+_CHOICES = {
+    "pooling": ("class_token", "mean"),
+    "sentence_encoding": ("learned", "sincos"),
+    "initialization": ("published", "scaled"),
+}
 FEATURES = ("sentences", "words", "outer_attention", "inner_attention")
 
 
@@ -39,8 +44,19 @@ def check_config(model: Any) -> None:
             )
     if not 0 < model.mlp_ratio < math.inf or int(model.inner_dim * model.mlp_ratio) < 1:
         raise ValueError(f"mlp_ratio={model.mlp_ratio} must be positive; the paper has 4")
-    if not 0 <= model.drop_path_rate < 1:
-        raise ValueError(f"drop_path_rate={model.drop_path_rate} must be at least 0 and below 1; the recipe has 0.1")
+    for name in ("drop_path_rate", "head_dropout"):
+        if not 0 <= (rate := getattr(model, name)) < 1:
+            raise ValueError(f"{name}={rate} must be at least 0 and below 1; the recipe has drop_path_rate=0.1")
+    if not 0 <= model.layer_scale < math.inf:
+        raise ValueError(f"layer_scale={model.layer_scale} must be the factors' first value, such as 1e-5; 0: none")
+    for name, choices in _CHOICES.items():
+        if (value := getattr(model, name)) not in choices:
+            raise ValueError(f"{name}={value!r} must be {' or '.join(map(repr, choices))}")
+    if model.sentence_encoding == "sincos" and (not model.sentence_position or model.outer_dim % 4):
+        raise ValueError(
+            "sentence_encoding='sincos' needs sentence_position=True and an outer_dim of a multiple of 4, got "
+            f"sentence_position={model.sentence_position} and outer_dim={model.outer_dim}"
+        )
     if model.norm_epsilon <= 0:
         raise ValueError(f"norm_epsilon={model.norm_epsilon} must be positive; TNT has 1e-5, DeiT 1e-6")
     _check_blocks(model)

@@ -13,7 +13,7 @@ from tnt_jax.models.embeddings import grid_of
 class Config:
     """Sizes and switches of a model, the defaults TNT-S's. Sizes that do not fit together are a ValueError."""
 
-    num_classes: int = 1000  # 0: no head, the outputs are the normed class token [B, D]
+    num_classes: int = 1000  # 0: no head, the outputs are what it would read [B, D]
     image_size: int | tuple[int, int] = 224  # pixels; (H, W) where they differ
     in_channels: int = 3  # of the images
     patch_size: int = 16
@@ -27,11 +27,17 @@ class Config:
     tnt_blocks: tuple[int, ...] | None = None  # 1-based; None: every block has an inner transformer; (): DeiT
     word_position: bool = True
     sentence_position: bool = True
+    sentence_encoding: str = "learned"  # of these positions; "sincos": fixed
     squeeze_excitation: bool = False  # Table 12
     qkv_bias: bool = False
     legacy: bool = False  # the stem and projection of the first published weights
     norm_epsilon: float = 1e-5
+    layer_scale: float = 0.0  # where the learned factors of the residual branches start; 0: there are none
+    pooling: str = "class_token"  # what the head reads; "mean": of the sentences, after the last norm
     drop_path_rate: float = 0.0  # of the last block
+    head_dropout: float = 0.0  # of what the head reads
+    initialization: str = "published"  # or "scaled": see models/initialization.py
+    zero_init_head: bool = False  # the head's weights start from 0
     dtype: Any = jnp.float32  # of the arithmetic; parameters are float32
 
     def __post_init__(self) -> None:

@@ -1,11 +1,13 @@
 """From pixels to words and sentences: the two stems, and the position encodings at any image size."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from tnt_jax.models.initialization import stem_init, uniform_fan_in_init
 
 if TYPE_CHECKING:
     from tnt_jax.models.config import Config
@@ -15,18 +17,8 @@ KERNEL_SIZE = 7  # of the convolution that makes words
 PADDING = 3
 
 
-def uniform_fan_in_init(fan_in: int) -> nn.initializers.Initializer:
-    """-> initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for a convolution's weights and bias."""
-    bound = fan_in**-0.5
-
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return init
-
-
 def cut_into_cells(images: jax.Array, patch_size: int, word_size: int) -> jax.Array:
-    """images [B, H, W, 3] -> cells [B, gh, gw, h, w, s * s * 3]: gh x gw patches of h x w cells of s x s pixels."""
+    """images [B, H, W, F] -> cells [B, gh, gw, h, w, s * s * F]: gh x gw patches of h x w cells of s x s pixels."""
     batch, height, width, channels = images.shape
     grid, words = (height // patch_size, width // patch_size), patch_size // word_size
     cells = images.reshape(batch, grid[0], words, word_size, grid[1], words, word_size, channels)
@@ -34,7 +26,7 @@ def cut_into_cells(images: jax.Array, patch_size: int, word_size: int) -> jax.Ar
 
 
 def convolve_patches(images: jax.Array, kernel: jax.Array, patch_size: int, word_size: int) -> jax.Array:
-    """images [B, H, W, 3], kernel [7, 7, 3, C] -> [B * N, M, C]: a convolution inside each patch on its own.
+    """images [B, H, W, F], kernel [7, 7, F, C] -> [B * N, M, C]: a convolution inside each patch on its own.
 
     Words and sentences in row-major order. Zeros surround every patch, so no pixel of one reaches another's words.
     """
@@ -44,14 +36,14 @@ def convolve_patches(images: jax.Array, kernel: jax.Array, patch_size: int, word
 
 
 def _convolve(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """images [n, h, w, 3], kernel [7, 7, 3, C] -> [n, h / stride, w / stride, C]."""
+    """images [n, h, w, F], kernel [7, 7, F, C] -> [n, h / stride, w / stride, C]."""
     padding = ((PADDING, PADDING), (PADDING, PADDING))
     layout = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(images, kernel, (stride, stride), padding, dimension_numbers=layout)
 
 
 class WordEmbedding(nn.Module):
-    """images [B, H, W, 3] -> words [B * N, M, C]: a 7 x 7 convolution inside each patch on its own (eq. 5).
+    """images [B, H, W, F] -> words [B * N, M, C]: a 7 x 7 convolution inside each patch on its own (eq. 5).
 
     With `legacy` it runs over the whole image before that is cut, as in the older published weights.
     """
@@ -61,11 +53,12 @@ class WordEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """images [B, H, W, 3] -> words [B * N, M, C]; words and sentences in row-major order."""
+        """images [B, H, W, F] -> words [B * N, M, C]; words and sentences in row-major order."""
         config, channels = self.config, images.shape[-1]
-        init = uniform_fan_in_init(KERNEL_SIZE**2 * channels)
-        kernel = self.param("kernel", init, (KERNEL_SIZE, KERNEL_SIZE, channels, config.inner_dim), jnp.float32)
-        bias = self.param("bias", init, (config.inner_dim,), jnp.float32)
+        fan_in = KERNEL_SIZE**2 * channels
+        shape = KERNEL_SIZE, KERNEL_SIZE, channels, config.inner_dim
+        kernel = self.param("kernel", stem_init(config.initialization, fan_in), shape, jnp.float32)
+        bias = self.param("bias", uniform_fan_in_init(fan_in), (config.inner_dim,), jnp.float32)
         images, kernel, bias = (x.astype(config.dtype) for x in (images, kernel, bias))
         if config.legacy:
             words = _convolve(images, kernel, config.word_size)
@@ -90,17 +83,17 @@ class SentenceEmbedding(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """images [B, H, W, 3] -> sentences [B, N, D]: one dense layer on the pixels of each patch (DeiT's stem)."""
+    """images [B, H, W, F] -> sentences [B, N, D]: one dense layer on the pixels of each patch (DeiT's stem)."""
 
     config: "Config"
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """images [B, H, W, 3] -> sentences [B, N, D]."""
+        """images [B, H, W, F] -> sentences [B, N, D]."""
         side, channels, features = self.config.patch_size, images.shape[-1], self.config.outer_dim
-        init = uniform_fan_in_init(side**2 * channels)
-        kernel = self.param("kernel", init, (side, side, channels, features), jnp.float32)
-        bias = self.param("bias", init, (features,), jnp.float32)
+        fan_in, shape = side**2 * channels, (side, side, channels, features)
+        kernel = self.param("kernel", stem_init(self.config.initialization, fan_in), shape, jnp.float32)
+        bias = self.param("bias", uniform_fan_in_init(fan_in), (features,), jnp.float32)
         images, kernel, bias = (x.astype(self.config.dtype) for x in (images, kernel, bias))
         patches = cut_into_cells(images, side, side).reshape(images.shape[0], -1, side**2 * channels)
         return patches @ kernel.reshape(-1, features) + bias
@@ -118,6 +111,18 @@ def grid_of(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
             fix = f"{low}" if low > side else f"{low} or {low + patch_size}"
             raise ValueError(f"image_size={side} is not a multiple of patch_size={patch_size}; use {fix}")
     return image_size[0] // patch_size, image_size[1] // patch_size
+
+
+def sincos_positions(grid: tuple[int, int], width: int) -> jax.Array:
+    """(rows, columns) of sentences, D -> fixed encodings [1 + N, D] float32, zero for the class token.
+
+    Quarters of a row: sine and cosine of the column, sine and cosine of the row, times D / 4 frequencies from 1 down to
+    1 / 10,000 (big_vision's; Beyer et al. 2022, arXiv 2205.01580).
+    """
+    frequencies = 10_000.0 ** -np.linspace(0, 1, width // 4)
+    rows, columns = (axis.reshape(-1, 1) * frequencies for axis in np.mgrid[: grid[0], : grid[1]])
+    encodings = np.concatenate([np.sin(columns), np.cos(columns), np.sin(rows), np.cos(rows)], axis=1)
+    return jnp.asarray(np.pad(encodings, ((1, 0), (0, 0))), jnp.float32)
 
 
 def num_sentences(image_size: tuple[int, int], patch_size: int) -> int:

@@ -11,10 +11,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tnt_jax.models.config import Config
 from tnt_jax.models.embeddings import convolve_patches
-
-# The published code draws from a normal of deviation 0.02 cut at -2 and 2, which is a hundred deviations away.
-normal_init = nn.initializers.truncated_normal(0.02, lower=-100.0, upper=100.0)
+from tnt_jax.models.initialization import Initializer, kernel_init, normal_init
 
 
 def attention_weights(query: jax.Array, key: jax.Array) -> jax.Array:
@@ -45,15 +44,38 @@ class Layers:
     norm_layer: Callable[..., Callable[[jax.Array], jax.Array]] = nn.LayerNorm
     attend: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] = attend
     gelu: Callable[[jax.Array], jax.Array] = gelu
+    kernel_init: Initializer = normal_init  # of dense layers
+    layer_scale: float = 0.0  # where LayerScales start; 0: there are none
+
+    @classmethod
+    def of(cls, config: Config, **changes: Any) -> "Layers":
+        """A model's Config, and what is not as defined -> its layers."""
+        start = {"kernel_init": kernel_init(config.initialization), "layer_scale": config.layer_scale}
+        return cls(config.dtype, config.norm_epsilon, **start, **changes)
 
     def dense(self, name: str, features: int, use_bias: bool = True) -> Callable[[jax.Array], jax.Array]:
-        """x [..., F] -> [..., features]: weights from a truncated normal of deviation 0.02, biases from 0."""
-        return self.dense_layer(features, use_bias=use_bias, dtype=self.dtype, kernel_init=normal_init, name=name)
+        """x [..., F] -> [..., features]; biases start from 0."""
+        return self.dense_layer(features, use_bias=use_bias, dtype=self.dtype, kernel_init=self.kernel_init, name=name)
 
     def norm(self, name: str) -> Callable[[jax.Array], jax.Array]:
         """x [..., F] -> [..., F]: a LayerNorm, statistics in float32, scale from 1 and bias from 0."""
         # The one-pass variance E[x^2] - E[x]^2 loses digits where the mean is large; the two passes fuse anyway.
         return self.norm_layer(epsilon=self.epsilon, dtype=self.dtype, use_fast_variance=False, name=name)
+
+    def scale(self, name: str) -> Callable[[jax.Array], jax.Array]:
+        """x [..., F] -> [..., F]: a LayerScale; x as it is where the model has none."""
+        return LayerScale(self.layer_scale, name=name) if self.layer_scale else lambda x: x
+
+
+class LayerScale(nn.Module):
+    """x [..., F] -> [..., F]: a learned factor a channel on a residual branch (Touvron et al. 2021, arXiv 2103.17239)."""
+
+    start: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [..., F] -> [..., F]."""
+        return x * self.param("gamma", nn.initializers.constant(self.start), x.shape[-1:], jnp.float32).astype(x.dtype)
 
 
 def over_sentences(block: type[nn.Module]) -> type[nn.Module]:
@@ -74,9 +96,9 @@ class Ops:
     run_blocks: Callable[..., tuple[Any, jax.Array, list[dict[str, jax.Array]]]] | None = None  # None: TNT's own loop
 
     @classmethod
-    def definition(cls, config: Any) -> "Ops":
+    def definition(cls, config: Config) -> "Ops":
         """A model's Config -> everything as it is defined."""
-        layers = Layers(config.dtype, config.norm_epsilon)
+        layers = Layers.of(config)
         return cls(inner=layers, projection=layers, outer=layers)
 
 

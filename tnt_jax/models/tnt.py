@@ -13,8 +13,9 @@ import jax.numpy as jnp
 
 from tnt_jax.models.checks import check_features, check_images
 from tnt_jax.models.config import Config
-from tnt_jax.models.embeddings import PatchEmbedding, SentenceEmbedding, WordEmbedding, grid_of
-from tnt_jax.models.layers import MLP, Attention, Ops, SqueezeExcitation, normal_init
+from tnt_jax.models.embeddings import PatchEmbedding, SentenceEmbedding, WordEmbedding, grid_of, sincos_positions
+from tnt_jax.models.initialization import normal_init, position_init
+from tnt_jax.models.layers import MLP, Attention, Ops, SqueezeExcitation
 from tnt_jax.models.resize import resize_sentence_positions
 from tnt_jax.models.stochastic_depth import BRANCHES, DropMasks, drop_path, stochastic_depth_masks
 
@@ -33,9 +34,9 @@ class InnerBlock(nn.Module):
         config, layers = self.config, self.ops.inner
         attention = Attention(config.inner_num_heads, config.qkv_bias, layers, name="attention")
         mixed, weights = attention(layers.norm("norm1")(words), return_weights)
-        words = words + drop_path(mixed, drop.get("inner_attention"))
+        words = words + drop_path(layers.scale("layer_scale1")(mixed), drop.get("inner_attention"))
         hidden = MLP(config.mlp_ratio, layers, name="mlp")(layers.norm("norm2")(words))
-        return words + drop_path(hidden, drop.get("inner_mlp")), weights
+        return words + drop_path(layers.scale("layer_scale2")(hidden), drop.get("inner_mlp")), weights
 
 
 class Projection(nn.Module):
@@ -68,11 +69,11 @@ class OuterBlock(nn.Module):
         config, layers = self.config, self.ops.outer
         attention = Attention(config.outer_num_heads, config.qkv_bias, layers, name="attention")
         mixed, weights = attention(layers.norm("norm1")(sentences), return_weights)
-        sentences = sentences + drop_path(mixed, drop.get("outer_attention"))
+        sentences = sentences + drop_path(layers.scale("layer_scale1")(mixed), drop.get("outer_attention"))
         hidden = MLP(config.mlp_ratio, layers, name="mlp")(layers.norm("norm2")(sentences))
         if config.squeeze_excitation:
             hidden = SqueezeExcitation(layers, name="squeeze_excitation")(hidden)
-        return sentences + drop_path(hidden, drop.get("outer_mlp")), weights
+        return sentences + drop_path(layers.scale("layer_scale2")(hidden), drop.get("outer_mlp")), weights
 
 
 class TNTBlock(nn.Module):
@@ -102,8 +103,13 @@ class TNTBlock(nn.Module):
         return words, sentences, {name: features[name] for name in requested if name in features}
 
 
+def pool(sentences: jax.Array, pooling: str) -> jax.Array:
+    """sentences [B, 1 + N, D], after the last norm -> [B, D] float32: the class token, or the mean of the others."""
+    return sentences[:, 0].astype(jnp.float32) if pooling == "class_token" else sentences[:, 1:].mean(1, jnp.float32)
+
+
 class TNT(nn.Module):
-    """images [B, H, W, 3] float32, normalised -> logits [B, num_classes] float32. `create_model` makes one by name."""
+    """images [B, H, W, in_channels] float32, normalised -> logits [B, num_classes] float32. `create_model` makes one by name."""
 
     config: Config
     ops: Callable[[Config], Ops] = Ops.definition  # parameters are made by the definition, whatever this is
@@ -116,9 +122,9 @@ class TNT(nn.Module):
     def __call__(
         self, images: jax.Array, train: bool = False, return_features: bool | Sequence[str] = False
     ) -> jax.Array | tuple[jax.Array, dict[str, list[jax.Array]]]:
-        """images [B, H, W, 3] -> logits, or (logits, features). At another size than image_size positions are resized.
+        """images [B, H, W, in_channels] -> logits, or (logits, features). At another size than image_size positions are resized.
 
-        `train` draws stochastic depth from the "dropout" stream; nothing else differs. `return_features` is True for
+        `train` draws stochastic depth and the head's dropout from the "dropout" stream; nothing else differs. `return_features` is True for
         sentences and words, or names among "sentences" (after each block [B, 1 + N, D], class token first), "words"
         (after each TNT block [B, N, M, C]), "outer_attention" (each block's [B, heads, 1 + N, 1 + N], rows are queries)
         and "inner_attention" (each TNT block's [B, N, heads, M, M]).
@@ -138,9 +144,11 @@ class TNT(nn.Module):
                 block = TNTBlock(config, ops, i + 1 in config.inner_blocks, name=f"block_{i + 1}")
                 words, sentences, found = block(words, sentences, drop, requested)
                 features.append(found)
-        outputs = ops.outer.norm("norm")(sentences)[:, 0].astype(jnp.float32)
+        outputs = pool(ops.outer.norm("norm")(sentences), config.pooling)
         if config.num_classes:
-            outputs = nn.Dense(config.num_classes, kernel_init=normal_init, name="head")(outputs)
+            outputs = nn.Dropout(config.head_dropout, deterministic=not train)(outputs)
+            init = nn.initializers.zeros if config.zero_init_head else normal_init
+            outputs = nn.Dense(config.num_classes, kernel_init=init, name="head")(outputs)
         if not requested:
             return outputs
         return outputs, {name: [found[name] for found in features if name in found] for name in requested}
@@ -149,19 +157,23 @@ class TNT(nn.Module):
         """images -> words Y_0 [B * N, M, C] (DeiT: None), sentences [B, 1 + N, D], with positions: eq. 5, 12, 13."""
         check_images(images, self.config)
         config, batch, words = self.config, images.shape[0], None
+        init = position_init(config.initialization)
         if config.inner_blocks:
             words = WordEmbedding(config, ops, name="word_embedding")(images)
             if config.word_position:
                 shape = config.num_words, config.inner_dim
-                words = words + self.param("word_position", normal_init, shape).astype(config.dtype)
+                words = words + self.param("word_position", init, shape).astype(config.dtype)
             sentences = SentenceEmbedding(config, ops, name="sentence_embedding")(words, batch)
         else:
             sentences = PatchEmbedding(config, name="patch_embedding")(images)
         class_token = self.param("class_token", normal_init, (config.outer_dim,)).astype(config.dtype)
         sentences = jnp.concatenate([jnp.broadcast_to(class_token, (batch, 1, config.outer_dim)), sentences], axis=1)
         if config.sentence_position:
-            shape = 1 + config.grid[0] * config.grid[1], config.outer_dim
-            positions = self.param("sentence_position", normal_init, shape)
             grid = grid_of(images.shape[1:3], config.patch_size)
-            sentences = sentences + resize_sentence_positions(positions, config.grid, grid).astype(config.dtype)
+            if config.sentence_encoding == "sincos":
+                positions = sincos_positions(grid, config.outer_dim)
+            else:
+                shape = 1 + config.grid[0] * config.grid[1], config.outer_dim
+                positions = resize_sentence_positions(self.param("sentence_position", init, shape), config.grid, grid)
+            sentences = sentences + positions.astype(config.dtype)
         return words, sentences

@@ -43,9 +43,15 @@ class ModelSettings(Group):
     tnt_blocks: tuple[int, ...] | None = key(1, INT32)
     word_position: bool | None
     sentence_position: bool | None
+    sentence_encoding: str | None = key(choices=("learned", "sincos"), before=None)
     squeeze_excitation: bool | None
     qkv_bias: bool | None
+    layer_scale: float | None = key(0, LARGE, before=None)
+    pooling: str | None = key(choices=("class_token", "mean"), before=None)
     drop_path_rate: float | None = key(0, below=1)
+    head_dropout: float = key(0, below=1, before=0.0)
+    initialization: str = key(choices=("published", "scaled"), before="published")
+    zero_init_head: bool = key(before=False)
     remat: bool = key(resumable=True)
     remat_policy: str = key(
         choices=("nothing_saveable", "dots_with_no_batch_dims_saveable"), resumable=True, before="nothing_saveable"

@@ -18,6 +18,12 @@ _THEIRS = {
     "model.mlp_ratio": "mlp_dim intermediate_size",
     "model.squeeze_excitation": "use_se se",
     "model.drop_path_rate": "drop_path droppath stochastic_depth stochastic_depth_rate stochastic_depth_prob",
+    "model.layer_scale": "init_values layerscale",
+    "model.pooling": "global_pool pool pool_type classifier",
+    "model.head_dropout": "drop drop_rate dropout dropout_rate head_drop",
+    "model.initialization": "weight_init init_scheme",
+    "model.zero_init_head": "head_init_scale head_zeroinit",
+    "model.sentence_encoding": "posemb pos_embed",
     "model.remat": "grad_checkpointing gradient_checkpointing use_checkpoint",
     "model.remat_policy": "remat_keeps checkpoint_policy",
     "model.dtype": "precision mixed_precision half_precision amp bf16 fp16",
@@ -71,18 +77,18 @@ _THEIRS = {
     "distributed.coordinator_address": "dist_url master_addr",
 }
 KEYS_BY_MEANING = {theirs: ours for ours, names in _THEIRS.items() for theirs in names.split()}
-_DROPOUT = "There is no dropout; what is dropped are paths: model.drop_path_rate."
+_DROPOUT = (
+    "There is no dropout inside the blocks; model.head_dropout is the head's, model.drop_path_rate drops branches."
+)
 _WORKDIR = "It is a flag of its own: --workdir, where a run is also resumed."
 _DEVICES = "All devices of the machine are used; CUDA_VISIBLE_DEVICES or JAX_PLATFORMS choose among them."
 # Their name -> why there is no such key.
 NO_SUCH_THING = {
-    **dict.fromkeys(("drop", "drop_rate", "dropout", "dropout_rate", "attn_drop", "attn_drop_rate"), _DROPOUT),
+    **dict.fromkeys(("attn_drop", "attn_drop_rate"), _DROPOUT),
     **dict.fromkeys(("pos_drop_rate", "proj_drop_rate", "hidden_dropout_prob"), _DROPOUT),
     **dict.fromkeys(("output", "output_dir", "workdir", "save_dir", "log_dir", "resume"), _WORKDIR),
     **dict.fromkeys(("device", "gpu", "gpus", "num_gpus"), _DEVICES),
     **dict.fromkeys(("mode", "eval_only", "evaluate", "test_only"), "It is a flag of its own: --mode=evaluate."),
-    **dict.fromkeys(("init_values", "layer_scale", "layerscale"), "There is no LayerScale."),
-    "global_pool": "The head reads the class token.",
 }
 
 

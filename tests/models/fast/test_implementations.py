@@ -26,8 +26,10 @@ LOOPS = {
 SMALLEST = {"inner_dim": 4, "inner_num_heads": 2, "mlp_ratio": 2.0, "drop_path_rate": 0.4}
 MODELS = {
     "TNT": SMALLEST,
-    "one block": SMALLEST | {"depth": 1},
-    "mixed": SMALLEST | {"tnt_blocks": (2,), "qkv_bias": True, "legacy": True, "squeeze_excitation": True},
+    "one block": SMALLEST | {"depth": 1, "layer_scale": 0.5},
+    "mixed": SMALLEST
+    | {"tnt_blocks": (2,), "qkv_bias": True, "legacy": True, "squeeze_excitation": True}
+    | {"layer_scale": 0.5, "pooling": "mean", "sentence_encoding": "sincos"},
 }
 REQUESTED = ("words", "sentences")
 

@@ -180,7 +180,7 @@ def kernel_ops(config: Config, interpret: bool = False, strict: bool = True) -> 
 def _layers(config: Config) -> Layers:
     """In bfloat16 the backward pass of a norm starts from its inputs: kept float32 numbers would double the memory."""
     recomputed = {"norm_layer": RecomputedLayerNorm} if jnp.dtype(config.dtype) == jnp.bfloat16 else {}
-    return Layers(config.dtype, config.norm_epsilon, gelu=gelu, **recomputed)
+    return Layers.of(config, gelu=gelu, **recomputed)
 
 
 def _different_layers(config: Config, ops: Ops) -> str | None:

@@ -38,6 +38,8 @@ def expected_parameters(config: Config) -> dict[str, tuple[int, ...]]:
     """-> names and shapes of the parameters that the kernel computes with: all of an inner block's, and no other."""
     channels, hidden = config.inner_dim, int(config.inner_dim * config.mlp_ratio)
     shapes = {f"{norm}/{leaf}": (channels,) for norm in ("norm1", "norm2") for leaf in ("scale", "bias")}
+    if config.layer_scale:
+        shapes |= {f"{name}/gamma": (channels,) for name in ("layer_scale1", "layer_scale2")}
     dense = {
         "attention/query_key": (channels, 2 * channels),
         "attention/value": (channels, channels),

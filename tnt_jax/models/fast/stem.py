@@ -7,13 +7,13 @@ from tnt_jax.models.embeddings import PADDING, cut_into_cells
 
 
 def convolve_patches(images: jax.Array, kernel: jax.Array, patch_size: int, word_size: int) -> jax.Array:
-    """images [B, H, W, 3], kernel [7, 7, 3, C] -> [B * N, M, C], as embeddings.convolve_patches."""
+    """images [B, H, W, F], kernel [7, 7, F, C] -> [B * N, M, C], as embeddings.convolve_patches."""
     words = cut_into_cells(images, patch_size, patch_size) @ convolution_as_matrix(kernel, patch_size, word_size)
     return words.reshape(-1, (patch_size // word_size) ** 2, kernel.shape[-1])
 
 
 def convolution_as_matrix(kernel: jax.Array, patch_size: int, word_size: int) -> jax.Array:
-    """kernel [7, 7, 3, C] -> matrix [p * p * 3, M * C] from the pixels of a patch to all of its words.
+    """kernel [7, 7, F, C] -> matrix [p * p * F, M * C] from the pixels of a patch to all of its words.
 
     The word in row i of a patch takes pixel row y by the kernel's row y - s * i + 3, where it has one; columns alike.
     So the convolution inside a patch is one product with a matrix of shifted kernels, most of it zeros. It multiplies

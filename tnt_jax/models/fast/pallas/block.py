@@ -113,6 +113,9 @@ def inner_block(
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
     query_key, value, output = (params["attention"][name] for name in ("query_key", "value", "output"))
     dense1, dense2 = params["mlp"]["dense1"], params["mlp"]["dense2"]
+    if "layer_scale1" in params:  # gamma (x W + b) = x (W gamma) + b gamma
+        output = jax.tree.map(lambda leaf: leaf * params["layer_scale1"]["gamma"], output)
+        dense2 = jax.tree.map(lambda leaf: leaf * params["layer_scale2"]["gamma"], dense2)
     sizes = Sizes(num_words, channels, num_heads, dense1["kernel"].shape[1], epsilon, interpret)
     sizes.check()
     scale = jnp.where(jnp.arange(3 * channels) < channels, LOG2_E * sizes.head_dim**-0.5, 1.0)  # queries' columns
