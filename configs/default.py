@@ -115,8 +115,8 @@ def get_config() -> ml_collections.ConfigDict:
     model.pooling = placeholder(str)  # what the head reads: "class_token", or "mean" of the sentences
     model.drop_path_rate = 0.1  # of the last block; rises linearly from 0 in the first
     model.head_dropout = 0.0  # probability, for each channel that the head reads
-    # "published": kernels and positions of deviation 0.02, made for 300 epochs. "scaled": kernels of variance 1 / fan-in,
-    # positions of deviation 0.5, for shorter runs.
+    # "published": kernels and positions of deviation 0.02, made for 300 epochs. "scaled", for shorter runs: kernels of
+    # variance 1 / fan-in, positions of deviation 0.5.
     model.initialization = "published"
     model.zero_init_head = False  # the head's weights start from 0: the first predictions are even
     model.remat = False  # recompute each block's activations in the backward pass: less memory, more time

@@ -29,6 +29,11 @@ MODELS = {
         "deit_tiny_patch16_224",
         {"image_size": 32, "patch_size": 8, "outer_dim": 48, "depth": 2, "outer_num_heads": 3, "num_classes": 10},
     ),
+    "deit3_tiny_depth1": (
+        "deit_tiny_patch16_224",
+        {"image_size": 32, "patch_size": 8, "outer_dim": 32, "depth": 1, "outer_num_heads": 2, "num_classes": 5}
+        | {"layer_scale": 1e-6},
+    ),
     "official_tiny": (
         "tnt_s_patch16_224",
         {**_SMALL, "outer_dim": 32, "inner_dim": 8, "depth": 3, "inner_num_heads": 2, "outer_num_heads": 2}

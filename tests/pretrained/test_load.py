@@ -45,7 +45,7 @@ def test_outputs_agree_with_pytorch(name):
     logits, features = apply(variables, expected["image"])
     np.testing.assert_allclose(logits, expected["logits"], rtol=0, atol=2e-5)
     blocks = [key for key in expected if key.startswith("block_")]
-    assert len(blocks) == 2
+    assert len(blocks) == min(2, model.depth)
     for key in blocks:
         sentences = features["sentences"][int(key.removeprefix("block_"))]
         np.testing.assert_allclose(sentences, expected[key], rtol=0, atol=2e-5)
@@ -58,10 +58,55 @@ def test_export_gives_the_same_arrays_and_import_the_same_bits(name, tmp_path):
     path = tmp_path / "new folder" / "out.safetensors"
     save_pretrained(path, model, variables)
     assert_same_bits(flat(load_pretrained(path, model)), flat(variables))
-    if name != "official_tiny":  # written under timm's names
+    if name not in ("official_tiny", "deit3_tiny_depth1"):  # written under timm's names, with a position for the token
         assert_same_bits(load_file(path), load_file(published.weights_file(name)))
     with safe_open(path, framework="numpy") as file:
         assert file.metadata()["sentence_grid"] == "x".join(map(str, model.grid))
+
+
+@pytest.mark.parametrize(
+    "name, settings",
+    [("mean", {"pooling": "mean"}), ("channels_1", {"in_channels": 1}), ("channels_4", {"in_channels": 4})],
+)
+def test_options_agree_with_timm(name, settings, caplog):
+    """Mean pooling, and stems adapted to another number of channels: logits of timm's TNT with the same weights."""
+    expected, model = published.outputs("tnt_tiny_options"), published.model("tnt_tiny", **settings)
+    variables = load_pretrained(published.weights_file("tnt_tiny"), model)
+    logits = jax.jit(model.apply)(variables, expected["image"][..., : model.in_channels])
+    np.testing.assert_allclose(logits, expected[f"logits_{name}"], rtol=0, atol=2e-5)
+    said = {1: "is summed for one channel", 3: "", 4: "is repeated for 4 channels and scaled by 3 / 4"}
+    assert said[model.in_channels] in caplog.text and ("The stem" in caplog.text) == (model.in_channels != 3)
+
+
+def test_deits_stem_is_adapted_too_and_one_of_other_channels_is_not(tmp_path):
+    path, settings = tmp_path / "five.safetensors", {"depth": 2, "in_channels": 5}
+    model = published.model("deit_tiny_depth2", **settings)
+    variables = load_pretrained(published.weights_file("deit_tiny_depth2"), model)
+    kernel = variables["params"]["patch_embedding"]["kernel"]
+    original = load_file(published.weights_file("deit_tiny_depth2"))["patch_embed.proj.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_allclose(kernel, original[:, :, [0, 1, 2, 0, 1]] * 0.6, rtol=1e-6)
+    save_pretrained(path, model, variables)
+    with pytest.raises(ValueError, match="looks like a model with in_channels=5; this one has in_channels=4"):
+        load_pretrained(path, published.model("deit_tiny_depth2", in_channels=4))
+
+
+def test_the_head_of_other_pooling_is_refused_and_a_new_one_is_not(tmp_path):
+    path, model = tmp_path / "mean.safetensors", published.model("tnt_tiny", pooling="mean")
+    save_pretrained(path, model, load_pretrained(published.weights_file("tnt_tiny"), model))
+    load_pretrained(path, model)
+    with pytest.raises(ValueError, match="is of a model with pooling='mean'; this one has pooling='class_token'"):
+        load_pretrained(path, published.model("tnt_tiny"))
+    load_pretrained(path, published.model("tnt_tiny"), new_head=True)
+
+
+def test_a_tnts_layer_scale_has_no_published_name(tmp_path):
+    model = published.model("tnt_tiny", layer_scale=0.1)
+    with pytest.raises(ValueError, match=r"no LayerScale, and no name for block_1/inner/.*layer_scale=0"):
+        load_pretrained(published.weights_file("tnt_tiny"), model)
+    shapes = {path: np.zeros(shape, np.float32) for path, shape in parameter_shapes(model).items()}
+    with pytest.raises(ValueError, match="published TNT models have no LayerScale.*kept in a workdir"):
+        save_pretrained(tmp_path / "w.safetensors", model, {"params": flax.traverse_util.unflatten_dict(shapes)})
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_official_names_and_timms_give_the_same_parameters(tmp_path):
@@ -114,6 +159,7 @@ def test_every_missing_unused_and_misshapen_name_is_listed(tmp_path):
         ("tnt_tiny", {"tnt_blocks": (2,)}, r"tnt_blocks=None; this one has tnt_blocks=\(2,\)"),
         ("tnt_tiny", {"qkv_bias": True}, "qkv_bias=False; this one has qkv_bias=True"),
         ("tnt_tiny", {"word_position": False}, "word_position=True; this one has word_position=False"),
+        ("deit_tiny_depth2", {"layer_scale": 0.1}, "layer_scale=0.0; this one has layer_scale=1e-05"),
         ("tnt_tiny", {"word_size": 4}, "num_words=16; this one has num_words=4"),
         ("tnt_tiny", {"inner_dim": 8, "outer_dim": 24}, "outer_dim=48, inner_dim=12; this one has outer_dim=24"),
         ("official_tiny", {"squeeze_excitation": False}, "squeeze_excitation=True; this one has"),

@@ -28,7 +28,7 @@ def test_the_table_leads_to_keys_that_exist_and_from_names_that_do_not():
         ("model.drop_path", "Did you mean model.drop_path_rate?"),
         ("wd", "Did you mean weight_decay?"),
         ("model.drop_rate", "Did you mean model.head_dropout?"),
-        ("model.attn_drop", "There is no dropout inside"),
+        ("model.attn_drop", "Blocks have no dropout"),
         ("data.data_dir", "Did you mean data.directory?"),
         ("opt", "Did you mean optimizer?"),
         ("output_dir", "--workdir"),

@@ -1,8 +1,8 @@
 """How parameters start: as the published code draws them, or scaled to the widths of the model.
 
-"published" draws every dense kernel and every position from a deviation of 0.02, whatever the width: made for 300 epochs.
-"scaled" draws kernels of variance 1 / fan-in, and positions of deviation 0.5 beside sentences that the stem's norm gives
-unit variance: a start for short runs. Biases, norms, class token and head are the same in both.
+"published" draws every dense kernel and every position from a deviation of 0.02, whatever the width, which is made for
+300 epochs. "scaled", a start for short runs, draws kernels of variance 1 / fan-in and positions of deviation 0.5: the
+stem's norm gives the sentences beside them unit variance. Biases, norms, class token and head are the same in both.
 """
 
 from typing import Any

@@ -68,7 +68,7 @@ class Layers:
 
 
 class LayerScale(nn.Module):
-    """x [..., F] -> [..., F]: a learned factor a channel on a residual branch (Touvron et al. 2021, arXiv 2103.17239)."""
+    """x [..., F] -> [..., F]: a learned factor for each channel of a residual branch (CaiT, arXiv 2103.17239)."""
 
     start: float
 

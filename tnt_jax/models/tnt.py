@@ -109,7 +109,7 @@ def pool(sentences: jax.Array, pooling: str) -> jax.Array:
 
 
 class TNT(nn.Module):
-    """images [B, H, W, in_channels] float32, normalised -> logits [B, num_classes] float32. `create_model` makes one by name."""
+    """Normalised images [B, H, W, in_channels] float32 -> logits [B, num_classes] float32. See `create_model`."""
 
     config: Config
     ops: Callable[[Config], Ops] = Ops.definition  # parameters are made by the definition, whatever this is
@@ -122,12 +122,13 @@ class TNT(nn.Module):
     def __call__(
         self, images: jax.Array, train: bool = False, return_features: bool | Sequence[str] = False
     ) -> jax.Array | tuple[jax.Array, dict[str, list[jax.Array]]]:
-        """images [B, H, W, in_channels] -> logits, or (logits, features). At another size than image_size positions are resized.
+        """images [B, H, W, in_channels] -> logits, or (logits, features).
 
-        `train` draws stochastic depth and the head's dropout from the "dropout" stream; nothing else differs. `return_features` is True for
-        sentences and words, or names among "sentences" (after each block [B, 1 + N, D], class token first), "words"
-        (after each TNT block [B, N, M, C]), "outer_attention" (each block's [B, heads, 1 + N, 1 + N], rows are queries)
-        and "inner_attention" (each TNT block's [B, N, heads, M, M]).
+        At another size than image_size learned sentence positions are resized. `train` draws stochastic depth and the
+        head's dropout from the "dropout" stream; nothing else differs. `return_features` is True for sentences and
+        words, or names among "sentences" (after each block [B, 1 + N, D], class token first), "words" (after each TNT
+        block [B, N, M, C]), "outer_attention" (each block's [B, heads, 1 + N, 1 + N], rows are queries) and
+        "inner_attention" (each TNT block's [B, N, heads, M, M]).
         """
         config, requested, keys = self.config, check_features(return_features), None
         ops = Ops.definition(config) if self.is_initializing() else self.ops(config)

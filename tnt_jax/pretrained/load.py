@@ -13,11 +13,11 @@ import numpy as np
 from absl import logging
 
 from tnt_jax.models.complexity import parameter_shapes
-from tnt_jax.models.resize import resize_sentence_positions
 from tnt_jax.models.tnt import TNT
 from tnt_jax.models.variants import update
+from tnt_jax.pretrained.adapt import adapt_channels, resize_positions, without_outer_tokens
 from tnt_jax.pretrained.mismatch import check_kind, explain
-from tnt_jax.pretrained.names import Entry, entries_for, file_name, to_arrays
+from tnt_jax.pretrained.names import entries_for, file_name, to_arrays
 from tnt_jax.pretrained.sizes import check_sizes, sizes_of
 from tnt_jax.pretrained.sources import BEST, GRID_KEY, NOTE_KEY, SIZES_KEY, Weights, read_weights
 from tnt_jax.pretrained.workdir import is_folder, read_workdir
@@ -45,6 +45,8 @@ def load_pretrained(
       image_size: pixels, a side or (H, W), the model is made for; None: model.image_size. Where that
         is not the size that the weights were trained at, the sentence positions, and nothing else, are resized
         (models/resize.py). A file that does not say so is taken to be trained on squares.
+        Where the model has another number of channels than three, a stem of three is adapted (timm's rule): summed for
+        one channel, else repeated and scaled.
       new_head: True: the source's head is left alone and the model's starts anew, the same in each call.
       weights: "best": of a run's two sets the one that its last evaluation found better, of a file's the averaged one
         (timm's choice); "raw" or "averaged": that set.
@@ -125,8 +127,11 @@ def fit(weights: Weights, model: TNT, new_head: bool = False, flag: str = "new_h
     """
     shapes = parameter_shapes(model)
     check_kind(weights, model)
-    check_sizes(weights.sizes, model, weights.source)
-    arrays = _without_outer_tokens(weights)
+    sizes = dict(weights.sizes or {})
+    if new_head:  # it may read something else
+        sizes.pop("pooling", None)
+    check_sizes(sizes, model, weights.source)
+    arrays = without_outer_tokens(weights)
     entries = entries_for(shapes, weights.scheme)
     fresh: dict[tuple[str, ...], jax.Array] = {}
     if new_head or not model.num_classes:
@@ -135,7 +140,8 @@ def fit(weights: Weights, model: TNT, new_head: bool = False, flag: str = "new_h
         logging.info("Leaving %s of %s", left, weights.source)
         fresh = _new_head(model)
         entries = [entry for entry in entries if entry.path not in fresh]
-    arrays = _resize_positions(arrays, entries, weights, model.grid)
+    arrays = adapt_channels(arrays, entries, weights, model.in_channels)
+    arrays = resize_positions(arrays, entries, weights, model.grid)
     weights = dataclasses.replace(weights, arrays=arrays)
     if problem := explain(weights, entries, flag):
         raise ValueError(problem)
@@ -152,45 +158,3 @@ def _new_head(model: TNT) -> dict[tuple[str, ...], jax.Array]:
     images = jnp.zeros((1, *model.input_shape), jnp.float32)
     make = jax.jit(lambda: model.init(jax.random.key(0), images)["params"].get("head", {}))  # makes nothing else
     return {("head", *path): leaf for path, leaf in flax.traverse_util.flatten_dict(make()).items()}
-
-
-def _without_outer_tokens(weights: Weights) -> dict[str, np.ndarray]:
-    """The arrays without the official files' `outer_tokens` [1, N, D], which never took part: frozen at zero.
-
-    Raises:
-      ValueError: they are not zero, so that the file is not of the code that is known here.
-    """
-    arrays = dict(weights.arrays)
-    tokens = arrays.pop("outer_tokens", None)
-    if tokens is not None and np.any(tokens):
-        raise ValueError(
-            f"{weights.source}: outer_tokens should be zero (the published code never uses them) and reach "
-            f"{np.abs(tokens).max():.3g}; these weights belong to another model"
-        )
-    return arrays
-
-
-def _resize_positions(
-    arrays: dict[str, np.ndarray], entries: list[Entry], weights: Weights, grid: tuple[int, int]
-) -> dict[str, np.ndarray]:
-    """The arrays with the sentence positions on the model's grid, untouched where they are on it already.
-
-    Positions that no grid explains stay as they are, and are reported with the other misshapen arrays.
-    """
-    entry = next((entry for entry in entries if entry.path == ("sentence_position",)), None)
-    positions = arrays.get(entry.name) if entry else None
-    if positions is None or positions.ndim != len(entry.file_shape) or positions.shape[-1] != entry.shape[-1]:
-        return arrays
-    count = positions.shape[-2] - 1
-    side = round(count**0.5)
-    if weights.grid is not None:
-        old = weights.grid
-    elif side * side == count:
-        old = (side, side)
-    else:
-        old = grid  # what is no square can only be meant for the model's own grid
-    if old == grid or old[0] * old[1] != count or count < 1:
-        return arrays
-    logging.info("Resizing the sentence positions of %s from %s to %s", weights.source, old, grid)
-    flat = resize_sentence_positions(positions.reshape(1 + count, -1), old, grid)
-    return arrays | {entry.name: np.asarray(flat).reshape(entry.file_shape)}

@@ -73,6 +73,8 @@ _BLOCK = {
         "outer/attention": "attn",
         "outer/norm2": "norm2",
         "outer/mlp": "mlp",
+        "outer/layer_scale1": "ls1",
+        "outer/layer_scale2": "ls2",
     },
 }
 # The official release alone has squeeze-and-excitation; the other schemes borrow its names.
@@ -85,6 +87,7 @@ _INSIDE = {
     "attention": {"query_key": "qk", "value": "v", "output": "proj"},
     "mlp": {"dense1": "fc1", "dense2": "fc2"},
 }
+_LEAVES = {"bias": "bias", "gamma": "gamma"}  # parameters that are called alike; all others are a file's "weight"
 _TOKENS = ("class_token", "sentence_position", "word_position")
 # Setting of create_model (or a number of it), the parameter whose shape shows it, and on which axis.
 _READ_OFF = (
@@ -94,6 +97,8 @@ _READ_OFF = (
     ("num_sentences", "sentence_position", 0),
     ("num_words", "sentence_embedding/norm1/scale", 0),  # times inner_dim
     ("patch_size", "patch_embedding/kernel", 0),
+    ("in_channels", "patch_embedding/kernel", 2),
+    ("in_channels", "word_embedding/kernel", 2),
 )
 FUSED = ("query_key", "value")  # one fused projection `qkv` in the vit scheme: first 2 D rows, last D rows
 
@@ -188,6 +193,11 @@ def file_name(path: Path, scheme: str) -> str:
         return "/".join(path)
     block = re.fullmatch(r"block_(\d+)", path[0])
     module = "/".join(("block", *path[1:-1])) if block else "/".join(path[:-1]) or path[0]
+    if path[-1] == "gamma" and scheme != "vit":
+        raise ValueError(
+            f"published TNT models have no LayerScale, and no name for {'/'.join(path)}: make the model with "
+            "layer_scale=0. The weights of one that has it are kept in a workdir."
+        )
     if module not in _MODULES[scheme] or path[-1] not in (*_TOKENS, "bias", _weight(path)):
         raise ValueError(
             f"the {scheme} naming scheme has no name for {'/'.join(path)}; tnt_jax/pretrained/names.py has all names"
@@ -197,7 +207,7 @@ def file_name(path: Path, scheme: str) -> str:
         name = name.replace("#", str(int(block[1]) - 1))
     if path[-1] in _TOKENS:
         return name
-    return f"{name}.{'bias' if path[-1] == 'bias' else 'weight'}"
+    return f"{name}.{_LEAVES.get(path[-1], 'weight')}"
 
 
 def our_path(name: str, scheme: str) -> Path | None:
@@ -206,7 +216,7 @@ def our_path(name: str, scheme: str) -> Path | None:
         return tuple(name.split("/"))
     block = re.match(r"blocks\.(\d+)\.", name)
     stem, _, leaf = name.rpartition(".")
-    module, leaf = (stem, leaf) if leaf in ("weight", "bias") else (name, "")
+    module, leaf = (stem, leaf) if leaf in ("weight", *_LEAVES) else (name, "")
     if block:
         module = module.replace(block[0], "blocks.#.", 1)
     ours = next((key for key, value in _MODULES[scheme].items() if value == module), None)
@@ -217,12 +227,13 @@ def our_path(name: str, scheme: str) -> Path | None:
         path = (f"block_{int(block[1]) + 1}", *path[1:])
     if not leaf:
         return path
-    return (*path, "bias" if leaf == "bias" else _weight((*path, "")))
+    return (*path, leaf if leaf in _LEAVES else _weight((*path, "")))
 
 
 def _weight(path: Path) -> str:
-    """Our path of a parameter -> what its module calls its weight: norms have a scale, all else a kernel."""
-    return "scale" if path[-2:-1] and path[-2].startswith("norm") else "kernel"
+    """Our path of a parameter -> what its module calls its weight: norms scale, LayerScales gamma, all else kernel."""
+    module = path[-2] if len(path) > 1 else ""
+    return "scale" if module.startswith("norm") else "gamma" if module.startswith("layer_scale") else "kernel"
 
 
 def detect_scheme(names: set[str]) -> str | None:
@@ -279,6 +290,7 @@ def settings_shown_by(shapes: Mapping[str, Shape], scheme: str) -> dict[str, obj
     settings["word_position"] = "word_position" in ours
     settings["sentence_position"] = "sentence_position" in ours
     settings["qkv_bias"] = any(name.endswith("query_key/bias") for name in ours)
+    settings["layer_scale"] = 1e-5 if any("/layer_scale" in name for name in ours) else 0.0  # any first value serves
     settings["squeeze_excitation"] = any("/squeeze_excitation/" in name for name in ours)
     if inner:
         settings["legacy"] = any(name.endswith("projection/dense/bias") for name in ours)

@@ -15,6 +15,8 @@ _OF_ALL = (
     "mlp_ratio",
     "tnt_blocks",
     "sentence_position",
+    "sentence_encoding",
+    "pooling",
     "squeeze_excitation",
     "qkv_bias",
     "norm_epsilon",

@@ -43,11 +43,11 @@ class ModelSettings(Group):
     tnt_blocks: tuple[int, ...] | None = key(1, INT32)
     word_position: bool | None
     sentence_position: bool | None
-    sentence_encoding: str | None = key(choices=("learned", "sincos"), before=None)
+    sentence_encoding: str | None = key(choices=("learned", "sincos"), before="learned")
     squeeze_excitation: bool | None
     qkv_bias: bool | None
-    layer_scale: float | None = key(0, LARGE, before=None)
-    pooling: str | None = key(choices=("class_token", "mean"), before=None)
+    layer_scale: float | None = key(0, LARGE, before=0.0)
+    pooling: str | None = key(choices=("class_token", "mean"), before="class_token")
     drop_path_rate: float | None = key(0, below=1)
     head_dropout: float = key(0, below=1, before=0.0)
     initialization: str = key(choices=("published", "scaled"), before="published")

@@ -77,9 +77,7 @@ _THEIRS = {
     "distributed.coordinator_address": "dist_url master_addr",
 }
 KEYS_BY_MEANING = {theirs: ours for ours, names in _THEIRS.items() for theirs in names.split()}
-_DROPOUT = (
-    "There is no dropout inside the blocks; model.head_dropout is the head's, model.drop_path_rate drops branches."
-)
+_DROPOUT = "Blocks have no dropout; model.head_dropout is the head's, and model.drop_path_rate drops branches."
 _WORKDIR = "It is a flag of its own: --workdir, where a run is also resumed."
 _DEVICES = "All devices of the machine are used; CUDA_VISIBLE_DEVICES or JAX_PLATFORMS choose among them."
 # Their name -> why there is no such key.

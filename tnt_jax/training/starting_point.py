@@ -65,6 +65,7 @@ def take_sizes(config: Config, workdir: Path, evaluates: bool) -> tuple[Config, 
 def _size_notes(config: Config, taken: dict[str, Any], settings: dict[str, Any]) -> Iterator[str]:
     """What is not the named variant's own of the sizes taken, and an image size that is not the weights'."""
     usual = sizes_of(create_model(config.model.name))
+    usual["layer_scale"] = 0.0
     usual["tnt_blocks"] = tuple(range(1, settings["depth"] + 1)) if usual["tnt_blocks"] else ()
     told = ", ".join(f"{name}={value!r}" for name, value in taken.items() if usual.get(name) != value)
     if told:

@@ -1,0 +1,90 @@
+"""A source's arrays where the model has another image size or number of channels than they were trained with."""
+
+import math
+
+import numpy as np
+from absl import logging
+
+from tnt_jax.models.resize import resize_sentence_positions
+from tnt_jax.pretrained.names import Entry, from_file, to_file
+from tnt_jax.pretrained.sources import Weights
+
+COLOURS = 3  # channels of published stems
+STEMS = (("word_embedding", "kernel"), ("patch_embedding", "kernel"))
+
+
+def without_outer_tokens(weights: Weights) -> dict[str, np.ndarray]:
+    """The arrays without the official files' `outer_tokens` [1, N, D], which never took part: frozen at zero.
+
+    Raises:
+      ValueError: they are not zero, so that the file is not of the code that is known here.
+    """
+    arrays = dict(weights.arrays)
+    tokens = arrays.pop("outer_tokens", None)
+    if tokens is not None and np.any(tokens):
+        raise ValueError(
+            f"{weights.source}: outer_tokens should be zero (the published code never uses them) and reach "
+            f"{np.abs(tokens).max():.3g}; these weights belong to another model"
+        )
+    return arrays
+
+
+def resize_positions(
+    arrays: dict[str, np.ndarray], entries: list[Entry], weights: Weights, grid: tuple[int, int]
+) -> dict[str, np.ndarray]:
+    """The arrays with the sentence positions on the model's grid, untouched where they are on it already.
+
+    Positions that no grid explains stay as they are, and are reported with the other misshapen arrays.
+    """
+    entry = next((entry for entry in entries if entry.path == ("sentence_position",)), None)
+    positions = arrays.get(entry.name) if entry else None
+    if positions is None or positions.ndim != len(entry.file_shape) or positions.shape[-1] != entry.shape[-1]:
+        return arrays
+    positions = _with_class_position(positions, weights)
+    arrays = arrays | {entry.name: positions}
+    count = positions.shape[-2] - 1
+    side = round(count**0.5)
+    if weights.grid is not None:
+        old = weights.grid
+    elif side * side == count:
+        old = (side, side)
+    else:
+        old = grid  # what is no square can only be meant for the model's own grid
+    if old == grid or old[0] * old[1] != count or count < 1:
+        return arrays
+    logging.info("Resizing the sentence positions of %s from %s to %s", weights.source, old, grid)
+    flat = resize_sentence_positions(positions.reshape(1 + count, -1), old, grid)
+    return arrays | {entry.name: np.asarray(flat).reshape(entry.file_shape)}
+
+
+def _with_class_position(positions: np.ndarray, weights: Weights) -> np.ndarray:
+    """DeiT III's positions [1, N, D], none for the class token -> [1, 1 + N, D]: zeros for it are the same function."""
+    rows = positions.shape[-2]
+    if weights.scheme != "vit" or weights.grid is not None or rows < 2 or math.isqrt(rows) ** 2 != rows:
+        return positions
+    logging.info("%s has no position for the class token, as DeiT III: it gets zeros", weights.source)
+    return np.concatenate([np.zeros_like(positions[:, :1]), positions], axis=1)
+
+
+def adapt_channels(
+    arrays: dict[str, np.ndarray], entries: list[Entry], weights: Weights, channels: int
+) -> dict[str, np.ndarray]:
+    """The arrays with the stem's kernel for images of another number of channels than its three.
+
+    timm's rule (timm.models.adapt_input_conv): one channel takes the sum of the three kernels; more take them in turns,
+    times 3 / channels, so that the words' magnitudes stay. A stem of another number is never changed.
+    """
+    entry = next(entry for entry in entries if entry.path in STEMS)
+    array = arrays.get(entry.name)
+    if channels == COLOURS or array is None or array.ndim != 4:
+        return arrays
+    kernel = from_file(array, entry.path, weights.scheme)  # [h, w, inputs, outputs]
+    if kernel.shape[2] != COLOURS:
+        return arrays
+    if channels == 1:
+        words, kernel = "summed for one channel", kernel.sum(2, keepdims=True)
+    else:
+        words = f"repeated for {channels} channels and scaled by {COLOURS} / {channels}"
+        kernel = kernel[:, :, np.arange(channels) % COLOURS] * np.float32(COLOURS / channels)
+    logging.warning("The stem of %s, of three channels, is %s", weights.source, words)
+    return arrays | {entry.name: to_file(kernel, entry.path, weights.scheme)}
