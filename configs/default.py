@@ -167,6 +167,12 @@ def get_config() -> ml_collections.ConfigDict:
     mixing.erase_aspect = (0.3, 1 / 0.3)  # height / width
     mixing.order = "mix_erase"  # TNT: mix, then erase; "erase_mix": DeiT
 
+    config.distillation = distillation = ml_collections.ConfigDict()
+    distillation.teacher = ""  # a workdir, or MODEL:WEIGHTS; it sees the same images, normalised its way. Empty: none
+    distillation.kind = "soft"  # the teacher's probabilities, or "hard": its best class
+    distillation.temperature = 1.0  # of both models' probabilities, where kind is "soft"
+    distillation.weight = 0.5  # of the teacher's part in the loss; the labels have the rest
+
     config.distributed = distributed = ml_collections.ConfigDict()
     distributed.enabled = False  # more than one process: jax.distributed.initialize
     distributed.coordinator_address = ""  # host:port of process 0; empty: found from the cluster's environment

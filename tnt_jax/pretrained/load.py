@@ -14,16 +14,26 @@ from absl import logging
 
 from tnt_jax.models.complexity import parameter_shapes
 from tnt_jax.models.tnt import TNT
-from tnt_jax.models.variants import update
+from tnt_jax.models.variants import VARIANTS, create_model, update
 from tnt_jax.pretrained.adapt import adapt_channels, resize_positions, without_outer_tokens
 from tnt_jax.pretrained.mismatch import check_kind, explain
 from tnt_jax.pretrained.names import entries_for, file_name, to_arrays
 from tnt_jax.pretrained.sizes import check_sizes, sizes_of
-from tnt_jax.pretrained.sources import BEST, GRID_KEY, NOTE_KEY, SIZES_KEY, Weights, read_weights
+from tnt_jax.pretrained.sources import (
+    BEST,
+    GRID_KEY,
+    HUB_PREFIX,
+    NOTE_KEY,
+    SIZES_KEY,
+    Weights,
+    check_hub_name,
+    read_weights,
+)
 from tnt_jax.pretrained.workdir import is_folder, read_workdir
 from tnt_jax.workdir import user_path
 
 Variables = dict[str, Any]
+NUM_IMAGENET_CLASSES = 1000  # of weights without a head
 
 
 def load_pretrained(
@@ -86,6 +96,32 @@ def read_source(source: str | FilePath, weights: str = BEST) -> tuple[TNT | None
     The one place that decides between raw and averaged weights. Arguments and errors as in load_pretrained.
     """
     return read_workdir(source, weights) if is_folder(source) else (None, read_weights(source, weights))
+
+
+def read_published(source: str, weights: str = BEST) -> tuple[str, TNT, Weights]:
+    """NAME:WEIGHTS or a hub's address -> (the model's name, the model with the weights' classes, the weights)."""
+    name, path = split_source(source)
+    found = read_weights(path, weights)
+    head = found.arrays.get("head.bias")
+    return name, create_model(name, num_classes=NUM_IMAGENET_CLASSES if head is None else len(head)), found
+
+
+def split_source(source: str) -> tuple[str, str]:
+    """NAME:WEIGHTS or a hub's address -> (the model's name, the weights). Raises ValueError with the accepted forms."""
+    name, colon, weights = source.partition(":")
+    if colon and name in VARIANTS and weights:
+        return name, weights
+    if source.startswith(HUB_PREFIX):
+        check_hub_name(source.removeprefix(HUB_PREFIX))
+        repository = source.removeprefix(HUB_PREFIX).partition("@")[0].rpartition("/")[2]
+        name = repository.partition(".")[0]  # timm's names end with a tag: tnt_s_patch16_224.in1k
+        if name in VARIANTS:
+            return name, source
+    raise ValueError(
+        f"{source} does not say which model its weights are for, and is no folder. Put the model's name and a colon "
+        f"in front, such as tnt_s_patch16_224:{weights or source if name in VARIANTS else source}; the names are "
+        f"{', '.join(VARIANTS)}."
+    )
 
 
 def save_pretrained(path: str | FilePath, model: TNT, variables: Mapping[str, Any], *, note: str = "") -> None:

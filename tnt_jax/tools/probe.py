@@ -21,10 +21,10 @@ from ml_collections import ConfigDict
 from tnt_jax.analysis.features import KINDS, extract_features
 from tnt_jax.analysis.probe import INVERSE_PENALTIES, NEIGHBOURS, TEMPERATURE, linear_probe, nearest_neighbours
 from tnt_jax.models.variants import VARIANTS, create_model, update
-from tnt_jax.pretrained.load import fit, read_source
+from tnt_jax.pretrained.load import fit, read_source, split_source
 from tnt_jax.pretrained.sources import BEST
 from tnt_jax.tools import command_line
-from tnt_jax.tools.trained import add_source_flags, split_source, workdir_of
+from tnt_jax.tools.trained import add_source_flags, workdir_of
 from tnt_jax.workdir import user_path, write_atomically
 
 

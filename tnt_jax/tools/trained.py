@@ -16,18 +16,14 @@ from typing import Any
 from absl import logging
 
 from tnt_jax import workdir as workdirs
-from tnt_jax.data.settings import EvalImages
+from tnt_jax.data.settings import EvalImages, published_images
 from tnt_jax.models.tnt import TNT
-from tnt_jax.models.variants import VARIANTS, create_model, update
-from tnt_jax.pretrained.load import fit, read_source
-from tnt_jax.pretrained.sources import BEST, CHOICES, HUB_PREFIX, check_hub_name, read_weights
+from tnt_jax.models.variants import update
+from tnt_jax.pretrained.load import NUM_IMAGENET_CLASSES, fit, read_published, read_source
+from tnt_jax.pretrained.sources import BEST, CHOICES
 from tnt_jax.pretrained.workdir import is_folder, split_step
 from tnt_jax.tools import command_line
 from tnt_jax.training.config import Config, check_config
-
-# DeiT's own (recipe: its column): ImageNet's mean and deviation, 256 pixels then 224.
-DEIT_IMAGES = EvalImages(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), eval_crop_fraction=0.875)
-NUM_IMAGENET_CLASSES = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +79,9 @@ def open_trained(
 
         if changes:
             raise ValueError(f"{changes[0]}: {source} is no run, whose configuration it could change. Leave it out.")
-        name, path = split_source(source)
-        found, config = read_weights(path, weights), None
-        head = found.arrays.get("head.bias")
-        model = create_model(name, num_classes=NUM_IMAGENET_CLASSES if head is None else len(head))
+        (name, model, found), config = read_published(source, weights), None
         names = numbered(imagenet_names() if model.num_classes == NUM_IMAGENET_CLASSES else (), model.num_classes)
-        images = EvalImages() if model.inner_blocks else DEIT_IMAGES
+        images = published_images(has_words=bool(model.inner_blocks))
     if image_size is not None:
         model = update(model, image_size=image_size)
     variables = {"params": fit(found, model)}
@@ -129,24 +122,6 @@ def evaluation_batches(
         count_unlabelled=trained.loss == "sigmoid",
     )
     return relabelled(batches, labels)
-
-
-def split_source(source: str) -> tuple[str, str]:
-    """NAME:WEIGHTS or a hub's address -> (the model's name, the weights). Raises ValueError with the accepted forms."""
-    name, colon, weights = source.partition(":")
-    if colon and name in VARIANTS and weights:
-        return name, weights
-    if source.startswith(HUB_PREFIX):
-        check_hub_name(source.removeprefix(HUB_PREFIX))
-        repository = source.removeprefix(HUB_PREFIX).partition("@")[0].rpartition("/")[2]
-        name = repository.partition(".")[0]  # timm's names end with a tag: tnt_s_patch16_224.in1k
-        if name in VARIANTS:
-            return name, source
-    raise ValueError(
-        f"{source} does not say which model its weights are for, and is no folder. Put the model's name and a colon "
-        f"in front, such as tnt_s_patch16_224:{weights or source if name in VARIANTS else source}; the names are "
-        f"{', '.join(VARIANTS)}."
-    )
 
 
 def class_names(workdir: Path, config: Config, num_classes: int) -> tuple[str, ...]:

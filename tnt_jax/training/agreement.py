@@ -75,6 +75,8 @@ def statement(run: Run) -> dict[str, Any]:
     if run.pretrained is not None:  # the same path may lead each process to another file
         checksums = repr(sorted(workdirs.checksums(run.pretrained).items()))
         data["weights at the start"] = hashlib.sha256(checksums.encode()).hexdigest()[:12]
+    if run.teacher is not None:
+        data["the teacher's weights"] = run.teacher.digest
     steps = workdirs.checkpoint_steps(run.workdir)
     local = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"  # batches are split evenly
     here = {CHECKPOINT: steps[-1] if steps else None, "number of devices": local}
@@ -187,6 +189,12 @@ def resume_notes(run: Run, metadata: Mapping[str, Any]) -> Iterator[str]:
             f"images were made by {decoder} then and are made by {DECODER} now, so the remaining ones may differ "
             "a little from what they would have been; those of a folder are turned as their EXIF says if "
             f"config.data.exif_orientation={config.data.exif_orientation} says so."
+        )
+    teacher = run.teacher and run.teacher.digest
+    if "teacher" in metadata and metadata["teacher"] != teacher:
+        yield (
+            f"the teacher, config.distillation.teacher={config.distillation.teacher}, has other weights than then: the "
+            "run resumes with another loss than it would have had."
         )
     examples, found = metadata.get("train_examples", run.pipeline.train_examples), run.pipeline.train_examples
     if examples != found:

@@ -90,6 +90,18 @@ class MixingSettings(Group):
 
 
 @dataclasses.dataclass(frozen=True)
+class DistillationSettings(Group):
+    """`config.distillation`: another model to learn from."""
+
+    prefix = "distillation."
+
+    teacher: str = key(before="")
+    kind: str = key(choices=("soft", "hard"), before="soft")
+    temperature: float = key(above=0, high=1e6, before=1.0)
+    weight: float = key(0, 1, before=0.5)
+
+
+@dataclasses.dataclass(frozen=True)
 class DistributedSettings(Group):
     """`config.distributed`: how this process finds the others."""
 
@@ -155,6 +167,7 @@ class Config(Group):
     model: ModelSettings
     data: DataSettings
     mixing: MixingSettings
+    distillation: DistillationSettings
     distributed: DistributedSettings
 
 

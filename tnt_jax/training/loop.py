@@ -187,14 +187,19 @@ class Trainer:
             self._schedule,
             log_every_steps=self._plan.log_every_steps,
             class_weights=self._run.class_weights,
+            teacher=self._run.teacher,
         )
+        beside = {}
+        if teacher := self._run.teacher:
+            log(f"Learning from {self._config.distillation.teacher} ({teacher.label}) as well as from the labels")
+            beside = {"teacher": replicate(teacher.params)}
         train_step = memory.announced(train_step, self._config, log)
         train_step = self._profiler.around(train_step, start)
         batches = prefetch(readable(lambda: self._run.pipeline.train(start)), self._config.prefetch_batches)
         waiting: tuple[int, steps.Results, jax.Array] | None = None
         for step in range(start + 1, self._plan.total_steps + 1):
             batch = self._timer.next_batch(batches)
-            state, results = train_step(state, batch)
+            state, results = train_step(state, batch | beside)
             self._timer.dispatched(results["finite"])
             if waiting is not None:
                 self._report(*waiting)
@@ -276,6 +281,7 @@ class Trainer:
                 "train_examples": self._run.pipeline.train_examples,
                 "model": as_dict(self._config)["model"],
                 "decoder": DECODER,
+                "teacher": self._run.teacher and self._run.teacher.digest,
                 **agreement.devices(),
             }
             self.checkpoints.save(unstack_blocks(unreplicate(state)), metadata, accuracy, scheduled)

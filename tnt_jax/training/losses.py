@@ -65,14 +65,40 @@ def binary_cross_entropy(logits: jax.Array, present: jax.Array, absent: jax.Arra
     return losses.sum(-1) if sum_classes else losses.mean(-1)
 
 
+def distillation_losses(logits: jax.Array, teacher: jax.Array, config: Config) -> jax.Array:
+    """logits [b, K] of student and teacher -> losses [b] in nats.
+
+    "soft": T^2 KL(teacher / T || student / T) (Hinton et al., arXiv 1503.02531), per image; DeiT's code divides it by
+    K as well. "hard": the cross-entropy with the teacher's best class (DeiT, arXiv 2012.12877, equation 3).
+    """
+    settings = config.distillation
+    if settings.kind == "hard":
+        return -jnp.take_along_axis(jax.nn.log_softmax(logits), teacher.argmax(-1)[:, None], axis=-1)[:, 0]
+    temperature = settings.temperature
+    wanted, found = (jax.nn.log_softmax(each / temperature) for each in (teacher, logits))
+    return temperature**2 * (jnp.exp(wanted) * (wanted - found)).sum(-1)
+
+
 LOSSES: dict[str, Loss] = {"softmax": softmax_cross_entropy, "sigmoid": sigmoid_cross_entropy}  # by config.loss
 
 
 @jax.named_scope("loss")
 def batch_loss(
-    logits: jax.Array, targets: jax.Array, mask: jax.Array, config: Config, class_weights: jax.Array | None = None
+    logits: jax.Array,
+    targets: jax.Array,
+    mask: jax.Array,
+    config: Config,
+    class_weights: jax.Array | None = None,
+    teacher_logits: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """logits, targets [b, K], mask [b], class_weights [K] -> (sum of the masked losses, sum of their weights)."""
-    losses, weights = LOSSES[config.loss](logits.astype(jnp.float32), targets, config, class_weights)
+    """logits, targets [b, K], mask [b], class_weights [K] -> (sum of the masked losses, sum of their weights).
+
+    With teacher_logits [b, K], config.distillation.weight of an image's loss is what the teacher says of it.
+    """
+    logits = logits.astype(jnp.float32)
+    losses, weights = LOSSES[config.loss](logits, targets, config, class_weights)
+    if teacher_logits is not None:
+        share = config.distillation.weight
+        losses = (1 - share) * losses + share * weights * distillation_losses(logits, teacher_logits, config)
     # where, and not a product: a padded example's infinite loss must not turn 0 * inf into NaN.
     return jnp.where(mask > 0, losses * mask, 0.0).sum(), (weights * mask).sum()

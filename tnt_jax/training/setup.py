@@ -19,6 +19,7 @@ from tnt_jax.models.tnt import TNT
 from tnt_jax.models.variants import VARIANTS, create_model, update
 from tnt_jax.training.class_balance import check_threshold, make_class_weights
 from tnt_jax.training.config import Config, as_dict, check_config, nearest_multiples
+from tnt_jax.training.distillation import Teacher, load_teacher
 from tnt_jax.training.evaluation_suite import EvaluationSuite
 from tnt_jax.training.freezing import check_freeze
 from tnt_jax.training.input_pipeline import InputPipeline, make_input_pipeline
@@ -87,6 +88,11 @@ class Run:
         return make_class_weights(self.config, self.pipeline, self.model.num_classes)
 
     @functools.cached_property
+    def teacher(self) -> Teacher | None:
+        """By config.distillation. Raises ValueError or FileNotFoundError where it is none for this model."""
+        return load_teacher(self.config, self.model.num_classes, self.pipeline.class_names)
+
+    @functools.cached_property
     def plan(self) -> Plan:
         """Of training. Raises ValueError where the training split is not there or too small."""
         return make_plan(self.config, self.pipeline.steps_per_epoch)
@@ -102,7 +108,7 @@ def prepare(config: AnyConfig, workdir: str | os.PathLike[str], pipeline: InputP
     run = _prepare(config, check_workdir(workdir), pipeline, evaluates=False)
     run.plan  # noqa: B018 raises now
     check_threshold(config, run.model.num_classes, run.pipeline.several_labels)
-    run.class_weights  # noqa: B018
+    run.class_weights, run.teacher  # noqa: B018
     return run
 
 

@@ -3,6 +3,7 @@
 Free of TensorFlow and of the data package's readers, so that a step can be compiled for any device from shapes alone.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from tnt_jax.models import fast
 from tnt_jax.models.tnt import TNT
 from tnt_jax.training.config import Config
 from tnt_jax.training.device_augment import mix, normalize, random_erase, random_resized_crops
+from tnt_jax.training.distillation import Teacher
 from tnt_jax.training.evaluation import EvalStep, batch_sums, multi_hot, sigmoid_sums, top_k_correct
 from tnt_jax.training.freezing import join, split
 from tnt_jax.training.losses import batch_loss, smooth_labels
@@ -69,19 +71,20 @@ def loss_and_gradients(
     config: Config,
     class_weights: np.ndarray | None = None,
     frozen: Params | None = None,
+    teach: Callable[[jax.Array], jax.Array] | None = None,
 ) -> tuple[Sums, Params]:
     """images [b, H, W, 3], targets [b, K], mask [b] -> (sums of loss and accuracy, gradient of the summed loss).
 
     The gradient is that of `params`; `frozen` are the model's other parameters (freezing.split), if there are any.
     The shard is cut into config.accumulation_steps parts, one after the other: the same sums in a fraction of the
     memory. Accuracy is against the classes with the largest target: of a mixed image, those it holds more of.
-    class_weights [K]: see losses.py.
+    class_weights [K]: see losses.py. teach: images -> a teacher's logits [b, K].
     """
     accumulation_steps = config.accumulation_steps
 
     def summed_loss(params: Params, key: jax.Array, images: jax.Array, targets: jax.Array, mask: jax.Array):
         logits = model.apply({"params": join(params, frozen)}, images, train=True, rngs={"dropout": key})
-        loss = batch_loss(logits, targets, mask, config, class_weights)
+        loss = batch_loss(logits, targets, mask, config, class_weights, teach(images) if teach else None)
         correct = top_k_correct(logits, targets == targets.max(-1, keepdims=True))
         return loss[0], {"loss": loss, "accuracy": ((correct * mask).sum(), mask.sum())}
 
@@ -111,6 +114,7 @@ def train_step(
     config: Config,
     log_every_steps: int,
     class_weights: np.ndarray | None = None,
+    teacher: Teacher | None = None,
     axis_name: str = AXIS,
 ) -> tuple[TrainState, Results]:
     """A device's shard of a batch -> (the next state, what the loop reads), both equal on all devices.
@@ -118,21 +122,21 @@ def train_step(
     The state's parameters are block by block or, for a model that scans, stacked (state.stack_layers).
 
     batch: image [b, H, W, 3] uint8, label [b] int32 (or labels, see labels_of), mask [b] float32; of a data set on the
-    device (ResidentPipeline) its examples [n, h, w, 3] uint8, index [b] and seed [b, 2] in place of image.
-    class_weights [K]: see losses.py. Read by the loop: `sums`, the running sums since the last line of the log (they
-    start anew after every `log_every_steps` updates, in here, so that a resumed run sums up the same);
-    `learning_rate`, `loss` and `gradient_norm` of this update; `finite`, whether this step's loss, its gradient and
-    the updated parameters are. Where `nonfinite` is "skip", an update that is not finite
-    leaves parameters, optimizer, average and running sums as they were; the step counts, so that data and schedule
-    continue.
+    device (ResidentPipeline) its examples [n, h, w, 3] uint8, index [b] and seed [b, 2] in place of image; with a
+    teacher its parameters too, "teacher". class_weights [K]: see losses.py. Read by the loop: `sums`, the running sums
+    since the last line of the log (they start anew after every `log_every_steps` updates, in here, so that a resumed
+    run sums up the same); `learning_rate`, `loss` and `gradient_norm` of this update; `finite`, whether this step's
+    loss, its gradient and the updated parameters are. Where `nonfinite` is "skip", an update that is not finite leaves
+    parameters, optimizer, average and running sums as they were; the step counts, so that data and schedule continue.
     """
     step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     batch_key, model_key = jax.random.split(step_key)
     model_key = jax.random.fold_in(model_key, lax.axis_index(axis_name))
     images, targets = augment(batch_key, batch, model.num_classes, config, axis_name)
     trained, frozen = split(state.params, config.freeze)
+    teach = teacher and functools.partial(teacher.logits, batch["teacher"], data=config.data)
     gradient_of = functools.partial(
-        loss_and_gradients, model=model, config=config, class_weights=class_weights, frozen=frozen
+        loss_and_gradients, model=model, config=config, class_weights=class_weights, frozen=frozen, teach=teach
     )
     sums, gradients = lax.psum(gradient_of(trained, model_key, images, targets, batch["mask"]), axis_name)
     with jax.named_scope("optimizer"):  # profiles and tools.tpu_report divide a step by these names
@@ -242,6 +246,7 @@ def make_train_step(
     *,
     log_every_steps: int,
     class_weights: np.ndarray | None = None,
+    teacher: Teacher | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> TrainStep:
     """`train_step` over the devices (all of them unless given): leaves have a leading axis [local devices].
@@ -256,6 +261,7 @@ def make_train_step(
         config=config,
         log_every_steps=log_every_steps,
         class_weights=class_weights,
+        teacher=teacher and dataclasses.replace(teacher, model=for_platform(teacher.model, devices or jax.devices())),
     )
     return over_devices(step, devices=devices, donate_argnums=0)
 
