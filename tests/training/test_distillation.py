@@ -107,7 +107,7 @@ def test_a_taught_run_resumes_and_its_checkpoints_hold_no_teacher(trained, tmp_p
     assert names.keys() == flax.traverse_util.flatten_dict(second.teacher.params, sep="/").keys()
     assert set(state) == {"step", "params", "opt_state", "ema_params", "key", "metrics"}
     assert metadata["teacher"] == second.teacher.digest and not list(agreement.resume_notes(second, metadata))
-    notes = list(agreement.resume_notes(second, {"teacher": "another"}))
+    notes = list(agreement.resume_notes(second, metadata | {"teacher": "another"}))
     assert len(notes) == 1 and "has other weights than then" in notes[0]
 
 
