@@ -5,6 +5,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import tnt_jax
@@ -79,6 +80,26 @@ def test_frozen_parameters_stay_to_the_bit_and_take_no_state(name):
     assert fewer == 3 * {"adamw": 2, "lamb": 2, "muon": 2}.get(name, 1) - (name == "muon")  # Muon has one of a kernel
 
 
+@pytest.mark.parametrize("name", ["muon", "sgd"])
+def test_a_skipped_step_leaves_weights_average_and_optimizer_as_they_were(name):
+    settings = checked_config(optimizer=name, freeze=("dense/bias",), layer_decay=0.9, nonfinite="skip")
+    before = jax.device_get(train_some(settings, BATCHES[:2])[0])
+    spoilt = BATCHES[2] | {"mask": BATCHES[2]["mask"] * np.nan}
+    after, results = train_some(settings, [*BATCHES[:2], spoilt])
+    after = jax.device_get(after)
+    assert not results[-1]["finite"][0] and (after.step == 3).all()
+    for group in ("params", "ema_params"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(before, group), getattr(after, group))
+    is_schedule = lambda node: isinstance(node, optax.ScaleByScheduleState)  # noqa: E731
+    for old, new in zip(
+        *(jax.tree.leaves(each.opt_state, is_leaf=is_schedule) for each in (before, after)), strict=True
+    ):
+        if is_schedule(old):
+            assert (new.count == old.count + 1).all()
+        else:
+            np.testing.assert_array_equal(old, new)
+
+
 def test_the_gradient_is_that_of_the_trained_parameters():
     """A frozen one counts in no norm, and XLA need not compute it."""
     frozen = checked_config(freeze=HEAD_ALONE)
@@ -127,8 +148,9 @@ def test_a_scan_trains_what_the_definition_trains_where_blocks_of_a_stack_are_no
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_a_run_with_frozen_parameters_resumes_to_the_same_bits(tmp_path, capsys):
-    changes = {"freeze": ("norm/.*", "class_token"), "optimizer": "lion", "layer_decay": 0.8}
+@pytest.mark.parametrize("name", ["muon", "lamb"])
+def test_a_run_with_frozen_parameters_resumes_to_the_same_bits(tmp_path, capsys, name):
+    changes = {"freeze": ("norm/.*", "class_token"), "optimizer": name, "layer_decay": 0.8}
     loop.train(make_run(tmp_path / "whole", **changes))
     assert "parameters are trained; frozen, as they are drawn (config.pretrained is empty): class_token, norm\n" in (
         capsys.readouterr().out
@@ -164,8 +186,8 @@ def test_a_run_is_refused_before_anything_is_written(tmp_path):
 
 
 def test_the_note_counts_and_names(params):
-    note = frozen_note(checked_config(freeze=("block_1/.*", "norm/scale"), pretrained="x"), params)
-    held = sum(leaf.size for leaf in jax.tree.leaves(params["block_1"])) + 4
+    note = frozen_note(checked_config(freeze=("block_1/.*", "block_2/inner/.*", "norm/scale"), pretrained="x"), params)
+    held = sum(leaf.size for leaf in jax.tree.leaves([params["block_1"], params["block_2"]["inner"]])) + 4
     total = sum(leaf.size for leaf in jax.tree.leaves(params))
-    assert note == f"{total - held:,} of {total:,} parameters are trained; frozen: block_1, norm/scale"
+    assert note == f"{total - held:,} of {total:,} parameters are trained; frozen: block_1, block_2/inner, norm/scale"
     assert re.search(r"block_1/\S+/bias, .* and \d+ more$", frozen_note(checked_config(freeze=(".*bias",)), params))

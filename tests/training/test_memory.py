@@ -29,6 +29,16 @@ def test_the_least_is_less_than_the_weights_and_their_copies_alone_can_explain(n
     assert 0.95 * weights < least < 1.05 * weights + 2**26
 
 
+def test_the_least_counts_what_an_optimizer_keeps():
+    def least(**changes):
+        settings = checked_config(model__outer_dim=1024, **changes)
+        return memory.least_bytes(settings, model_of(settings), 1)
+
+    assert least() == least(optimizer="lamb") > least(optimizer="lion") > least(optimizer="sgd") > least(freeze=("x",))
+    weights = 4 * count_parameters(model_of(checked_config(model__outer_dim=1024)))
+    assert least() - least(optimizer="sgd") == pytest.approx(2 * weights, rel=0.05)
+
+
 def test_published_sizes_are_not_refused():
     settings = checked_config(batch_size=1024, eval_batch_size=1024, model__image_size=224, model__patch_size=16)
     memory.check_memory(settings, model_of(settings))

@@ -65,14 +65,19 @@ def check_freeze(config: Config, params: Params) -> None:
 def frozen_note(config: Config, params: Params) -> str:
     """How many parameters are trained, and which are not."""
     sizes = {_name(path): leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-    held = [name for name in sizes if is_frozen(name, config.freeze)]
-    trained = sum(sizes.values()) - sum(sizes[name] for name in held)
-    partly = {name.partition("/")[0] for name in sizes if name not in held}
-    modules = {name: name.partition("/")[0] for name in held}
-    told = list(dict.fromkeys(name if module in partly else module for name, module in modules.items()))
+    trained = [name for name in sizes if not is_frozen(name, config.freeze)]
+
+    def module(name: str) -> str:
+        """The outermost module around a frozen parameter that is frozen altogether."""
+        parts = name.split("/")
+        around = ["/".join(parts[:depth]) for depth in range(1, len(parts))]
+        return next((each for each in around if not any(n.startswith(f"{each}/") for n in trained)), name)
+
+    told = list(dict.fromkeys(module(name) for name in sizes if is_frozen(name, config.freeze)))
     names = ", ".join(told[:_NAMED]) + (f" and {len(told) - _NAMED} more" if len(told) > _NAMED else "")
     start = "" if config.pretrained else ", as they are drawn (config.pretrained is empty)"
-    return f"{trained:,} of {sum(sizes.values()):,} parameters are trained; frozen{start}: {names}"
+    count = sum(sizes[name] for name in trained)
+    return f"{count:,} of {sum(sizes.values()):,} parameters are trained; frozen{start}: {names}"
 
 
 def parameter_names(params: Params) -> list[str]:
