@@ -68,7 +68,7 @@ def test_a_workdir_brings_its_own_names_and_images(workdir):
     for source in (workdir, workdir / "checkpoints/7"):
         found = trained.open_trained(str(source))
         assert found.class_names == ("cat", "golden retriever", "2") and found.weights == "raw weights of step 7"
-        assert found.images == EvalImages((0.1, 0.2, 0.3), (0.5, 0.5, 0.5), 0.5, "bicubic")
+        assert found.images == EvalImages((0.1, 0.2, 0.3), (0.5, 0.5, 0.5), eval_crop_fraction=0.5)
         assert jax.tree.all(jax.tree.map(lambda leaf: np.isfinite(leaf).all(), found.variables))
 
 
