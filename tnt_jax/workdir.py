@@ -166,7 +166,8 @@ def select_best(results: Mapping[str, Mapping[str, Any]]) -> str:
 def last_evaluation(workdir: Path, step: int) -> tuple[int, dict[str, dict[str, float | None]]] | None:
     """The last evaluation up to a step -> (its step, {"raw": {"accuracy": 0.9, "loss": 0.3}, "averaged": ...}).
 
-    From metrics.jsonl; None where that has none. Losses that were not finite are None.
+    With mean_average_precision where images have several labels. From metrics.jsonl; None where that has none. Losses
+    that were not finite are None.
     """
     path = workdir / METRICS_FILE
     lines = map(parse_metrics_line, path.read_bytes().splitlines()) if path.is_file() else ()

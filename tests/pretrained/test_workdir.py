@@ -112,6 +112,15 @@ def test_the_better_one():
         assert best({"eval": raw | {"loss": nothing}, "eval_ema": raw}) == "eval_ema"
 
 
+def test_with_several_labels_the_better_one_has_the_higher_mean_average_precision(tmp_path):
+    line = {"step": 3, "eval/accuracy": 0.9, "eval/mean_average_precision": 0.4, "eval/loss": 1.0}
+    line |= {"eval_ema/accuracy": 0.8, "eval_ema/mean_average_precision": 0.5, "eval_ema/loss": 2.0}
+    (tmp_path / workdirs.METRICS_FILE).write_text(json.dumps(line) + "\n")
+    step, results = workdirs.last_evaluation(tmp_path, 5)
+    assert step == 3 and workdirs.select_best(results) == "averaged"
+    assert [workdirs.measure(result) for result in results.values()] == ["mean_average_precision"] * 2
+
+
 def test_a_set_that_is_not_there_is_an_error(run, tmp_path):
     with pytest.raises(ValueError, match="weights='ema': must be one of best, raw, averaged"):
         load_pretrained(run[0], None, weights="ema")

@@ -108,7 +108,8 @@ def _best(folder: Path, step: int, names: set[str]) -> str:
     evaluated, results = evaluation
     best = select_best(results)
     told = "; ".join(f"{name} weights {result[measure(result)]}" for name, result in results.items())
-    logging.info("Accuracies at step %d: %s. The %s weights are better", evaluated, told, best)
+    judged = measure(results[best]).replace("_", " ")
+    logging.info("By %s at step %d: %s. The %s weights are better", judged, evaluated, told, best)
     return best
 
 
