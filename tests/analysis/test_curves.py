@@ -1,9 +1,10 @@
 import json
 
 import matplotlib.image
+import matplotlib.pyplot as plt
 import pytest
 
-from tnt_jax.analysis.curves import draw_curves, read_metrics
+from tnt_jax.analysis.curves import PANELS, draw_curves, draw_panel, read_metrics
 
 LINES = [
     {"step": 10, "train/loss": 2.0, "train/accuracy": 0.2, "train/learning_rate": 1e-3, "train/images_per_second": 90},
@@ -40,3 +41,13 @@ def test_a_missing_or_torn_file_is_named(workdir):
     (workdir / "metrics.jsonl").write_bytes(b'{"step": 1, "\xff": 2}\n')
     with pytest.raises(ValueError, match=r"metrics.jsonl, line 1: not a JSON object"):
         read_metrics(workdir)
+
+
+def test_of_several_labels_the_mean_average_precision_is_drawn_in_place_of_the_accuracy():
+    panel = next(panel for panel in PANELS if panel[0] == "accuracy")
+    series = {name: ([1, 2], [0.1, 0.2]) for name in panel[1]}
+    figure, axes = plt.subplots()
+    draw_panel(axes, series, *panel)
+    drawn = [line.get_label() for line in axes.lines]
+    plt.close(figure)
+    assert drawn == ["training", "test, mAP", "test, mAP, averaged weights"]

@@ -19,11 +19,14 @@ from tensorflow_datasets.datasets.imagenet_v2 import imagenet_v2_dataset_builder
 
 from tests.training.helpers import checked_config, random_variables, tiny_config
 from tests.training.test_evaluation import by_hand
+from tnt_jax.data.batches import train_batches
+from tnt_jax.data.sources import open_dataset
 from tnt_jax.models.variants import create_model
 from tnt_jax.pretrained import save_pretrained
 from tnt_jax.pretrained.sources import Weights
 from tnt_jax.training import evaluate, setup
 from tnt_jax.training.evaluation_suite import SUBSETS, SuiteSet
+from tnt_jax.training.input_pipeline import make_input_pipeline
 
 SYNSETS = tuple(tfds.builder("imagenet2012").info.features["label"].names)
 
@@ -266,6 +269,14 @@ def test_a_label_outside_the_sets_classes_is_an_error(tmp_path, directory, weigh
 
 
 def test_sets_with_several_labels_are_trained_on_with_the_sigmoid_alone(tmp_path, directory):
-    config = tiny_config(data__name="imagenet2012_real", data__directory=str(directory), data__train_split="validation")
+    changes = {"data__name": "imagenet2012_real", "data__directory": str(directory), "data__train_split": "validation"}
     with pytest.raises(ValueError, match=r"several labels an image.*--config.loss=sigmoid"):
-        setup.prepare(config, tmp_path)
+        setup.prepare(tiny_config(**changes), tmp_path)
+    pipeline = make_input_pipeline(checked_config(**changes, loss="sigmoid", batch_size=4))
+    assert pipeline.steps_per_epoch == 1 and pipeline.several_labels
+    arguments = {"batch_size": 4, "image_size": (8, 8), "local_devices": 1, "seed": 0}
+    batch = next(train_batches(checked_config(**changes, data__repeated_augmentation=1).data, **arguments))
+    source = open_dataset(checked_config(**changes).data).open_split("validation")
+    for index, row in zip(batch["index"][0].tolist(), batch["labels"][0], strict=True):
+        assert np.flatnonzero(row).tolist() == sorted(source[index]["label"])
+    assert pipeline.class_counts.sum() == sum(len(source[index]["label"]) for index in range(len(source)))

@@ -74,6 +74,19 @@ def test_class_weights_of_softmax_are_pytorchs():
     np.testing.assert_allclose(batch_loss(logits, smooth, jnp.ones(3), smoothed, weights)[1], 4.5, rtol=1e-6)
 
 
+def test_a_class_of_twice_the_weight_is_one_whose_images_are_there_twice():
+    rng, label = np.random.default_rng(1), np.array([0, 2, 1, 2])
+    logits, twice = rng.normal(0, 2, (4, 3)).astype(np.float32), np.array([0, 1, 1, 2, 3, 3])
+    config = checked_config(label_smoothing=0.2)
+
+    def mean(rows, weights):
+        targets = smooth_labels(jnp.asarray(label[rows]), 3, 0.2)
+        total, weight = batch_loss(jnp.asarray(logits[rows]), targets, jnp.ones(len(rows)), config, weights)
+        return total / weight
+
+    np.testing.assert_allclose(mean(np.arange(4), np.array([1.0, 1.0, 2.0])), mean(twice, None), rtol=1e-6)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_weights_of_1_are_none(loss):
     config = checked_config(loss=loss, mixing__mixup_alpha=0.8)

@@ -71,6 +71,8 @@ def draw_curves(workdir: Path, path: Path) -> Path:
 def draw_panel(axes: Axes, series: Series, title: str, names: Mapping[str, str], scale: str) -> None:
     """One of PANELS, on its axes; its title tells where nothing of it was logged."""
     found = {name: label for name, label in names.items() if name in series}
+    if "eval/mean_average_precision" in found:  # of several labels an image; the accuracies would hide it
+        found = {name: label for name, label in found.items() if name not in ("eval/accuracy", "eval_ema/accuracy")}
     if not found:
         hide_axes(axes)
         axes.set_title(f"{title}: not logged")

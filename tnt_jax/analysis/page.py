@@ -124,8 +124,9 @@ def key_numbers(config: Config, summary: Mapping[str, Any] | None, series: Serie
     if other is not None:
         remark += f"; {words['eval' if summary['best'] == 'eval_ema' else 'eval_ema']}: {other[judged]:.1%}"
     speed = summary["images_per_second"]
+    wanted = ("balanced_accuracy", "accuracy_top5") if judged == "accuracy" else ("subset_accuracy",)
     # Runs of before have no balanced accuracy.
-    measures = [each for each in MEASURES if each[0] in best]
+    measures = [each for each in MEASURES if each[0] in wanted and each[0] in best]
     return [
         (f"{best[judged]:.1%}", judged.replace("_", " "), remark),
         *((f"{best[metric]:.1%}", label, note) for metric, label, note in measures),
