@@ -70,6 +70,44 @@ def test_deits_own_recipe_differs_by_its_column_alone():
     }
 
 
+def test_ninety_epochs_are_big_visions_plain_baseline():
+    assert changes("imagenet_tnt_s_90ep") == {
+        "epochs": 90,
+        "cooldown_epochs": 0,
+        "schedule_unit": "step",
+        "warmup_epochs": 8,
+        "warmup_learning_rate": 0,
+        "min_learning_rate": 0,
+        "weight_decay": 0.1,
+        "gradient_clip_norm": 1,
+        "label_smoothing": 0,
+        "ema_decay": 0,
+        "model.pooling": "mean",
+        "model.sentence_encoding": "sincos",
+        "model.zero_init_head": True,
+        "model.drop_path_rate": 0,
+        "mixing.mixup_alpha": 0.2,
+        "mixing.cutmix_alpha": 0,
+        "mixing.erase_probability": 0,
+        "data.repeated_augmentation": 1,
+        "data.randaugment": "rand-m10-n2",
+        "data.crop_area": [0.05, 1],
+        "data.train_interpolation": "bilinear",
+        "data.eval_interpolation": "bilinear",
+        "data.eval_crop_fraction": 0.875,
+    }
+
+
+def test_a_folder_starts_from_weights_where_they_are_given():
+    folder = importlib.import_module("configs.folder").get_config
+    assert not folder().pretrained and folder().model.initialization == "scaled" and folder().epochs == 100
+    given = folder("hf-hub:timm/deit_small_patch16_224.fb_in1k")
+    assert given.pretrained_new_head and given.model.name == "deit_small_patch16_224" and given.data.mean[0] == 0.485
+    assert (given.layer_decay, given.epochs) == (0.75, 30)
+    assert folder("weights.safetensors").model.name == "tnt_s_patch16_224"
+    check_config(given)
+
+
 def test_the_default_is_the_published_recipe():
     config = default.get_config()
     recipe = {
