@@ -15,7 +15,7 @@ from tnt_jax.names import figure_label
 
 
 def class_token_attention(model: TNT, variables: dict, images: jax.Array) -> tuple[np.ndarray, np.ndarray]:
-    """images [B, H, W, 3], normalised -> (logits [B, K], maps [B, rows, columns]): the last block's class token.
+    """images [B, H, W, C], normalised -> (logits [B, K], maps [B, rows, columns]): the last block's class token.
 
     A map is the attention of the class token over the sentences, averaged over the heads; with what the token gives
     to itself it sums to one.
@@ -38,12 +38,12 @@ def draw_class_token_attention(
     std: Sequence[float],
     class_names: Sequence[str] | None = None,
 ) -> Path:
-    """pixels [B, H, W, 3] uint8 and labels [B] -> a figure of each image and, under it, the attention over it.
+    """pixels [B, H, W, C] and labels [B] -> a figure of each image and, under it, the attention over it.
 
     labels [B, k]: 1 for each of an image's labels; a prediction is right if it is one of them.
     mean, std: the normalisation that the model was trained with. class_names: what the labels mean; None: the numbers.
     """
-    images = (jnp.asarray(pixels, jnp.float32) / 255 - jnp.asarray(mean)) / jnp.asarray(std)
+    images = (jnp.asarray(pixels, jnp.float32) / np.iinfo(pixels.dtype).max - jnp.asarray(mean)) / jnp.asarray(std)
     logits, maps = class_token_attention(model, variables, images)
     names = [figure_label(name) for name in class_names or range(logits.shape[-1])]
     with style():

@@ -31,7 +31,7 @@ class Features(NamedTuple):
 def block_features(
     params: Mapping[str, Any], images: jax.Array, *, model: TNT, block: int, kind: str = "class_token"
 ) -> jax.Array:
-    """params, images [b, H, W, 3] normalised -> [b, D] float32 of the sentences after `block` (1-based).
+    """params, images [b, H, W, C] normalised -> [b, D] float32 of the sentences after `block` (1-based).
 
     kind: "class_token", or "mean" over the other sentences. The model's final norm is applied whatever the block, as
     DINO does with its intermediate layers (Caron et al. 2021, arXiv 2104.14294, get_intermediate_layers); the class
@@ -78,6 +78,7 @@ def extract_features(
         dataclasses.replace(config.data, eval_split=split),
         batch_size=config.eval_batch_size,
         image_size=model.input_size,
+        channels=model.in_channels,
         local_devices=jax.local_device_count(),
         process_index=jax.process_index(),
         process_count=jax.process_count(),

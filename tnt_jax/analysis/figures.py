@@ -32,7 +32,7 @@ def feature_maps(
     image_size: tuple[int, int] | None = None,
     channels: int = CHANNELS,
 ) -> Drawn:
-    """Figure 3a: pixels [H, W, 3] uint8 -> sentences by position, after the first, the middle and the last block.
+    """Figure 3a: pixels [H, W, C] -> sentences by position, after the first, the middle and the last block.
 
     image_size: (height, width) of the input, which interpolates the positions; None: map_size, the paper's 1024 for a
     model of 224. `channels` of the D are drawn at random by `seed`, for each model.
@@ -75,7 +75,7 @@ def pick_channels(width: int, count: int, seed: int) -> np.ndarray:
 def channel_tsne(
     subjects: Sequence[Subject], pixels: np.ndarray, *, seed: int = 0, image_size: tuple[int, int] | None = None
 ) -> Drawn:
-    """Figure 3b: pixels [H, W, 3] uint8 -> t-SNE of all D feature maps of the last block, one point a channel.
+    """Figure 3b: pixels [H, W, C] -> t-SNE of all D feature maps of the last block, one point a channel.
 
     A channel's map is its vector of rows x columns numbers; input size as in feature_maps. scikit-learn's t-SNE, from
     the first two principal components. Arrays: points [D, 2], correlation: mean |r| over pairs of channels' maps.
@@ -120,7 +120,7 @@ def mean_correlation(vectors: np.ndarray) -> float:
 
 
 def word_maps(subjects: Sequence[Subject], pixels: np.ndarray) -> Drawn:
-    """Figure 4: pixels [H, W, 3] uint8 -> word embeddings by position after each TNT block, averaged over channels.
+    """Figure 4: pixels [H, W, C] -> word embeddings by position after each TNT block, averaged over channels.
 
     At the model's own input size: 14 x 14 sentences of 4 x 4 words make a map of 56 x 56. Arrays: maps [blocks, rows,
     columns], blocks. Raises ValueError where a model has no inner path.
@@ -149,7 +149,7 @@ def word_maps(subjects: Sequence[Subject], pixels: np.ndarray) -> Drawn:
 
 
 def outer_attention(subjects: Sequence[Subject], pixels: np.ndarray) -> Drawn:
-    """Figure 6: pixels [H, W, 3] uint8 -> attention from each sentence to all, every block, averaged over heads.
+    """Figure 6: pixels [H, W, C] -> attention from each sentence to all, every block, averaged over heads.
 
     At the models' own input size. Colours are logarithmic and the same in all panels. Arrays: attention
     [blocks, 1 + N, 1 + N], class token first (not drawn), rows sum to one.
@@ -194,7 +194,7 @@ def averaged_down(matrix: np.ndarray, largest: int = LARGEST) -> np.ndarray:
 
 
 def class_attention(subjects: Sequence[Subject], pixels: np.ndarray) -> Drawn:
-    """Figure 7: pixels [H, W, 3] uint8 -> the last block's class token over the sentences, drawn over the image.
+    """Figure 7: pixels [H, W, C] -> the last block's class token over the sentences, drawn over the image.
 
     At the models' own input size. The mean of the heads, then every head. Arrays: attention
     [heads, 1 + N], the class token itself first, a row sums to one; maps [heads, rows, columns].

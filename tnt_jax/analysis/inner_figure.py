@@ -9,7 +9,7 @@ from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
 from tnt_jax.analysis import maps
-from tnt_jax.analysis.panels import Drawn, check_inner, chosen_blocks, named, put_title, show_image
+from tnt_jax.analysis.panels import Drawn, check_inner, chosen_blocks, named, put_title, show_image, visible
 from tnt_jax.analysis.queries import Query, centre, check_queries, corner, default_queries
 from tnt_jax.analysis.style import RED, hide_axes, style
 from tnt_jax.analysis.subject import Subject, fit
@@ -18,7 +18,7 @@ from tnt_jax.analysis.subject import Subject, fit
 def inner_attention(
     subjects: Sequence[Subject], pixels: np.ndarray, *, queries: Sequence[Query] | None = None
 ) -> Drawn:
-    """Figure 5: pixels [H, W, 3] uint8 -> inner attention of query words over their sentence's words, on the image.
+    """Figure 5: pixels [H, W, C] -> inner attention of query words over their sentence's words, on the image.
 
     At the model's own input size, in its first, middle and last TNT block, averaged over the heads. queries: (sentence,
     word) from 0 (queries.py reads them from text); None: four words of much contrast. Arrays: attention [queries,
@@ -91,10 +91,10 @@ def _show_panels(part, subject: Subject, image: np.ndarray, queries: Sequence[Qu
         extent = (left - 0.5, left + model.patch_size - 0.5, top + model.patch_size - 0.5, top - 0.5)
         row, column = centre(query, model)
         for j, axes in enumerate(grid[i]):
-            axes.imshow(image)
+            axes.imshow(visible(image))
             if j:
                 # A pale image that hardly shows: under a strong one the colours would not be those of the bar.
-                axes.imshow(image.mean(-1), cmap="gray", vmin=-255, vmax=255)
+                axes.imshow(visible(image).mean(-1), cmap="gray", vmin=-255, vmax=255)
                 words = attention[i, j - 1].reshape(side, side)
                 axes.imshow(words, cmap=colors.cmap, norm=colors.norm, alpha=0.9, extent=extent)
             axes.plot(column, row, marker="x", color="white", markersize=10, markeredgewidth=3.5)

@@ -21,7 +21,7 @@ ROWS = 256  # queries whose attention is held at a time
 
 
 def sentence_maps(model: TNT, variables: dict, images: np.ndarray, blocks: Sequence[int]) -> np.ndarray:
-    """images [1, H, W, 3], 1-based blocks -> [blocks, D, rows, columns] float32: sentences after a block, by position.
+    """images [1, H, W, C], 1-based blocks -> [blocks, D, rows, columns] float32: sentences after a block, by position.
 
     The class token is left out.
     """
@@ -37,7 +37,7 @@ def _sentences(model: TNT, variables: dict, images: jax.Array, blocks: tuple[int
 
 
 def word_maps(model: TNT, variables: dict, images: np.ndarray, blocks: Sequence[int] | None = None) -> np.ndarray:
-    """images [1, H, W, 3], 1-based TNT blocks (None: all) -> [blocks, H / s, W / s] float32, s the side of a word.
+    """images [1, H, W, C], 1-based TNT blocks (None: all) -> [blocks, H / s, W / s] float32, s the side of a word.
 
     Words after a block, averaged over their channels, each at its place in its sentence, and that in the image.
     """
@@ -60,7 +60,7 @@ def _words(model: TNT, variables: dict, images: jax.Array, blocks: tuple[int, ..
 def inner_attention(
     model: TNT, variables: dict, images: np.ndarray, queries: Sequence[tuple[int, int]], blocks: Sequence[int]
 ) -> np.ndarray:
-    """images [1, H, W, 3], queries (sentence, word) from 0, 1-based TNT blocks -> [queries, blocks, heads, M] float32.
+    """images [1, H, W, C], queries (sentence, word) from 0, 1-based TNT blocks -> [queries, blocks, heads, M] float32.
 
     What a query word attends to among the words of its sentence; sums to one over them.
     """
@@ -77,7 +77,7 @@ def _inner(model: TNT, variables: dict, images, sentences, words, blocks: tuple[
 
 
 def outer_attention(model: TNT, variables: dict, images: np.ndarray, blocks: Sequence[int] | None = None) -> np.ndarray:
-    """images [1, H, W, 3], 1-based blocks (None: all) -> [blocks, 1 + N, 1 + N] float32, averaged over the heads.
+    """images [1, H, W, C], 1-based blocks (None: all) -> [blocks, 1 + N, 1 + N] float32, averaged over the heads.
 
     From each sentence (row) to all, the class token first; a row sums to one.
     """
@@ -92,7 +92,7 @@ def outer_attention(model: TNT, variables: dict, images: np.ndarray, blocks: Seq
 
 
 def class_attention(model: TNT, variables: dict, images: np.ndarray, block: int | None = None) -> np.ndarray:
-    """images [1, H, W, 3], 1-based block (None: the last) -> [heads, 1 + N] float32: what the class token attends to.
+    """images [1, H, W, C], 1-based block (None: the last) -> [heads, 1 + N] float32: what the class token attends to.
 
     The first number is what it gives to itself; a row sums to one.
     """

@@ -16,7 +16,7 @@ class Mistake(NamedTuple):
     """A wrong prediction."""
 
     index: int  # the example's number in the split
-    pixels: np.ndarray  # uint8 [H, W, 3], as the model got it
+    pixels: np.ndarray  # [H, W, C], as the model got it
     label: int
     predicted: int
     label_probability: float  # 0..1
@@ -44,7 +44,7 @@ class MistakeOfSeveral(NamedTuple):
     """An image whose classes above a probability of one half are not its labels."""
 
     index: int  # the example's number in the split
-    pixels: np.ndarray  # uint8 [H, W, 3], as the model got it
+    pixels: np.ndarray  # [H, W, C], as the model got it
     labels: tuple[int, ...]
     predicted: tuple[int, ...]
     loss: float  # mean binary cross-entropy, nats
@@ -82,7 +82,7 @@ def evaluate(
 ) -> Evaluated:
     """Batches of an evaluation (data.batches.eval_batches) -> where the model is wrong.
 
-    probabilities_of: uint8 [b, H, W, 3] -> [b, K]. keep: how many mistakes to keep; a mistake is the worse, the less
+    probabilities_of: [b, H, W, C] -> [b, K]. keep: how many mistakes to keep; a mistake is the worse, the less
     probable the model holds the label. Raises ValueError for a set with several labels an image.
     """
     confusion = np.zeros((num_classes, num_classes), np.int64)
@@ -108,7 +108,7 @@ def evaluate_several(
     batches: Iterable[Mapping[str, np.ndarray]],
     keep: int = 24,
 ) -> EvaluatedSeveral:
-    """`evaluate` for several labels an image; probabilities_of: uint8 [b, H, W, 3] -> [b, K], each class by itself."""
+    """`evaluate` for several labels an image; probabilities_of: [b, H, W, C] -> [b, K], each class by itself."""
     scores, presents, worst = [], [], []
     for batch in batches:
         fields = {

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from tnt_jax.analysis.curves import PANELS, Series, draw_panel, read_metrics
 from tnt_jax.analysis.mistakes import Evaluated, EvaluatedSeveral, class_accuracies, most_confused
+from tnt_jax.analysis.panels import visible
 from tnt_jax.analysis.style import ORANGE, RED, as_png, style
 from tnt_jax.names import printable, without_formulas
 from tnt_jax.training.config import Config, as_dict
@@ -218,9 +219,9 @@ def _curves(series: Series) -> list[tuple[str, str]]:
 
 
 def _data_uri_of_pixels(pixels: np.ndarray) -> str:
-    """uint8 [H, W, 3] -> a data URI; small images stay small, and the browser enlarges them without blur."""
+    """[H, W, C] -> a data URI; small images stay small, and the browser enlarges them without blur."""
     content = io.BytesIO()
-    plt.imsave(content, pixels, format="png")
+    plt.imsave(content, visible(pixels), format="png")
     return _data_uri(content.getvalue())
 
 

@@ -47,9 +47,21 @@ def enlarge(maps: np.ndarray, height: int, width: int) -> np.ndarray:
     return (maps - low) / np.maximum(high - low, 1e-12)
 
 
+def visible(pixels: np.ndarray) -> np.ndarray:
+    """[..., C], uint8 or uint16 -> uint8 [..., 3]: the first three of three or four channels, else their mean in grey.
+
+    Of 16 bits the upper eight are shown.
+    """
+    if pixels.dtype == np.uint16:
+        pixels = (pixels >> 8).astype(np.uint8)
+    if pixels.shape[-1] not in (3, 4):
+        pixels = np.repeat(pixels.mean(-1, keepdims=True).round().astype(np.uint8), 3, axis=-1)
+    return pixels[..., :3]
+
+
 def draw_over(axes, image: np.ndarray, attention: np.ndarray) -> None:
-    """image [H, W, 3] uint8, attention [rows, columns] -> the attention over the grey image, its least to its most."""
-    axes.imshow(image.mean(-1), cmap="gray", vmin=0, vmax=255)
+    """image [H, W, C], attention [rows, columns] -> the attention over the grey image, its least to its most."""
+    axes.imshow(visible(image).mean(-1), cmap="gray", vmin=0, vmax=255)
     axes.imshow(enlarge(attention[None], *image.shape[:2])[0], cmap="inferno", alpha=0.65, vmin=0, vmax=1)
     hide_axes(axes)
 
@@ -57,7 +69,7 @@ def draw_over(axes, image: np.ndarray, attention: np.ndarray) -> None:
 def show_image(axes, image: np.ndarray | None, title: str) -> None:
     """The image under its title; None: an empty place."""
     if image is not None:
-        axes.imshow(image)
+        axes.imshow(visible(image))
     axes.set_title(title, fontsize=8)
     hide_axes(axes)
 

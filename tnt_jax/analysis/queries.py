@@ -36,7 +36,7 @@ def parse_query(text: str, model: TNT) -> Query:
 
 
 def default_queries(pixels: np.ndarray, model: TNT, count: int = 4) -> list[Query]:
-    """pixels [H, W, 3] at the model's input size -> the words with most contrast, of sentences that do not touch.
+    """pixels [H, W, C] at the model's input size -> the words with most contrast, of sentences that do not touch.
 
     Where all pixels are alike, attention tells nothing. Contrast is the deviation of the pixels' grey.
     """

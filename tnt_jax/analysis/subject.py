@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from tnt_jax.data.decoding import RGB, Channels, Undecodable, as_array, decode, from_array
 from tnt_jax.models.resize import resize_sentence_positions
 from tnt_jax.models.tnt import TNT
 from tnt_jax.models.variants import update
@@ -22,18 +23,24 @@ class Subject:
     title: str  # in the figures, such as "TNT-S"
     model: TNT
     variables: dict[str, Any]  # {"params": ...}
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of pixels in 0..1, as in its training
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # of pixels in 0..1, as in its training
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
     weights: str = ""  # which these are, such as "raw weights of step 200"
+    pixel_bits: int = 8  # of its images
 
     @property
     def heading(self) -> str:
         """Title and weights, for what a reader sees; arrays are named by the title alone."""
         return f"{self.title}, {self.weights}" if self.weights else self.title
 
+    @property
+    def channels(self) -> Channels:
+        """Of its images."""
+        return Channels(self.model.in_channels, self.pixel_bits)
+
     def inputs(self, pixels: np.ndarray) -> np.ndarray:
-        """pixels [H, W, 3] uint8 -> [1, H, W, 3] float32, normalised."""
-        values = pixels[None].astype(np.float32) / 255
+        """pixels [H, W, C] uint8 or uint16 -> [1, H, W, C] float32, normalised."""
+        values = pixels[None].astype(np.float32) / np.iinfo(pixels.dtype).max
         return (values - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
 
     def at(self, size: tuple[int, int]) -> "Subject":
@@ -45,27 +52,24 @@ class Subject:
         return dataclasses.replace(self, model=model, variables={"params": params})
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """An image file (whatever Pillow reads) -> [H, W, 3] uint8, upright.
+def read_image(path: str | Path, channels: Channels = RGB) -> np.ndarray:
+    """An image file (data.folder.SUFFIXES) -> [H, W, C] uint8 or uint16, upright.
 
     Raises:
       FileNotFoundError: there is no such file.
       ValueError: it is no image.
     """
-    from PIL import ImageOps
-
     path = user_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file; give an image, such as a .jpg or .png")
     try:
-        with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
+        return as_array(decode(path.read_bytes(), upright=True, channels=channels))
+    except (Undecodable, OSError) as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from error
 
 
 def fit(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """pixels [H, W, 3] uint8, (height, width) -> [height, width, 3]: the largest centred part of that shape, bicubic.
+    """pixels [H, W, C], (height, width) -> [height, width, C]: the largest centred part of that shape, bicubic.
 
     Unlike an evaluation's crop it keeps all of the shorter side: one looks at the whole image.
     """
@@ -73,9 +77,9 @@ def fit(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     scale = min(rows / size[0], columns / size[1])
     height, width = min(scale * size[0], rows), min(scale * size[1], columns)  # rounding may not leave the image
     top, left = (rows - height) / 2, (columns - width) / 2
-    image = Image.fromarray(np.ascontiguousarray(pixels))
+    image = from_array(np.ascontiguousarray(pixels))
     box = (left, top, left + width, top + height)
-    return np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC, box=box))
+    return as_array(image.resize(size[::-1], Image.Resampling.BICUBIC, box=box))
 
 
 def map_size(model: TNT) -> tuple[int, int]:

@@ -73,6 +73,9 @@ class Channels(NamedTuple):
 RGB = Channels()
 
 
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
 class Bands(NamedTuple):
     """An image of any number of channels: of each an image of mode L for 8 bits, or F, which holds 16 bits exactly.
 
@@ -86,13 +89,13 @@ class Bands(NamedTuple):
         """(width, height)."""
         return self.images[0].size
 
-    def crop(self, box: tuple[float, float, float, float]) -> "Bands":
-        """Each channel's box of left, top, right, bottom."""
+    def crop(self, box: Box) -> "Bands":
+        """A box of each channel."""
         return Bands(tuple(image.crop(box) for image in self.images))
 
-    def resize(self, size: tuple[int, int], resample: Image.Resampling) -> "Bands":
-        """Each channel resized to (width, height)."""
-        return Bands(tuple(image.resize(size, resample) for image in self.images))
+    def resize(self, size: tuple[int, int], resample: Image.Resampling, box: Box | None = None) -> "Bands":
+        """Each channel, or a box of it, resized to (width, height)."""
+        return Bands(tuple(image.resize(size, resample, box) for image in self.images))
 
     def transpose(self, method: Image.Transpose) -> "Bands":
         """Each channel flipped."""

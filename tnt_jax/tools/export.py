@@ -8,8 +8,8 @@ stablehlo: OUTPUT is a folder: model.stablehlo, classes.json (names in the order
 tells in a few lines how to call it. The one file runs on CPU, GPU (CUDA) and TPU, with any number of images at a time,
 where jax is installed and this package is not. Its weights are inside, as constants: they take no more space for more
 platforms, and nobody can call the program with the wrong ones. Images go in as
-uint8 pixels, so that the mean and deviation cannot be mistaken either, and a batch is a quarter of the bytes; with
---input=float32 they are normalised by the caller.
+uint8 pixels (uint16 where data.pixel_bits is 16), so that the mean and deviation cannot be mistaken either, and a batch
+is a quarter of the bytes; with --input=float32 they are normalised by the caller.
 
 safetensors: OUTPUT is a file, with timm's names (tnt_jax.save_pretrained).
 """
@@ -32,6 +32,7 @@ from tnt_jax.models.variants import update
 from tnt_jax.pretrained import save_pretrained
 from tnt_jax.tools import command_line
 from tnt_jax.tools.trained import Trained, add_source_flags, open_trained
+from tnt_jax.training.device_augment import normalize
 from tnt_jax.workdir import user_path, write_atomically
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -60,31 +61,30 @@ import jax.export
 
 program = jax.export.deserialize(open("{program}", "rb").read())
 classes = json.load(open("{classes}"))
-logits = program.call(images)              # {input} [B, {height}, {width}, 3] -> float32 [B, {count}], any B
+logits = program.call(images)              # {input} [B, {height}, {width}, {channels}] -> float32 [B, {count}], any B
 print(classes[int(logits[0].argmax())])    # jax.nn.{loss}(logits) gives probabilities{each}
 ```
 
 The first call for a number of images compiles; `jax.jit(program.call)` keeps the compiled program like any function.
 
-Images are RGB: {resizing}
+Images have {kind}: {resizing}
 {scaling}
 
 Made from {source}, {weights}, by jax {version}, calling convention {calling_convention}. jax reads programs of versions
 up to six months older than itself; see "Compatibility guarantees" in the documentation of jax.export.
 """
 SCALING = {
-    "uint8": "The program itself divides by 255, subtracts {mean} and divides by {std}.",
-    "float32": "Then the caller divides by 255, subtracts {mean} by colour and divides by {std}.",
+    "uint8": "The program itself divides by {largest}, subtracts {mean} and divides by {std}.",
+    "float32": "Then the caller divides by {largest}, subtracts {mean} by channel and divides by {std}.",
 }
 
 
 def program_of(trained: Trained, input_kind: str = "uint8") -> Callable[[jax.Array], jax.Array]:
-    """A model with weights -> images [B, H, W, 3] (uint8 pixels; float32: normalised) -> logits [B, K] float32.
+    """A model with weights -> images [B, H, W, C] (uint8: pixels; float32: normalised) -> logits [B, K] float32.
 
     Attention has one implementation on TPUs and another elsewhere, both plain XLA operations: a kernel for one kind of
     device would not run on the others.
     """
-    mean, std = (np.array(values, np.float32) for values in (trained.images.mean, trained.images.std))
 
     def logits(device_kind: str, images: jax.Array) -> jax.Array:
         model = fast.replace(trained.model, implementation="xla", device_kind=device_kind)
@@ -92,7 +92,7 @@ def program_of(trained: Trained, input_kind: str = "uint8") -> Callable[[jax.Arr
 
     def program(images: jax.Array) -> jax.Array:
         if input_kind == "uint8":
-            images = (images.astype(jnp.float32) / 255 - mean) / std
+            images = normalize(images, trained.images)
         tpu, others = functools.partial(logits, "TPU"), functools.partial(logits, "cpu")
         return jax.lax.platform_dependent(images, tpu=tpu, default=others)
 
@@ -102,26 +102,29 @@ def program_of(trained: Trained, input_kind: str = "uint8") -> Callable[[jax.Arr
 def export_program(trained: Trained, input_kind: str = "uint8") -> jax_export.Exported:
     """-> the program for every platform of PLATFORMS, its number of images symbolic."""
     (batch,) = jax_export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((batch, *trained.model.input_shape), jnp.dtype(input_kind))
+    images = jax.ShapeDtypeStruct((batch, *trained.model.input_shape), _dtype(trained, input_kind))
     return jax_export.export(jax.jit(program_of(trained, input_kind)), platforms=PLATFORMS)(images)
 
 
 def write_program(trained: Trained, folder: Path, input_kind: str = "uint8") -> Path:
     """Exports into a folder (see the module) -> the program's path. A program that is there already is replaced."""
     exported = export_program(trained, input_kind)
-    height, width = trained.model.input_size
+    height, width, channels = trained.model.input_shape
+    images = trained.images
     text = README.format(
         name=trained.name,
         program=PROGRAM_FILE,
         classes=CLASSES_FILE,
-        input=input_kind,
+        input=_dtype(trained, input_kind),
+        channels=channels,
+        kind={1: "one channel (grey)", 3: "three channels (RGB)"}.get(channels, f"{channels} channels"),
         height=height,
         width=width,
         count=trained.model.num_classes,
         loss=trained.loss,
         each="" if trained.loss == "softmax" else ", of each class by itself",
         resizing=_resizing(trained),
-        scaling=SCALING[input_kind].format(mean=trained.images.mean, std=trained.images.std),
+        scaling=SCALING[input_kind].format(largest=2**images.pixel_bits - 1, mean=images.mean, std=images.std),
         source=names.printable(Path(trained.source).name),
         weights=trained.weights,
         version=jax.__version__,
@@ -142,11 +145,17 @@ def check_program(path: Path, trained: Trained, input_kind: str = "uint8") -> di
     started = time.perf_counter()
     program = jax_export.deserialize(path.read_bytes())
     seconds = time.perf_counter() - started
-    pixels = np.random.default_rng(0).integers(0, 256, (3, *trained.model.input_shape)).astype(np.uint8)
-    images = (pixels.astype(np.float32) / 255 - trained.images.mean) / trained.images.std
-    expected = jax.jit(trained.model.apply)(trained.variables, images.astype(np.float32))
-    found = program.call(pixels if input_kind == "uint8" else images.astype(np.float32))
+    dtype = _dtype(trained, "uint8")
+    pixels = np.random.default_rng(0).integers(0, jnp.iinfo(dtype).max, (3, *trained.model.input_shape), dtype)
+    images = normalize(pixels, trained.images)
+    expected = jax.jit(trained.model.apply)(trained.variables, images)
+    found = program.call(pixels if input_kind == "uint8" else images)
     return {"megabytes": size, "seconds": seconds, "difference": float(jnp.abs(found - expected).max())}
+
+
+def _dtype(trained: Trained, input_kind: str) -> np.dtype:
+    """Of the program's images: "uint8" stands for pixels, which may have 16 bits."""
+    return np.dtype("uint16" if input_kind == "uint8" and trained.images.pixel_bits == 16 else input_kind)
 
 
 def _resizing(trained: Trained) -> str:
@@ -166,7 +175,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", required=True, type=Path, help="a folder; with safetensors a file")
     add_source_flags(parser)
     parser.add_argument("--format", choices=("stablehlo", "safetensors"), default="stablehlo")
-    parser.add_argument("--input", choices=INPUTS, default="uint8", help="pixels, or normalised images")
+    pixels = "pixels (uint16, where they have 16 bits), or normalised images"
+    parser.add_argument("--input", choices=INPUTS, default="uint8", help=pixels)
     parser.add_argument("--image-size", type=int, help="pixels, a side; the model's own unless given")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the arithmetic; the run's unless given")
     options = parser.parse(arguments)

@@ -40,6 +40,7 @@ from tnt_jax.analysis.figures import INNER_FIGURES, chosen_figures, draw
 from tnt_jax.analysis.page import read_summary
 from tnt_jax.analysis.panels import save_figure, slug
 from tnt_jax.analysis.subject import Subject, read_image
+from tnt_jax.data.decoding import RGB, Channels
 from tnt_jax.models.variants import VARIANTS, create_model, update
 from tnt_jax.pretrained.sources import BEST
 from tnt_jax.tools import command_line
@@ -78,7 +79,7 @@ def subject_of(trained: Trained, workdir: Path | None) -> Subject:
     title = TITLES[trained.name] if workdir is None else f"{kind} ({workdir.absolute().name})"
     model = update(trained.model, dtype=jnp.float32)
     mean, std = tuple(trained.images.mean), tuple(trained.images.std)
-    return Subject(title, model, trained.variables, mean, std, trained.weights)
+    return Subject(title, model, trained.variables, mean, std, trained.weights, trained.images.pixel_bits)
 
 
 def open_subjects(sources: str, weights: str = BEST) -> list[Subject]:
@@ -94,10 +95,10 @@ def open_subjects(sources: str, weights: str = BEST) -> list[Subject]:
     ]
 
 
-def open_image(image: str, sources: str, changes: Sequence[str] = ()) -> np.ndarray:
-    """A file, or eval:K of the first workdir among the sources -> [H, W, 3] uint8. Raises as read_image."""
+def open_image(image: str, sources: str, changes: Sequence[str] = (), channels: Channels = RGB) -> np.ndarray:
+    """A file, or eval:K of the first workdir among the sources -> [H, W, C]. Raises as read_image."""
     if not image.startswith(EXAMPLE):
-        return read_image(image)
+        return read_image(image, channels)
     number = image.removeprefix(EXAMPLE)
     if not number.isdecimal():
         raise ValueError(f"--image={image}: after {EXAMPLE} stands the image's number, from 0")
@@ -107,7 +108,7 @@ def open_image(image: str, sources: str, changes: Sequence[str] = ()) -> np.ndar
     from tnt_jax.data.sources import read_example
 
     settings = check_run(workdir, changes).data
-    return read_example(settings, settings.eval_split, int(number))
+    return read_example(settings, settings.eval_split, int(number), channels.count)
 
 
 def draw_run(workdir: Path, options: argparse.Namespace) -> str:
@@ -144,8 +145,11 @@ def draw_run(workdir: Path, options: argparse.Namespace) -> str:
 def draw_models(options: argparse.Namespace) -> None:
     """Draws the paper's figures of --models, writes them one by one and prints their paths."""
     figures = chosen_figures(options.figure)
-    pixels = open_image(options.image, options.models, options.changes)
     subjects = open_subjects(options.models, options.weights)
+    if len(kinds := {subject.channels for subject in subjects}) > 1:
+        words = " and ".join(f"{kind.count} channels of {kind.bits} bits" for kind in sorted(kinds))
+        raise ValueError(f"--models={options.models}: their images have {words}; one image cannot serve them all")
+    pixels = open_image(options.image, options.models, options.changes, kinds.pop())
     for subject in subjects:
         if subject.weights:
             command_line.log(subject.heading)

@@ -38,7 +38,8 @@ def draw_figures(
     names = chosen_figures(figures)
     if figures == "all" and not trained.model.inner_blocks:
         names = [name for name in names if name not in INNER_FIGURES]
-    subject, pixels, found = subject_of(trained, workdir), open_image(image, str(workdir), changes), {}
+    subject, found = subject_of(trained, workdir), {}
+    pixels = open_image(image, str(workdir), changes, subject.channels)
     with tempfile.TemporaryDirectory() as folder:
         for name, drawn in draw([subject], pixels, names):
             found[name] = save_figure(drawn, Path(folder), name, dpi=110)[0].read_bytes()
