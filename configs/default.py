@@ -140,11 +140,15 @@ def get_config() -> ml_collections.ConfigDict:
     data.mean = (0.5, 0.5, 0.5)  # of the pixels in 0..1; a number a channel, or one for all: (0.5,)
     data.std = (0.5, 0.5, 0.5)  # likewise
     data.repeated_augmentation = 3  # augmented copies of an image in a global batch; 1: none
+    # "random_resized", or DeiT III's "simple": resized to cover the size, then cut out anywhere, four pixels beyond the
+    # edges included (reflected); crop_area and crop_aspect are not read.
+    data.crop = "random_resized"
     data.crop_area = (0.08, 1.0)  # random resized crop: fraction of the image's area ...
     data.crop_aspect = (3 / 4, 4 / 3)  # ... and width / height
     data.train_interpolation = "random"  # "bilinear", "bicubic", or "random" (either, for each image)
     data.flip_probability = 0.5  # left-right
     data.randaugment = "rand-m9-mstd0.5-inc1"  # timm's notation; empty: none
+    data.three_augment = False  # DeiT III's, where randaugment is empty: grey, solarised or blurred, one of them
     data.color_jitter = 0.4  # brightness, contrast, saturation by up to this; only where randaugment is empty
     data.eval_crop_fraction = 0.9  # of the resized image's shorter side
     data.eval_interpolation = "bicubic"  # or "bilinear"

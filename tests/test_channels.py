@@ -43,7 +43,11 @@ def test_a_folder_is_trained_on_evaluated_and_read_by_every_tool(kind, tmp_path,
     root, workdir = tmp_path / "images", tmp_path / "run"
     write_folder(root, *shape)
     config = tiny_config(
-        data__name="folder", data__directory=str(root), data__eval_split="test", data__repeated_augmentation=1, **changes
+        data__name="folder",
+        data__directory=str(root),
+        data__eval_split="test",
+        data__repeated_augmentation=1,
+        **changes,
     )
     config.model.in_channels = shape[2]
     config.batch_size, config.eval_batch_size, config.steps = 8, 8, 2

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from configs.default import get_config
 from tnt_jax.data import augment, decoding, randaugment
@@ -267,3 +267,60 @@ def test_the_fill_is_the_mean_of_each_channel():
             seen |= set(map(tuple, pixels.reshape(-1, pixels.shape[-1]).tolist()))
         count = len(Image.new(image, (1, 1)).getbands())
         assert tuple(round(255 * value) for value in np.broadcast_to(mean, count)) in seen
+
+
+def test_three_augment_is_deits_on_the_same_draws(photographs):
+    """Its augment.py: RandomChoice of Grayscale(3), ImageOps.solarize and GaussianBlur; then ColorJitter."""
+    plain, settings, seen = settings_with(), settings_with(three_augment=True, color_jitter=0.3), []
+    for number in range(24):
+        drawn = augment.draw(np.array([number, 3]), settings)
+        operation, strength = drawn.choices[2:4].tolist()
+        image = Image.fromarray(made(photographs[0], (number, 3), plain, (32, 24)))
+        seen.append(int(3 * operation))
+        grey = image.convert("L")
+        image = [
+            Image.merge("RGB", (grey, grey, grey)),
+            ImageOps.solarize(image),
+            image.filter(ImageFilter.GaussianBlur(0.1 + 1.9 * strength)),
+        ][seen[-1]]
+        for each in drawn.choices[7:].astype(int).tolist():
+            image = augment._JITTER[each](image).enhance(float(drawn.choices[4 + each]))
+        np.testing.assert_array_equal(made(photographs[0], (number, 3), settings, (32, 24)), image)
+    assert set(seen) == {0, 1, 2}
+    many = augment.draw(np.stack([np.arange(6000), np.full(6000, 5)], axis=1), settings_with(three_augment=True))
+    shares = np.bincount((3 * many.choices[:, 2]).astype(int)) / 6000
+    assert np.abs(shares - 1 / 3).max() < 5 * math.sqrt(2 / 9 / 6000)
+
+
+def test_a_simple_crop_is_torchvisions_on_the_same_draws(photographs):
+    """Resize(side), then RandomCrop(side, padding=4, padding_mode="reflect"), its corners uniform whole numbers."""
+    settings, corners = settings_with(crop="simple", flip_probability=0.0), set()
+    photograph = photographs[1]
+    for number in range(30):
+        drawn = augment.draw(np.array([number, 3]), settings)
+        found = augment.train_image(photograph, drawn, settings, (32, 32))
+        width, height = (32 * side // min(photograph.size) for side in photograph.size)
+        resized = np.asarray(photograph.resize((width, height), Image.Resampling.BICUBIC))
+        padded = np.pad(resized, ((4, 4), (4, 4), (0, 0)), "reflect")
+        room = height + 8 - 32 + 1, width + 8 - 32 + 1
+        top, left = (int(share * count) for share, count in zip(drawn.corner, room, strict=True))
+        corners.add((top, left))
+        np.testing.assert_array_equal(found, padded[top : top + 32, left : left + 32])
+    assert len({top for top, _ in corners}) > 5
+    assert augment.train_image(photograph, drawn, settings, (24, 40)).shape == (24, 40, 3)
+    five = decoding.from_array(np.asarray(photograph)[..., [0, 1, 2, 0, 1]])
+    np.testing.assert_array_equal(augment.train_image(five, drawn, settings, (32, 32))[..., :3], found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"three_augment": True, "randaugment": "rand-m9"}, "three_augment=True and config.data.randaugment='rand-m9'"),
+        ({"three_augment": True, "on_device": True}, "data.three_augment to False"),
+        ({"crop": "simple", "on_device": True}, "random resized crops alone"),
+        ({"crop": "centre"}, "must be one of random_resized, simple"),
+    ],
+)
+def test_what_excludes_another_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        settings_with(**changes)

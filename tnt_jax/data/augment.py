@@ -1,7 +1,8 @@
-"""From a decoded image to the network's size, by Pillow: crop, resize, flip, RandAugment or colour jitter.
+"""From a decoded image to the network's size, by Pillow: crop, resize, flip, RandAugment, three-augment, colour jitter.
 
 What is drawn (`draw`) is a function of the seeds alone. The recipe is timm's, pixel for pixel on the same draws: random
-resized crop, flip, then RandAugment, or colour jitter where there is none. Random erasing and mixing happen later, on
+resized crop, flip, then RandAugment, or colour jitter where there is none. DeiT III's is there too (Touvron et al.,
+arXiv 2204.07118): a simple crop, and three-augment before colour jitter. Random erasing and mixing happen later, on
 the device.
 """
 
@@ -9,13 +10,15 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from tnt_jax.data import draws, randaugment
-from tnt_jax.data.decoding import Pixels, as_array
+from tnt_jax.data.decoding import Pixels, as_array, from_array
 from tnt_jax.data.settings import DataSettings, EvalImages
 
 _CROP_TRIES = 10
+_PADDING = 4  # pixels on each side of the image that a simple crop is taken of
+_BLUR = (0.1, 2.0)  # three-augment's, the deviation in pixels
 _JITTER = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 _RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -25,7 +28,9 @@ class Draws(NamedTuple):
 
     tries: np.ndarray  # [..., 10, 2]: crops as (rows, columns), multiples of the square root of the image's pixels
     corner: np.ndarray  # [..., 2]: where the crop lies, rows and columns, uniform in 0..1
-    choices: np.ndarray  # [..., n]: bicubic, flip, then RandAugment's Draws, or colour jitter's factors and order
+    choices: (
+        np.ndarray
+    )  # [..., n]: bicubic, flip, then RandAugment's Draws, or three-augment's two, colour jitter's six
 
 
 def draw(seeds: np.ndarray, settings: DataSettings) -> Draws:
@@ -43,7 +48,9 @@ def draw(seeds: np.ndarray, settings: DataSettings) -> Draws:
     parts.append(uniform[..., 3:] < settings.flip_probability)
     if settings.randaugment:
         parts += randaugment.draw(seeds, randaugment.parse(settings.randaugment), settings.train_interpolation)
-    elif settings.color_jitter:
+    if settings.three_augment:
+        parts.append(draws.uniform(seeds, draws.THREE, 2))
+    if settings.color_jitter and not settings.randaugment:
         jitter = draws.uniform(seeds, draws.JITTER, 6)
         low, high = 1.0 - settings.color_jitter, 1.0 + settings.color_jitter
         parts += [low + (high - low) * jitter[..., :3], np.argsort(jitter[..., 3:], axis=-1)]
@@ -53,20 +60,26 @@ def draw(seeds: np.ndarray, settings: DataSettings) -> Draws:
 
 def train_image(image: Pixels, chosen: Draws, settings: DataSettings, image_size: tuple[int, int]) -> np.ndarray:
     """Image and the choices for one copy of it (of `draw`, no leading axes) -> [H, W, C], uint8 or uint16."""
-    left, top, width, height = crop_box(image.size, chosen, settings)
     bicubic, flip = chosen.choices[:2] > 0
-    image = image.crop((left, top, left + width, top + height))
-    image = image.resize(image_size[::-1], _RESAMPLE["bicubic" if bicubic else "bilinear"])
+    resample, choices = _RESAMPLE["bicubic" if bicubic else "bilinear"], chosen.choices[2:]
+    if settings.crop == "simple":
+        image = simple_crop(image, chosen.corner, image_size, resample)
+    else:
+        left, top, width, height = crop_box(image.size, chosen, settings)
+        image = image.crop((left, top, left + width, top + height)).resize(image_size[::-1], resample)
     if flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if settings.randaugment:
         policy = randaugment.parse(settings.randaugment)
         mean = np.broadcast_to(settings.mean, len(image.getbands())).tolist()
         fill = tuple(max(0, min(255, round(255 * value))) for value in mean)
-        image = randaugment.apply(image, randaugment.Draws(*chosen.choices[2:].reshape(5, -1)), policy, fill)
-    elif settings.color_jitter:  # torchvision's ColorJitter without hue
-        factors, order = chosen.choices[2:5].tolist(), chosen.choices[5:].astype(int).tolist()
-        for number in order:
+        image = randaugment.apply(image, randaugment.Draws(*choices.reshape(5, -1)), policy, fill)
+        return as_array(image)
+    if settings.three_augment:
+        image, choices = three_augment(image, *choices[:2].tolist()), choices[2:]
+    if settings.color_jitter:  # torchvision's ColorJitter without hue
+        factors = choices[:3].tolist()
+        for number in choices[3:].astype(int).tolist():
             image = _JITTER[number](image).enhance(factors[number])
     return as_array(image)
 
@@ -88,6 +101,29 @@ def crop_box(size: tuple[int, int], chosen: Draws, settings: DataSettings) -> tu
     return (columns - width) // 2, (rows - height) // 2, width, height
 
 
+def simple_crop(image: Pixels, corner: np.ndarray, image_size: tuple[int, int], resample: int) -> Pixels:
+    """DeiT III's: resized until it covers image_size, then a part of that size, anywhere in the image and a margin.
+
+    The margin is the image's own, reflected. corner [2]: rows and columns, uniform in 0..1.
+    """
+    array = as_array(image.resize(_covering(image.size, image_size[::-1]), resample))
+    array = np.pad(array, ((_PADDING, _PADDING), (_PADDING, _PADDING), (0, 0)), "reflect")
+    room = np.subtract(array.shape[:2], image_size)
+    top, left = (corner * (room + 1)).astype(int).tolist()
+    return from_array(array[top : top + image_size[0], left : left + image_size[1]])
+
+
+def three_augment(image: Image.Image, operation: float, strength: float) -> Image.Image:
+    """Two numbers, uniform in 0..1 -> the image in grey, solarised (inverted from 128 on) or blurred."""
+    match int(3 * operation):
+        case 0:
+            return image.convert("L").convert(image.mode)
+        case 1:
+            return ImageOps.solarize(image)
+    low, high = _BLUR
+    return image.filter(ImageFilter.GaussianBlur(low + (high - low) * strength))
+
+
 def eval_image(image: Pixels, settings: DataSettings | EvalImages, image_size: tuple[int, int]) -> np.ndarray:
     """Image -> [H, W, C], uint8 or uint16: resized, then the centre.
 
@@ -95,12 +131,15 @@ def eval_image(image: Pixels, settings: DataSettings | EvalImages, image_size: t
     square the shorter side becomes floor(side / fraction) and the longer is cut to whole pixels (torchvision's Resize);
     for another shape both sides cover the target and are rounded (timm's ResizeKeepRatio).
     """
-    target = [math.floor(side / settings.eval_crop_fraction) for side in image_size[::-1]]
-    if target[0] == target[1]:
-        size = [target[0] * side // min(image.size) for side in image.size]
-    else:
-        ratio = min(side / wanted for side, wanted in zip(image.size, target, strict=True))
-        size = [round(side / ratio) for side in image.size]
+    size = _covering(image.size, tuple(math.floor(side / settings.eval_crop_fraction) for side in image_size[::-1]))
     image = image.resize(size, _RESAMPLE[settings.eval_interpolation])
     left, top = (round((side - wanted) / 2) for side, wanted in zip(size, image_size[::-1], strict=True))
     return as_array(image.crop((left, top, left + image_size[1], top + image_size[0])))
+
+
+def _covering(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
+    """Sizes as (width, height) -> the smallest that covers the target, of the same aspect but for rounding."""
+    if target[0] == target[1]:
+        return tuple(target[0] * side // min(size) for side in size)
+    ratio = min(side / wanted for side, wanted in zip(size, target, strict=True))
+    return tuple(round(side / ratio) for side in size)

@@ -7,7 +7,7 @@ import numpy as np
 
 from tnt_jax.data.order import mix64
 
-CROP, CROP_CHOICES, POLICY, POLICY_NORMAL, POLICY_WEIGHTED, JITTER = range(1, 7)  # one number a purpose
+CROP, CROP_CHOICES, POLICY, POLICY_NORMAL, POLICY_WEIGHTED, JITTER, THREE = range(1, 8)  # one number a purpose
 BICUBIC_BELOW = {"random": 0.5, "bicubic": 1.0, "bilinear": 0.0}  # data.train_interpolation, of a uniform draw
 
 

@@ -50,11 +50,13 @@ class DataSettings(Group):
     mean: tuple[float, ...] = key(-1e6, 1e6)
     std: tuple[float, ...] = key(1e-6, 1e6)
     repeated_augmentation: int = key(1, INT32)
+    crop: str = key(choices=("random_resized", "simple"), before="random_resized")
     crop_area: tuple[float, float] = key(above=0, high=1)
     crop_aspect: tuple[float, float] = key(1e-3, 1e3)
     train_interpolation: str = key(choices=(*INTERPOLATIONS, "random"))
     flip_probability: float = key(0, 1)
     randaugment: str
+    three_augment: bool = key(before=False)
     color_jitter: float = key(0, 1)
     eval_crop_fraction: float = key(0.01, 1)
     eval_interpolation: str = key(choices=INTERPOLATIONS)
@@ -79,8 +81,19 @@ class DataSettings(Group):
                 raise ValueError(f"config.data.{name}={(low, high)}: the first number is the smallest; swap them.")
         if self.randaugment:
             randaugment.parse(self.randaugment)
-        if self.on_device and (self.randaugment or self.color_jitter):
+        if self.randaugment and self.three_augment:
+            raise ValueError(
+                f"config.data.three_augment=True and config.data.randaugment={self.randaugment!r} exclude each other: "
+                "set data.randaugment to '', or data.three_augment to False."
+            )
+        if self.on_device and (self.randaugment or self.color_jitter or self.three_augment):
             raise ValueError(
                 "config.data.on_device=True crops and flips on the device and has no operations on colours there: set "
-                f"data.randaugment={self.randaugment!r} to '' and data.color_jitter={self.color_jitter} to 0."
+                f"data.randaugment={self.randaugment!r} to '', data.color_jitter={self.color_jitter} to 0 and "
+                "data.three_augment to False."
+            )
+        if self.on_device and self.crop != "random_resized":
+            raise ValueError(
+                f"config.data.on_device=True has random resized crops alone, not data.crop={self.crop!r}: set one of "
+                "the two to its default, False or 'random_resized'."
             )

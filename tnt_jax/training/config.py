@@ -318,11 +318,14 @@ def _check_images(data: DataSettings, channels: int) -> None:
                 f"config.data.{name}={short_repr(values)} does not fit config.model.in_channels={channels}: give one "
                 f'number a channel, or one for all, such as --config.data.{name}="(0.5,)".'
             )
-    if (channels not in (1, 3) or data.pixel_bits != 8) and (data.randaugment or data.color_jitter):
+    if (channels not in (1, 3) or data.pixel_bits != 8) and (
+        data.randaugment or data.three_augment or data.color_jitter
+    ):
         raise ValueError(
-            f"config.data.randaugment={short_repr(data.randaugment)} and config.data.color_jitter="
-            f"{data.color_jitter:g} are for one and three channels of 8 bits, not for config.model.in_channels="
-            f'{channels}, config.data.pixel_bits={data.pixel_bits}. Set data.randaugment="" and data.color_jitter=0.'
+            f"config.data.randaugment={short_repr(data.randaugment)}, three_augment={data.three_augment} and "
+            f"color_jitter={data.color_jitter:g} are for one and three channels of 8 bits, not for "
+            f"config.model.in_channels={channels} with config.data.pixel_bits={data.pixel_bits}. Set "
+            'data.randaugment="", data.three_augment=False and data.color_jitter=0.'
         )
 
 
