@@ -2,7 +2,7 @@
 
     python -m tests.fuzz.images [--files 20000] [--seed 0]
 
-Writes random JPEG, PNG, GIF, WebP, BMP and TIFF files of all kinds that Pillow writes, changes some of their bytes,
+Writes random JPEG, PNG, GIF, WebP, BMP, TIFF and .npy files of all kinds that Pillow and NumPy write, changes bytes,
 cuts them off or joins two, and decodes them as training does. Prints how many of each format were decoded and refused.
 A file that raises another error, or takes more than a second of the processor, or a gigabyte, is kept in the current
 folder as damaged.bin. One that ends the process (a fault in a library) is there too: it is written before.
@@ -34,7 +34,9 @@ KINDS = {
         ("RGB", {"compression": "jpeg"}),
         ("1", {"compression": "group4"}),
         ("L", MANY),
+        ("RGBX", {}),
     ),
+    "NPY": (("RGB", {}), ("I;16", {})),
 }
 SUSPECT = Path("damaged.bin")
 SECONDS, BYTES = 1.0, 1 << 30
@@ -54,7 +56,10 @@ def some_file(random: np.random.Generator, kind: str) -> bytes:
     if "save_all" in options:
         options = options | {"append_images": [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]}
     file = io.BytesIO()
-    image.save(file, kind, **options)
+    if kind == "NPY":
+        np.save(file, np.atleast_3d(np.asarray(image)))
+    else:
+        image.save(file, kind, **options)
     return file.getvalue()
 
 
@@ -88,9 +93,10 @@ def run(files: int, random: np.random.Generator) -> dict[str, dict[str, int]]:
         SUSPECT.write_bytes(data)
         started = time.process_time()
         try:
-            image = decoding.decode(data, upright=bool(random.integers(2)))
-            if image.width * image.height < 1 << 24:
-                image.resize((8, 8))
+            channels = decoding.Channels(int(random.choice([1, 3, 4])), int(random.choice([8, 16])))
+            image = decoding.decode(data, bool(random.integers(2)), channels)
+            if image.size[0] * image.size[1] < 1 << 24:
+                image.resize((8, 8), Image.Resampling.BICUBIC)
             counts[kind]["decoded"] += 1
         except decoding.Undecodable:
             counts[kind]["refused"] += 1

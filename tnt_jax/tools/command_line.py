@@ -151,6 +151,14 @@ def at_least(least: int, kind: type[int] | type[float] = int) -> Callable[[str],
     return number
 
 
+def image_size(text: str) -> int | tuple[int, int]:
+    """A type for add_argument: "384", a side, or "384x512", height and width in pixels."""
+    sides = tuple(int(side) for side in text.split("x"))
+    if len(sides) > 2 or min(sides) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no image size; give a side, or HEIGHTxWIDTH")
+    return sides if len(sides) == 2 else sides[0]
+
+
 def _with_dashes(word: str) -> str:
     """--batch_size=8 -> --batch-size=8; what is no flag stays as it is."""
     name, equals, value = word.partition("=")

@@ -137,24 +137,12 @@ def _render(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def parse_image_size(text: str) -> int | tuple[int, int]:
-    """ "384" -> 384; "384x512" (height x width) -> (384, 512).
-
-    Raises:
-      ValueError: neither.
-    """
-    sides = [int(side) for side in text.split("x")]
-    if len(sides) > 2:
-        raise ValueError(f"{text!r} is no image size; give a side, or HEIGHTxWIDTH")
-    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command-line arguments (None: the process's) -> the report on standard output."""
     parser = command_line.Parser("complexity", __doc__)
     parser.add_argument("--model", default=_S, help=f"one of {', '.join(VARIANTS)}")
     size = "pixels, a side or HEIGHTxWIDTH; default: the model's"
-    parser.add_argument("--image-size", type=parse_image_size, help=size)
+    parser.add_argument("--image-size", type=command_line.image_size, help=size)
     xla = "show XLA's counts too (a second or two)"
     parser.add_argument("--xla", action=argparse.BooleanOptionalAction, default=True, help=xla)
     options = parser.parse(arguments)

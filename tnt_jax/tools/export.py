@@ -177,7 +177,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--format", choices=("stablehlo", "safetensors"), default="stablehlo")
     pixels = "pixels (uint16, where they have 16 bits), or normalised images"
     parser.add_argument("--input", choices=INPUTS, default="uint8", help=pixels)
-    parser.add_argument("--image-size", type=int, help="pixels, a side; the model's own unless given")
+    size = "pixels, a side or HEIGHTxWIDTH; the model's own unless given"
+    parser.add_argument("--image-size", type=command_line.image_size, help=size)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the arithmetic; the run's unless given")
     options = parser.parse(arguments)
     if options.format == "safetensors" and (options.input, options.dtype) != ("uint8", None):

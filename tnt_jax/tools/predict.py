@@ -4,11 +4,11 @@
     python -m tnt_jax.tools.predict --source=hf-hub:timm/tnt_s_patch16_224.in1k photos/ --format=csv --output=a.csv
 
 --source: a workdir, or a model's name and weights, NAME:FILE or NAME:hf-hub:OWNER/REPOSITORY (tools/trained.py). IMAGE
-is a file (JPEG, PNG, WebP, BMP, GIF, TIFF) or a folder, whose images are taken, those of its folders too; names that
-start with "." are not. Images are rotated as their EXIF tag says, then resized, cropped and normalised as for the run's
-evaluation, or as the published weights' authors do. Names with line ends, escape sequences or bytes that are no text
-have them as \\n, \\x1b, \\udcff in table and CSV; JSON has them exactly. Probabilities sum to 1, but not those of a
-run with config.loss=sigmoid, which are each class's own.
+is a file (JPEG, PNG, WebP, BMP, GIF, TIFF, .npy) or a folder, whose images are taken, those of its folders too; names
+that start with "." are not. They get the model's channels and bits (docs/data.md), are rotated as their EXIF tag says,
+then resized, cropped and normalised as for the run's evaluation, or as the published weights' authors do. Names with
+line ends, escape sequences or bytes that are no text have them as \\n, \\x1b, \\udcff in table and CSV; JSON has them
+exactly. Probabilities sum to 1, but not those of a run with config.loss=sigmoid, which are each class's own.
 
 Exit codes: 0 done; 1 some images could not be read (they are named, and the others predicted); 2 the command cannot
 work.
@@ -104,7 +104,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--above", type=float, help=above)
     size = "images at a time, over all devices (default 32)"
     parser.add_argument("--batch-size", type=command_line.at_least(1), default=32, help=size)
-    parser.add_argument("--image-size", type=int, help="pixels, a side; the model's own unless given")
+    size = "pixels, a side or HEIGHTxWIDTH; the model's own unless given"
+    parser.add_argument("--image-size", type=command_line.image_size, help=size)
     parser.add_argument("--format", choices=FORMATS, default="table")
     parser.add_argument("--output", type=Path, help="a file; standard output unless given")
     options = parser.parse(arguments)

@@ -59,9 +59,9 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def open_trained(
-    source: str, image_size: int | None = None, *, weights: str = BEST, changes: Sequence[str] = ()
+    source: str, image_size: int | tuple[int, int] | None = None, *, weights: str = BEST, changes: Sequence[str] = ()
 ) -> Trained:
-    """A source, image_size in pixels (None: the model's own; another interpolates the sentence positions) -> Trained.
+    """A source, a side or (H, W) in pixels (None: the model's own; others interpolate the positions) -> Trained.
 
     weights: "best", "raw" or "averaged", as in tnt_jax.load_pretrained; changes: --config.KEY=VALUE of a run's
     configuration. Raises ValueError or FileNotFoundError with the fix.

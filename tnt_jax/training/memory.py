@@ -42,11 +42,11 @@ def least_bytes(config: Config, model: TNT, devices: int) -> float:
     if model.inner_blocks:
         words = model.num_words
         activations += sentences * (words * model.inner_dim + model.inner_num_heads * words**2)
-    pixels = math.prod(model.input_shape)
+    pixels, pixel_bytes = math.prod(model.input_shape), config.data.pixel_bits // 8
     moments = {"adamw": 2, "lamb": 2, "lion": 1, "muon": 1}.get(config.optimizer, 0)
     # Of frozen parameters there are but the weights; how many they are is not known here.
     copies = 1 + bool(config.ema_decay) + (0 if config.freeze else 1 + moments)
-    return 4.0 * copies * weights + item * images * activations + (4 * images + waiting) * pixels
+    return 4.0 * copies * weights + item * images * activations + (4 * images + pixel_bytes * waiting) * pixels
 
 
 def check_memory(config: Config, model: TNT) -> None:

@@ -114,14 +114,15 @@ def batch_shapes(
 
     Raises ValueError for data.on_device without `examples`.
     """
-    array, channels = jax.ShapeDtypeStruct, config.model.in_channels
+    array, kind = jax.ShapeDtypeStruct, jnp.dtype(f"uint{config.data.pixel_bits}")
+    channels = config.model.in_channels
     if not config.data.on_device:
-        images = {"image": array((local, *config.model.input_size, channels), jnp.uint8)}
+        images = {"image": array((local, *config.model.input_size, channels), kind)}
     elif examples is None:
         raise ValueError(
             "config.data.on_device=True: give the number of examples and their size, such as --examples=50000x32x32."
         )
     else:
-        images = {"examples": array((*examples, channels), jnp.uint8), "seed": array((local, 2), jnp.uint32)}
+        images = {"examples": array((*examples, channels), kind), "seed": array((local, 2), jnp.uint32)}
     kinds = {"label": jnp.int32, "mask": jnp.float32, "index": jnp.int32}
     return images | {name: array((local,), kind) for name, kind in kinds.items()}
