@@ -30,7 +30,7 @@ def small(monkeypatch):
     sizes = {"deit_small_patch16_224": {"tnt_blocks": ()}, "tnt_s_patch16_224": {}}
     models = {name: small_model(depth=1, **changes) for name, changes in sizes.items()}
     monkeypatch.setattr(figures, "create_model", models.__getitem__)
-    monkeypatch.setattr("tnt_jax.tools.trained.create_model", lambda name, **changes: update(models[name], **changes))
+    monkeypatch.setattr("tnt_jax.pretrained.load.create_model", lambda name, **changes: update(models[name], **changes))
     return models
 
 
