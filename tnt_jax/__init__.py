@@ -4,6 +4,8 @@ import importlib
 
 _HOMES = {
     "create_model": "tnt_jax.models.variants",
+    "forward_features": "tnt_jax.models.intermediates",
+    "forward_intermediates": "tnt_jax.models.intermediates",
     "load_model": "tnt_jax.pretrained",
     "load_pretrained": "tnt_jax.pretrained",
     "save_pretrained": "tnt_jax.pretrained",
