@@ -15,9 +15,12 @@ NAMES = ("dark", "light")
 PLAIN = {"data__randaugment": "", "data__color_jitter": 0.0}
 KINDS = {  # height, width, channels, bits -> changes of the config
     "grey": ((12, 10, 1, 16), {"data__pixel_bits": 16, "data__mean": (0.3,), "data__std": (0.2,), **PLAIN}),
-    "alpha": ((10, 12, 4, 8), {"data__mean": (0.5, 0.5, 0.5, 0.9), "data__std": (0.5, 0.5, 0.5, 0.2), **PLAIN}),
+    "alpha": (
+        (10, 12, 4, 8),
+        {"data__mean": (0.5, 0.5, 0.5, 0.9), "data__std": (0.5, 0.5, 0.5, 0.2), "data__on_device": True, **PLAIN},
+    ),
     "wide": ((10, 16, 3, 8), {"model__image_size": (8, 12)}),
-    "five": ((11, 9, 5, 8), {"data__mean": (0.4,), "data__std": (0.3,), "data__on_device": False, **PLAIN}),
+    "five": ((11, 9, 5, 8), {"data__mean": (0.4,), "data__std": (0.3,), **PLAIN}),
 }
 
 

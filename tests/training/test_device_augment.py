@@ -146,3 +146,19 @@ def test_the_number_of_devices_changes_nothing(devices):
     shared = jax.pmap(lambda i, t: both(key, i, t, "batch"), axis_name="batch")(*cut)
     for one, many in zip(whole, shared, strict=True):
         np.testing.assert_allclose(many.reshape(one.shape), one, atol=1e-6)
+
+
+@pytest.mark.parametrize(("bits", "mean"), [(8, (0.5,)), (8, (0.1, 0.2, 0.3, 0.4, 0.5)), (16, (0.25,))])
+def test_any_channels_are_normalised_mixed_and_erased(bits, mean):
+    config = checked_config(
+        model__in_channels=5, data__pixel_bits=bits, data__mean=mean, data__std=(0.5,), data__randaugment="",
+        data__color_jitter=0.0, mixing__mixup_alpha=0.8, mixing__cutmix_alpha=1.0, mixing__erase_probability=1.0,
+    )  # fmt: skip
+    pixels = np.random.default_rng(0).integers(0, 2**bits, (4, 16, 24, 5)).astype(f"uint{bits}")
+    images = device_augment.normalize(pixels, config.data)
+    np.testing.assert_allclose(images, (pixels / (2**bits - 1) - mean) / 0.5, atol=1e-5)
+    mixed, _ = device_augment.mix(jax.random.key(1), images, jnp.eye(4), config.mixing)
+    erased = device_augment.random_erase(jax.random.key(2), mixed, config.mixing)
+    changed = np.asarray(erased != mixed)
+    assert erased.shape == images.shape and changed.any((1, 2, 3)).all()
+    assert (changed == changed[..., :1]).all()  # the same box in all channels

@@ -33,7 +33,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict[str, object]:
-        """-> "image" (a file's bytes, or uint8 [h, w, c]) and "label" (a number, or an array of several)."""
+        """-> "image" (a file's bytes, or an array [h, w, c]) and "label" (a number, or an array of several)."""
 
     def labels(self) -> np.ndarray:
         """All labels of all examples, int [n]; reads every record where they are nowhere else."""

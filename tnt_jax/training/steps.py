@@ -121,8 +121,8 @@ def train_step(
 
     The state's parameters are block by block or, for a model that scans, stacked (state.stack_layers).
 
-    batch: image [b, H, W, 3] uint8, label [b] int32 (or labels, see labels_of), mask [b] float32; of a data set on the
-    device (ResidentPipeline) its examples [n, h, w, 3] uint8, index [b] and seed [b, 2] in place of image; with a
+    batch: image [b, H, W, C] uint8 or uint16, label [b] int32 (or labels, see labels_of), mask [b] float32; of a data
+    set on the device (ResidentPipeline) its examples [n, h, w, C], index [b] and seed [b, 2] in place of image; with a
     teacher its parameters too, "teacher". class_weights [K]: see losses.py. Read by the loop: `sums`, the running sums
     since the last line of the log (they start anew after every `log_every_steps` updates, in here, so that a resumed
     run sums up the same); `learning_rate`, `loss` and `gradient_norm` of this update; `finite`, whether this step's
