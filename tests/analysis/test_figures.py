@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from tests.models.helpers import random_variables, small_model
 from tnt_jax.analysis import figures, maps
-from tnt_jax.analysis.panels import chosen_blocks, put_title, save_figure
+from tnt_jax.analysis.panels import chosen_blocks, put_title, save_figure, visible
 from tnt_jax.analysis.subject import Subject, fit, map_size, read_image
 from tnt_jax.models.variants import create_model
 
@@ -172,6 +172,19 @@ def test_feature_maps_of_the_papers_size(size, larger):
 
 def test_feature_maps_of_small_models_are_as_much_larger():
     assert map_size(small_model(image_size=16)) == (72, 72)  # 16 x 1024 / 224 is 73.1
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 5])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_an_image_of_any_channels_is_shown_and_fitted(channels, dtype):
+    """Four show their first three; one, two and five their mean, grey. Of sixteen bits the eye gets eight."""
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, (6, 9, channels)).astype(dtype)
+    shown, upper = visible(pixels), (pixels >> (8 * (dtype == np.uint16))).astype(np.uint8)
+    assert shown.shape == (6, 9, 3) and shown.dtype == np.uint8
+    expected = upper[..., :3] if channels == 4 else upper.mean(-1, keepdims=True).round()
+    np.testing.assert_array_equal(shown, np.broadcast_to(expected, shown.shape))
+    np.testing.assert_array_equal(fit(pixels[:, 1:], (6, 6)), pixels[:, 2:8])
+    assert fit(pixels, (3, 4)).dtype == dtype
 
 
 def test_images_are_read_upright_and_what_is_none_is_an_error(tmp_path):

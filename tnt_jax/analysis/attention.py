@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tnt_jax.analysis.panels import draw_over, put_title, show_image
+from tnt_jax.analysis.panels import draw_over, put_title, show_image, unread
 from tnt_jax.analysis.style import RED, save, style
 from tnt_jax.models.tnt import TNT
 from tnt_jax.names import figure_label
@@ -56,5 +56,6 @@ def draw_class_token_attention(
             show_image(axes[0], image, title if right else f"{title}, taken for {names[predicted]}")
             axes[0].title.set_color("black" if right else RED)
             draw_over(axes[1], image, attention)
-        put_title(figure, "Test images, and where the class token of the last block looks (bright: more)")
+        looks = "Test images, and where the class token of the last block looks (bright: more)"
+        put_title(figure, looks + unread(model))
         return save(figure, Path(path), dpi=150)

@@ -12,7 +12,7 @@ from matplotlib.colors import LogNorm
 
 from tnt_jax.analysis import maps
 from tnt_jax.analysis.inner_figure import inner_attention
-from tnt_jax.analysis.panels import Drawn, check_inner, chosen_blocks, draw_over, named, put_title, show_image
+from tnt_jax.analysis.panels import Drawn, check_inner, chosen_blocks, draw_over, named, put_title, show_image, unread
 from tnt_jax.analysis.queries import Query, parse_query
 from tnt_jax.analysis.style import BLUE, ORANGE, hide_axes, style
 from tnt_jax.analysis.subject import Subject, fit, map_size
@@ -224,7 +224,7 @@ def class_attention(subjects: Sequence[Subject], pixels: np.ndarray) -> Drawn:
             put_title(
                 part,
                 f"{subject.heading}: what the class token attends to in block {model.depth} "
-                f"(bright: more; {itself:.1%} goes to itself)",
+                f"(bright: more; {itself:.1%} goes to itself){unread(model)}",
             )
         return figure, arrays
 

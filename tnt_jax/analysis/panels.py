@@ -12,6 +12,7 @@ from matplotlib.figure import Figure, FigureBase
 
 from tnt_jax.analysis.style import hide_axes, save, style
 from tnt_jax.analysis.subject import Subject
+from tnt_jax.models.tnt import TNT
 from tnt_jax.names import printable, without_formulas
 
 LETTERS_PER_INCH = 13.5  # of a title in 9 points
@@ -38,6 +39,11 @@ def put_title(part: FigureBase, text: str) -> None:
     inches = part.bbox.width / part.get_figure(root=True).dpi
     lines = textwrap.fill(printable(text), max(int(inches * LETTERS_PER_INCH), 20))
     part.suptitle(without_formulas(lines), fontsize=9)
+
+
+def unread(model: TNT) -> str:
+    """What the title of a figure of the class token adds where the head does not read it."""
+    return "; the head reads the mean of the sentences instead" if model.pooling == "mean" else ""
 
 
 def enlarge(maps: np.ndarray, height: int, width: int) -> np.ndarray:

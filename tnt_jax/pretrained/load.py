@@ -128,11 +128,12 @@ def save_pretrained(path: str | FilePath, model: TNT, variables: Mapping[str, An
     """variables of `model` -> a .safetensors file with timm's names and layouts, TNT's or VisionTransformer's.
 
     timm reads it for the model of the same name. What timm's TNT cannot express (blocks without an inner path,
-    squeeze-and-excitation, positions turned off) is written under the same names, and load_pretrained reads it.
-    load_pretrained gives back the same bits. note: which weights these are, in words, kept in the file's metadata.
+    squeeze-and-excitation, positions turned off or fixed) is written under the same names. load_pretrained gives back
+    the same bits. note: which weights these are, in words, kept in the file's metadata.
 
     Raises:
-      ValueError: the ending is not .safetensors, or the variables are not this model's.
+      ValueError: the ending is not .safetensors, the variables are not this model's, or it is a TNT with LayerScale,
+        for which there is no published name.
     """
     from safetensors.numpy import save_file
 

@@ -29,12 +29,13 @@ from tnt_jax.workdir import user_path, write_atomically
 
 
 def probe(
-    source: str, config: ConfigDict | None, block: int | None = None, kind: str = "class_token", weights: str = BEST
+    source: str, config: ConfigDict | None, block: int | None = None, kind: str | None = None, weights: str = BEST
 ) -> dict[str, Any]:
     """A source of weights and a config -> what is written to probe.json.
 
     linear_probe: see analysis.probe.linear_probe; nearest_neighbours: accuracy, neighbours, temperature; all accuracies
-    in 0..1 on data.eval_split. weights: "best", "raw" or "averaged", as in tnt_jax.load_pretrained.
+    in 0..1 on data.eval_split. kind: "class_token" or "mean"; None: what the model's head reads. weights: "best", "raw"
+    or "averaged", as in tnt_jax.load_pretrained.
     Raises ValueError or FileNotFoundError for what cannot work, with the fix.
     """
     from tnt_jax.training.config import check_config
@@ -48,10 +49,11 @@ def probe(
     name, path = split_source(source) if named else (config.model.name, source)
     model, found = read_source(path, weights)
     if model is None:
-        settings = {"dtype": config.model.dtype} if named else config.model.arguments()
+        taken = ("dtype", "in_channels")
+        settings = {key: getattr(config.model, key) for key in taken} if named else config.model.arguments()
         model = create_model(**settings | {"name": name})
     model = update(model, num_classes=0, image_size=size)  # the head plays no part
-    params, block = fit(found, model), model.depth if block is None else block
+    params, block, kind = fit(found, model), model.depth if block is None else block, kind or model.pooling
     train, test = (
         extract_features(model, params, config, split, block=block, kind=kind)
         for split in (data.train_split, data.eval_split)
@@ -82,7 +84,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_source_flags(parser)
     parser.add_config()
     parser.add_argument("--block", type=int, help="1-based; the last unless given")
-    parser.add_argument("--features", choices=KINDS, default=KINDS[0], help="the token, or the mean of the sentences")
+    parser.add_argument("--features", choices=KINDS, help="of the sentences; unless given what the model's head reads")
     parser.add_argument("--output", type=Path, help="a JSON file; WORKDIR/probe.json unless given")
     options = parser.parse(arguments)
     workdir = workdir_of(options.source)
