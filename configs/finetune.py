@@ -19,6 +19,7 @@ import dataclasses
 import ml_collections
 
 from configs import default
+from tnt_jax.models.cards import list_models, model_info
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,15 +49,8 @@ DATA_SETS = {
     "i_naturalist2018": DataSet("train", "validation", 300.0, 1024, 0.9999),
 }
 # Trained at 224 on ImageNet; there are no published weights of TNT-Ti, so this is where imagenet_tnt_ti.py leaves them.
-WEIGHTS = {
-    "tnt_ti_patch16_224": "runs/imagenet_tnt_ti",
-    "tnt_s_patch16_224": "hf-hub:timm/tnt_s_patch16_224.in1k",
-    "tnt_b_patch16_224": "hf-hub:timm/tnt_b_patch16_224.in1k",
-    "tnt_s_legacy_patch16_224": "hf-hub:timm/tnt_s_legacy_patch16_224.in1k",
-    "deit_tiny_patch16_224": "hf-hub:timm/deit_tiny_patch16_224.fb_in1k",
-    "deit_small_patch16_224": "hf-hub:timm/deit_small_patch16_224.fb_in1k",
-    "deit_base_patch16_224": "hf-hub:timm/deit_base_patch16_224.fb_in1k",
-}
+WEIGHTS = {name: f"hf-hub:{model_info(name).hub_name}" for name in list_models()}
+WEIGHTS["tnt_ti_patch16_224"] = "runs/imagenet_tnt_ti"
 
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
@@ -85,9 +79,8 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config.eval_batch_size = data_set.batch_size
     config.epochs = data_set.epochs
     config.ema_decay = data_set.ema_decay
-    if model_name.startswith("deit"):  # as the published weights were trained; not so this project's imagenet_deit_*.py
-        config.data.mean = (0.485, 0.456, 0.406)
-        config.data.std = (0.229, 0.224, 0.225)
+    info = model_info(model_name)  # as the published weights were trained; not so imagenet_deit_*.py
+    config.data.mean, config.data.std = info.mean, info.std
     if name == "imagenet2012":
         _deit_finetuning(config)
     else:

@@ -15,7 +15,7 @@ Accuracy: 30.4% of CIFAR-10's test images after these 3 epochs
 import ml_collections
 
 from configs import default
-from tnt_jax.models.variants import VARIANTS
+from tnt_jax.models.cards import list_models, model_info
 
 
 def get_config(weights: str = "") -> ml_collections.ConfigDict:
@@ -52,8 +52,7 @@ def _fine_tuning(config: ml_collections.ConfigDict, weights: str) -> None:
     config.epochs = 30.0
     config.layer_decay = 0.75
     name = weights.rpartition("/")[2].partition(".")[0]  # timm's names on the hub: tnt_s_patch16_224.in1k
-    if name in VARIANTS:
+    if name in list_models():
         config.model.name = name
-    if config.model.name.startswith("deit"):
-        config.data.mean = (0.485, 0.456, 0.406)  # ImageNet's, as the published weights were trained
-        config.data.std = (0.229, 0.224, 0.225)
+    info = model_info(config.model.name)
+    config.data.mean, config.data.std = info.mean, info.std  # as the published weights were trained

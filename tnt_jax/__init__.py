@@ -6,8 +6,10 @@ _HOMES = {
     "create_model": "tnt_jax.models.variants",
     "forward_features": "tnt_jax.models.intermediates",
     "forward_intermediates": "tnt_jax.models.intermediates",
+    "list_models": "tnt_jax.models.cards",
     "load_model": "tnt_jax.pretrained",
     "load_pretrained": "tnt_jax.pretrained",
+    "model_info": "tnt_jax.models.cards",
     "save_pretrained": "tnt_jax.pretrained",
 }
 __all__ = list(_HOMES)

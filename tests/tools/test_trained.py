@@ -9,7 +9,7 @@ import pytest
 
 from tests.pretrained import published
 from tests.training.helpers import checked_config, random_variables, tiny_config
-from tnt_jax.data.settings import DEIT_IMAGES, EvalImages
+from tnt_jax.data.settings import EvalImages
 from tnt_jax.models.variants import create_model
 from tnt_jax.pretrained import load, save_pretrained
 from tnt_jax.pretrained.sources import Weights
@@ -30,13 +30,11 @@ def test_names_and_weights_are_told_apart():
 
 
 def test_published_weights_bring_their_classes_and_the_images_of_their_kind(monkeypatch):
-    name, settings = published.MODELS["tnt_tiny"]
-    monkeypatch.setitem(load.VARIANTS, "small", load.VARIANTS[name] | settings)
     monkeypatch.setattr(load, "create_model", lambda name, **changes: published.model("tnt_tiny", **changes))
-    found = trained.open_trained(f"small:{published.weights_file('tnt_tiny')}")
+    found = trained.open_trained(f"tnt_s_patch16_224:{published.weights_file('tnt_tiny')}")
     assert found.model.num_classes == 10 and found.class_names == tuple("0123456789")
     assert found.images == EvalImages() and found.config is None
-    larger = trained.open_trained(f"small:{published.weights_file('tnt_tiny')}", image_size=48)
+    larger = trained.open_trained(f"tnt_s_patch16_224:{published.weights_file('tnt_tiny')}", image_size=48)
     assert larger.model.input_size == (48, 48) and larger.variables["params"]["sentence_position"].shape == (37, 48)
 
 
@@ -46,7 +44,7 @@ def test_deit_has_imagenets_mean_and_thousand_classes_have_names(tmp_path):
     weights = tmp_path / "deit.safetensors"
     save_pretrained(weights, model, random_variables(model, 224))
     found = trained.open_trained(f"deit_tiny_patch16_224:{weights}")
-    assert found.images == DEIT_IMAGES and found.images.mean[0] == 0.485
+    assert found.images == EvalImages(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))  # as timm's crop: 0.9
     assert found.class_names[207] == "golden retriever"
 
 

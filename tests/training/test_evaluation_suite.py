@@ -123,7 +123,7 @@ def more_sets(tmp_path_factory):
     return root
 
 
-def test_every_set_that_the_readme_names_is_evaluated(tmp_path, more_sets, weights):
+def test_every_set_that_the_readme_names_is_evaluated(tmp_path, more_sets, weights, capsys):
     sets = ("imagenet_v2/matched-frequency", "imagenet_r", "imagenet_sketch", "imagenet2012_corrupted/gaussian_noise_1")
     card = evaluate.evaluate(prepared(tmp_path, more_sets, weights, *sets))
     found = [(row["set"], row["split"], row["count"]) for row in card["results"]]
@@ -131,6 +131,11 @@ def test_every_set_that_the_readme_names_is_evaluated(tmp_path, more_sets, weigh
     assert found == list(zip(sets, splits, counts, strict=True))
     for row in card["results"]:
         assert np.isfinite(row["negative_log_likelihood"]) and 0 <= row["accuracy"] <= row["accuracy_top5"] <= 1
+    published = {row["set"]: (row["accuracy"], row["accuracy_top5"]) for row in card["published"]}
+    # timm's tables; noise has no row there
+    assert published == dict(zip(sets, ((0.7017, 0.8951), (0.42697, 0.58147), (0.30191, 0.4891)), strict=False))
+    printed = capsys.readouterr().out
+    assert "published         -     42.70     58.15" in printed and "timm/tnt_s_patch16_224.in1k at 224x224" in printed
     few = max(row["negative_log_likelihood"] for row in card["results"] if row["set"] == "imagenet_r")
     assert few < 0.95 * card["results"][0]["negative_log_likelihood"]  # of 200 classes, not of 1,000
 

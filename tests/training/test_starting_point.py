@@ -98,6 +98,9 @@ def test_weights_of_a_run_whose_images_were_normalised_otherwise_are_noted(sourc
     assert starting_point.normalisation_note(same) is None
     assert starting_point.normalisation_note(checked_config(pretrained="hf-hub:timm/tnt_s_patch16_224.in1k")) is None
     assert starting_point.normalisation_note(checked_config()) is None
+    deit = {"pretrained": "hf-hub:timm/deit_tiny_patch16_224.fb_in1k", "model__name": "deit_tiny_patch16_224"}
+    note = starting_point.normalisation_note(checked_config(**deit))
+    assert '--config.data.mean="(0.485, 0.456, 0.406)" and --config.data.std="(0.229, 0.224, 0.225)"' in note
 
 
 KNOWN = ("cat", "dog", "fox")

@@ -23,15 +23,6 @@ class EvalImages:
     exif_orientation: bool = True
 
 
-# DeiT's own (recipe: its column): ImageNet's mean and deviation, 256 pixels then 224.
-DEIT_IMAGES = EvalImages(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), eval_crop_fraction=0.875)
-
-
-def published_images(has_words: bool) -> EvalImages:
-    """How the images of published weights are made: a TNT's (it has words) or a DeiT's."""
-    return EvalImages() if has_words else DEIT_IMAGES
-
-
 @dataclasses.dataclass(frozen=True)
 class DataSettings(Group):
     """`config.data`: which examples, and what happens to an image before it is a [H, W, C] array of uint8 or uint16.

@@ -16,7 +16,7 @@ from typing import Any
 from absl import logging
 
 from tnt_jax import workdir as workdirs
-from tnt_jax.data.settings import EvalImages, published_images
+from tnt_jax.data.settings import EvalImages
 from tnt_jax.models.tnt import TNT
 from tnt_jax.models.variants import update
 from tnt_jax.pretrained.load import NUM_IMAGENET_CLASSES, fit, read_published, read_source
@@ -24,6 +24,7 @@ from tnt_jax.pretrained.sources import BEST, CHOICES
 from tnt_jax.pretrained.workdir import is_folder, split_step
 from tnt_jax.tools import command_line
 from tnt_jax.training.config import Config, check_config
+from tnt_jax.training.starting_point import published_images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,7 @@ def open_trained(
             raise ValueError(f"{changes[0]}: {source} is no run, whose configuration it could change. Leave it out.")
         (name, model, found), config = read_published(source, weights), None
         names = numbered(imagenet_names() if model.num_classes == NUM_IMAGENET_CLASSES else (), model.num_classes)
-        images = published_images(has_words=bool(model.inner_blocks))
+        images = published_images(name)
     if image_size is not None:
         model = update(model, image_size=image_size)
     variables = {"params": fit(found, model)}

@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from tnt_jax import workdir as workdirs
-from tnt_jax.data.settings import DataSettings, EvalImages, published_images
+from tnt_jax.data.settings import DataSettings, EvalImages
 from tnt_jax.models.tnt import TNT
 from tnt_jax.models.variants import update
 from tnt_jax.pretrained.load import fit, read_published, read_source
 from tnt_jax.pretrained.workdir import is_folder, split_step
 from tnt_jax.training.config import Config
 from tnt_jax.training.saved_config import read_run_config
-from tnt_jax.training.starting_point import label_map
+from tnt_jax.training.starting_point import label_map, published_images
 from tnt_jax.training.state import Params
 
 
@@ -75,8 +75,8 @@ def _load(config: Config, source: str, num_classes: int, class_names: Sequence[s
         data = (read_run_config(workdir) or {})["data"]
         images = EvalImages(**{name: tuple(data[name]) for name in ("mean", "std")})
     else:
-        _, model, weights = read_published(source)
-        images = published_images(has_words=bool(model.inner_blocks))
+        name, model, weights = read_published(source)
+        images = published_images(name)
     model = update(model, dtype=config.model.dtype, scan=False, remat=False)
     if model.in_channels != config.model.in_channels:
         raise ValueError(

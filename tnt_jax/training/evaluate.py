@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from tnt_jax import workdir as workdirs
-from tnt_jax.pretrained.load import fit
+from tnt_jax.models.cards import model_info
+from tnt_jax.pretrained.load import NUM_IMAGENET_CLASSES, fit
 from tnt_jax.pretrained.workdir import read_sets
 from tnt_jax.training import logging, memory, steps
+from tnt_jax.training.config import Config
 from tnt_jax.training.evaluation import CALIBRATION_BINS, EvalStep, Result, evaluate_weights, with_class_names
 from tnt_jax.training.evaluation_suite import EvaluationSuite, SuiteSet
 from tnt_jax.training.logging import log
@@ -109,6 +111,7 @@ def _checkpoint(run: Run) -> tuple[dict[str, Params], int]:
 def _evaluate_suite(run: Run, weights: Mapping[str, Params], step: int | None, source: str) -> dict[str, Any]:
     """Replicated weights by name ("eval", "eval_ema") -> what is also written to WORKDIR/report_card.json and .csv.
 
+    `published` has rows of the accuracy in the model's card, beside the measured ones in the log.
     `results` has a row (COLUMNS) for each set and weights: classes, how many the softmax is over, whatever the training
     loss; accuracy, accuracy_top5, balanced_accuracy and expected_calibration_error in 0..1; negative_log_likelihood in
     nats; count, images; left_out, images that are not counted: without a label or, with data.allow_faulty_eval,
@@ -128,6 +131,7 @@ def _evaluate_suite(run: Run, weights: Mapping[str, Params], step: int | None, s
         "image_size": run.config.model.image_size,
         "calibration_bins": CALIBRATION_BINS,
         "results": [],
+        "published": [],
     }
     log(_line(width, "set", "split", "weights", "images", "top-1 %", "top-5 %", "by class", "NLL", "ECE %"))
     for suite_set in suite.sets:
@@ -142,7 +146,15 @@ def _evaluate_suite(run: Run, weights: Mapping[str, Params], step: int | None, s
         logging.write_text(run.workdir / CSV_FILE, as_csv(card["results"]))
         for row in rows:
             log(_table_line(width, row))
+        if published := _published_row(run.config, suite_set):
+            log(_table_line(width, published))
+            card["published"].append(published)
+            logging.write_json(run.workdir / JSON_FILE, card)
     logging.log_faulty(suite.faulty)
+    if card["published"]:
+        info = model_info(run.config.model.name)
+        side = "x".join(map(str, info.image_size))
+        log(f"published: {info.hub_name} at {side}, crop {info.eval_crop_fraction}; {info.source}")
     log(f"Written to {run.workdir / JSON_FILE} and {CSV_FILE} beside it.")
     return card
 
@@ -170,14 +182,34 @@ def _row(suite_set: SuiteSet, weights: str, result: Result) -> dict[str, Any]:
     }
 
 
+def _published_row(config: Config, suite_set: SuiteSet) -> dict[str, Any] | None:
+    """The model's published accuracy on a set, from its card, as a row of the table; None where there is none.
+
+    The whole split alone is comparable, and a head of ImageNet's classes.
+    """
+    settings, info = suite_set.settings, model_info(config.model.name)
+    name = "imagenet_v2/matched-frequency" if settings.name == "imagenet_v2" else settings.name
+    whole = settings.eval_split in ("validation", "test") and config.model.num_classes == NUM_IMAGENET_CLASSES
+    if not whole or name not in info.accuracy:
+        return None
+    top1, top5 = (round(each / 100, 6) for each in info.accuracy[name])
+    return dict.fromkeys(COLUMNS) | {
+        "set": settings.name,
+        "split": settings.eval_split,
+        "weights": "published",
+        "accuracy": top1,
+        "accuracy_top5": top5,
+    }
+
+
 def _table_line(width: int, row: Mapping[str, Any]) -> str:
     shares = ("accuracy", "accuracy_top5", "balanced_accuracy", "expected_calibration_error")
     top1, top5, balanced, calibration = ("-" if row[name] is None else f"{100 * row[name]:.2f}" for name in shares)
     likelihood = row["negative_log_likelihood"]
     likelihood = "-" if likelihood is None else f"{likelihood:.4f}"
-    count = f"{row['count']:,}"
+    count = "-" if row["count"] is None else f"{row['count']:,}"
     return _line(width, row["set"], row["split"], row["weights"], count, top1, top5, balanced, likelihood, calibration)
 
 
 def _line(width: int, name: str, split: str, weights: str, *numbers: str) -> str:
-    return f"{name:{width}}  {split:12}  {weights:7}" + "".join(f"  {number:>8}" for number in numbers)
+    return f"{name:{width}}  {split:12}  {weights:9}" + "".join(f"  {number:>8}" for number in numbers)

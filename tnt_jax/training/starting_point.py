@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from tnt_jax import workdir as workdirs
+from tnt_jax.data.settings import EvalImages
 from tnt_jax.keys import short_repr
+from tnt_jax.models.cards import model_info
 from tnt_jax.models.tnt import TNT
 from tnt_jax.models.variants import create_model
 from tnt_jax.pretrained.load import fit, read_source
@@ -25,6 +27,8 @@ from tnt_jax.training.input_pipeline import Batch
 from tnt_jax.training.state import Params
 
 Names = Sequence[str] | None
+# What a model's card says of images: fields of it, of EvalImages and of config.data.
+PUBLISHED_IMAGES = ("mean", "std", "eval_crop_fraction", "eval_interpolation")
 _NAMED = 5  # classes in a message
 
 
@@ -108,9 +112,23 @@ def _name_hint(source: str, config: Config) -> str:
     return f"\nIts model is {name}: --config.model.name={name} takes the sizes that the config leaves open from there."
 
 
+def published_images(name: str) -> EvalImages:
+    """A model's name -> how the images of its published weights are made, by its card."""
+    info = model_info(name)
+    return EvalImages(**{field: getattr(info, field) for field in PUBLISHED_IMAGES})
+
+
 def normalisation_note(config: Config) -> str | None:
-    """Where config.pretrained is a run whose images had another mean or deviation: a line that says so."""
-    before = _group(split_step(config.pretrained)[0], "data") if is_folder(config.pretrained) else {}
+    """Where the images of config.pretrained had another mean or deviation: a line that says so.
+
+    Known of a run, and of published weights on the hub.
+    """
+    before: dict[str, Any] = {}
+    if is_folder(config.pretrained):
+        before = _group(split_step(config.pretrained)[0], "data")
+    elif config.pretrained.partition("@")[0] == f"{HUB_PREFIX}{model_info(config.model.name).hub_name}":
+        images = published_images(config.model.name)
+        before = {"mean": [*images.mean], "std": [*images.std]} if config.model.in_channels == len(images.mean) else {}
     now = as_dict(config)["data"]
     then = {key: before.get(key, now[key]) for key in ("mean", "std")}
     flags = [f'--config.data.{key}="{tuple(value)}"' for key, value in then.items() if value != now[key]]
