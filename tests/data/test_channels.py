@@ -103,6 +103,16 @@ def test_files_of_other_channels_are_faulty_by_their_path(settings_for, folders)
         list(itertools.islice(batches.train_batches(settings, channels=5, seed=1, **PLACE), 3))
 
 
+def test_a_set_without_such_images_is_refused_before_a_run_starts(settings_for, folders):
+    settings = settings_for("folder", folders["alpha.png"])
+    with pytest.raises(ValueError, match=r"in_channels=5, .*first 5 images none .*\.png\): it is an image, but .*keys"):
+        batches.check_channels(settings, 5)
+    for channels in (1, 3, 4):
+        batches.check_channels(settings, channels)
+    batches.check_channels(settings_for("folder", folders["sixteen.png"], pixel_bits=16), 3)
+    batches.check_channels(settings_for("synthetic"), 5)
+
+
 @pytest.mark.parametrize(("channels", "bits"), [(1, 8), (3, 8), (5, 16)])
 def test_synthetic_images_have_any_channels(settings_for, channels, bits):
     settings = settings_for("synthetic", pixel_bits=bits)

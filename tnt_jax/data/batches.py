@@ -18,7 +18,7 @@ import grain.python as grain
 import numpy as np
 
 from tnt_jax.data import augment, order, sources, synthetic, worker
-from tnt_jax.data.decoding import Changes, Channels, Pixels, Undecodable, decode
+from tnt_jax.data.decoding import RGB, Changes, Channels, Pixels, Undecodable, decode
 from tnt_jax.data.faulty import FaultyImages
 from tnt_jax.data.settings import DataSettings
 
@@ -27,6 +27,7 @@ Batch = dict[str, np.ndarray]
 _PIECE = 64  # images made at a time: a worker holds some pieces in memory, and each costs the main process 0.5 ms
 _SMALL = 10_000  # examples; of fewer, workers would take longer to start than they save
 _MOST_WORKERS = 64  # by default; at 2.7 ms of a core an image they make 20,000 images/s
+_LOOKED_AT = 10  # images of a split, before a run starts
 _ATTEMPTS = 100  # draws of an example in place of a faulty one
 
 
@@ -43,6 +44,27 @@ def steps_per_epoch(settings: DataSettings, batch_size: int) -> int:
             f"{settings.train_split!r} ({settings.name}): an epoch would have no step. Take at most {num_examples}."
         )
     return num_examples // batch_size
+
+
+def check_channels(settings: DataSettings, channels: int) -> None:
+    """Raises ValueError where images of other channels or bits than RGB's are asked for and files have no such.
+
+    That is, where none of the first images of data.eval_split can be decoded so.
+    """
+    wanted, reasons = Channels(channels, settings.pixel_bits), []
+    if wanted == RGB or settings.name == "synthetic":
+        return
+    source = sources.open_dataset(settings).open_split(settings.eval_split)
+    for index in range(min(len(source), _LOOKED_AT)):
+        try:
+            decoded(source, index, settings, wanted, Changes())
+            return
+        except Undecodable as error:
+            reasons.append(f"{source.where(index)}: {error}")
+    raise ValueError(
+        f"config.model.in_channels={channels}, config.data.pixel_bits={settings.pixel_bits}: of the first "
+        f"{len(reasons)} images none can be used so. {reasons[0]}. Set the two keys to what the images have."
+    )
 
 
 def train_batches(

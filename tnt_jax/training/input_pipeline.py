@@ -29,6 +29,7 @@ class InputPipeline:
         self._dataset = dataset = sources.open_dataset(config.data)
         # Raises now, not after the first epoch.
         dataset.num_examples(config.data.eval_split, "config.data.eval_split")
+        batches.check_channels(config.data, config.model.in_channels)
         self.num_classes: int = dataset.num_classes
         self.class_names: tuple[str, ...] | None = dataset.class_names
         self.found: tuple[str, ...] = dataset.found  # lines that say what is there
