@@ -98,6 +98,31 @@ def test_ninety_epochs_are_big_visions_plain_baseline():
     }
 
 
+def test_deit_threes_recipe_value_by_value_and_equal_for_both_models():
+    assert changes("imagenet_tnt_s_deit3") == {
+        "batch_size": 2048,
+        "epochs": 800,
+        "cooldown_epochs": 0,
+        "optimizer": "lamb",
+        "learning_rate": 4e-3,
+        "gradient_clip_norm": 1,
+        "label_smoothing": 0,
+        "loss": "sigmoid",
+        "bce_threshold": 0,
+        "model.layer_scale": 1e-4,
+        "model.drop_path_rate": 0.05,
+        "mixing.erase_probability": 0,
+        "data.randaugment": "",
+        "data.three_augment": True,
+        "data.color_jitter": 0.3,
+        "data.mean": [0.485, 0.456, 0.406],
+        "data.std": [0.229, 0.224, 0.225],
+        "data.train_interpolation": "bicubic",
+        "data.eval_crop_fraction": 1,
+    }
+    assert changes("imagenet_deit_s_deit3", "imagenet_tnt_s_deit3") == {"model.name": "deit_small_patch16_224"}
+
+
 def test_a_folder_starts_from_weights_where_they_are_given():
     folder = importlib.import_module("configs.folder").get_config
     assert not folder().pretrained and folder().model.initialization == "scaled" and folder().epochs == 100

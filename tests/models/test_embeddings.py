@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import tnt_jax
-from tnt_jax.models import embeddings
+from tnt_jax.models import embeddings, patches
 from tnt_jax.models.layers import Ops
 
 
@@ -73,9 +73,9 @@ def test_sine_cosine_positions_tell_rows_and_columns_apart():
 @pytest.mark.parametrize(("size", "fix"), [(225, "224 or 240"), (10, "16")])
 def test_a_size_that_patches_do_not_divide_gets_the_fix(size, fix):
     with pytest.raises(ValueError, match=f"image_size={size} is not a multiple of patch_size=16; use {fix}"):
-        embeddings.grid_of((size, size), 16)
+        patches.grid_of((size, size), 16)
 
 
 def test_grid_of_a_rectangle():
-    assert embeddings.grid_of((32, 64), 16) == (2, 4)
+    assert patches.grid_of((32, 64), 16) == (2, 4)
     assert embeddings.num_sentences((32, 64), 16) == 8

@@ -16,7 +16,7 @@ from tnt_jax.analysis.panels import Drawn, check_inner, chosen_blocks, draw_over
 from tnt_jax.analysis.queries import Query, parse_query
 from tnt_jax.analysis.style import BLUE, ORANGE, hide_axes, style
 from tnt_jax.analysis.subject import Subject, fit, map_size
-from tnt_jax.models.embeddings import grid_of
+from tnt_jax.models.patches import grid_of
 from tnt_jax.models.variants import nearest
 from tnt_jax.names import figure_label
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from tnt_jax.models.embeddings import grid_of
+from tnt_jax.models.patches import grid_of
 
 _WHOLE = ("in_channels", "patch_size", "word_size", "inner_dim", "outer_dim")
 _WHOLE += ("inner_num_heads", "outer_num_heads", "depth")

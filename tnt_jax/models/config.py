@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from tnt_jax.models.checks import check_config
-from tnt_jax.models.embeddings import grid_of
+from tnt_jax.models.patches import grid_of
 
 
 @dataclasses.dataclass(frozen=True)

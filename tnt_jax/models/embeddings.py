@@ -1,45 +1,14 @@
 """From pixels to words and sentences: the two stems, and the position encodings at any image size."""
 
-from typing import TYPE_CHECKING
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tnt_jax.models.config import Config
 from tnt_jax.models.initialization import stem_init, uniform_fan_in_init
-
-if TYPE_CHECKING:
-    from tnt_jax.models.config import Config
-    from tnt_jax.models.layers import Ops
-
-KERNEL_SIZE = 7  # of the convolution that makes words
-PADDING = 3
-
-
-def cut_into_cells(images: jax.Array, patch_size: int, word_size: int) -> jax.Array:
-    """images [B, H, W, F] -> cells [B, gh, gw, h, w, s * s * F]: gh x gw patches of h x w cells of s x s pixels."""
-    batch, height, width, channels = images.shape
-    grid, words = (height // patch_size, width // patch_size), patch_size // word_size
-    cells = images.reshape(batch, grid[0], words, word_size, grid[1], words, word_size, channels)
-    return cells.transpose(0, 1, 4, 2, 5, 3, 6, 7).reshape(batch, *grid, words, words, word_size**2 * channels)
-
-
-def convolve_patches(images: jax.Array, kernel: jax.Array, patch_size: int, word_size: int) -> jax.Array:
-    """images [B, H, W, F], kernel [7, 7, F, C] -> [B * N, M, C]: a convolution inside each patch on its own.
-
-    Words and sentences in row-major order. Zeros surround every patch, so no pixel of one reaches another's words.
-    """
-    channels, features = kernel.shape[-2:]
-    patches = cut_into_cells(images, patch_size, patch_size).reshape(-1, patch_size, patch_size, channels)
-    return _convolve(patches, kernel, word_size).reshape(patches.shape[0], -1, features)
-
-
-def _convolve(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """images [n, h, w, F], kernel [7, 7, F, C] -> [n, h / stride, w / stride, C]."""
-    padding = ((PADDING, PADDING), (PADDING, PADDING))
-    layout = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(images, kernel, (stride, stride), padding, dimension_numbers=layout)
+from tnt_jax.models.layers import Ops
+from tnt_jax.models.patches import KERNEL_SIZE, convolve, cut_into_cells, grid_of
 
 
 class WordEmbedding(nn.Module):
@@ -48,8 +17,8 @@ class WordEmbedding(nn.Module):
     With `legacy` it runs over the whole image before that is cut, as in the older published weights.
     """
 
-    config: "Config"
-    ops: "Ops"
+    config: Config
+    ops: Ops
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -61,7 +30,7 @@ class WordEmbedding(nn.Module):
         bias = self.param("bias", uniform_fan_in_init(fan_in), (config.inner_dim,), jnp.float32)
         images, kernel, bias = (x.astype(config.dtype) for x in (images, kernel, bias))
         if config.legacy:
-            words = _convolve(images, kernel, config.word_size)
+            words = convolve(images, kernel, config.word_size)
             words = cut_into_cells(words, config.patch_size // config.word_size, 1)  # a cell is now one word
         else:
             words = self.ops.convolve_patches(images, kernel, config.patch_size, config.word_size)
@@ -71,8 +40,8 @@ class WordEmbedding(nn.Module):
 class SentenceEmbedding(nn.Module):
     """words [B * N, M, C] -> sentences [B, N, D]: norm, dense with a bias, norm (the published form of Z_0)."""
 
-    config: "Config"
-    ops: "Ops"
+    config: Config
+    ops: Ops
 
     @nn.compact
     def __call__(self, words: jax.Array, batch: int) -> jax.Array:
@@ -85,7 +54,7 @@ class SentenceEmbedding(nn.Module):
 class PatchEmbedding(nn.Module):
     """images [B, H, W, F] -> sentences [B, N, D]: one dense layer on the pixels of each patch (DeiT's stem)."""
 
-    config: "Config"
+    config: Config
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -97,20 +66,6 @@ class PatchEmbedding(nn.Module):
         images, kernel, bias = (x.astype(self.config.dtype) for x in (images, kernel, bias))
         patches = cut_into_cells(images, side, side).reshape(images.shape[0], -1, side**2 * channels)
         return patches @ kernel.reshape(-1, features) + bias
-
-
-def grid_of(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
-    """(H, W) in pixels -> (rows, columns) of patches.
-
-    Raises:
-      ValueError: a side is not a multiple of the patch size.
-    """
-    for side in image_size:
-        if side % patch_size or side < patch_size:
-            low = max(side // patch_size, 1) * patch_size
-            fix = f"{low}" if low > side else f"{low} or {low + patch_size}"
-            raise ValueError(f"image_size={side} is not a multiple of patch_size={patch_size}; use {fix}")
-    return image_size[0] // patch_size, image_size[1] // patch_size
 
 
 def sincos_positions(grid: tuple[int, int], width: int) -> jax.Array:

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 
 from tnt_jax.models import fast
-from tnt_jax.models.embeddings import grid_of
 from tnt_jax.models.fast.stacking import unstack_blocks
+from tnt_jax.models.patches import grid_of
 from tnt_jax.models.tnt import TNT
 
 

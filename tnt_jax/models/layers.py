@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from tnt_jax.models.config import Config
-from tnt_jax.models.embeddings import convolve_patches
 from tnt_jax.models.initialization import Initializer, kernel_init, normal_init
+from tnt_jax.models.patches import convolve_patches
 
 
 def attention_weights(query: jax.Array, key: jax.Array) -> jax.Array:

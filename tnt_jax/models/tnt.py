@@ -13,9 +13,10 @@ import jax.numpy as jnp
 
 from tnt_jax.models.checks import check_features, check_images
 from tnt_jax.models.config import Config
-from tnt_jax.models.embeddings import PatchEmbedding, SentenceEmbedding, WordEmbedding, grid_of, sincos_positions
+from tnt_jax.models.embeddings import PatchEmbedding, SentenceEmbedding, WordEmbedding, sincos_positions
 from tnt_jax.models.initialization import normal_init, position_init
 from tnt_jax.models.layers import MLP, Attention, Ops, SqueezeExcitation
+from tnt_jax.models.patches import grid_of
 from tnt_jax.models.resize import resize_sentence_positions
 from tnt_jax.models.stochastic_depth import BRANCHES, DropMasks, drop_path, stochastic_depth_masks
 

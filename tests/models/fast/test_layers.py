@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import erf
 
-from tnt_jax.models import embeddings, layers
+from tnt_jax.models import layers, patches
 from tnt_jax.models.fast import dense, stem
 from tnt_jax.models.fast.attention import broadcast_attention, dot_attention, einsum_attention
 from tnt_jax.models.fast.gelu import gelu
@@ -127,4 +127,4 @@ def test_the_stems_product_is_the_convolution_inside_each_patch(patch, word):
     images = jax.random.normal(jax.random.key(0), (2, 2 * patch, 3 * patch, 3))
     kernel = jax.random.normal(jax.random.key(1), (7, 7, 3, 5)) / 12
     found = stem.convolve_patches(images, kernel, patch, word)
-    np.testing.assert_allclose(found, embeddings.convolve_patches(images, kernel, patch, word), atol=2e-5)
+    np.testing.assert_allclose(found, patches.convolve_patches(images, kernel, patch, word), atol=2e-5)

@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from tnt_jax.models.embeddings import PADDING, cut_into_cells
+from tnt_jax.models.patches import PADDING, cut_into_cells
 
 
 def convolve_patches(images: jax.Array, kernel: jax.Array, patch_size: int, word_size: int) -> jax.Array:
-    """images [B, H, W, F], kernel [7, 7, F, C] -> [B * N, M, C], as embeddings.convolve_patches."""
+    """images [B, H, W, F], kernel [7, 7, F, C] -> [B * N, M, C], as patches.convolve_patches."""
     words = cut_into_cells(images, patch_size, patch_size) @ convolution_as_matrix(kernel, patch_size, word_size)
     return words.reshape(-1, (patch_size // word_size) ** 2, kernel.shape[-1])
 
