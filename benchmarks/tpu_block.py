@@ -33,12 +33,18 @@ FORMS = {"plain": "xla", "kernel": "pallas"}  # of the inner path -> inner_imple
 def blocks(
     name: str, images: int, size: int, dtype: str, device_kind: str, form: str, outer: str
 ) -> tuple[Callable[..., Any], list[Any]]:
-    """A model's name and a form ("deit": the outer block alone) -> (its block as a function, shapes of arguments)."""
+    """A model's name and a form -> (its block as a function, shapes of arguments).
+
+    "deit" is the outer block alone, "attention" the outer attention alone, from queries, keys and values.
+    """
     config = tnt_jax.create_model(name, image_size=size, dtype=dtype).config
     ops = choose_outer(config, choose(config, FORMS.get(form, "xla"), device_kind).ops, outer, device_kind)
     sentences = config.grid[0] * config.grid[1]
     tokens = jax.ShapeDtypeStruct((images, 1 + sentences, config.outer_dim), config.dtype)
     words = jax.ShapeDtypeStruct((images * sentences, config.num_words, config.inner_dim), config.dtype)
+    if form == "attention":
+        heads = (config.outer_num_heads, config.outer_dim // config.outer_num_heads)
+        return ops.outer.attend, [jax.ShapeDtypeStruct((*tokens.shape[:2], *heads), config.dtype)] * 3
     definition, key = Ops.definition(config), jax.random.key(0)
     if form == "deit":
         params = jax.eval_shape(lambda x: OuterBlock(config, definition).init(key, x, {}), tokens)
@@ -102,7 +108,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=224, help="pixels")
     parser.add_argument("--outer-implementation", choices=OUTER_IMPLEMENTATIONS, default="auto")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
-    parser.add_argument("--forms", nargs="+", choices=("deit", *FORMS), default=("deit", *FORMS))
+    parser.add_argument("--forms", nargs="+", choices=("attention", "deit", *FORMS), default=("deit", *FORMS))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     try:

@@ -12,6 +12,8 @@ Command:  python main.py --config=configs/cifar10.py --workdir=runs/cifar10_tnt
             inner_heads=1|2|3|4|6|12      heads of the inner attention (Table 7)
             words=16|4                    words a sentence M, M * C stays the same (Table 8); mini: 64|16|4. With 64
                                           words C is 3, so there is one head; 4 words of C = 48 have 12% more parameters
+            initialization=published|scaled
+                                          how weights start: as the recipe's, or as short runs want it
 Hardware: full: not yet run. mini: benchmarks/cifar10.md
 Time:     full: not yet run. mini: benchmarks/cifar10.md
 Accuracy: full: not yet run. mini: benchmarks/cifar10.md
@@ -28,6 +30,7 @@ import ml_collections
 from configs import ablations, default
 
 FULL = {"patch_size": 4, "depth": 12, "outer_num_heads": 3}
+STARTS = {"published": "published", "scaled": "scaled"}
 MINI = {"patch_size": 8, "depth": 4, "outer_num_heads": 4}
 SCALES = {"full": FULL, "mini": MINI}
 WIDTHS = {"full": {"tnt": 192, "deit": 201}, "mini": {"tnt": 128, "deit": 136}}  # D; DeiT's makes up for the inner path
@@ -43,6 +46,7 @@ ACCEPTED = {
     "sentence_position": "true or false",
     "word_position": "true or false",
     "inner_heads": "a whole number that divides the words' width C (12; 48 with words=4, 3 with words=64)",
+    "initialization": "published or scaled",
     "words": "16 or 4; with scale=mini 64 as well",
 }
 
@@ -97,6 +101,7 @@ def _set_model(model: ml_collections.ConfigDict, chosen: dict[str, str], sizes: 
             raise ValueError(f"model=deit has no inner path, so {' and '.join(useless)} must be left out beside it.")
     else:
         _set_inner(model, chosen, WORDS[scale])
+    model.initialization = ablations.look_up("initialization", chosen.get("initialization", "published"), STARTS)
     if "sentence_position" in chosen:
         model.sentence_position = ablations.look_up(
             "sentence_position", chosen["sentence_position"], ablations.SWITCHES

@@ -44,7 +44,8 @@ def test_ablations_change_what_they_name():
     config = cifar10.get_config("blocks=1,4,word_position=false,sentence_position=false,inner_heads=3")
     assert config.model.tnt_blocks == (1, 4) and config.model.inner_num_heads == 3
     assert config.model.word_position is False and config.model.sentence_position is False
-    assert cifar10.get_config("blocks=all") == cifar10.get_config()
+    assert cifar10.get_config("blocks=all,initialization=published") == cifar10.get_config()
+    assert cifar10.get_config("model=deit,initialization=scaled").model.initialization == "scaled"
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,7 @@ def test_ablations_change_what_they_name():
         ("inner_heads=5", "inner_heads=5"),
         ("scale=mini,blocks=5", "block numbers from 1 to 4"),
         ("blocks=none", "use model=deit"),
+        ("initialization=random", "initialization=random: must be one of published, scaled"),
     ],
 )
 def test_a_wrong_argument_is_named(argument, message):
