@@ -7,7 +7,8 @@ Time:     not yet run
 Accuracy: not yet run (ViT-S/16 by the same recipe: 76.5% top-1, the source's own figure)
 Source:   "Better plain ViT baselines for ImageNet-1k" (arXiv 2205.01580), configs/vit_s16_i1k.py of
           github.com/google-research/big_vision. Its decay of 1e-4 is not multiplied by the rate of 1e-3: 0.1 here.
-          It trains on 99% of the images, to choose on the rest, and has a hidden layer in its head: not here
+          Not here: it trains on 99% of the images, to choose on the rest, has a hidden layer in its head, starts its
+          kernels by Xavier's rule and its cosine after the warm-up, and RandAugment draws Cutout too
 """
 
 import ml_collections
@@ -42,7 +43,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     data = config.data
     data.repeated_augmentation = 1
-    data.randaugment = "rand-m10-n2"
+    data.randaugment = "rand-m10-n2-p1"  # both operations each time
     data.crop_area = (0.05, 1.0)
     data.train_interpolation = "bilinear"
     data.eval_interpolation = "bilinear"

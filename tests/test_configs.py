@@ -90,7 +90,7 @@ def test_ninety_epochs_are_big_visions_plain_baseline():
         "mixing.cutmix_alpha": 0,
         "mixing.erase_probability": 0,
         "data.repeated_augmentation": 1,
-        "data.randaugment": "rand-m10-n2",
+        "data.randaugment": "rand-m10-n2-p1",
         "data.crop_area": [0.05, 1],
         "data.train_interpolation": "bilinear",
         "data.eval_interpolation": "bilinear",

@@ -229,6 +229,9 @@ def test_sixteen_bits_keep_their_low_bits_where_they_are_asked_for():
         assert upper.dtype == np.uint8 and changed == {decoding.BITS}
         np.testing.assert_array_equal(upper, SIXTEEN >> 8)
     assert (decoded(data, 4, 16)[0][..., 3] == 65535).all()
+    file = io.BytesIO()
+    Image.fromarray(SIXTEEN[..., 0]).save(file, "PNG", transparency=int(SIXTEEN[0, 0, 0]))
+    assert decoded(file.getvalue(), 1, 16)[1] == {decoding.TRANSPARENT}
 
 
 def test_eight_bits_become_sixteen():

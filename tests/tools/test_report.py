@@ -85,6 +85,9 @@ def test_what_the_run_left_is_on_the_page_and_nothing_is_fetched(workdir):
     card = {"source": HOSTILE, "step": None, "calibration_bins": 15, "results": []}
     row = {"set": "imagenet_a", "split": "test", "weights": "raw", "accuracy": 0.1234, "accuracy_top5": 0.5}
     card["results"] = [row | {"negative_log_likelihood": None, "expected_calibration_error": 0.25, "count": 7500}]
+    published = dict.fromkeys(card["results"][0]) | {"set": "imagenet_a", "split": "test", "weights": "published"}
+    card["results"].append(card["results"][0] | {"set": "another"})
+    card["published"] = [published | {"accuracy": 0.4321, "accuracy_top5": 0.6789}]
     (workdir / "report_card.json").write_text(json.dumps(card))
     text = render(workdir, np.array([[4, 0], [1, 3]]), [HOSTILE, "ant"], figures={"tsne": b"picture"}, image=HOSTILE)
     shown = Page(text)
@@ -92,6 +95,8 @@ def test_what_the_run_left_is_on_the_page_and_nothing_is_fetched(workdir):
     assert shown.text.count(HOSTILE) >= 5 and "my <b>run" in shown.text  # as text
     for words in ("62.5%", "averaged weights, 90 images; raw: 50.0%", "1,234,567", "1 min 2 s", "12.34%", "7,500"):
         assert words in shown.text, words
+    assert shown.text.index("12.34%") < shown.text.index("43.21%") < shown.text.index("another")
+    assert ", 8 × 8 pixels" in shown.text
     assert "is right on 87.50% of the 8 images" in shown.text and "200" in shown.text  # the median speed
     inside = [address for address in shown.addresses if address.startswith("data:image/png;base64,")]
     assert all(address in inside or address.startswith("#") for address in shown.addresses)

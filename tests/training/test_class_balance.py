@@ -55,6 +55,7 @@ def test_classes_of_more_than_ten_to_one_are_named():
     assert "Zürich has 3,000" in note and "dog 210" in note and "class_weights=balanced" in note
     assert not balance_lines(config, pipeline([2100, 210, 0]), None)
     assert not balance_lines(config, TinyPipeline(config), None)
+    assert not balance_lines(config, pipeline([0, 0, 0]), None)
     assert balance_lines(config, pipeline([1, 1, 1]), np.array([1, 0.5, 3])) == [
         "Class weights: cat 1, dog 0.5, Zürich 3"
     ]
@@ -66,3 +67,10 @@ def test_a_threshold_below_what_smoothing_gives_is_refused():
         check_threshold(checked_config(loss="sigmoid", bce_threshold=0.0), 5, several_labels=False)
     with pytest.raises(ValueError, match=r"is below 0.05, the target that config.label_smoothing=0.1"):
         check_threshold(checked_config(loss="sigmoid", bce_threshold=0.02), 5, several_labels=True)
+
+
+def test_a_threshold_that_no_class_reaches_is_refused():
+    config = checked_config(loss="sigmoid", bce_threshold=0.93, label_smoothing=0.1)
+    check_threshold(config, 2, several_labels=True)  # 0.95 where a class is there
+    with pytest.raises(ValueError, match="is not below 0.92, .* a class that is there: all would count as 0"):
+        check_threshold(config, 5, several_labels=False)

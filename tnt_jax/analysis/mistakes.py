@@ -1,7 +1,4 @@
-"""Where a classifier is wrong on a split: the confusion matrix or, of several labels an image, the average precision of
-
-each class; the worst mistakes with their images.
-"""
+"""Where a classifier is wrong on a split: confusion matrix or average precision by class, and the worst mistakes."""
 
 import heapq
 from collections.abc import Callable, Iterable, Mapping

@@ -72,7 +72,7 @@ def render(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_without_escapes
     )
     environment.filters["percent"] = lambda part, digits=1: "–" if part is None else f"{100 * part:.{digits}f}%"
-    series = read_metrics(workdir)
+    series, suite = read_metrics(workdir), _read_json(workdir / "report_card.json")
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=workdir.name,
         model=config.model,
@@ -80,7 +80,8 @@ def render(
         numbers=key_numbers(config, summary, series),
         finished=summary is not None,
         curves=_curves(series),
-        suite=_read_json(workdir / "report_card.json"),
+        suite=suite,
+        suite_rows=suite_rows(suite) if suite else [],
         weights=weights,
         evaluated=evaluated,
         several=isinstance(evaluated, EvaluatedSeveral),
@@ -137,6 +138,13 @@ def key_numbers(config: Config, summary: Mapping[str, Any] | None, series: Serie
         (in_words(summary["seconds"]), "training", summary["versions"]["device"]),
         ("–" if speed is None else f"{speed:,.0f}", "images a second", "when it ended"),
     ]
+
+
+def suite_rows(card: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """An evaluation suite's JSON -> its rows, set by set; the published one, where there is one, after the measured."""
+    rows = [*card["results"], *card.get("published", [])]  # suites of before have none published
+    places = [(row["set"], row["split"]) for row in rows]
+    return sorted(rows, key=lambda row: places.index((row["set"], row["split"])))
 
 
 def speeds(series: Series) -> list[tuple[str, str, str, str]]:

@@ -31,6 +31,7 @@ _TURNS |= dict(enumerate(("TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"),
 GREY = "are grey: the channel is taken three times"
 COLOUR = "have colours and become grey, as Pillow converts them"
 ALPHA = "have a transparency or a further channel, which is dropped (model.in_channels=4 keeps it)"
+TRANSPARENT = "have 16 bits and a grey that stands for transparent pixels, which is taken as it is"
 OPAQUE = "have no fourth channel: it is made opaque"
 BITS = "have 16 bits a channel, of which the upper eight are kept (data.pixel_bits=8)"
 
@@ -169,6 +170,8 @@ def _open(image: bytes | np.ndarray, upright: bool, channels: Channels, changed:
     if opened.mode in ("I", "F"):
         raise Undecodable(f"its pixels are 32-bit numbers (Pillow's mode {opened.mode}) of an unknown range")
     grey = opened.mode.startswith("I;16")
+    if grey and opened.has_transparency_data:  # a shade that stands for transparent pixels, in any number of channels
+        changed.add(TRANSPARENT)
     if grey and channels.bits == 8:  # Pillow's own conversion makes everything above 255 white
         opened = Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8))
     if (grey or sixteen) and channels.bits == 8:

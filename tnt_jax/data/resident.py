@@ -2,7 +2,7 @@
 
 The order, the repeated copies and the augmentation seeds are those of every other source (order.py), so a batch is a
 function of (seed, step) here too, and a resumed run sees the same samples. What is drawn from a seed, and the
-cropping itself, happen on the device (training/crops.py).
+cropping itself, happen on the device (training/device_augment.py).
 """
 
 import concurrent.futures

@@ -44,14 +44,18 @@ def make_class_weights(config: Config, pipeline: InputPipeline, num_classes: int
 
 
 def check_threshold(config: Config, num_classes: int, several_labels: bool) -> None:
-    """Raises ValueError where label_smoothing lifts the targets of absent classes above bce_threshold."""
-    off = config.label_smoothing / (2 if several_labels else num_classes)
-    if config.bce_threshold is not None and config.bce_threshold < off:
-        raise ValueError(
-            f"config.bce_threshold={config.bce_threshold:g} is below {off:g}, the target that config.label_smoothing="
-            f"{config.label_smoothing:g} gives a class that is absent: all would count as 1. Set "
-            "--config.label_smoothing=0."
-        )
+    """Raises ValueError where label_smoothing makes all targets of whole images 1 by bce_threshold, or all 0."""
+    threshold, smoothing = config.bce_threshold, config.label_smoothing
+    off = smoothing / (2 if several_labels else num_classes)
+    on = 1 - smoothing + off
+    if threshold is None or off <= threshold < on:
+        return
+    side, kind, all_of = ("below", "absent", 1) if threshold < off else ("not below", "there", 0)
+    at = off if threshold < off else on
+    raise ValueError(
+        f"config.bce_threshold={threshold:g} is {side} {at:g}, the target that config.label_smoothing={smoothing:g} "
+        f"gives a class that is {kind}: all would count as {all_of}. Set --config.label_smoothing=0."
+    )
 
 
 def balance_lines(config: Config, pipeline: InputPipeline, weights: np.ndarray | None) -> list[str]:
@@ -65,6 +69,8 @@ def balance_lines(config: Config, pipeline: InputPipeline, weights: np.ndarray |
         return []
     counts = pipeline.class_counts
     there = np.flatnonzero(counts)
+    if not there.size:  # a part of a split with several labels an image, none of which has one
+        return []
     least, most = (int(there[arg(counts[there])]) for arg in (np.argmin, np.argmax))
     if counts[most] <= UNBALANCED * counts[least]:
         return []

@@ -79,10 +79,10 @@ def multi_hot(labels: jax.Array, num_classes: int) -> jax.Array:
 
 
 def sigmoid_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array, sum_classes: bool) -> dict[str, jax.Array]:
-    """logits [b, K], labels as in batch_sums, mask [b] -> loss [], the binary cross-entropy in place of batch_sums';
+    """logits [b, K], labels as in batch_sums, mask [b] -> float32 sums: loss [], which takes the place of batch_sums'.
 
-    of several labels an image also subset_accuracy [], images whose classes above a probability of one half are their
-    labels.
+    It is the binary cross-entropy. Of several labels an image also subset_accuracy [], images whose classes above a
+    probability of one half are their labels.
     """
     logits, present = logits.astype(jnp.float32), multi_hot(labels, logits.shape[-1]).astype(jnp.float32)
     losses = binary_cross_entropy(logits, present, 1 - present, sum_classes)

@@ -39,9 +39,10 @@ class InputPipeline:
 
     @functools.cached_property
     def steps_per_epoch(self) -> int:
-        """Training examples // batch size. Raises where the training split is missing or smaller than a batch,
+        """Training examples // batch size.
 
-        and where its images have several labels and the loss is for one.
+        Raises where the training split is missing or smaller than a batch, and where its images have several labels and
+        the loss is for one.
         """
         if self.several_labels and self._config.loss != "sigmoid":
             raise ValueError(

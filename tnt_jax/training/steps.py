@@ -41,7 +41,7 @@ def labels_of(batch: Batch) -> jax.Array:
 def augment(
     key: jax.Array, batch: Batch, num_classes: int, config: Config, axis_name: str | None = AXIS
 ) -> tuple[jax.Array, jax.Array]:
-    """A device's shard -> (images [b, H, W, 3] float32, targets [b, K]): normalised, mixed and erased, labels smoothed.
+    """A device's shard -> (images [b, H, W, C] float32, targets [b, K]): normalised, mixed and erased, labels smoothed.
 
     Normalising first serves both orders: mixing is an average with weights that sum to 1, so it commutes with it.
     """
@@ -69,15 +69,17 @@ def loss_and_gradients(
     *,
     model: nn.Module,
     config: Config,
+    several_labels: bool = False,
     class_weights: np.ndarray | None = None,
     frozen: Params | None = None,
     teach: Callable[[jax.Array], jax.Array] | None = None,
 ) -> tuple[Sums, Params]:
-    """images [b, H, W, 3], targets [b, K], mask [b] -> (sums of loss and accuracy, gradient of the summed loss).
+    """images [b, H, W, C], targets [b, K], mask [b] -> (sums of loss and accuracy, gradient of the summed loss).
 
     The gradient is that of `params`; `frozen` are the model's other parameters (freezing.split), if there are any.
     The shard is cut into config.accumulation_steps parts, one after the other: the same sums in a fraction of the
-    memory. Accuracy is against the classes with the largest target: of a mixed image, those it holds more of.
+    memory. Accuracy is against the classes with the largest target: of a mixed image, those it holds more of. Where
+    images have several labels, one of none of the classes is never right, as in an evaluation.
     class_weights [K]: see losses.py. teach: images -> a teacher's logits [b, K].
     """
     accumulation_steps = config.accumulation_steps
@@ -85,7 +87,11 @@ def loss_and_gradients(
     def summed_loss(params: Params, key: jax.Array, images: jax.Array, targets: jax.Array, mask: jax.Array):
         logits = model.apply({"params": join(params, frozen)}, images, train=True, rngs={"dropout": key})
         loss = batch_loss(logits, targets, mask, config, class_weights, teach(images) if teach else None)
-        correct = top_k_correct(logits, targets == targets.max(-1, keepdims=True))
+        largest = targets.max(-1, keepdims=True)
+        wanted = targets == largest
+        if several_labels:  # one half of the smoothing is the target of a class that is absent; mixing rounds it
+            wanted &= largest > config.label_smoothing / 2 + 1e-6
+        correct = top_k_correct(logits, wanted)
         return loss[0], {"loss": loss, "accuracy": ((correct * mask).sum(), mask.sum())}
 
     def part(params: Params, key: jax.Array, *arrays: jax.Array) -> tuple[Sums, Params]:
@@ -136,7 +142,13 @@ def train_step(
     trained, frozen = split(state.params, config.freeze)
     teach = teacher and functools.partial(teacher.logits, batch["teacher"], data=config.data)
     gradient_of = functools.partial(
-        loss_and_gradients, model=model, config=config, class_weights=class_weights, frozen=frozen, teach=teach
+        loss_and_gradients,
+        model=model,
+        config=config,
+        several_labels="labels" in batch,
+        class_weights=class_weights,
+        frozen=frozen,
+        teach=teach,
     )
     sums, gradients = lax.psum(gradient_of(trained, model_key, images, targets, batch["mask"]), axis_name)
     with jax.named_scope("optimizer"):  # profiles and tools.tpu_report divide a step by these names
