@@ -79,7 +79,7 @@ def test_a_resident_set_and_an_example_have_the_files_pixels(settings_for, folde
 
 def test_what_is_dropped_is_logged_once_with_its_count(settings_for, folders, caplog):
     settings, faulty = settings_for("folder", folders["alpha.png"]), FaultyImages()
-    with caplog.at_level(logging.INFO, logger="absl"):
+    with caplog.at_level(logging.WARNING, logger="absl"):  # what a program shows unless it is asked for more
         list(itertools.islice(batches.train_batches(settings, seed=1, faulty=faulty, **PLACE), 3))
         list(batches.eval_batches(settings, faulty=faulty, **PLACE))
         resident.load(settings, (12, 20), faulty=FaultyImages())

@@ -120,6 +120,7 @@ def test_names_with_line_ends_and_escape_sequences_stay_in_their_place():
     [
         (["EMPTY", "--source=a"], "there is no image in this folder"),
         (["x.jpg", "--source=a", "--top=0"], "argument --top: 0 must be at least 1"),
+        (["x.jpg", "--source=a", "--top=3", "--above=0.5"], "--above lists all classes"),
         (["x.jpg", "--source=nothing.pth"], "does not say which model"),
         (["~nosuchuser/x.jpg", "--source=a"], "there is no user of that name, whose home ~ would be"),
     ],
@@ -144,3 +145,6 @@ def test_a_run_with_the_sigmoid_has_each_classs_own_probability(folder, trained,
     assert entry["predictions"][0]["probability"] == pytest.approx(row[expected[0]], abs=1e-5)
     predict.main([str(place / "03.png"), "--source=a", "--above=0.999999"])
     assert "no class is as probable as --above" in capsys.readouterr().out
+    predict.main([str(place / "03.png"), "--source=a", "--above=0.999999", "--format=csv"])
+    (row,) = csv.DictReader(capsys.readouterr().out.splitlines())
+    assert row["image"].endswith("03.png") and row["class"] == "" and row["weights"] == "raw weights of step 7"

@@ -34,6 +34,7 @@ ALPHA = "have a transparency or a further channel, which is dropped (model.in_ch
 TRANSPARENT = "have 16 bits and a grey that stands for transparent pixels, which is taken as it is"
 OPAQUE = "have no fourth channel: it is made opaque"
 BITS = "have 16 bits a channel, of which the upper eight are kept (data.pixel_bits=8)"
+LOST = {COLOUR, ALPHA, TRANSPARENT, BITS}  # those that lose what was there
 
 
 class Undecodable(ValueError):

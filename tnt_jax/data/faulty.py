@@ -9,7 +9,7 @@ batch has to be the same whenever it is made.
 
 from absl import logging
 
-from tnt_jax.data.decoding import Changes
+from tnt_jax.data.decoding import LOST, Changes
 from tnt_jax.names import printable
 
 _LISTED = 20  # images that one message names
@@ -30,12 +30,13 @@ class FaultyImages:
             logging.warning("Faulty image %d (%s), left out: %s: %s", len(found), purpose, image, found[image])
 
     def log_changes(self, purpose: str, changes: Changes) -> None:
-        """Logs what was done to images of a batch; each kind once."""
+        """Logs what was done to images of a batch, each kind once; what is lost is a warning, which everybody sees."""
         for kind, (count, first) in sorted(changes.found.items()):
             if (purpose, kind) not in self._changed:
                 self._changed.add((purpose, kind))
                 where = f"{count:,} of {changes.images:,} images (the first {purpose} batch with such)"
-                logging.info("Note: %s %s; the first is %s", where, kind, printable(first))
+                level = logging.WARNING if kind in LOST else logging.INFO
+                logging.log(level, "Note: %s %s; the first is %s", where, kind, printable(first))
 
     def count(self, purpose: str) -> int:
         """Different images met for "train" or "eval"."""

@@ -30,6 +30,7 @@ from tnt_jax.tools.trained import add_source_flags, open_trained
 from tnt_jax.workdir import user_path, write_atomically
 
 COLUMNS = ("image", "rank", "label", "class", "probability", "weights")
+TOP = 5  # classes an image, unless given
 SOME_FAILED = 1  # beside command_line.CANNOT_WORK
 
 
@@ -65,13 +66,21 @@ def as_table(results: Iterator[Prediction | Failure], weights: str) -> Iterator[
 
 
 def as_csv(results: Iterator[Prediction | Failure], weights: str) -> Iterator[str]:
-    """-> lines: one for each image and rank; an image that cannot be read has none."""
+    """-> lines: one for each image and rank, or, where no class is as probable as --above, one with empty cells.
+
+    An image that cannot be read has none.
+    """
     yield ",".join(COLUMNS)
     for result in results:
-        for rank, guess in enumerate(result.guesses if isinstance(result, Prediction) else (), 1):
+        if isinstance(result, Failure):
+            continue
+        rows = [
+            (rank, guess.label, names.printable(guess.name), f"{guess.probability:.6f}")  # a row is a line
+            for rank, guess in enumerate(result.guesses, 1)
+        ]
+        for row in rows or [("",) * 4]:
             line = io.StringIO()
-            image, name = names.printable(result.path), names.printable(guess.name)  # a row is a line
-            csv.writer(line).writerow((image, rank, guess.label, name, f"{guess.probability:.6f}", weights))
+            csv.writer(line).writerow((names.printable(result.path), *row, weights))
             yield line.getvalue().rstrip()
 
 
@@ -99,7 +108,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = command_line.Parser("predict", __doc__)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, or a folder of images")
     add_source_flags(parser)
-    parser.add_argument("--top", type=command_line.at_least(1), default=5, help="classes an image (default 5)")
+    parser.add_argument("--top", type=command_line.at_least(1), help=f"classes an image (default {TOP})")
     above = "instead all classes with a higher probability, 0 to 1, such as 0.5"
     parser.add_argument("--above", type=float, help=above)
     size = "images at a time, over all devices (default 32)"
@@ -111,6 +120,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse(arguments)
     if options.above is not None and not 0 <= options.above < 1:
         parser.error(f"--above={options.above:g} must be a probability from 0 to less than 1")
+    if options.above is not None and options.top is not None:
+        parser.error("--above lists all classes that are probable enough, and --top a number of them: give one of them")
     return options
 
 
@@ -135,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             trained.images,
             trained.class_names,
             images,
-            top=options.top,
+            top=options.top or TOP,
             above=options.above,
             loss=trained.loss,
             batch_size=options.batch_size,
