@@ -41,6 +41,7 @@ OURS_ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LE
 ARCHITECTURE = (
     *("patch_size", "word_size", "inner_dim", "outer_dim", "inner_num_heads", "outer_num_heads", "mlp_ratio"),
     *("tnt_blocks", "word_position", "sentence_position", "squeeze_excitation", "qkv_bias"),
+    *("sentence_encoding", "layer_scale", "pooling"),
 )
 NUM_CLASSES = 1000  # where the config leaves it to the data set
 PAUSE = 0.3  # seconds between turns: threads of the last side that spin for work go to sleep
@@ -86,6 +87,8 @@ def make_case(
     checked = check_config(config)
     model = create_model(**checked.model.arguments())
     unlike = [f"config.model.{key}" for key in ARCHITECTURE if config["model"][key] is not None]
+    unlike += ["config.model.in_channels"] * (checked.model.in_channels != 3)
+    unlike += ["config.model.image_size"] * (not isinstance(checked.model.image_size, int))
     if unlike and has_baseline(options):
         raise ValueError(f"{', '.join(unlike)}: timm's models keep their own. Leave it out, or give --baseline=none.")
     return {

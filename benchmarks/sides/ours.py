@@ -99,14 +99,13 @@ def on_devices(batch: Any) -> Any:
 
 
 def batch_shape(config: Config, device_count: int) -> tuple[int, ...]:
-    """-> [devices, b, H, W, 3]."""
-    side = config.model.image_size
-    return device_count, config.batch_size // device_count, side, side, 3
+    """-> [devices, b, H, W, C]."""
+    return device_count, config.batch_size // device_count, *config.model.input_size, config.model.in_channels
 
 
 def random_params(model: nn.Module) -> Any:
     """-> the model's parameters on the host, N(0, 0.02) and scales 1: as fast as any others, and soon made."""
-    shape = jax.ShapeDtypeStruct((1, *model.input_size, 3), jnp.float32)
+    shape = jax.ShapeDtypeStruct((1, *model.input_shape), jnp.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), shape)["params"]
     rng = np.random.default_rng(0)
 

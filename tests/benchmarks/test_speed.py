@@ -136,6 +136,8 @@ def test_on_a_tpu_each_case_has_the_device_to_itself(monkeypatch):
         ("--batch-sizes=0", "--batch-sizes=0: must be whole numbers"),
         ("--rounds=0", "argument --rounds: 0 must be at least 1"),
         ("--config.model.mlp_ratio=2.0", "config.model.mlp_ratio: timm's models keep their own"),  # ours alone changes
+        ("--config.model.pooling=mean", "config.model.pooling: timm's models keep their own"),
+        ("--config.model.image_size=(224, 112)", "config.model.image_size: timm's models keep their own"),
     ],
 )
 def test_flags_that_cannot_work(program, flag, message, capsys):
@@ -155,7 +157,8 @@ def test_a_baseline_that_is_not_there(monkeypatch):
 @pytest.mark.parametrize("training", [False, True])
 def test_our_side_runs_the_loops_step(training):
     side = ours.Ours()
-    config = as_dict(check_config(tiny_config(model__num_classes=4)))
+    grey = {"model__in_channels": 1, "data__mean": (0.5,), "data__std": (0.5,)}
+    config = as_dict(check_config(tiny_config(model__num_classes=4, model__image_size=(8, 12), **grey)))
     facts = side.open({"config": config, "training": training})
     side.run(2)
     assert facts["device_count"] == 8 and facts["platform"] == "cpu"
