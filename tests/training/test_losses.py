@@ -123,9 +123,8 @@ def test_several_labels_of_one_each_are_one_label():
     assert jax.device_get(one[-1]["sums"]) == jax.device_get(many[-1]["sums"])
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.3])
-def test_an_image_of_none_of_several_classes_is_never_right(smoothing):
-    config = checked_config(loss="sigmoid", label_smoothing=smoothing, mixing__mixup_alpha=0.8)
+def test_an_image_of_none_of_several_classes_is_never_right():
+    config = checked_config(loss="sigmoid", label_smoothing=0.3, mixing__mixup_alpha=0.8)
     made = batch(0) | {"labels": np.zeros((1, 16, 4), np.uint8)}
     _, (results,) = train_some(config, [made])
     assert jax.device_get(results["sums"]["accuracy"]) == (0, 16)
