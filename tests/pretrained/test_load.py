@@ -90,6 +90,27 @@ def test_deits_stem_is_adapted_too_and_one_of_other_channels_is_not(tmp_path):
         load_pretrained(path, published.model("deit_tiny_depth2", in_channels=4))
 
 
+def test_deit_3s_own_names_of_its_layer_scales_are_read_as_timms(tmp_path):
+    """Its release has gamma_1 and gamma_2 (facebookresearch/deit, models_v2.py)."""
+    path, model = tmp_path / "deit_3.safetensors", published.model("deit3_tiny_depth1")
+    arrays = load_file(published.weights_file("deit3_tiny_depth1"))
+    renamed = {name.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): arrays[name] for name in arrays}
+    assert renamed.keys() != arrays.keys()
+    save_file(renamed, path)
+    timms = load_pretrained(published.weights_file("deit3_tiny_depth1"), model)
+    assert_same_bits(flat(load_pretrained(path, model)), flat(timms))
+
+
+def test_a_grid_whose_rows_and_class_token_are_a_square_number_is_not_deit_3s(tmp_path):
+    """3 x 5 sentences and the class token are 16 rows, as many as 4 x 4 sentences without it."""
+    positions = np.random.default_rng(0).standard_normal((1, 16, 48)).astype(np.float32)
+    path = changed(tmp_path, "deit_tiny_depth2", pos_embed=positions)
+    found = flat(load_pretrained(path, published.model("deit_tiny_depth2", image_size=(24, 40))))["sentence_position"]
+    np.testing.assert_array_equal(found, positions[0])
+    with pytest.raises(ValueError, match="num_sentences=15.*\n.*their old grid is known"):
+        load_pretrained(path, published.model("deit_tiny_depth2"))
+
+
 def test_the_head_of_other_pooling_is_refused_and_a_new_one_is_not(tmp_path):
     path, model = tmp_path / "mean.safetensors", published.model("tnt_tiny", pooling="mean")
     save_pretrained(path, model, load_pretrained(published.weights_file("tnt_tiny"), model))

@@ -40,7 +40,7 @@ BOTH = "deit_small_patch16_224:random,tnt_s_patch16_224:random"
 def test_chosen_figures_side_by_side(small, picture, tmp_path, capsys):
     output = tmp_path / "new" / "folder"
     arguments = [f"--models={BOTH}", f"--image={picture}", f"--output={output}", "--figure=class_attention, 4"]
-    figures.main([*arguments, "--query=5,10", "--query=63", "--attention-size=20"])
+    figures.main([*arguments, "--query=5,10", "--query=63", "--attention-size=20x24"])
     written = sorted(path.name for path in output.iterdir())
     assert written == [
         f"{name}.{end}" for name in ("class_attention", "inner_attention") for end in ("npz", "pdf", "png")
@@ -49,9 +49,9 @@ def test_chosen_figures_side_by_side(small, picture, tmp_path, capsys):
         f"{output}/inner_attention.png,", ".pdf,", ".npz", f"{output}/class_attention.png,", ".pdf,", ".npz",
     ]  # fmt: skip
     arrays = np.load(output / "inner_attention.npz")
-    assert arrays["tnt_s_random_weights_queries"].tolist() == [[7, 1], [15, 3]]  # of 5 x 5 sentences
+    assert arrays["tnt_s_random_weights_queries"].tolist() == [[8, 1], [15, 3]]  # of 5 x 6 sentences
     arrays = np.load(output / "class_attention.npz")
-    assert arrays["deit_s_random_weights_maps"].shape == arrays["tnt_s_random_weights_maps"].shape == (3, 5, 5)
+    assert arrays["deit_s_random_weights_maps"].shape == arrays["tnt_s_random_weights_maps"].shape == (3, 5, 6)
 
 
 def test_weights_of_a_file_are_its_own_and_normalised_as_published(small, tmp_path):

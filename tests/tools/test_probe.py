@@ -105,6 +105,19 @@ def test_the_program_says_in_one_line_what_is_missing(weights, monkeypatch, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_model_of_other_channels_than_the_configs_is_refused(tmp_path, monkeypatch):
+    grey = create_model(
+        **checked_config(
+            model__num_classes=3, model__in_channels=1, data__mean=(0.5,), data__std=(0.5,)
+        ).model.arguments()
+    )
+    monkeypatch.setattr("tnt_jax.tools.probe.read_source", lambda source, weights: (grey, None))
+    with pytest.raises(
+        ValueError, match="sees images of 1 channels, and config.model.in_channels is 3. Give --config.mod"
+    ):
+        probe.probe(str(tmp_path), digits(tmp_path))
+
+
 def test_a_models_name_before_the_weights_is_the_model(monkeypatch, tmp_path):
     """As with the other tools; data and image size are the config's."""
     asked = []

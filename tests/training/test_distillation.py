@@ -82,6 +82,18 @@ def test_classes_are_those_of_the_same_name(trained):
         distillation.load_teacher(config, 5, None)
 
 
+def test_a_teacher_that_cannot_see_the_students_images_or_speak_of_its_labels_is_refused(trained):
+    settings = {"distillation__teacher": str(trained), "model__image_size": 6, "model__patch_size": 2}
+    load = distillation.load_teacher
+    with pytest.raises(ValueError, match="its patches do not divide .*config.model.image_size=6 .* patch_size=4; use"):
+        load(checked_config(**settings, model__word_size=1), 4, None)
+    config = checked_config(distillation__teacher=str(trained))
+    with pytest.raises(ValueError, match="it knows 3 classes and the student 5"):  # the head has more than the names
+        load(config, 5, ("blue", "red", "green"))
+    with pytest.raises(ValueError, match="for one label an image, and imagenet2012 has several. Leave it out"):
+        load(config, 4, None, several_labels=True)
+
+
 def test_what_is_no_teacher_is_refused_by_its_key(tmp_path):
     for source, error in (("nowhere", "does not say which model"), (str(tmp_path), "config.json")):
         config = checked_config(distillation__teacher=source)

@@ -103,6 +103,14 @@ def test_weights_of_a_run_whose_images_were_normalised_otherwise_are_noted(sourc
     assert '--config.data.mean="(0.485, 0.456, 0.406)" and --config.data.std="(0.229, 0.224, 0.225)"' in note
 
 
+def test_one_number_for_all_channels_is_as_good_as_one_each_and_other_channels_are_not_compared(source):
+    started = {"pretrained": str(source), "data__mean": (0.5,)}
+    assert starting_point.normalisation_note(checked_config(**started)) is None
+    grey = {"model__in_channels": 1, "data__std": (0.25,), "data__randaugment": "", "data__color_jitter": 0.0}
+    assert starting_point.normalisation_note(checked_config(**started, **grey)) is None
+    assert "data.mean" in starting_point.normalisation_note(checked_config(pretrained=str(source), data__mean=(0.4,)))
+
+
 KNOWN = ("cat", "dog", "fox")
 
 

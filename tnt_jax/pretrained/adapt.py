@@ -40,8 +40,9 @@ def resize_positions(
     positions = arrays.get(entry.name) if entry else None
     if positions is None or positions.ndim != len(entry.file_shape) or positions.shape[-1] != entry.shape[-1]:
         return arrays
-    positions = _with_class_position(positions, weights)
-    arrays = arrays | {entry.name: positions}
+    if positions.shape != entry.file_shape:
+        positions = _with_class_position(positions, weights)
+        arrays = arrays | {entry.name: positions}
     count = positions.shape[-2] - 1
     side = round(count**0.5)
     if weights.grid is not None:
@@ -58,9 +59,12 @@ def resize_positions(
 
 
 def _with_class_position(positions: np.ndarray, weights: Weights) -> np.ndarray:
-    """DeiT III's positions [1, N, D], none for the class token -> [1, 1 + N, D]: zeros for it are the same function."""
-    rows = positions.shape[-2]
-    if weights.scheme != "vit" or weights.grid is not None or rows < 2 or math.isqrt(rows) ** 2 != rows:
+    """DeiT III's positions [1, N, D], none for the class token -> [1, 1 + N, D]: zeros for it are the same function.
+
+    A square number of rows alone could be a grid of 6 x 8 with the class token; DeiT III has LayerScale as well.
+    """
+    rows, scaled = positions.shape[-2], any(name.endswith("ls1.gamma") for name in weights.arrays)
+    if not scaled or weights.grid is not None or rows < 2 or math.isqrt(rows) ** 2 != rows:
         return positions
     logging.info("%s has no position for the class token, as DeiT III: it gets zeros", weights.source)
     return np.concatenate([np.zeros_like(positions[:, :1]), positions], axis=1)

@@ -17,6 +17,7 @@ HUB_PREFIX = "hf-hub:"
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 HUB_SECONDS = 5  # for the hub's answer, before it counts as out of reach
 WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile, in any order
+_GAMMA = re.compile(r"\.gamma_([12])$")  # DeiT III's own name of a LayerScale; timm's is ls1.gamma
 BEST, RAW, AVERAGED = CHOICES = ("best", "raw", "averaged")
 # What save_pretrained notes in a .safetensors file's metadata.
 GRID_KEY, SIZES_KEY, NOTE_KEY = "sentence_grid", "tnt_jax_sizes", "tnt_jax_weights"
@@ -195,11 +196,15 @@ def _read_notes(metadata: dict[str, str], path: Path) -> dict[str, Any]:
 
 
 def _unwrapped_names(arrays: dict[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
-    """Names without what training code puts in front: PyTorch's wrappers, and a module that all names lie in."""
+    """Names without what training code puts in front: PyTorch's wrappers, and a module that all names lie in.
+
+    LayerScales of DeiT III's release get timm's names.
+    """
     plain = {}
     for name, array in arrays.items():
         while name.startswith(WRAPPERS):
             name = name.split(".", 1)[1]
+        name = _GAMMA.sub(r".ls\1.gamma", name)
         if name in plain:
             raise ValueError(f"{source} holds {name} twice, with and without a wrapper's prefix; keep one of the two")
         plain[name] = array

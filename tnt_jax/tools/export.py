@@ -87,7 +87,7 @@ def program_of(trained: Trained, input_kind: str = "uint8") -> Callable[[jax.Arr
     """
 
     def logits(device_kind: str, images: jax.Array) -> jax.Array:
-        model = fast.replace(trained.model, implementation="xla", device_kind=device_kind)
+        model = fast.replace(trained.model, implementation="xla", outer="xla", device_kind=device_kind)
         return model.apply(trained.variables, images)
 
     def program(images: jax.Array) -> jax.Array:

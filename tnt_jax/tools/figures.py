@@ -156,7 +156,8 @@ def draw_models(options: argparse.Namespace) -> None:
     if options.figure == "all" and not any(subject.model.inner_blocks for subject in subjects):
         figures = [name for name in figures if name not in INNER_FIGURES]
         print(f"figures: no model has an inner path, so {' and '.join(INNER_FIGURES)} are left out")
-    image_size, attention_size = (side and (side, side) for side in (options.image_size, options.attention_size))
+    sizes = options.image_size, options.attention_size
+    image_size, attention_size = ((size, size) if isinstance(size, int) else size for size in sizes)
     settings = {"image_size": image_size, "attention_size": attention_size, "queries": options.query}
     for name, drawn in draw(subjects, pixels, figures, seed=options.seed, **settings):
         png, pdf, arrays = save_figure(drawn, options.output, name)
@@ -173,8 +174,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_weights_flag(parser)
     parser.add_argument("--output", type=Path, help="a folder")
     parser.add_argument("--figure", default="all", help="all (default), or numbers or names, commas between them")
-    parser.add_argument("--image-size", type=int, help="pixels, a side, of figures 1 and 2 (default: see above)")
-    parser.add_argument("--attention-size", type=int, help="likewise, of figures 3 to 6 (default: the model's own)")
+    size, words = command_line.image_size, "pixels, a side or HEIGHTxWIDTH"
+    parser.add_argument("--image-size", type=size, help=f"{words}, of figures 1 and 2 (default: see above)")
+    parser.add_argument("--attention-size", type=size, help=f"{words}, of figures 3 to 6 (default: the model's own)")
     query = "a word of figure 4: ROW,COLUMN (a pixel of the model's input) or its number; repeatable (default: four)"
     parser.add_argument("--query", action="append", default=[], help=query)
     parser.add_argument("--seed", type=int, default=0, help="of the channels and of t-SNE (default 0)")

@@ -52,6 +52,12 @@ def probe(
         taken = ("dtype", "in_channels")
         settings = {key: getattr(config.model, key) for key in taken} if named else config.model.arguments()
         model = create_model(**settings | {"name": name})
+    if model.in_channels != config.model.in_channels:
+        raise ValueError(
+            f"{source} sees images of {model.in_channels} channels, and config.model.in_channels is "
+            f"{config.model.in_channels}. Give --config.model.in_channels={model.in_channels} (data.mean and data.std "
+            "fit it)."
+        )
     model = update(model, num_classes=0, image_size=size)  # the head plays no part
     params, block, kind = fit(found, model), model.depth if block is None else block, kind or model.pooling
     train, test = (

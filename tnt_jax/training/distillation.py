@@ -15,6 +15,7 @@ import numpy as np
 
 from tnt_jax import workdir as workdirs
 from tnt_jax.data.settings import DataSettings, EvalImages
+from tnt_jax.models.patches import grid_of
 from tnt_jax.models.tnt import TNT
 from tnt_jax.models.variants import update
 from tnt_jax.pretrained.load import fit, read_published, read_source
@@ -52,7 +53,9 @@ class Teacher:
         return hashlib.sha256(repr(sorted(workdirs.checksums(self.params).items())).encode()).hexdigest()[:12]
 
 
-def load_teacher(config: Config, num_classes: int, class_names: Sequence[str] | None) -> Teacher | None:
+def load_teacher(
+    config: Config, num_classes: int, class_names: Sequence[str] | None, several_labels: bool = False
+) -> Teacher | None:
     """The config's teacher for a student of these classes; None where it has none.
 
     Raises ValueError or FileNotFoundError that names config.distillation.teacher, the cause and the fix.
@@ -61,6 +64,11 @@ def load_teacher(config: Config, num_classes: int, class_names: Sequence[str] | 
     if not source:
         return None
     try:
+        if several_labels:
+            raise ValueError(
+                f"its part of the loss is a softmax over the classes, for one label an image, and {config.data.name} "
+                "has several. Leave it out."
+            )
         return _load(config, source, num_classes, class_names)
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(f"config.distillation.teacher={source}: {error}") from error
@@ -82,10 +90,15 @@ def _load(config: Config, source: str, num_classes: int, class_names: Sequence[s
         raise ValueError(
             f"it sees images of {model.in_channels} channels, and the student of {config.model.in_channels}."
         )
+    try:
+        grid_of(config.model.input_size, model.patch_size)
+    except ValueError as error:
+        raise ValueError(f"its patches do not divide the student's images: config.model.{error}.") from error
     classes = label_map(names, class_names, config.data.name)
-    if classes is None and model.num_classes != num_classes:
+    known = model.num_classes if classes is None else len(classes)
+    if known != num_classes:
         raise ValueError(
-            f"it knows {model.num_classes} classes and the student {num_classes}, and which are the same is not known. "
+            f"it knows {known} classes and the student {num_classes}, and which are the same is not known. "
             f"Take a teacher of the student's classes, or write its {workdirs.CLASSES_FILE}."
         )
     return Teacher(model, fit(weights, model), images.mean, images.std, classes, weights.label)

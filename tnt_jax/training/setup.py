@@ -37,7 +37,10 @@ from tnt_jax.training.state import Params, initial_params
 from tnt_jax.training.steps import for_platform
 
 # An evaluation may differ in these too: in how exactly the same weights are computed with, and in training's own.
-CHANGEABLE_IN_EVALUATION = ("model.dtype", "model.drop_path_rate")
+CHANGEABLE_IN_EVALUATION = (
+    *("model.dtype", "model.drop_path_rate", "model.head_dropout"),
+    *("model.initialization", "model.zero_init_head"),
+)
 AnyConfig = ml_collections.ConfigDict | Mapping[str, Any] | Config
 
 
@@ -90,7 +93,8 @@ class Run:
     @functools.cached_property
     def teacher(self) -> Teacher | None:
         """By config.distillation. Raises ValueError or FileNotFoundError where it is none for this model."""
-        return load_teacher(self.config, self.model.num_classes, self.pipeline.class_names)
+        pipeline = self.pipeline
+        return load_teacher(self.config, self.model.num_classes, pipeline.class_names, pipeline.several_labels)
 
     @functools.cached_property
     def plan(self) -> Plan:

@@ -121,17 +121,26 @@ def published_images(name: str) -> EvalImages:
 def normalisation_note(config: Config) -> str | None:
     """Where the images of config.pretrained had another mean or deviation: a line that says so.
 
-    Known of a run, and of published weights on the hub.
+    Known of a run, and of published weights on the hub; images of another number of channels are not compared.
     """
     before: dict[str, Any] = {}
+    channels = 3
     if is_folder(config.pretrained):
-        before = _group(split_step(config.pretrained)[0], "data")
+        workdir = split_step(config.pretrained)[0]
+        before, channels = _group(workdir, "data"), _group(workdir, "model").get("in_channels", channels)
     elif config.pretrained.partition("@")[0] == f"{HUB_PREFIX}{model_info(config.model.name).hub_name}":
         images = published_images(config.model.name)
-        before = {"mean": [*images.mean], "std": [*images.std]} if config.model.in_channels == len(images.mean) else {}
+        before = {"mean": [*images.mean], "std": [*images.std]}
+    if channels != config.model.in_channels:
+        return None
     now = as_dict(config)["data"]
     then = {key: before.get(key, now[key]) for key in ("mean", "std")}
-    flags = [f'--config.data.{key}="{tuple(value)}"' for key, value in then.items() if value != now[key]]
+    by_channel = lambda values: values * channels if len(values) == 1 else values  # noqa: E731  # one for all
+    flags = [
+        f'--config.data.{key}="{tuple(value)}"'
+        for key, value in then.items()
+        if by_channel(value) != by_channel(now[key])
+    ]
     if not flags:
         return None
     return (

@@ -92,6 +92,21 @@ def test_the_step_of_a_set_on_the_device_holds_the_set():
     assert 0 < memory.arguments - 3000 * 10 * 12 * 3 < 20_000
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"distillation__teacher": "runs/large"},
+            "config.distillation.teacher=runs/large: the step is compiled without",
+        ),
+        ({"freeze": ("block_9/.*",)}, "config.freeze: 'block_9/.*' matches no parameter"),
+    ],
+)
+def test_what_the_report_would_leave_out_is_refused(changes, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        compile_step(checked_config(**changes), 4, jax.devices()[:2])
+
+
 def test_devices_that_do_not_divide_the_batch():
     with pytest.raises(ValueError, match="batch_size=16 is not a multiple of the 3 devices; use 15 or 18"):
         compile_step(checked_config(), 4, jax.devices()[:3])

@@ -11,9 +11,10 @@ from tnt_jax.models import fast
 from tnt_jax.models.complexity import multiply_adds
 from tnt_jax.training import steps
 from tnt_jax.training.config import Config
+from tnt_jax.training.freezing import check_freeze
 from tnt_jax.training.optimizer import make_optimizer, make_schedule
 from tnt_jax.training.setup import check_training_devices, make_model
-from tnt_jax.training.state import initial_state, stack_layers
+from tnt_jax.training.state import initial_params, initial_state, stack_layers
 
 STEPS_PER_EPOCH = 1000  # of the schedule; the compiled step is the same with any other
 _OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|[Rr]an out of memory")
@@ -62,8 +63,15 @@ def compile_step(
     computed. Raises ValueError where the devices do not divide the batch, and for impossible sizes.
     """
     check_training_devices(config, len(devices))
+    if config.distillation.teacher:
+        raise ValueError(
+            f"config.distillation.teacher={config.distillation.teacher}: the step is compiled without a teacher, whose "
+            "forward pass would be left out. For the student alone give --config.distillation.teacher=."
+        )
     start = time.perf_counter()
     model = make_model(config, num_classes)
+    if config.freeze:
+        check_freeze(config, jax.eval_shape(lambda: initial_params(config, model)))
     schedule = make_schedule(config, STEPS_PER_EPOCH)
     optimizer = make_optimizer(config, schedule)
     every = config.log_every_steps or STEPS_PER_EPOCH
