@@ -111,6 +111,10 @@ def test_a_set_without_such_images_is_refused_before_a_run_starts(settings_for, 
         batches.check_channels(settings, channels)
     batches.check_channels(settings_for("folder", folders["sixteen.png"], pixel_bits=16), 3)
     batches.check_channels(settings_for("synthetic"), 5)
+    five = settings_for("folder", folders["five.npy"])
+    batches.check_channels(five, 5)
+    with pytest.raises(ValueError, match=r"in_channels=3, .*none .*\.npy\): it holds uint8 \[16, 20, 5\]"):
+        batches.check_channels(five, 3)
 
 
 @pytest.mark.parametrize(("channels", "bits"), [(1, 8), (3, 8), (5, 16)])
