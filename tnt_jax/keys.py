@@ -97,6 +97,8 @@ def _typed(name: str, value: Any, wanted: Any, key: Key) -> Any:
     if isinstance(wanted, types.UnionType):  # one number, or a tuple of them
         single, several = typing.get_args(wanted)
         wanted = several if isinstance(value, (tuple, list)) else single
+        if isinstance(value, str):
+            raise ValueError(f"config.{name}={short_repr(value)}: must be a number, or a tuple such as (96, 160).")
     if typing.get_origin(wanted) is tuple:
         return _typed_tuple(name, value, typing.get_args(wanted), key)
     accepted = (int, float) if wanted is float else wanted  # a whole number serves where any number does

@@ -83,6 +83,11 @@ def test_what_is_no_image_size(value):
         check_config(tiny_config(model__image_size=value))
 
 
+def test_an_image_size_as_tools_take_it_is_told_how_a_config_has_it():
+    with pytest.raises(ValueError, match=r"image_size='96x160': must be a number, or a tuple such as \(96, 160\)"):
+        check_config(tiny_config(model__image_size="96x160"))
+
+
 def test_a_whole_number_serves_where_any_number_does():
     epochs = check_config(tiny_config(epochs=3)).epochs
     assert epochs == 3.0 and isinstance(epochs, float)
