@@ -43,6 +43,7 @@ def assert_equal(made, others):
 
 def test_batches_are_the_same_for_any_number_of_workers(settings_for, folder, monkeypatch):
     """From the start and from steps 1 and 7, in the first epoch and the third; the faulty images are told."""
+    before = shared_memory()
     monkeypatch.setattr(batches, "_PIECE", 10)
     recipe = {"randaugment": "rand-m9-mstd0.5-inc1", "repeated_augmentation": 3}
     alone = settings_for("folder", folder, **recipe, worker_processes=0)
@@ -56,7 +57,7 @@ def test_batches_are_the_same_for_any_number_of_workers(settings_for, folder, mo
         assert start or found.count("train") == 2 and all("cannot identify" in name for name in found.names("train"))
     assert_equal(batches.eval_batches(settings, **PLACE), evaluated)
     gc.collect()  # Grain's iterators refer to themselves
-    assert gone([])
+    assert gone([], before)
 
 
 def test_an_error_in_a_worker_is_the_main_processs(settings_for, folder):
@@ -146,7 +147,7 @@ def start(folder, tmp_path, what):
 
 
 def shared_memory():
-    return set(pathlib.Path("/dev/shm").glob("psm_*"))
+    return {path for pattern in ("psm_*", "tnt_jax_*") for path in pathlib.Path("/dev/shm").glob(pattern)}
 
 
 def alive(pid):
@@ -156,36 +157,38 @@ def alive(pid):
         return False
 
 
-def gone(pids, seconds=30):
-    """Whether all processes end, and what lies in shared memory then vanishes; other tests' does too."""
+def gone(pids, before, seconds=30):
+    """Whether all processes end, and what lies in shared memory then, but not `before`, vanishes; others' does too."""
     end = time.monotonic() + seconds
     while any(map(alive, pids)) and time.monotonic() < end:
         time.sleep(0.1)
-    left = shared_memory()
+    left = shared_memory() - before
     while left & shared_memory() and time.monotonic() < end:
         time.sleep(0.1)
     return not any(map(alive, pids)) and not left & shared_memory()
 
 
 def test_a_worker_imports_neither_jax_nor_tensorflow_and_a_killed_one_ends_the_run_with_a_message(folder, tmp_path):
+    before = shared_memory()
     process, found = start(folder, tmp_path, "train")
     assert len(found["workers"]) == 2 and found["loaded"] == [] and found["Pillow"] and found["here"] == ["jax"]
     os.kill(found["workers"][0], signal.SIGKILL)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 3
     assert re.search(r"RunError: The data cannot be read any further\. One of 2 worker processes .*SIGKILL", out)
-    assert gone(found["workers"])
+    assert gone(found["workers"], before)
 
 
 @pytest.mark.parametrize("what", ["end", "leave", "killed", "interrupted", "terminated"])
 def test_nothing_is_left_of_workers(folder, tmp_path, what):
     """At the end, after os._exit, kill -9, and Ctrl-C or SIGTERM to all, which workers leave to the program."""
+    before = shared_memory()
     process, found = start(folder, tmp_path, "train" if what == "killed" else what)
     if what == "killed":
         process.kill()
     if what in ("interrupted", "terminated"):
         os.killpg(process.pid, signal.SIGINT if what == "interrupted" else signal.SIGTERM)
     _, err = process.communicate(timeout=60)
-    assert gone(found["workers"])
+    assert gone(found["workers"], before)
     assert process.returncode == {"killed": -9, "interrupted": -2, "terminated": -15}.get(what, 0), err
     assert err.count("Traceback") == (what == "interrupted")  # the main process's own

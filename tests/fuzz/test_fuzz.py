@@ -50,4 +50,4 @@ def test_damaged_images_are_decoded_or_refused(tmp_path):
     )
     assert found.returncode == 0, found.stderr[-2000:]
     kinds = re.findall(r"^(\w+): (\d+) decoded, (\d+) refused$", found.stdout, flags=re.MULTILINE)
-    assert len(kinds) == 6 and all(int(decoded) and int(refused) for _, decoded, refused in kinds), found.stdout
+    assert len(kinds) == 7 and all(int(decoded) and int(refused) for _, decoded, refused in kinds), found.stdout

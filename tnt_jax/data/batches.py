@@ -322,6 +322,8 @@ def _batches(
             died = re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error))
             if died is None:
                 raise
+            close()
+            worker.clear_shared_memory(os.getpid())
             raise ChildProcessError(worker.last_words(int(died[1]), workers)) from error
         finally:
             close()

@@ -4,13 +4,16 @@ A spawned process imports the program's main module anew, and Grain imports jax 
 take seconds and memory in every worker, and the accelerator. `prepare_workers` has them begin with this module instead.
 """
 
+import atexit
+import contextlib
 import importlib.abc
 import os
+import pathlib
 import signal
 import sys
 import threading
 import time
-from multiprocessing import spawn
+from multiprocessing import shared_memory, spawn
 
 from absl import flags, logging
 
@@ -36,6 +39,8 @@ def prepare_workers() -> None:
             data["init_main_from_name"] = __name__
         return data
 
+    if spawn.get_preparation_data is _preparation_data:
+        atexit.register(clear_shared_memory, os.getpid())
     spawn.get_preparation_data = preparation_data
     if not flags.FLAGS.is_parsed():  # in a notebook; Grain asks for flags of its own
         flags.FLAGS.mark_as_parsed()
@@ -54,8 +59,27 @@ def last_words(exit_code: int, workers: int) -> str:
     )
 
 
+def clear_shared_memory(parent: int) -> None:
+    """Removes what workers of the process `parent` have left in shared memory; its batches are of no use afterwards.
+
+    A worker that is killed while it makes a segment has not told Python's resource tracker of it yet.
+    """
+    for path in pathlib.Path("/dev/shm").glob(f"{_prefix(parent)}*"):  # Linux alone has the folder
+        with contextlib.suppress(FileNotFoundError):  # the tracker was faster
+            segment = shared_memory.SharedMemory(path.name)
+            segment.close()
+            segment.unlink()  # tells the tracker, too
+
+
+def _prefix(parent: int) -> str:
+    return f"tnt_jax_{parent}_"
+
+
 def _begin() -> None:
     """In a worker: signals are the main process's business, which ends its workers; without it they end themselves."""
+    # Segments with a name that tells whose they are, in place of Python's psm_1234abcd.
+    shared_memory._SHM_NAME_PREFIX = f"/{_prefix(os.getppid())}"
+    shared_memory._SHM_SAFE_NAME_LENGTH = len(shared_memory._SHM_NAME_PREFIX) + 16
     logging.set_verbosity(logging.ERROR)  # Grain warns in each worker that there is no jax
     sys.meta_path.insert(0, _NoJax())
     for each in (signal.SIGINT, signal.SIGTERM):
@@ -66,6 +90,7 @@ def _begin() -> None:
 def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
+    clear_shared_memory(parent)
     os._exit(1)
 
 
