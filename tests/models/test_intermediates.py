@@ -24,6 +24,7 @@ def test_maps_are_the_sentences_of_the_blocks_asked_for(name):
         expected = features["sentences"][block][:, 1:].reshape(2, 4, 4, 24)
         np.testing.assert_allclose(each, expected, atol=1e-5)
     assert len(forward_intermediates(model, variables, pixels)) == 3
+    assert len(forward_intermediates(model, variables, pixels, np.int64(1))) == 1
     assert [each.shape for each in forward_intermediates(model, variables, pixels, 2)] == [(2, 4, 4, 24)] * 2
 
 

@@ -1,6 +1,7 @@
 """What a model has inside, by timm's names: forward_features and forward_intermediates."""
 
 import dataclasses
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -70,7 +71,7 @@ def _blocks(model: TNT, indices: int | Sequence[int] | None) -> list[int]:
     depth = model.depth
     if indices is None:
         indices = range(depth)
-    elif isinstance(indices, int):
+    elif isinstance(indices, numbers.Integral):  # NumPy's too
         if not 1 <= indices <= depth:
             raise ValueError(f"indices={indices}: the last {indices} of {depth} blocks; take 1 to {depth}")
         indices = range(depth - indices, depth)
