@@ -127,7 +127,7 @@ def get_config() -> ml_collections.ConfigDict:
     # "reference", "xla" (one form of it by name: "dot", "broadcast") or "pallas" (a TPU kernel; auto: where it can be
     # had, else xla)
     model.inner_implementation = "auto"
-    model.outer_implementation = "auto"  # "xla" or "flash" (kernels of jax and cuDNN; auto: on TPUs above 224 pixels)
+    model.outer_implementation = "auto"  # "xla" or "flash" (kernels of jax and cuDNN; auto: on TPUs from 384 pixels)
     model.dtype = "bfloat16"  # of the arithmetic; parameters, softmax, norm statistics and logits are float32
 
     config.data = data = ml_collections.ConfigDict()

@@ -14,7 +14,7 @@ from tnt_jax.models.fast.fused import INTERPRETER
 _TILE = 128  # sentences: the lanes of a TPU's registers
 _WHOLE = 768  # up to here all of them are one block; float32 scores of more do not fit the vector memory ...
 _BLOCK = 512  # ... and are computed in blocks
-LEAST_TOKENS = 257  # from which the TPU's kernel is the faster one, by estimate: 197 fill its 256 too badly
+LEAST_TOKENS = 577  # (384 pixels) from which a whole block with the TPU's kernel is the faster one, by estimate
 
 
 def obstacle(dtype: jnp.dtype, head_dim: int, device_kind: str) -> str | None:
