@@ -75,12 +75,12 @@ def load_teacher(
 
 
 def _load(config: Config, source: str, num_classes: int, class_names: Sequence[str] | None) -> Teacher:
-    names, images = None, None
+    names = None
     if is_folder(source):
         model, weights = read_source(source)
         workdir = split_step(source)[0]
         names = workdirs.read_class_names(workdir)
-        data = (read_run_config(workdir) or {})["data"]
+        data = read_run_config(workdir)["data"]
         images = EvalImages(**{name: tuple(data[name]) for name in ("mean", "std")})
     else:
         name, model, weights = read_published(source)
