@@ -65,7 +65,7 @@ class InputPipeline:
     def class_counts(self) -> np.ndarray:
         """int64 [classes], labels of each class in the training split. Reads every record unless labels_at_hand."""
         if not self.labels_at_hand:
-            logging.info("Counting the labels of %d training examples, record by record", self.train_examples)
+            logging.warning("Counting the labels of %d training examples, record by record", self.train_examples)
         return self._dataset.class_counts(self._config.data.train_split)
 
     def train(self, start_step: int) -> Iterator[Batch]:
