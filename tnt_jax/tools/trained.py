@@ -122,7 +122,7 @@ def evaluation_batches(
         local_devices=local_devices,
         count_unlabelled=trained.loss == "sigmoid",
     )
-    return relabelled(batches, labels)
+    return (relabelled(batch, labels) for batch in batches)
 
 
 def class_names(workdir: Path, config: Config, num_classes: int) -> tuple[str, ...]:

@@ -83,7 +83,7 @@ def evaluate_split(
     run: Run, eval_step: EvalStep, weights: Mapping[str, Params], interrupted: Callable[[], bool] = lambda: False
 ) -> dict[str, Result] | None:
     """Replicated weights by name -> the Result of each on the run's whole evaluation split; None if interrupted."""
-    batches = relabelled(readable(run.pipeline.evaluation), run.label_map)
+    batches = (relabelled(batch, run.label_map) for batch in readable(run.pipeline.evaluation))
     classes = np.ones(run.model.num_classes, np.float32)
     results = evaluate_weights(eval_step, weights, batches, classes, run.config.prefetch_batches, interrupted)
     # Labels come in the model's order, which is the data set's unless there is a map.

@@ -11,7 +11,7 @@ from tnt_jax.data.faulty import FaultyImages
 from tnt_jax.data.settings import DataSettings
 from tnt_jax.training.config import Config
 from tnt_jax.training.input_pipeline import Batch, batch_arguments
-from tnt_jax.training.starting_point import label_map
+from tnt_jax.training.starting_point import label_map, relabelled
 
 # A tfds name with /config and :version, where it has them, and a split in tfds notation.
 _ENTRY = re.compile(r"(?P<name>[^:\[\]\s]+(?::(?:\d+|\*)\.(?:\d+|\*)\.(?:\d+|\*))?)(?::(?P<split>\S.*))?")
@@ -60,13 +60,7 @@ class SuiteSet:
 
         Raises ValueError for a label outside the classes that the set is known to have.
         """
-        batch = dict(batch)
-        if self.label_to_class is not None:
-            batch["label"] = self.label_to_class[batch["label"]]
-            if "labels" in batch:
-                labels = np.zeros((*batch["label"].shape, len(self.classes)), np.uint8)
-                labels[..., self.label_to_class] = batch["labels"]
-                batch["labels"] = labels
+        batch = relabelled(batch, self.label_to_class)
         wrong = (self.classes[batch["label"]] == 0) & (batch["mask"] > 0)
         if wrong.any():
             raise ValueError(

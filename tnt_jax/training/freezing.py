@@ -7,7 +7,6 @@ leaves, in place of what the other holds. Gradients and the optimizer's state ar
 import difflib
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import jax
 import optax
@@ -15,7 +14,7 @@ import optax
 from tnt_jax.models.fast.stacking import is_stack, stack_blocks, unstack_blocks
 from tnt_jax.training.config import Config
 
-Params = Any
+Params = optax.Params  # nested dicts of float32 arrays
 _NAMED = 20  # in a message
 
 

@@ -173,16 +173,16 @@ def label_map(known: Names, names: Names, data: str) -> np.ndarray | None:
     return np.array([number[name] for name in names], np.int32)
 
 
-def relabelled(batches: Iterator[Batch], classes: np.ndarray | None) -> Iterator[Batch]:
-    """Batches with a data set's labels -> with the model's classes, by `label_map`."""
-    for batch in batches:
-        if classes is not None:
-            batch = batch | {"label": classes[np.asarray(batch["label"])]}
-            if "labels" in batch:
-                present = np.zeros((*batch["label"].shape, classes.max() + 1), np.uint8)
-                present[..., classes] = np.asarray(batch["labels"])
-                batch["labels"] = present
-        yield batch
+def relabelled(batch: Batch, classes: np.ndarray | None) -> Batch:
+    """A batch with a data set's labels -> with the model's classes, by `label_map`."""
+    if classes is None:
+        return batch
+    batch = batch | {"label": classes[np.asarray(batch["label"])]}
+    if "labels" in batch:
+        present = np.zeros((*batch["label"].shape, classes.max() + 1), np.uint8)
+        present[..., classes] = np.asarray(batch["labels"])
+        batch["labels"] = present
+    return batch
 
 
 def check_classes(config: Config, workdir: Path, count: int, names: Names, evaluates: bool) -> np.ndarray | None:

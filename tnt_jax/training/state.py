@@ -11,9 +11,8 @@ import optax
 
 from tnt_jax.models.fast.stacking import stack_blocks
 from tnt_jax.training.config import Config
-from tnt_jax.training.freezing import split
+from tnt_jax.training.freezing import Params, split
 
-Params = Any  # nested dicts of float32 arrays
 Sums = dict[str, tuple[jax.Array, jax.Array]]  # metric -> (sum, weight), both float32 []: ten examples count ten
 TRAIN_METRICS = ("loss", "accuracy", "gradient_norm")  # what is summed up between two lines of the log
 
