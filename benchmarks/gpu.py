@@ -4,10 +4,11 @@
     python -m benchmarks.gpu --minutes=2 --models=tnt_s_patch16_224 --batch-size=8 --train-batch-size=4 --no-baseline
 
 Every case is a process of its own; the cases of a group (one model and kind of work) take turns. Ours are the forms of
-the inner attention ("dot", "broadcast") and of the outer one ("xla", "flash": cuDNN's), timm's eager and compiled. The
-groups come in the order of what they tell; one that would not end in time is not begun. Tables are printed and the JSON
-is written after each group, so that an interrupted run leaves its figures. Needs jax with its CUDA build, flax, optax,
-ml_collections, absl-py, etils and msgpack (no TensorFlow), and for the baseline torch and timm in the same Python.
+the inner attention ("dot", "broadcast") and of the outer one ("xla", "flash": cuDNN's), and cuDNN's for both; timm's
+are eager and compiled. The groups come in the order of what they tell; one that would not end in time is not begun.
+Tables are printed and the JSON is written after each group, so that an interrupted run leaves its figures. Needs jax
+with its CUDA build, flax, optax, ml_collections, absl-py, etils and msgpack (no TensorFlow), and for the baseline torch
+and timm in the same Python.
 """
 
 import argparse
@@ -26,7 +27,8 @@ from tnt_jax.training.config import as_dict, check_config
 from tnt_jax.workdir import write_atomically
 
 MODELS = ["tnt_s_patch16_224", "deit_small_patch16_224", "tnt_ti_patch16_224", "tnt_b_patch16_224"]
-INNER, OUTER = ("dot", "broadcast"), ("xla", "flash")
+# The inner and the outer implementation.
+FORMS = [("dot", "xla"), ("broadcast", "xla"), ("dot", "flash"), ("broadcast", "flash"), ("cudnn", "flash")]
 COMPILED = {"eager": "no", "compiled": "yes"}  # what baseline.py calls them
 
 
@@ -37,15 +39,15 @@ def groups(options: argparse.Namespace, config: dict[str, Any]) -> list[list[dic
     """
     found = []
     for name in options.models:
-        inner = INNER if create_model(name).config.inner_blocks else INNER[:1]
-        pairs = [(first, second) for second in OUTER for first in inner]
+        words = bool(create_model(name).config.inner_blocks)
+        forms = [(inner, outer) for inner, outer in FORMS if words or inner == "dot"]
         for mode in speed.MODES[::-1]:
             size = options.train_batch_size if mode == "train" else options.batch_size
             cases = []
-            for first, second in pairs:
-                model = config["model"] | {"inner_implementation": first, "outer_implementation": second}
+            for inner, outer in forms:
+                model = config["model"] | {"inner_implementation": inner, "outer_implementation": outer}
                 case = speed.make_case(options, config | {"model": model}, name, mode, size)
-                cases.append(case | {"side": speed.OURS, "form": f"{first}, {second}" if len(inner) > 1 else second})
+                cases.append(case | {"side": speed.OURS, "form": f"{inner}, {outer}" if words else outer})
             for form, compiled in COMPILED.items() if options.with_baseline else ():
                 case = speed.make_case(options, config, name, mode, size)
                 cases.append(case | {"side": speed.BASELINE, "form": form, "compile": compiled})

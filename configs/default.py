@@ -124,8 +124,8 @@ def get_config() -> ml_collections.ConfigDict:
     # "dots_with_no_batch_dims_saveable") the outputs of its dense layers as well.
     model.remat_policy = "nothing_saveable"
     model.scan = False  # one compiled block for all blocks of a kind: compiles faster, a slower step
-    # "reference", "xla" (one form of it by name: "dot", "broadcast") or "pallas" (a TPU kernel; auto: where it can be
-    # had, else xla)
+    # "reference", "xla" (one form of it by name: "dot", "broadcast"), "cudnn" (a GPU's kernel for the attention) or
+    # "pallas" (a TPU kernel for the block; auto: where it can be had, else xla)
     model.inner_implementation = "auto"
     model.outer_implementation = "auto"  # "xla" or "flash" (kernels of jax and cuDNN; auto: on TPUs from 384 pixels)
     model.dtype = "bfloat16"  # of the arithmetic; parameters, softmax, norm statistics and logits are float32

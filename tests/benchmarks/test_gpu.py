@@ -34,10 +34,10 @@ def timm(monkeypatch):
 
 def test_forms_of_a_model_and_timms_take_turns(timm, program, capsys):
     found = program("--models=tnt_s_patch16_224", "--train-batch-size=2")
-    forms = ["dot, xla", "broadcast, xla", "dot, flash", "broadcast, flash", "eager", "compiled"]
+    forms = ["dot, xla", "broadcast, xla", "dot, flash", "broadcast, flash", "cudnn, flash", "eager", "compiled"]
     assert [each["form"] for each in found["results"]] == forms * 2
-    assert [each["mode"] for each in found["results"]] == ["train"] * 6 + ["forward"] * 6
-    assert [each["batch_size"] for each in found["results"]] == [2] * 6 + [4] * 6
+    assert [each["mode"] for each in found["results"]] == ["train"] * 7 + ["forward"] * 7
+    assert [each["batch_size"] for each in found["results"]] == [2] * 7 + [4] * 7
     printed = capsys.readouterr().out
     assert printed.count("| model |") == 2 and "| tnt_jax broadcast, flash |" in printed
     rows = [line.split(" | ") for line in printed.splitlines() if "tnt_jax dot, xla" in line]
@@ -53,7 +53,7 @@ def test_the_forms_are_the_models_settings(timm):
         for case in cases[0]
         if case["side"] == speed.OURS
     ]
-    assert settings == [["dot", "xla"], ["broadcast", "xla"], ["dot", "flash"], ["broadcast", "flash"]]
+    assert settings == list(map(list, gpu.FORMS))
     assert [case["compile"] for case in cases[0] if case["side"] == speed.BASELINE] == ["no", "yes"]
     assert [case["form"] for case in cases[2]] == ["xla", "flash", "eager", "compiled"]  # a DeiT has no words
     assert {case["dtype"] for group in cases for case in group} == {"bfloat16"}

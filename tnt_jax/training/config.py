@@ -58,7 +58,7 @@ class ModelSettings(Group):
     )
     scan: bool = key(resumable=True)
     inner_implementation: str = key(
-        choices=("auto", "reference", "xla", "dot", "broadcast", "pallas"), resumable=True, before="auto"
+        choices=("auto", "reference", "xla", "dot", "broadcast", "cudnn", "pallas"), resumable=True, before="auto"
     )
     outer_implementation: str = key(choices=("auto", "xla", "flash"), resumable=True, before="xla")
     dtype: str = key(choices=("float32", "bfloat16"))

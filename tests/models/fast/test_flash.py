@@ -1,5 +1,7 @@
 """Outer attention by library kernels: the definition's numbers, where it is taken, and where it is refused."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -49,6 +51,29 @@ def test_splash_attention_in_bfloat16_is_no_worse_than_xlas():
         found = attention(lambda *x: flash.splash_attention(*x, interpret=True), jnp.bfloat16, 17)
         xla = attention(layers.attend, jnp.bfloat16, 17)
     assert max(error(found, exact)) < 1.1 * max(error(xla, exact))
+
+
+@pytest.mark.parametrize("channels", [6, 8, 10])
+def test_heads_that_are_padded_for_cudnn_are_the_definitions(channels):
+    mapped = jax.vmap(functools.partial(flash.cudnn_attention, implementation="xla"))  # as words are, over sentences
+    inputs = jax.random.normal(jax.random.key(0), (4, 3, 16, 2, channels))
+    with jax.default_matmul_precision("highest"):
+        found, pull = jax.vjp(mapped, *inputs[:3])
+        exact, pull_exact = jax.vjp(layers.attend, *inputs[:3])
+    assert max(error([found, *pull(inputs[3])], [exact, *pull_exact(inputs[3])])) < 2e-6
+
+
+def test_words_by_cudnn_are_for_nvidia_gpus_in_16_bits():
+    config = create_model("tnt_s_patch16_224", dtype="bfloat16").config
+    chosen = fast.choose(config, "cudnn", "NVIDIA H200").ops
+    assert chosen.inner.attend is flash.cudnn_attention and chosen.outer.attend is not flash.cudnn_attention
+    for kind, dtype, reason in (
+        ("cpu", "bfloat16", "computes on cpu"),
+        ("TPU v5 lite", "bfloat16", "computes on TPU v5 lite"),
+        ("NVIDIA H200", "float32", "takes bfloat16 .* not float32 of 6"),
+    ):
+        with pytest.raises(ValueError, match=f"inner_implementation='cudnn' is not possible: .*{reason}.*use 'auto'"):
+            create_model("tnt_s_patch16_224", dtype=dtype, inner_implementation="cudnn", device_kind=kind)
 
 
 def test_implementations_with_flash_attention_are_the_definition():

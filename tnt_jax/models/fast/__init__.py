@@ -28,7 +28,7 @@ from tnt_jax.models.fast.gelu import gelu
 from tnt_jax.models.layers import Layers, Ops
 from tnt_jax.models.tnt import TNT
 
-IMPLEMENTATIONS = ("auto", "reference", "xla", "dot", "broadcast", "pallas")
+IMPLEMENTATIONS = ("auto", "reference", "xla", "dot", "broadcast", "cudnn", "pallas")
 OUTER_IMPLEMENTATIONS = ("auto", "xla", "flash")
 
 
@@ -83,21 +83,24 @@ def choose(config: Config, implementation: str = "auto", device_kind: str | None
 
     "reference" is the definition, "xla" its best form for the device, "pallas" that with the inner blocks as one TPU
     kernel, "auto" the kernel where it can be had, else xla. On a TPU the log says once where auto does without. "dot"
-    and "broadcast" are the two forms of xla's inner attention, a CPU's and a TPU's: which is a GPU's is not yet
-    measured, and "xla" takes "dot" there by a guess.
+    and "broadcast" are the two forms of xla's inner attention, a CPU's and a TPU's; "cudnn" is an NVIDIA GPU's kernel
+    in its place. Which is a GPU's best is not yet measured, and "xla" takes "dot" there by a guess.
 
     Args:
       device_kind: as jax names it ("TPU v5 lite", "cpu"); None: the default device; "interpreter" runs the kernel on
         any device, slowly, for tests.
 
     Raises:
-      ValueError: "pallas" is not possible, with the reason.
+      ValueError: "pallas" or "cudnn" is not possible, with the reason.
     """
     kind = device_kind or default_device_kind()
     on_tpu = kind.startswith("TPU") or kind == fused.INTERPRETER
     if implementation == "reference":
         return Choice(Ops.definition(config), "inner_implementation='reference' is the definition")
     ops = tpu_ops(config) if on_tpu else cpu_ops(config)
+    head_dim = config.inner_dim // config.inner_num_heads
+    if implementation == "cudnn" and (reason := flash.cudnn_obstacle(config.dtype, head_dim, kind)):
+        raise ValueError(f"inner_implementation='cudnn' is not possible: {reason}; use 'auto' or 'xla'")
     if implementation in INNER_FORMS:
         ops = dataclasses.replace(ops, inner=INNER_FORMS[implementation](config).inner)
     if difference := _different_layers(config, ops):
@@ -161,7 +164,14 @@ def tpu_ops(config: Config) -> Ops:
     )
 
 
-INNER_FORMS = {"dot": cpu_ops, "broadcast": tpu_ops}  # inner_implementation -> the ops that compute words so
+def cudnn_ops(config: Config) -> Ops:
+    """`cpu_ops` with the words' attention by cuDNN, on an NVIDIA GPU."""
+    ops = cpu_ops(config)
+    return dataclasses.replace(ops, inner=dataclasses.replace(ops.inner, attend=flash.cudnn_attention))
+
+
+# inner_implementation -> the ops that compute words so
+INNER_FORMS = {"dot": cpu_ops, "broadcast": tpu_ops, "cudnn": cudnn_ops}
 
 
 def kernel_ops(config: Config, interpret: bool = False, strict: bool = True) -> Ops:

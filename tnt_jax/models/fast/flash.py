@@ -18,14 +18,18 @@ LEAST_TOKENS = 577  # (384 pixels) from which a whole block with the TPU's kerne
 
 
 def obstacle(dtype: jnp.dtype, head_dim: int, device_kind: str) -> str | None:
-    """-> why the kernels cannot be had, in words; None where they can."""
+    """-> why neither kernel can be had, in words; None where one can."""
     if device_kind.startswith("TPU") or device_kind == INTERPRETER:
         return None
+    return cudnn_obstacle(dtype, head_dim, device_kind)
+
+
+def cudnn_obstacle(dtype: jnp.dtype, head_dim: int, device_kind: str) -> str | None:
+    """-> why cuDNN's kernel cannot be had, in words; None where it can."""
     if not device_kind.upper().startswith(("NVIDIA", "TESLA", "GEFORCE", "QUADRO")):
-        return f"the kernels are for TPUs and NVIDIA GPUs, and this computes on {device_kind}"
-    if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16) or head_dim % 8 or head_dim > 128:
-        kind = jnp.dtype(dtype)
-        return f"cuDNN's kernel takes bfloat16 in heads of at most 128, in steps of 8, not {kind} of {head_dim}"
+        return f"cuDNN's kernel is for NVIDIA GPUs, and this computes on {device_kind}"
+    if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16) or head_dim > 128:
+        return f"cuDNN's kernel takes bfloat16 in heads of at most 128, not {jnp.dtype(dtype)} of {head_dim}"
     return None
 
 
@@ -59,6 +63,14 @@ def splash_attention(query: jax.Array, key: jax.Array, value: jax.Array, interpr
     return jnp.moveaxis(mixed[:, :, :count], -2, -3)
 
 
-def cudnn_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """query, key, value [B, n, H, d] of 16-bit numbers -> [B, n, H, d] on an NVIDIA GPU, by cuDNN."""
-    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+def cudnn_attention(query: jax.Array, key: jax.Array, value: jax.Array, implementation: str = "cudnn") -> jax.Array:
+    """query, key, value [..., n, H, d] of 16-bit numbers -> [..., n, H, d] on an NVIDIA GPU, by cuDNN.
+
+    cuDNN takes heads of whole eights of channels: others get channels of zeros, which change no score. `implementation`
+    is jax.nn.dot_product_attention's: "xla" computes the same anywhere, for tests.
+    """
+    channels = query.shape[-1]
+    padding = [(0, 0)] * (query.ndim - 1) + [(0, -channels % 8)]
+    query, key, value = (jnp.pad(x, padding) for x in (query, key, value))
+    mixed = jax.nn.dot_product_attention(query, key, value, scale=channels**-0.5, implementation=implementation)
+    return mixed[..., :channels]
