@@ -40,9 +40,9 @@ def test_the_table_leads_to_keys_that_exist_and_from_names_that_do_not():
         ("model.patch", "Did you mean model.patch_size?"),
         ("clip", "Did you mean gradient_clip_norm?"),
         ("llrd", "Did you mean layer_decay?"),
-        ("model.head_dim", "configs/default.py has every default, training/config.py every type."),
+        ("model.head_dim", "A key has its default in configs/default.py and its type in tnt_jax/training/config.py."),
         ("decay", "Did you mean weight_decay or layer_decay or ema_decay?"),
-        ("model.xyzzy", "configs/default.py has every default, training/config.py every type."),
+        ("model.xyzzy", "A key has its default in configs/default.py and its type in tnt_jax/training/config.py."),
     ],
 )
 def test_hints(key, words):

@@ -34,9 +34,10 @@ def test_the_least_counts_what_an_optimizer_keeps():
         settings = checked_config(model__outer_dim=1024, **changes)
         return memory.least_bytes(settings, model_of(settings), 1)
 
-    assert least() == least(optimizer="lamb") > least(optimizer="lion") > least(optimizer="sgd") > least(freeze=("x",))
+    assert least() == pytest.approx(least(optimizer="lamb"), rel=1e-6)
+    assert least() > least(optimizer="lion") > least(optimizer="sgd", momentum=0.0) > least(freeze=("x",))
     weights = 4 * count_parameters(model_of(checked_config(model__outer_dim=1024)))
-    assert least() - least(optimizer="sgd") == pytest.approx(2 * weights, rel=0.05)
+    assert least() - least(optimizer="sgd", momentum=0.0) == pytest.approx(2 * weights, rel=0.05)
 
 
 def test_published_sizes_are_not_refused():

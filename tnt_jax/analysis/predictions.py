@@ -53,16 +53,16 @@ def classify(
     top: int = 5,
     above: float | None = None,
     batch_size: int = 32,
-    loss: str = "softmax",
+    per_class: bool = False,
 ) -> Iterator[Prediction | Failure]:
     """Image files -> the `top` classes of each, or all with a probability `above` that, lazily, in the files' order.
 
     images: how files become the model's input (data.augment.eval_image at model.input_size, then mean and std).
-    class_names: [K], one a logit. loss: as config.loss. A batch goes over all local devices; the next one is read
-    meanwhile.
+    class_names: [K], one a logit. per_class: as Config.per_class. A batch goes over all local devices; the next
+    one is read meanwhile.
     """
     batch_size = whole_batch(batch_size)
-    probabilities_of = predictor(model, variables, images, loss)
+    probabilities_of = predictor(model, variables, images, per_class)
     top = min(top, model.num_classes)
     for batch in _batches(paths, batch_size, images, model):
         pixels = [item for _, item in batch if not isinstance(item, str)]
@@ -86,17 +86,17 @@ def whole_batch(batch_size: int) -> int:
 
 
 def predictor(
-    model: TNT, variables: Mapping[str, Any], images: DataSettings | EvalImages, loss: str = "softmax"
+    model: TNT, variables: Mapping[str, Any], images: DataSettings | EvalImages, per_class: bool = False
 ) -> Callable[[np.ndarray], np.ndarray]:
     """-> a function from pixels [b, H, W, C] to probabilities float32 [b, K], over all local devices.
 
-    Those of "softmax" sum to 1, those of "sigmoid" are each class's own (config.loss). b is a size of `whole_batch`;
+    They sum to 1, or are each class's own (Config.per_class). b is a size of `whole_batch`;
     each new one is compiled.
     """
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("batch",))
     everywhere, split = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in ((), ("batch",)))
     variables = jax.device_put(variables, everywhere)
-    return lambda pixels: np.asarray(_probabilities(model, images, loss, variables, jax.device_put(pixels, split)))
+    return lambda pixels: np.asarray(_probabilities(model, images, per_class, variables, jax.device_put(pixels, split)))
 
 
 def read_image(
@@ -161,8 +161,8 @@ def _batched(items: Iterable[Path], size: int) -> Iterator[list[Path]]:
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _probabilities(
-    model: TNT, images: DataSettings | EvalImages, loss: str, variables: Mapping[str, Any], pixels: jax.Array
+    model: TNT, images: DataSettings | EvalImages, per_class: bool, variables: Mapping[str, Any], pixels: jax.Array
 ) -> jax.Array:
     """variables, pixels [b, H, W, C] -> [b, K] float32."""
     logits = model.apply(variables, normalize(pixels, images))
-    return jax.nn.softmax(logits) if loss == "softmax" else jax.nn.sigmoid(logits)
+    return jax.nn.sigmoid(logits) if per_class else jax.nn.softmax(logits)

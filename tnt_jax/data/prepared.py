@@ -20,6 +20,7 @@ from tnt_jax.data import tfrecords
 
 Builder = tfds.core.DatasetBuilder
 
+BUILT_IN = ("synthetic", "folder", "digits")  # sets that are not tfds' own: `_open` in sources.py has a branch for each
 FILE_FORMAT = "array_record"  # of the sets prepared here: read by number without an index of our own
 _PROBE_SECONDS = 10
 
@@ -161,10 +162,12 @@ def features_of(builder: Builder) -> Features:
 
 def find_builder(name: str, directory: str) -> Builder:
     """A tfds name and data_dir -> its builder, prepared or not; ValueError for a name that is not known."""
+    if name in BUILT_IN:
+        raise ValueError(f"data.name={name!r} is read as it lies: there is nothing to prepare.")
     try:
         return tfds.builder(name, data_dir=os.path.expanduser(directory) or None)
     except tfds.core.DatasetNotFoundError as error:
-        near = difflib.get_close_matches(name, ["folder", "digits", "synthetic", *tfds.list_builders()], n=3)
+        near = difflib.get_close_matches(name, [*BUILT_IN, *tfds.list_builders()], n=3)
         near = f"Near names: {', '.join(near)}." if near else "Names: https://www.tensorflow.org/datasets/catalog."
         place = directory or "tfds' default data_dir"
         raise ValueError(f"data.name={name!r} is no tfds data set, and none of it lies in {place}. {near}") from error

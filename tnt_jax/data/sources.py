@@ -18,10 +18,10 @@ from etils import epath
 from tnt_jax.data import digits, prepared, synthetic
 from tnt_jax.data.decoding import Channels, as_array, decode
 from tnt_jax.data.folder import LAYOUT, Folder
+from tnt_jax.data.prepared import BUILT_IN
 from tnt_jax.data.settings import DataSettings
 from tnt_jax.keys import short_repr
 
-BUILT_IN = ("synthetic", "folder", "digits")  # beside tfds' names
 Pieces = list[tuple[str, int, int]]  # of a split: whole split's name, first example, end
 
 
@@ -107,6 +107,8 @@ def open_dataset(settings: DataSettings) -> Dataset:
     prepared.open_builder for tfds names; for "folder" a missing folder, or one without SPLIT/CLASS/IMAGE files.
     """
     splits = settings.train_split, settings.eval_split
+    if epath.Path(os.path.expanduser(settings.directory)).is_file():
+        raise ValueError(f"data.directory={settings.directory!r} is a file, and must be a folder.")
     return _open(settings.name, settings.directory, settings.synthetic_examples, *(_names(spec) for spec in splits))
 
 

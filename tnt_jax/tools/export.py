@@ -62,7 +62,7 @@ import jax.export
 program = jax.export.deserialize(open("{program}", "rb").read())
 classes = json.load(open("{classes}"))
 logits = program.call(images)              # {input} [B, {height}, {width}, {channels}] -> float32 [B, {count}], any B
-print(classes[int(logits[0].argmax())])    # jax.nn.{loss}(logits) gives probabilities{each}
+print(classes[int(logits[0].argmax())])    # jax.nn.{probability}(logits) gives probabilities{each}
 ```
 
 The first call for a number of images compiles; `jax.jit(program.call)` keeps the compiled program like any function.
@@ -121,8 +121,8 @@ def write_program(trained: Trained, folder: Path, input_kind: str = "uint8") -> 
         height=height,
         width=width,
         count=trained.model.num_classes,
-        loss=trained.loss,
-        each="" if trained.loss == "softmax" else ", of each class by itself",
+        probability="sigmoid" if trained.per_class else "softmax",
+        each=", of each class by itself" if trained.per_class else "",
         resizing=_resizing(trained),
         scaling=SCALING[input_kind].format(largest=2**images.pixel_bits - 1, mean=images.mean, std=images.std),
         source=names.printable(Path(trained.source).name),

@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             images,
             top=options.top or TOP,
             above=options.above,
-            loss=trained.loss,
+            per_class=trained.per_class,
             batch_size=options.batch_size,
         )
         lines = FORMATS[options.format](noted(results), trained.weights)

@@ -52,11 +52,11 @@ def make_report(options: argparse.Namespace, workdir: Path) -> str:
     summary = page.read_summary(workdir)
     trained = open_trained(str(workdir), weights=options.weights, changes=options.changes)
     batch_size = whole_batch(trained.config.eval_batch_size)
-    predict = predictor(trained.model, trained.variables, trained.images, trained.loss)
+    predict = predictor(trained.model, trained.variables, trained.images, trained.per_class)
     batches = evaluation_batches(trained, workdir, batch_size, jax.local_device_count())
     first = next(batches)
     batches = itertools.chain([first], batches)
-    if trained.loss == "sigmoid" and "labels" in first:
+    if trained.per_class and "labels" in first:
         evaluated = evaluate_several(predict, batches, keep=options.mistakes)
     else:
         evaluated = evaluate(predict, batches, trained.model.num_classes, keep=options.mistakes)

@@ -41,9 +41,9 @@ class Trained:
     config: Config | None  # of a workdir
 
     @property
-    def loss(self) -> str:
-        """What the logits were trained with: "softmax", of published weights too, or "sigmoid"."""
-        return "softmax" if self.config is None else self.config.loss
+    def per_class(self) -> bool:
+        """Whether a probability is its class's own, a sigmoid; of published weights they are a softmax."""
+        return self.config is not None and self.config.per_class
 
 
 def add_weights_flag(parser: argparse.ArgumentParser) -> None:
@@ -120,7 +120,7 @@ def evaluation_batches(
         image_size=trained.model.input_size,
         channels=trained.model.in_channels,
         local_devices=local_devices,
-        count_unlabelled=trained.loss == "sigmoid",
+        count_unlabelled=trained.per_class,
     )
     return (relabelled(batch, labels) for batch in batches)
 

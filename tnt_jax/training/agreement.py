@@ -196,12 +196,18 @@ def resume_notes(run: Run, metadata: Mapping[str, Any]) -> Iterator[str]:
             f"the teacher, config.distillation.teacher={config.distillation.teacher}, has other weights than then: the "
             "run resumes with another loss than it would have had."
         )
+    data = run.pipeline.identity()
     examples, found = metadata.get("train_examples", run.pipeline.train_examples), run.pipeline.train_examples
     if examples != found:
         yield (
             f"the training split {config.data.train_split!r} of {config.data.name} had {examples:,} examples then and "
             f"has {found:,} now: the run resumes with other batches than it would have had, and epochs of another "
             "length."
+        )
+    elif metadata.get("data_set", data) != data:
+        yield (
+            f"the examples of {config.data.name} are not those of then ({metadata['data_set']}; now {data}): the run "
+            "resumes with others, or in another order."
         )
 
 

@@ -20,6 +20,7 @@ from tnt_jax.training.hints import hint
 # Numbers that are not whole are float32, where what is larger turns into infinity sooner or later, and what is smaller
 # than TINY into zero, which is then divided by.
 LARGE, TINY = 1e30, 1e-30
+PER_CLASS_LOSSES = ("sigmoid",)  # values of `loss`; the others are for one label an image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +170,11 @@ class Config(Group):
     mixing: MixingSettings
     distillation: DistillationSettings
     distributed: DistributedSettings
+
+    @property
+    def per_class(self) -> bool:
+        """Whether the loss, and so every probability, is of each class by itself (a sigmoid), not a softmax."""
+        return self.loss in PER_CLASS_LOSSES
 
 
 KEYS = dict(keys_of(Config))  # "seed", ..., "model.name", ...

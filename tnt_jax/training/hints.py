@@ -108,5 +108,5 @@ def hint(key: str, accepted: Sequence[str]) -> str:
     if not near and group not in {each.rpartition(".")[0] for each in accepted}:
         near = difflib.get_close_matches(key, accepted, n=1, cutoff=0.8)
     same = [each for each in near if each.rpartition(".")[0] == group]
-    every = "configs/default.py has every default, training/config.py every type."
+    every = "A key has its default in configs/default.py and its type in tnt_jax/training/config.py."
     return f"Did you mean {' or '.join(same or near)}?" if near else every

@@ -44,7 +44,7 @@ class InputPipeline:
         Raises where the training split is missing or smaller than a batch, and where its images have several labels and
         the loss is for one.
         """
-        if self.several_labels and self._config.loss != "sigmoid":
+        if self.several_labels and not self._config.per_class:
             raise ValueError(
                 f"{self._dataset.name} has several labels an image, and config.loss={self._config.loss} is for one: "
                 "set --config.loss=sigmoid."
@@ -87,7 +87,7 @@ class InputPipeline:
             config.data,
             batch_size=config.eval_batch_size,
             faulty=self.faulty,
-            count_unlabelled=config.loss == "sigmoid",
+            count_unlabelled=config.per_class,
             **batch_arguments(config),
         )
 

@@ -279,6 +279,7 @@ class Trainer:
                 "skipped": dataclasses.asdict(self._skips),
                 "evaluation_due": self._evaluation_due,
                 "train_examples": self._run.pipeline.train_examples,
+                "data_set": self._run.pipeline.identity(),
                 "model": as_dict(self._config)["model"],
                 "decoder": DECODER,
                 "teacher": self._run.teacher and self._run.teacher.digest,

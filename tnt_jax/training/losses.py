@@ -1,6 +1,6 @@
 """Training losses: logits and soft targets of a batch -> a loss and a weight for each image.
 
-To add one: a function of `Loss`'s form, its line in LOSSES, and its keys in config.py (docs/training.md).
+To add one: docs/extending.md. `binary_cross_entropy` is also what evaluations measure.
 """
 
 from collections.abc import Callable

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from tnt_jax.models.complexity import by_formula
 from tnt_jax.models.tnt import TNT
 from tnt_jax.training.config import Config
 from tnt_jax.training.monitor import host_memory
+from tnt_jax.training.optimizer import make_optimizer
 from tnt_jax.training.runtime import RunError
 from tnt_jax.training.state import TrainState
 from tnt_jax.training.steps import Batch, Results, TrainStep
@@ -43,10 +45,18 @@ def least_bytes(config: Config, model: TNT, devices: int) -> float:
         words = model.num_words
         activations += sentences * (words * model.inner_dim + model.inner_num_heads * words**2)
     pixels, pixel_bytes = math.prod(model.input_shape), config.data.pixel_bits // 8
-    moments = {"adamw": 2, "lamb": 2, "lion": 1, "muon": 1}.get(config.optimizer, 0)
+    moments = _moments(config)
     # Of frozen parameters there are but the weights; how many they are is not known here.
     copies = 1 + bool(config.ema_decay) + (0 if config.freeze else 1 + moments)
     return 4.0 * copies * weights + item * images * activations + (4 * images + pixel_bytes * waiting) * pixels
+
+
+def _moments(config: Config) -> float:
+    """Numbers that the optimizer keeps of each number of a kernel."""
+    optimizer = make_optimizer(config, optax.constant_schedule(0.0))
+    kernel = jax.ShapeDtypeStruct((256, 256), jnp.float32)
+    kept = jax.eval_shape(optimizer.init, {"block_1": {"kernel": kernel}})
+    return sum(leaf.size for leaf in jax.tree.leaves(kept)) / kernel.size
 
 
 def check_memory(config: Config, model: TNT) -> None:

@@ -208,12 +208,12 @@ def eval_step(
 ) -> dict[str, jax.Array]:
     """A device's shard of a batch, classes [K] -> evaluation.batch_sums of the whole batch, equal on all devices.
 
-    With config.loss "sigmoid" its sums too, and of several labels an image the scores and labels of all images.
+    With config.per_class sigmoid_sums too, and of several labels an image the scores and labels of all images.
     """
     logits = model.apply({"params": params}, normalize(batch["image"], config.data), train=False)
     labels, mask = labels_of(batch), batch["mask"]
     sums = batch_sums(logits, labels, mask, classes, calibration_bins)
-    if config.loss != "sigmoid":
+    if not config.per_class:
         return lax.psum(sums, axis_name)
     sums = lax.psum(sums | sigmoid_sums(logits, labels, mask, config.bce_sum_classes), axis_name)
     if labels.ndim == 1:
