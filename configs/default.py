@@ -113,7 +113,8 @@ def get_config() -> ml_collections.ConfigDict:
     # LayerScale: where the learned factors of the residual branches start, such as 1e-5; 0: there are none.
     model.layer_scale = placeholder(float)
     model.pooling = placeholder(str)  # what the head reads: "class_token", or "mean" of the sentences
-    model.drop_path_rate = 0.1  # of the last block; rises linearly from 0 in the first
+    model.drop_path_rate = 0.1  # probability that a residual branch is left out in training; of the last block
+    model.drop_path_schedule = "linear"  # it rises from 0 in the first block; "constant": the same in all
     model.head_dropout = 0.0  # probability, for each channel that the head reads
     # "published": kernels and positions of deviation 0.02, made for 300 epochs. "scaled", for shorter runs: kernels of
     # variance 1 / fan-in, positions of deviation 0.5.

@@ -7,8 +7,8 @@ Time:     not yet run
 Accuracy: not yet run. DeiT III has 81.4% for ViT-S after 800 epochs, and TNT-S's published weights, by another recipe,
           81.5%: beside imagenet_deit_s_deit3.py this run tells what TNT adds under the same recipe
 Source:   the training command for deit_small_patch16_LS in README_revenge.md of github.com/facebookresearch/deit, the
-          defaults of its main.py, and LAMB's clipping by apex's default. Its models drop every block with the same
-          probability; here it rises from 0 to this one, as in all models of this project
+          defaults of its main.py, and LAMB's clipping by apex's default; models_v2.py for its models, which drop
+          all blocks with the same probability
 """
 
 import ml_collections
@@ -32,6 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.name = "tnt_s_patch16_224"
     config.model.layer_scale = 1e-4
     config.model.drop_path_rate = 0.05
+    config.model.drop_path_schedule = "constant"
     config.mixing.erase_probability = 0.0
 
     data = config.data

@@ -111,6 +111,7 @@ def test_deit_threes_recipe_value_by_value_and_equal_for_both_models():
         "bce_threshold": 0,
         "model.layer_scale": 1e-4,
         "model.drop_path_rate": 0.05,
+        "model.drop_path_schedule": "constant",
         "mixing.erase_probability": 0,
         "data.randaugment": "",
         "data.three_augment": True,

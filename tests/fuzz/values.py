@@ -149,6 +149,7 @@ SOUND: dict[str, tuple[Any, ...]] = {
     "model.squeeze_excitation": (None, *FLAG),
     "model.qkv_bias": (None, *FLAG),
     "model.drop_path_rate": (None, 0.0, 0.1, 0.9),
+    "model.drop_path_schedule": KEYS["model.drop_path_schedule"].choices,
     "model.remat": FLAG,
     "model.remat_policy": KEYS["model.remat_policy"].choices,
     "model.scan": FLAG,

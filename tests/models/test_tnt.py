@@ -142,6 +142,16 @@ def test_drop_path_rises_linearly_from_zero():
     assert small_model(drop_path_rate=0.1, depth=1).config.drop_path_rates() == [0.0]
 
 
+def test_constant_drop_path_reaches_the_first_block_too():
+    settings = {"drop_path_rate": 0.5, "drop_path_schedule": "constant"}
+    assert small_model(**settings, depth=3).config.drop_path_rates() == [0.5, 0.5, 0.5]
+    model = small_model(**settings, depth=1)
+    variables = random_variables(model)
+    evaluated = run(model, variables, images())
+    trained = run(model, variables, images(), train=True, rngs={"dropout": jax.random.key(3)})
+    assert float(jnp.abs(trained - evaluated).max()) > 1e-3
+
+
 @pytest.mark.parametrize(
     ("tnt_blocks", "remat"),
     [(None, {"remat": True}), ((1, 2), {"remat": True, "remat_policy": "dots_with_no_batch_dims_saveable"}), ((), {})],

@@ -205,6 +205,7 @@ def test_how_the_same_weights_are_computed_with_may_differ_in_evaluation(tmp_pat
     pretend_run(tmp_path)
     changes = {"dtype": "bfloat16", "remat": True, "scan": True, "inner_implementation": "xla", "drop_path_rate": 0.2}
     changes |= {"head_dropout": 0.5, "initialization": "scaled", "zero_init_head": True}
+    changes |= {"drop_path_schedule": "constant"}
     config = tiny_config(**{f"model__{key}": value for key, value in changes.items()})
     assert setup.prepare_evaluation(config, tmp_path, TinyPipeline(config)).config.model.dtype == "bfloat16"
     with pytest.raises(

@@ -14,6 +14,7 @@ _CHOICES = {
     "pooling": ("class_token", "mean"),
     "sentence_encoding": ("learned", "sincos"),
     "initialization": ("published", "scaled"),
+    "drop_path_schedule": ("linear", "constant"),
 }
 FEATURES = ("sentences", "words", "outer_attention", "inner_attention")
 

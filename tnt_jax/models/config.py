@@ -35,6 +35,7 @@ class Config:
     layer_scale: float = 0.0  # where the learned factors of the residual branches start; 0: there are none
     pooling: str = "class_token"  # what the head reads; "mean": of the sentences, after the last norm
     drop_path_rate: float = 0.0  # of the last block
+    drop_path_schedule: str = "linear"  # from 0 in the first block; "constant": the same in all
     head_dropout: float = 0.0  # of what the head reads
     initialization: str = "published"  # or "scaled": see models/initialization.py
     zero_init_head: bool = False  # the head's weights start from 0
@@ -70,5 +71,7 @@ class Config:
         return tuple(range(1, self.depth + 1)) if self.tnt_blocks is None else tuple(sorted(self.tnt_blocks))
 
     def drop_path_rates(self) -> list[float]:
-        """-> [depth] probabilities, rising linearly from 0 to `drop_path_rate`."""
+        """-> [depth] probabilities: rising linearly from 0 to `drop_path_rate`, or all the same."""
+        if self.drop_path_schedule == "constant":
+            return [self.drop_path_rate] * self.depth
         return [self.drop_path_rate * i / max(self.depth - 1, 1) for i in range(self.depth)]

@@ -50,6 +50,7 @@ class ModelSettings(Group):
     layer_scale: float | None = key(0, LARGE, before=0.0)
     pooling: str | None = key(choices=("class_token", "mean"), before="class_token")
     drop_path_rate: float | None = key(0, below=1)
+    drop_path_schedule: str = key(choices=("linear", "constant"), before="linear")
     head_dropout: float = key(0, below=1, before=0.0)
     initialization: str = key(choices=("published", "scaled"), before="published")
     zero_init_head: bool = key(before=False)

@@ -38,8 +38,8 @@ from tnt_jax.training.steps import for_platform
 
 # An evaluation may differ in these too: in how exactly the same weights are computed with, and in training's own.
 CHANGEABLE_IN_EVALUATION = (
-    *("model.dtype", "model.drop_path_rate", "model.head_dropout"),
-    *("model.initialization", "model.zero_init_head"),
+    *("model.dtype", "model.initialization", "model.zero_init_head"),
+    *("model.drop_path_rate", "model.drop_path_schedule", "model.head_dropout"),
 )
 AnyConfig = ml_collections.ConfigDict | Mapping[str, Any] | Config
 
