@@ -6,6 +6,7 @@ import flax.traverse_util
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from tests.pretrained import published
 from tests.training.helpers import checked_config, random_variables, tiny_config
@@ -36,6 +37,17 @@ def test_published_weights_bring_their_classes_and_the_images_of_their_kind(monk
     assert found.images == EvalImages() and found.config is None
     larger = trained.open_trained(f"tnt_s_patch16_224:{published.weights_file('tnt_tiny')}", image_size=48)
     assert larger.model.input_size == (48, 48) and larger.variables["params"]["sentence_position"].shape == (37, 48)
+
+
+def test_a_file_with_layer_scale_makes_a_model_with_it(monkeypatch, caplog):
+    """DeiT III's files have the names and sizes of a DeiT, and LayerScale."""
+    plain = {"layer_scale": 0.0}
+    make = lambda name, **found: published.model("deit3_tiny_depth1", **plain | found)  # noqa: E731
+    monkeypatch.setattr(load, "create_model", make)
+    found = trained.open_trained(f"deit_tiny_patch16_224:{published.weights_file('deit3_tiny_depth1')}")
+    gamma = load_file(published.weights_file("deit3_tiny_depth1"))["blocks.0.ls1.gamma"]
+    np.testing.assert_array_equal(found.variables["params"]["block_1"]["outer"]["layer_scale1"]["gamma"], gamma)
+    assert "has LayerScale: deit_tiny_patch16_224 is made with it" in caplog.text
 
 
 def test_deit_has_imagenets_mean_and_thousand_classes_have_names(tmp_path):

@@ -17,7 +17,7 @@ from tnt_jax.models.tnt import TNT
 from tnt_jax.models.variants import VARIANTS, create_model, update
 from tnt_jax.pretrained.adapt import adapt_channels, resize_positions, without_outer_tokens
 from tnt_jax.pretrained.mismatch import check_kind, explain
-from tnt_jax.pretrained.names import entries_for, file_name, to_arrays
+from tnt_jax.pretrained.names import entries_for, file_name, settings_shown_by, to_arrays
 from tnt_jax.pretrained.sizes import check_sizes, sizes_of
 from tnt_jax.pretrained.sources import (
     BEST,
@@ -99,11 +99,18 @@ def read_source(source: str | FilePath, weights: str = BEST) -> tuple[TNT | None
 
 
 def read_published(source: str, weights: str = BEST) -> tuple[str, TNT, Weights]:
-    """NAME:WEIGHTS or a hub's address -> (the model's name, the model with the weights' classes, the weights)."""
+    """NAME:WEIGHTS or a hub's address -> (the model's name, the model, the weights).
+
+    The model has the weights' classes, and LayerScale where they have it, as DeiT III's.
+    """
     name, path = split_source(source)
     found = read_weights(path, weights)
-    head = found.arrays.get("head.bias")
-    return name, create_model(name, num_classes=NUM_IMAGENET_CLASSES if head is None else len(head)), found
+    shown = settings_shown_by({name: array.shape for name, array in found.arrays.items()}, found.scheme)
+    settings = {"num_classes": shown.get("num_classes", NUM_IMAGENET_CLASSES)}
+    if shown.get("layer_scale"):
+        settings["layer_scale"] = shown["layer_scale"]
+        logging.warning("%s has LayerScale: %s is made with it", found.source, name)
+    return name, create_model(name, **settings), found
 
 
 def split_source(source: str) -> tuple[str, str]:
