@@ -9,6 +9,7 @@ from tests.data import odd_images
 from tests.training.helpers import lines, tiny_config
 from tnt_jax.tools import export, figures, predict, probe, report
 from tnt_jax.training import evaluate, loop, setup
+from tnt_jax.training.saved_config import saved_config
 
 NAMES = ["ant", "bee", "traffic light"]
 
@@ -49,6 +50,14 @@ def test_a_checkpoint_evaluates_to_the_same(trained):
     outcome = evaluate.evaluate(setup.prepare_evaluation(None, workdir))
     assert outcome["eval"] == summary["eval"] and outcome["best"] == summary["best"]
     assert json.loads((workdir / "evaluation.json").read_text()) == outcome
+
+
+def test_the_suite_refuses_it_for_it_would_measure_the_best_class_alone(trained, tmp_path):
+    root, workdir, _ = trained
+    config = saved_config(workdir, evaluates=True)
+    config.report_card = ("folder:test",)
+    with pytest.raises(ValueError, match=r"report_card: folder .*several labels.* without config\.report_card"):
+        setup.prepare_evaluation(config, workdir)
 
 
 def test_every_tool_reads_it_or_says_why_not(trained, tmp_path, capsys):

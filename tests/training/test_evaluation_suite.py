@@ -125,7 +125,7 @@ def more_sets(tmp_path_factory):
 
 def test_every_set_that_the_readme_names_is_evaluated(tmp_path, more_sets, weights, capsys):
     sets = ("imagenet_v2/matched-frequency", "imagenet_r", "imagenet_sketch", "imagenet2012_corrupted/gaussian_noise_1")
-    card = evaluate.evaluate(prepared(tmp_path, more_sets, weights, *sets))
+    card = evaluate.evaluate(prepared(tmp_path, more_sets, weights, *sets, loss="sigmoid"))
     found = [(row["set"], row["split"], row["count"]) for row in card["results"]]
     splits, counts = ("test", "test", "test", "validation"), (3, 2, 4, 5)
     assert found == list(zip(sets, splits, counts, strict=True))
@@ -135,6 +135,7 @@ def test_every_set_that_the_readme_names_is_evaluated(tmp_path, more_sets, weigh
     # timm's tables; noise has no row there
     assert published == dict(zip(sets, ((0.7017, 0.8951), (0.42697, 0.58147), (0.30191, 0.4891)), strict=False))
     printed = capsys.readouterr().out
+    assert "Note: NLL and ECE are of a softmax over the logits" in printed
     assert "published         -     42.70     58.15" in printed and "timm/tnt_s_patch16_224.in1k at 224x224" in printed
     few = max(row["negative_log_likelihood"] for row in card["results"] if row["set"] == "imagenet_r")
     assert few < 0.95 * card["results"][0]["negative_log_likelihood"]  # of 200 classes, not of 1,000
@@ -197,6 +198,7 @@ def test_a_card_of_real_builders(tmp_path, directory, weights, capsys):
         classes = {"imagenet_a": {6, 11, 988}, "imagenet2012_real": {7, 2, 999, 0, 1, 5}, "few": {30, 4, 999}}
         assert set().union(*labels) == classes[row["set"]]
     printed = capsys.readouterr().out
+    assert "Note: NLL" not in printed
     assert "imagenet2012_real" in printed and f"{100 * card['results'][0]['expected_calibration_error']:.2f}" in printed
 
 

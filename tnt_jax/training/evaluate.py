@@ -133,6 +133,11 @@ def _evaluate_suite(run: Run, weights: Mapping[str, Params], step: int | None, s
         "results": [],
         "published": [],
     }
+    if run.config.loss == "sigmoid":
+        log(
+            "Note: NLL and ECE are of a softmax over the logits, which a run with config.loss=sigmoid does not train. "
+            "Top-1 and top-5 are the same by either."
+        )
     log(_line(width, "set", "split", "weights", "images", "top-1 %", "top-5 %", "by class", "NLL", "ECE %"))
     for suite_set in suite.sets:
         batches, ahead = suite.batches(suite_set), run.config.prefetch_batches

@@ -46,6 +46,9 @@ SUBSETS: dict[str, tuple[int, ...]] = {
 }
 
 
+REAL = "imagenet2012_real"  # several labels an image, for models of one: a prediction is right if it is among them
+
+
 @dataclasses.dataclass(frozen=True)
 class SuiteSet:
     """A data set and what its labels mean to the model."""
@@ -75,9 +78,9 @@ class EvaluationSuite:
     """The sets of `config.report_card`. Making one raises ValueError before anything is read:
 
     one error for all entries that are ill-formed, unknown or not prepared (nothing is downloaded); one for all whose
-    classes are not the model's. A set fits if all its classes are named as some of the model's, whatever their order,
-    or, where one of them has no names, if it has as many. Of ImageNet-A and ImageNet-R, which tfds labels as ImageNet,
-    the 200 classes are known (SUBSETS).
+    classes are not the model's, or that have several labels an image where the run's loss is for these. A set fits if
+    all its classes are named as some of the model's, whatever their order, or, where one of them has no names, if it
+    has as many. Of ImageNet-A and ImageNet-R, which tfds labels as ImageNet, the 200 classes are known (SUBSETS).
     """
 
     found: tuple[str, ...] = ()  # nothing to say of what the folders hold
@@ -123,8 +126,14 @@ class EvaluationSuite:
         split = split or next((name for name in _SPLITS if name in source.splits), None)
         if split is None:
             raise ValueError(f"{settings.name} has the splits {', '.join(source.splits)}: say which, as NAME:SPLIT.")
+        if source.several_labels and self._config.loss == "sigmoid" and _base(settings.name) != REAL:
+            raise ValueError(
+                f"{settings.name} has several labels an image, of which the suite would measure the best class alone. "
+                "For the mean average precision evaluate it without config.report_card, by --config.data.name, "
+                "--config.data.directory and --config.data.eval_split."
+            )
         mapping = _label_to_class(source, self.num_classes, names)
-        known = SUBSETS.get(re.split("[/:]", settings.name)[0])
+        known = SUBSETS.get(_base(settings.name))
         if mapping is not None:
             present = mapping
         elif known is not None and source.num_classes == 1000:
@@ -135,6 +144,11 @@ class EvaluationSuite:
         classes[present] = 1
         settings = dataclasses.replace(settings, eval_split=split)
         return SuiteSet(settings, source.num_examples(split), classes, mapping)
+
+
+def _base(name: str) -> str:
+    """A tfds name without /config and :version."""
+    return re.split("[/:]", name)[0]
 
 
 def _open_entries(config: Config, sources: Any) -> list[tuple[DataSettings, str | None]]:
