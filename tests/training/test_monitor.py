@@ -4,11 +4,12 @@ import dataclasses
 import gzip
 import json
 import threading
+import types
 
 import jax
 import pytest
 
-from tests.training.helpers import TinyModel, TinyPipeline, tiny_config
+from tests.training.helpers import TinyModel, TinyPipeline, checked_config, tiny_config
 from tnt_jax.training import logging, loop, monitor, setup
 from tnt_jax.training.config import check_config
 from tnt_jax.training.runtime import RunError
@@ -70,7 +71,31 @@ def test_compilation_and_everything_else_is_left_out(timer, clock):
     assert timer.take().images_per_second == pytest.approx(2.5)
     assert timer.take() == monitor.Interval()
     assert timer.images_per_second() == pytest.approx(40 / 12)
-    assert timer.seconds_left(5) == pytest.approx(15.0)
+    assert timer.seconds_left(5) == pytest.approx(5 / 4 * (12 + 46))  # as many evaluations a step as so far
+
+
+def test_a_long_run_says_so_after_its_first_steps_and_once(timer, clock):
+    run_step(timer, clock, 100.0)
+    clock.now += 30.0  # an evaluation
+    timer.resume()
+    assert timer.early_word(99) is None
+    run_step(timer, clock, 50.0)
+    assert timer.early_word(7) is None  # 560 s
+    assert timer.early_word(98) == "A step takes 50.0 s: about 2 h 10 min left."
+    run_step(timer, clock, 50.0)
+    assert timer.early_word(97) is None
+
+
+def test_a_cpu_that_will_take_long_is_told_what_to_lower(monkeypatch):
+    monkeypatch.setattr(monitor.os, "cpu_count", lambda: 2)
+    config, tnt_s = checked_config(batch_size=128), 5_227_508_740
+    note = monitor.cpu_note(config, tnt_s, 100)  # 2 * 3 * 5.2e9 * 12,800 / 2 / 50e9
+    assert "2 cores these 100 steps take about 1 h 6 min" in note and "--config.model.name" in note
+    taught = monitor.cpu_note(checked_config(batch_size=128, pretrained="weights.safetensors"), tnt_s, 100)
+    assert "--config.freeze=\"('(?!head/).*',)\"" in taught and "tnt_ti" not in taught
+    assert monitor.cpu_note(config, tnt_s, 10) is None
+    monkeypatch.setattr(monitor.jax, "devices", lambda: [types.SimpleNamespace(platform="tpu")])
+    assert monitor.cpu_note(config, tnt_s, 10**6) is None
 
 
 class Step:

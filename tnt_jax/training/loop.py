@@ -193,6 +193,8 @@ class Trainer:
         if teacher := self._run.teacher:
             log(f"Learning from {self._config.distillation.teacher} ({teacher.label}) as well as from the labels")
             beside = {"teacher": replicate(teacher.params)}
+        if note := monitor.cpu_note(self._config, self._run.multiply_adds, self._plan.total_steps - start):
+            log(note)
         train_step = memory.announced(train_step, self._config, log)
         train_step = self._profiler.around(train_step, start)
         batches = prefetch(readable(lambda: self._run.pipeline.train(start)), self._config.prefetch_batches)
@@ -218,8 +220,9 @@ class Trainer:
         """Waits for the step, stops the run or skips the step if it is not finite, and writes what is due."""
         finite = bool(unreplicate(results["finite"]))
         slow = self._timer.ended(step)
-        if slow is not None:
-            log(slow)
+        for line in (slow, self._timer.early_word(self._plan.total_steps - step)):
+            if line is not None:
+                log(line)
         self._skips.count(finite)
         if finite and not self._plan.logs(step):
             return

@@ -76,7 +76,8 @@ def check_memory(config: Config, model: TNT) -> None:
 
 
 def announced(train_step: TrainStep, config: Config, log: Callable[[str], None]) -> TrainStep:
-    """A pmapped training step -> the same; before it runs for the first time, `log` gets `need_message`.
+    """A pmapped training step -> the same; before it runs for the first time, `log` gets `need_message`,
+    and before it is compiled, which takes minutes where the model is large, a line that says so.
 
     jax keeps what is compiled here, so nothing is compiled twice.
     """
@@ -86,6 +87,7 @@ def announced(train_step: TrainStep, config: Config, log: Callable[[str], None])
         nonlocal known
         if not known:
             known = True
+            log("Compiling the training step, once; on a CPU that takes a minute or more.")
             log(need_message(train_step.lower(state, batch).compile(), config))
         return train_step(state, batch)
 

@@ -8,6 +8,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import math
+import os
 import resource
 import statistics
 import sys
@@ -22,7 +23,7 @@ from jax.experimental import multihost_utils
 
 from tnt_jax.training.config import Config
 from tnt_jax.training.input_pipeline import Batch
-from tnt_jax.training.logging import log, write_json
+from tnt_jax.training.logging import in_words, log, write_json
 from tnt_jax.training.state import TrainState
 from tnt_jax.training.steps import Results, TrainStep
 
@@ -47,6 +48,8 @@ PEAK_FLOPS = {
 # A training step costs the forward pass, and twice as much for the gradients of activations and of weights.
 FLOPS_PER_MULTIPLY_ADD = 2
 PASSES = 3
+CORE_FLOPS = 50e9  # FLOP/s of a CPU's core in training: 62e9 on a Zen 5, 45e9 on a Xeon with AVX-512 (TNT-S, float32)
+LONG = 600.0  # seconds from which on training says early how long it will take
 PROFILE_FOLDER = "profile"
 NONFINITE_FIX = (
     "A lower config.learning_rate, a longer config.warmup_epochs, config.gradient_clip_norm=1 or "
@@ -67,6 +70,26 @@ def model_flops_utilization(images_per_second_per_device: float, multiply_adds: 
     multiply_adds: of one image's forward pass. Recomputed activations do not count.
     """
     return images_per_second_per_device * multiply_adds * FLOPS_PER_MULTIPLY_ADD * PASSES / peak
+
+
+def cpu_note(config: Config, multiply_adds: int, steps: int) -> str | None:
+    """Where training on a CPU takes long: about how long, and what to lower. multiply_adds: of a forward pass."""
+    if jax.devices()[0].platform != "cpu":
+        return None
+    cores = jax.process_count() * (os.cpu_count() or 1)
+    flops = steps * config.batch_size * multiply_adds * FLOPS_PER_MULTIPLY_ADD * PASSES
+    seconds = flops / (cores * CORE_FLOPS)
+    if config.freeze or seconds < LONG:  # what is frozen takes less, it is not known how much
+        return None
+    if config.pretrained:
+        other = "--config.freeze=\"('(?!head/).*',)\" (the head alone: about a third)"
+    else:
+        other = "a smaller --config.model.name (tnt_ti_patch16_224 is about a quarter of TNT-S)"
+    return (
+        f"Note: on a CPU of {cores} cores these {steps:,} steps take about {in_words(seconds)}, evaluations not "
+        "counted, and longer where others use it too. Less: fewer --config.epochs, a smaller "
+        f"--config.model.image_size (half the side is a quarter), {other}."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +165,7 @@ class StepTimer:
         self._waited = 0.0  # of the step under way
         self._interval = Interval()  # since the last `take`
         self._session = Interval()
+        self._between = 0.0  # seconds of evaluations and checkpoints since the first step
         self._usual: collections.deque[float] = collections.deque(maxlen=100)
         self._executor = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="step_end")
         self._running: concurrent.futures.Future[float] | None = None
@@ -189,7 +213,9 @@ class StepTimer:
     def resume(self) -> None:
         """Training continues after something else took time."""
         if self._since is not None:
-            self._since = self._clock()
+            now = self._clock()
+            self._between += now - self._since
+            self._since = now
 
     def take(self) -> Interval:
         """The steps since the last call."""
@@ -201,9 +227,17 @@ class StepTimer:
         return self._session.images_per_second
 
     def seconds_left(self, steps: int) -> float | None:
-        """Seconds that so many steps will take at the session's speed."""
-        speed = self._session.images_per_second
-        return steps * self._batch_size / speed if speed else None
+        """Seconds that so many steps will take, with as much between them as there was in the session so far."""
+        if not self._session.images:
+            return None
+        return steps * self._batch_size / self._session.images * (self._session.seconds + self._between)
+
+    def early_word(self, steps: int) -> str | None:
+        """After the first timed step: how long `steps` more will take, where that is long. Else None."""
+        left = self.seconds_left(steps)
+        if self._session.images != self._batch_size or left is None or left < LONG:
+            return None
+        return f"A step takes {self._session.seconds:.1f} s: about {in_words(left)} left."
 
     def close(self) -> None:
         """Ends the thread."""
