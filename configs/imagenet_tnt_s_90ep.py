@@ -3,7 +3,13 @@
 Command:  python main.py --config=configs/imagenet_tnt_s_90ep.py --workdir=runs/imagenet_tnt_s_90ep
           DeiT-S: --config.model.name=deit_small_patch16_224
 Hardware: not yet run
-Time:     not yet run
+Time:     not yet run. Static, 112,590 steps without evaluations, the batch as it is:
+          v5e:4x4 90 ms a step, 2.8 h, 45 chip-hours, 3.8 of 17.2 GB a chip;
+          v5e:4x8 45 ms, 1.4 h, 45 chip-hours, 2.2 GB; by
+          python -m tnt_jax.tools.tpu_report --config=configs/imagenet_tnt_s_90ep.py --topology=v5e:4x4
+          --config.model.scan=True
+          and 1.7 million cycles a block of 128 images for the inner kernels (docs/tpu.md). Too high: by instruction
+          bundles, as there, less than half
 Accuracy: not yet run (ViT-S/16 by the same recipe: 76.5% top-1, the source's own figure)
 Source:   "Better plain ViT baselines for ImageNet-1k" (arXiv 2205.01580), configs/vit_s16_i1k.py of
           github.com/google-research/big_vision. Its decay of 1e-4 is not multiplied by the rate of 1e-3: 0.1 here.
