@@ -15,6 +15,7 @@ import sys
 from argparse import Namespace
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow starts
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # else it says that it is on, and it computes nothing here
 
 from absl import logging
 

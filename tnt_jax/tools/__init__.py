@@ -3,3 +3,4 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow starts
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # else it says that it is on, and it computes nothing here
