@@ -7,7 +7,7 @@ import pytest
 
 from configs import default
 from tnt_jax.training import saved_config, setup
-from tnt_jax.training.config import as_dict, check_config
+from tnt_jax.training.config import as_dict, check_config, peak_learning_rate
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -130,6 +130,8 @@ def test_a_folder_starts_from_weights_where_they_are_given():
     given = folder("hf-hub:timm/deit_small_patch16_224.fb_in1k")
     assert given.pretrained_new_head and given.model.name == "deit_small_patch16_224" and given.data.mean[0] == 0.485
     assert (given.layer_decay, given.epochs) == (0.75, 30)
+    # Of 240 images 210 steps at a rate that trains a new head (docs/training.md).
+    assert given.batch_size == 32 and peak_learning_rate(check_config(given)) == 3e-4
     assert folder("weights.safetensors").model.name == "tnt_s_patch16_224"
     check_config(given)
 
