@@ -30,8 +30,7 @@ def get_config(weights: str = "") -> ml_collections.ConfigDict:
     config = default.get_config()
     config.batch_size = 32  # of some hundred images many steps; fits a machine of 16 GB without an accelerator
     config.eval_batch_size = 32
-    config.learning_rate = 3.2e-3  # 1e-4 for a batch of 32
-    config.learning_rate_batch_size = 1024
+    config.learning_rate = 3e-4  # whatever the batch; a tenth of it leaves a new head untrained (docs/training.md)
     config.min_learning_rate = 1e-6
     config.epochs = 100.0
     config.cooldown_epochs = 0.0
@@ -53,8 +52,6 @@ def _fine_tuning(config: ml_collections.ConfigDict, weights: str) -> None:
     config.pretrained = weights
     config.pretrained_new_head = True
     config.epochs = 30.0
-    config.learning_rate = 3e-4  # whatever the batch; of some hundred images 3e-5 leaves the new head untrained
-    config.learning_rate_batch_size = 0
     config.layer_decay = 0.75
     name = weights.rpartition("/")[2].partition(".")[0]  # timm's names on the hub: tnt_s_patch16_224.in1k
     if name in list_models():
