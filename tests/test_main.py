@@ -9,6 +9,9 @@ import sys
 
 import pytest
 
+import main as program
+from tnt_jax.training import runtime
+
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = [
     "--config.model.image_size=8",
@@ -59,14 +62,30 @@ def test_main_is_under_100_lines():
         (["--workdri=x"], ["workdri"]),
     ],
 )
-def test_what_cannot_work_is_one_message_and_nothing_is_written(tmp_path, arguments, words):
-    before = [f"--workdir={tmp_path / 'run'}", "--config=configs/digits.py"]
-    done = main(*before, *arguments)
-    assert done.returncode == 2, done.stderr
+def test_what_cannot_work_is_one_message_and_nothing_is_written(tmp_path, monkeypatch, capsys, arguments, words):
+    """In this process, which keeps its signals and devices."""
+    for name in ("exit_on_signals", "set_up"):
+        monkeypatch.setattr(runtime, name, lambda *arguments: None)
+    monkeypatch.setattr(runtime, "leave", sys.exit)
+    monkeypatch.setattr(
+        sys, "argv", ["main.py", f"--workdir={tmp_path / 'run'}", "--config=configs/digits.py", *arguments]
+    )
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as ended:
+        program.main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2, said
     for word in words:
-        assert word in done.stderr
-    assert "Traceback" not in done.stderr
+        assert word in said
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["--config.lerning_rate=1"], ["--config.model.image_size=25"]])
+def test_a_process_that_cannot_work_ends_with_its_code_and_without_a_traceback(tmp_path, arguments):
+    """Before devices are looked for, and after."""
+    done = main(f"--workdir={tmp_path / 'run'}", "--config=configs/digits.py", *arguments)
+    assert done.returncode == 2 and done.stderr.count("main.py: ") == 1, done.stderr
+    assert "Traceback" not in done.stderr and list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_config_is_said():
