@@ -87,7 +87,7 @@ def announced(train_step: TrainStep, config: Config, log: Callable[[str], None])
         nonlocal known
         if not known:
             known = True
-            log("Compiling the training step, once; on a CPU that takes a minute or more.")
+            log("Compiling the training step, once (a large model on a CPU: minutes).")
             log(need_message(train_step.lower(state, batch).compile(), config))
         return train_step(state, batch)
 
