@@ -139,7 +139,7 @@ def first_loss(model, variables, batch, config) -> float:
     return float(loss(variables, batch["image"][0], batch["label"][0]))
 
 
-@pytest.mark.parametrize("image_size", [16, 24, 224, 384])
+@pytest.mark.parametrize("image_size", [16, 384])
 def test_the_first_loss_is_that_of_the_weights_on_resized_images(image_size, folder, request, tmp_path):
     """At the size of pre-training nothing has changed; at another one, only the sentence positions have."""
     path, model, variables = request.getfixturevalue("weights" if image_size < 100 else "weights_224")
@@ -150,11 +150,10 @@ def test_the_first_loss_is_that_of_the_weights_on_resized_images(image_size, fol
     before, now = variables["params"], run.pretrained
     np.testing.assert_array_equal(now["word_position"], before["word_position"])
     np.testing.assert_array_equal(now["sentence_position"][0], before["sentence_position"][0])
-    if image_size in (16, 224):
+    if image_size == 16:
         jax.tree.map(np.testing.assert_array_equal, now, before)
     else:
-        patches = {24: 6, 384: 24}[image_size]
-        assert now["sentence_position"].shape == (1 + patches**2, SMALL["outer_dim"])
+        assert now["sentence_position"].shape == (1 + 24**2, SMALL["outer_dim"])
 
     config, size = run.config, (image_size, image_size)
     batch = next(

@@ -23,12 +23,18 @@ def read(name):
     return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
 
 
-def run(name, tmp_path, **variables):
-    """Executes a notebook where it lies, as somebody would who opens it there -> what it printed, how many pictures."""
+def run(name, tmp_path, change=("", ""), **variables):
+    """Executes a notebook where it lies, as somebody would who opens it there -> what it printed, how many pictures.
+
+    change: what is written in place of what, in the one cell that has it.
+    """
     environment = os.environ | variables | {"XDG_CACHE_HOME": str(tmp_path)}
     flags = environment["XLA_FLAGS"].split()  # conftest's eight devices would share two cores
     environment["XLA_FLAGS"] = " ".join(flag for flag in flags if "device_count" not in flag)
     notebook = read(name)
+    if change[0]:
+        (cell,) = (cell for cell in notebook.cells if change[0] in cell.source)
+        cell.source = cell.source.replace(*change)
     resources = {"metadata": {"path": str(FOLDER)}}
     nbclient.NotebookClient(notebook, timeout=SECONDS, resources=resources).execute(env=environment)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
@@ -106,9 +112,11 @@ def test_without_a_clone_the_first_cell_asks_for_the_address(first_cell, tmp_pat
 
 
 def test_train_learns_digits_and_looks_inside(tmp_path):
-    printed, pictures = run("train", tmp_path)
+    printed, pictures = run(
+        "train", tmp_path, ("config.epochs, config.warmup_epochs = 40.0", "config.epochs, config.warmup_epochs = 12.0")
+    )
     right = float(printed.split("right: ")[1].split("%")[0])
-    assert right > 95 and pictures == 4
+    assert right > 70 and pictures == 4  # after all 40 epochs 97 to 99
     assert "inner_attention  [(360, 16, 2, 4, 4), (360, 16, 2, 4, 4)]" in printed
 
 
