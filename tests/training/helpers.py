@@ -154,7 +154,7 @@ class TinyPipeline:
     steps_per_epoch = 5
     train_examples = 80
     found = ()
-    identity = staticmethod(lambda: "tiny")
+    identity = "tiny"
     several_labels = False
     labels_at_hand, class_counts = True, np.array([21, 20, 20, 19])
     eval_examples = 35

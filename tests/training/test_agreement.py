@@ -71,7 +71,7 @@ class OtherPipeline(TinyPipeline):
 class OtherFiles(TinyPipeline):
     """As many images of the same classes."""
 
-    identity = staticmethod(lambda: "other files")
+    identity = "other files"
 
 
 @pytest.mark.parametrize(

@@ -71,28 +71,38 @@ def test_compilation_and_everything_else_is_left_out(timer, clock):
     assert timer.take().images_per_second == pytest.approx(2.5)
     assert timer.take() == monitor.Interval()
     assert timer.images_per_second() == pytest.approx(40 / 12)
-    assert timer.seconds_left(5) == pytest.approx(5 / 4 * (12 + 46))  # as many evaluations a step as so far
+    assert timer.seconds_left(5) == pytest.approx(15)
+    assert timer.seconds_left(5, pauses=2) == pytest.approx(15 + 2 * 46)
 
 
 def test_a_long_run_says_so_after_its_first_steps_and_once(timer, clock):
     run_step(timer, clock, 100.0)
     clock.now += 30.0  # an evaluation
     timer.resume()
-    assert timer.early_word(99) is None
+    assert timer.first_estimate(99) is None
     run_step(timer, clock, 50.0)
-    assert timer.early_word(7) is None  # 560 s
-    assert timer.early_word(98) == "A step takes 50.0 s: about 2 h 10 min left."
+    assert timer.first_estimate(7) is None  # 350 s
+    assert timer.first_estimate(98) == "A step takes 50 s: about 1 h 21 min left, evaluations not counted."
+    assert timer.seconds_left(98, pauses=3) == 98 * 50.0 + 3 * 30.0
     run_step(timer, clock, 50.0)
-    assert timer.early_word(97) is None
+    assert timer.first_estimate(97) is None
+
+
+def test_steps_of_milliseconds_are_not_none(timer, clock):
+    run_step(timer, clock, 1.0)
+    run_step(timer, clock, 0.045)
+    assert timer.first_estimate(10**5).startswith("A step takes 0.045 s: about 1 h 15 min left")
 
 
 def test_a_cpu_that_will_take_long_is_told_what_to_lower(monkeypatch):
-    monkeypatch.setattr(monitor.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(monitor.os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
     config, tnt_s = checked_config(batch_size=128), 5_227_508_740
     note = monitor.cpu_note(config, tnt_s, 100)  # 2 * 3 * 5.2e9 * 12,800 / 2 / 50e9
-    assert "2 cores these 100 steps take about 1 h 6 min" in note and "--config.model.name" in note
+    assert "2 cores of a CPU these 100 steps take about 1 h 6 min" in note and "--config.model.name" in note
     taught = monitor.cpu_note(checked_config(batch_size=128, pretrained="weights.safetensors"), tnt_s, 100)
-    assert "--config.freeze=\"('(?!head/).*',)\"" in taught and "tnt_ti" not in taught
+    assert "--config.freeze='(\"(?!head/).*\",)'" in taught and "tnt_ti" not in taught
+    assert "tnt_ti" not in monitor.cpu_note(config, 10**9, 1000)
+    assert monitor.cpu_note(checked_config(batch_size=128, freeze=("head/.*",)), tnt_s, 100) is None
     assert monitor.cpu_note(config, tnt_s, 10) is None
     monkeypatch.setattr(monitor.jax, "devices", lambda: [types.SimpleNamespace(platform="tpu")])
     assert monitor.cpu_note(config, tnt_s, 10**6) is None

@@ -112,7 +112,7 @@ def test_an_evaluation_that_was_due_is_made_up_for_however_often_it_is_stopped(f
         ({"process_count": 2}, "Note: 8 x cpu in 2 processes then, 8 x cpu in 1 process now. "),
         ({"device_kind": "TPU v4"}, "Note: 8 x TPU v4 in 1 process then, 8 x cpu in 1 process now. "),
         ({"train_examples": 1000}, "had 1,000 examples then and has 80 now"),
-        ({"data_set": "small"}, "are not those of then (small; now tiny)"),
+        ({"data_set": "small"}, "is not what it was (small then, tiny now)"),
     ],
 )
 def test_going_on_elsewhere_is_allowed_and_said(tmp_path, capsys, there, words):

@@ -335,3 +335,11 @@ def test_batches_that_devices_do_not_divide():
         check_training_devices(checked_config(batch_size=36, accumulation_steps=3), 8)
     with pytest.raises(ValueError, match=r"eval_batch_size=20 .* use 16 or 24"):
         check_evaluation_devices(checked_config(eval_batch_size=20), 8)
+
+
+@pytest.mark.parametrize(("total", "evals", "saves"), [(30, 10, 4), (31, 10, 4), (7, 100, 3), (12, 6, 6), (1, 1, 1)])
+def test_the_evaluations_and_checkpoints_to_come_are_counted(total, evals, saves):
+    plan = setup.Plan(10, total, 5, eval_every_steps=evals, checkpoint_every_steps=saves)
+    for step in range(total + 1):
+        to_come = [each for each in range(step + 1, total + 1) if plan.evaluates(each) or plan.checkpoints(each)]
+        assert plan.pauses_after(step) == len(to_come), step

@@ -70,7 +70,7 @@ def statement(run: Run) -> dict[str, Any]:
         "training examples": run.pipeline.train_examples,
         "evaluation examples": run.pipeline.eval_examples,
         "classes": list(run.pipeline.class_names or ()),
-        "data set": run.pipeline.identity(),
+        "data set": run.pipeline.identity,
     }
     if run.pretrained is not None:  # the same path may lead each process to another file
         checksums = repr(sorted(workdirs.checksums(run.pretrained).items()))
@@ -196,7 +196,7 @@ def resume_notes(run: Run, metadata: Mapping[str, Any]) -> Iterator[str]:
             f"the teacher, config.distillation.teacher={config.distillation.teacher}, has other weights than then: the "
             "run resumes with another loss than it would have had."
         )
-    data = run.pipeline.identity()
+    data = run.pipeline.identity
     examples, found = metadata.get("train_examples", run.pipeline.train_examples), run.pipeline.train_examples
     if examples != found:
         yield (
@@ -206,8 +206,8 @@ def resume_notes(run: Run, metadata: Mapping[str, Any]) -> Iterator[str]:
         )
     elif metadata.get("data_set", data) != data:
         yield (
-            f"the examples of {config.data.name} are not those of then ({metadata['data_set']}; now {data}): the run "
-            "resumes with others, or in another order."
+            f"{config.data.name} is not what it was ({metadata['data_set']} then, {data} now), though it has as many "
+            "examples to train on: these may be others, or in another order."
         )
 
 

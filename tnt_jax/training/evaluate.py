@@ -133,9 +133,9 @@ def _evaluate_suite(run: Run, weights: Mapping[str, Params], step: int | None, s
         "results": [],
         "published": [],
     }
-    if run.config.loss == "sigmoid":
+    if run.config.per_class:
         log(
-            "Note: NLL and ECE are of a softmax over the logits, which a run with config.loss=sigmoid does not train. "
+            f"Note: NLL and ECE are of a softmax over the logits, which config.loss={run.config.loss} does not train. "
             "Top-1 and top-5 are the same by either."
         )
     log(_line(width, "set", "split", "weights", "images", "top-1 %", "top-5 %", "by class", "NLL", "ECE %"))

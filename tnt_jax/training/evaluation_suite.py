@@ -126,7 +126,7 @@ class EvaluationSuite:
         split = split or next((name for name in _SPLITS if name in source.splits), None)
         if split is None:
             raise ValueError(f"{settings.name} has the splits {', '.join(source.splits)}: say which, as NAME:SPLIT.")
-        if source.several_labels and self._config.loss == "sigmoid" and _base(settings.name) != REAL:
+        if source.several_labels and self._config.per_class and _base(settings.name) != REAL:
             raise ValueError(
                 f"{settings.name} has several labels an image, of which the suite would measure the best class alone. "
                 "For the mean average precision evaluate it without config.report_card, by --config.data.name, "

@@ -3,7 +3,7 @@
 import collections
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -33,7 +33,6 @@ class InputPipeline:
         self.num_classes: int = dataset.num_classes
         self.class_names: tuple[str, ...] | None = dataset.class_names
         self.found: tuple[str, ...] = dataset.found  # lines that say what is there
-        self.identity: Callable[[], str] = dataset.identity
         self.several_labels: bool = dataset.several_labels
         self.labels_at_hand: bool = dataset.labels_at_hand
 
@@ -50,6 +49,11 @@ class InputPipeline:
                 "set --config.loss=sigmoid."
             )
         return self._batches.steps_per_epoch(self._config.data, self._config.batch_size)
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """What the data set holds, wherever it lies; a second for a million files."""
+        return self._dataset.identity()
 
     @functools.cached_property
     def train_examples(self) -> int:

@@ -193,8 +193,8 @@ class Trainer:
         if teacher := self._run.teacher:
             log(f"Learning from {self._config.distillation.teacher} ({teacher.label}) as well as from the labels")
             beside = {"teacher": replicate(teacher.params)}
-        if note := monitor.cpu_note(self._config, self._run.multiply_adds, self._plan.total_steps - start):
-            log(note)
+        if not start and (note := monitor.cpu_note(self._config, self._run.multiply_adds, self._plan.total_steps)):
+            log(note)  # a resumed run cannot change what it advises
         train_step = memory.announced(train_step, self._config, log)
         train_step = self._profiler.around(train_step, start)
         batches = prefetch(readable(lambda: self._run.pipeline.train(start)), self._config.prefetch_batches)
@@ -220,7 +220,7 @@ class Trainer:
         """Waits for the step, stops the run or skips the step if it is not finite, and writes what is due."""
         finite = bool(unreplicate(results["finite"]))
         slow = self._timer.ended(step)
-        for line in (slow, self._timer.early_word(self._plan.total_steps - step)):
+        for line in (slow, self._timer.first_estimate(self._plan.total_steps - step)):
             if line is not None:
                 log(line)
         self._skips.count(finite)
@@ -239,7 +239,8 @@ class Trainer:
             self._skips.since_line = 0
         values |= monitor.speed_metrics(self._timer.take(), self._run.multiply_adds) | monitor.memory_metrics()
         self._write(step, {f"train/{name}": value for name, value in values.items()})
-        faulty, left = self._run.pipeline.faulty.count("train"), self._timer.seconds_left(self._plan.total_steps - step)
+        left = self._timer.seconds_left(self._plan.total_steps - step, self._plan.pauses_after(step))
+        faulty = self._run.pipeline.faulty.count("train")
         log(logging.progress_line(step, self._plan.total_steps, values, faulty, left))
 
     def _stop_or_skip(self, step: int, results: Mapping[str, Any], index: jax.Array) -> None:
@@ -282,7 +283,7 @@ class Trainer:
                 "skipped": dataclasses.asdict(self._skips),
                 "evaluation_due": self._evaluation_due,
                 "train_examples": self._run.pipeline.train_examples,
-                "data_set": self._run.pipeline.identity(),
+                "data_set": self._run.pipeline.identity,
                 "model": as_dict(self._config)["model"],
                 "decoder": DECODER,
                 "teacher": self._run.teacher and self._run.teacher.digest,

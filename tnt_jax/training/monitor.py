@@ -50,6 +50,7 @@ FLOPS_PER_MULTIPLY_ADD = 2
 PASSES = 3
 CORE_FLOPS = 50e9  # FLOP/s of a CPU's core in training: 62e9 on a Zen 5, 45e9 on a Xeon with AVX-512 (TNT-S, float32)
 LONG = 600.0  # seconds from which on training says early how long it will take
+SMALL = 2e9  # multiply-adds of a model that is no larger than TNT-Ti at 224 pixels
 PROFILE_FOLDER = "profile"
 NONFINITE_FIX = (
     "A lower config.learning_rate, a longer config.warmup_epochs, config.gradient_clip_norm=1 or "
@@ -76,18 +77,21 @@ def cpu_note(config: Config, multiply_adds: int, steps: int) -> str | None:
     """Where training on a CPU takes long: about how long, and what to lower. multiply_adds: of a forward pass."""
     if jax.devices()[0].platform != "cpu":
         return None
-    cores = jax.process_count() * (os.cpu_count() or 1)
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = jax.process_count() * own
     flops = steps * config.batch_size * multiply_adds * FLOPS_PER_MULTIPLY_ADD * PASSES
     seconds = flops / (cores * CORE_FLOPS)
     if config.freeze or seconds < LONG:  # what is frozen takes less, it is not known how much
         return None
     if config.pretrained:
-        other = "--config.freeze=\"('(?!head/).*',)\" (the head alone: about a third)"
+        other = "or --config.freeze='(\"(?!head/).*\",)' (the head alone: about a third)"
+    elif multiply_adds > SMALL:
+        other = "or a smaller --config.model.name (tnt_ti_patch16_224 is about a quarter of TNT-S)"
     else:
-        other = "a smaller --config.model.name (tnt_ti_patch16_224 is about a quarter of TNT-S)"
+        other = "or a smaller model"
     return (
-        f"Note: on a CPU of {cores} cores these {steps:,} steps take about {in_words(seconds)}, evaluations not "
-        "counted, and longer where others use it too. Less: fewer --config.epochs, a smaller "
+        f"Note: on {cores} cores of a CPU these {steps:,} steps take about {in_words(seconds)}, evaluations not "
+        "counted, and longer where others use them too. To shorten it: fewer --config.epochs, a smaller "
         f"--config.model.image_size (half the side is a quarter), {other}."
     )
 
@@ -165,7 +169,7 @@ class StepTimer:
         self._waited = 0.0  # of the step under way
         self._interval = Interval()  # since the last `take`
         self._session = Interval()
-        self._between = 0.0  # seconds of evaluations and checkpoints since the first step
+        self._pauses: list[float] = []  # seconds of each evaluation or checkpoint since the first step
         self._usual: collections.deque[float] = collections.deque(maxlen=100)
         self._executor = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="step_end")
         self._running: concurrent.futures.Future[float] | None = None
@@ -214,7 +218,7 @@ class StepTimer:
         """Training continues after something else took time."""
         if self._since is not None:
             now = self._clock()
-            self._between += now - self._since
+            self._pauses.append(now - self._since)
             self._since = now
 
     def take(self) -> Interval:
@@ -226,18 +230,19 @@ class StepTimer:
         """Of the session so far, or None before the second step."""
         return self._session.images_per_second
 
-    def seconds_left(self, steps: int) -> float | None:
-        """Seconds that so many steps will take, with as much between them as there was in the session so far."""
+    def seconds_left(self, steps: int, pauses: int = 0) -> float | None:
+        """Seconds that so many steps, and evaluations or checkpoints, will take; of these none before the first."""
         if not self._session.images:
             return None
-        return steps * self._batch_size / self._session.images * (self._session.seconds + self._between)
+        step = self._session.seconds / self._session.images * self._batch_size
+        return steps * step + pauses * (statistics.mean(self._pauses) if self._pauses else 0.0)
 
-    def early_word(self, steps: int) -> str | None:
+    def first_estimate(self, steps: int) -> str | None:
         """After the first timed step: how long `steps` more will take, where that is long. Else None."""
         left = self.seconds_left(steps)
         if self._session.images != self._batch_size or left is None or left < LONG:
             return None
-        return f"A step takes {self._session.seconds:.1f} s: about {in_words(left)} left."
+        return f"A step takes {self._session.seconds:.2g} s: about {in_words(left)} left, evaluations not counted."
 
     def close(self) -> None:
         """Ends the thread."""

@@ -66,6 +66,15 @@ class Plan:
         """Whether the state is saved after this step, whatever the evaluation says."""
         return step % self.checkpoint_every_steps == 0 or step == self.total_steps
 
+    def pauses_after(self, step: int) -> int:
+        """Steps to come that are followed by an evaluation, a checkpoint or both."""
+        evals, saves = self.eval_every_steps, self.checkpoint_every_steps
+
+        def count(every: int) -> int:
+            return (self.total_steps - 1) // every - step // every
+
+        return count(evals) + count(saves) - count(math.lcm(evals, saves)) + 1 if step < self.total_steps else 0
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:

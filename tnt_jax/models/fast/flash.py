@@ -14,6 +14,7 @@ from tnt_jax.models.fast.fused import INTERPRETER
 _TILE = 128  # sentences: the lanes of a TPU's registers
 _WHOLE = 768  # up to here all of them are one block; float32 scores of more do not fit the vector memory ...
 _BLOCK = 512  # ... and are computed in blocks
+_NVIDIA = ("NVIDIA", "TESLA", "GEFORCE", "QUADRO")  # how these devices' names begin
 LEAST_TOKENS = 577  # (384 pixels) from which a whole block with the TPU's kernel is the faster one, by estimate
 
 
@@ -21,12 +22,14 @@ def obstacle(dtype: jnp.dtype, head_dim: int, device_kind: str) -> str | None:
     """-> why neither kernel can be had, in words; None where one can."""
     if device_kind.startswith("TPU") or device_kind == INTERPRETER:
         return None
+    if not device_kind.upper().startswith(_NVIDIA):
+        return f"the kernels are for TPUs and NVIDIA GPUs, and this computes on {device_kind}"
     return cudnn_obstacle(dtype, head_dim, device_kind)
 
 
 def cudnn_obstacle(dtype: jnp.dtype, head_dim: int, device_kind: str) -> str | None:
     """-> why cuDNN's kernel cannot be had, in words; None where it can."""
-    if not device_kind.upper().startswith(("NVIDIA", "TESLA", "GEFORCE", "QUADRO")):
+    if not device_kind.upper().startswith(_NVIDIA):
         return f"cuDNN's kernel is for NVIDIA GPUs, and this computes on {device_kind}"
     if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16) or head_dim > 128:
         return f"cuDNN's kernel takes bfloat16 in heads of at most 128, not {jnp.dtype(dtype)} of {head_dim}"
@@ -64,7 +67,7 @@ def splash_attention(query: jax.Array, key: jax.Array, value: jax.Array, interpr
 
 
 def cudnn_attention(query: jax.Array, key: jax.Array, value: jax.Array, implementation: str = "cudnn") -> jax.Array:
-    """query, key, value [..., n, H, d] of 16-bit numbers -> [..., n, H, d] on an NVIDIA GPU, by cuDNN.
+    """query, key, value [n, H, d] or [B, n, H, d] of 16-bit numbers -> as large, on an NVIDIA GPU, by cuDNN.
 
     cuDNN takes heads of whole eights of channels: others get channels of zeros, which change no score. `implementation`
     is jax.nn.dot_product_attention's: "xla" computes the same anywhere, for tests.
