@@ -24,7 +24,7 @@ MARK = "#00E5FF"  # its frame, seen on any photograph
 
 
 def draw_grid(axes: Axes, side: int, cells: int, color: str) -> None:
-    """Lines that cut a picture of side x side pixels into cells x cells."""
+    """Lines that cut an image of side x side pixels into cells x cells."""
     for i in range(1, cells):
         axes.axhline(i * side / cells - 0.5, color=color, linewidth=0.8)
         axes.axvline(i * side / cells - 0.5, color=color, linewidth=0.8)
@@ -38,7 +38,7 @@ def draw_box(axes: Axes, x: float, y: float, text: str, color: str) -> None:
 
 
 def main() -> None:
-    """Writes the picture."""
+    """Writes the figure."""
     photo = load_sample_image("flower.jpg")  # [427, 640, 3]
     nearest = np.arange(SIDE) * 400 // SIDE
     photo = photo[10 + nearest][:, 150 + nearest]

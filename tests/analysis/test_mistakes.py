@@ -20,7 +20,10 @@ def batches(labels, size):
 
 
 def found(rows, labels, keep=24):
-    return mistakes.evaluate(lambda pixels: rows[pixels[:, 0, 0, 0]], batches(labels, 4), rows.shape[1], keep)
+    """rows: probabilities."""
+    with np.errstate(divide="ignore"):
+        logits = np.log(rows)
+    return mistakes.find_mistakes(lambda pixels: logits[pixels[:, 0, 0, 0]], batches(labels, 4), rows.shape[1], keep)
 
 
 def test_every_example_counts_once_and_the_worst_come_first():
@@ -58,23 +61,24 @@ def test_pairs_and_classes():
 def test_several_labels_an_image_are_refused():
     batch = next(batches(np.zeros(4, int), 4)) | {"labels": np.zeros((2, 2, 3))}
     with pytest.raises(ValueError, match="several labels an image"):
-        mistakes.evaluate(lambda pixels: None, [batch], 3)
+        mistakes.find_mistakes(lambda pixels: None, [batch], 3)
 
 
 def test_several_labels_have_precisions_and_the_worst_images_first():
     rng = np.random.default_rng(1)
-    rows, present = rng.random((13, 3)).astype(np.float32), (rng.random((13, 2)) < 0.5).astype(np.uint8)
-    rows[3, 0], present[3, 0] = 0, 1  # an infinite loss, but for the floor
+    rows, present = rng.normal(0, 30, (13, 3)).astype(np.float32), (rng.random((13, 2)) < 0.5).astype(np.uint8)
+    rows[3, 0], present[3, 0] = -1e4, 1  # a probability of 0; those of 1 are ties, and their logits are not
     given = list(batches(np.zeros(13, int), 4))
     for batch in given:
         batch["labels"] = present[np.maximum(batch["index"], 0)]
-    result = mistakes.evaluate_several(lambda pixels: rows[pixels[:, 0, 0, 0]], given, keep=3)
+    result = mistakes.find_mistakes_of_several(lambda pixels: rows[pixels[:, 0, 0, 0]], given, keep=3)
     wanted = np.pad(present, ((0, 0), (0, 1)))
     expected = [average_precision_score(wanted[:, k], rows[:, k]) for k in range(2)]
     assert result.precisions == [*map(pytest.approx, expected), None]
     assert result.mean_average_precision == pytest.approx(np.mean(expected))
     assert result.count == 13 and result.examples == wanted.sum(0).tolist()
-    assert result.subset_accuracy == ((rows > 0.5) == wanted).all(-1).mean()
-    losses = -np.log(np.maximum(np.where(wanted, rows, 1 - rows), np.finfo(np.float32).tiny)).mean(-1)
+    assert result.subset_accuracy == ((rows > 0) == wanted).all(-1).mean()
+    losses = np.log1p(np.exp(-np.abs(rows))) + np.maximum(np.where(wanted, -rows, rows), 0)
+    losses = losses.mean(-1)
     assert [mistake.index for mistake in result.worst] == np.argsort(-losses)[:3].tolist()
     assert result.worst[0].index == 3 and 0 in result.worst[0].labels and 0 not in result.worst[0].predicted

@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def run(arguments: argparse.Namespace, started: float) -> None:
-    """Prints while it goes on; `started` is the moment that seconds count from."""
+    """Prints as it runs; `started` is the moment that seconds count from."""
     from tests.fuzz import harness, properties, saved  # seconds, and jax
 
     with harness.place() as folder:

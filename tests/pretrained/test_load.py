@@ -292,6 +292,22 @@ def test_saving_checks_the_variables_and_the_name(tmp_path):
         save_pretrained(tmp_path / "a.safetensors", model, {"head": {}})
 
 
+def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
+    model = published.model("tnt_tiny")
+    variables, path = load_pretrained(published.weights_file("tnt_tiny"), model), tmp_path / "w.safetensors"
+    save_pretrained(path, model, variables)
+    before = path.read_bytes()
+
+    def torn(arrays, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("safetensors.numpy.save_file", torn)
+    with pytest.raises(OSError, match="No space left"):
+        save_pretrained(path, model, variables)
+    assert path.read_bytes() == before
+
+
 def test_a_file_needs_a_model_and_is_no_workdir(tmp_path):
     with pytest.raises(ValueError, match="does not say which model it is for"):
         load_pretrained(published.weights_file("tnt_tiny"), None)

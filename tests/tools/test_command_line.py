@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tnt_jax.tools import command_line
+from tnt_jax.tools import command_line, complexity, figures, prepare
 
 PROGRAMS = {
     "speed": [],
@@ -118,3 +118,15 @@ def test_changes_of_all_kinds_reach_the_config(parser):
     config = command_line.read_config(parser.parse(["--config=configs/digits.py", *flags]))
     assert config.model.scan is True and config.model.remat is False and config.seed == 3
     assert config.data.mean == (0.1, 0.2, 0.3)
+
+
+@pytest.mark.parametrize(("program", "arguments"), [(prepare, ["digits"]), (complexity, [])])
+def test_a_key_is_refused_where_no_configuration_is_read(program, arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        program.main([*arguments, "--config.data.no_such_key=1"])
+    assert ended.value.code == 2 and "this program reads no configuration" in capsys.readouterr().err
+
+
+def test_a_key_of_figures_needs_a_run():
+    with pytest.raises(ValueError, match=r"--config\.data\.mean.*none of --models is a run"):
+        figures.open_subjects("tnt_ti_patch16_224:random", changes=["--config.data.mean=(0.5,)"])

@@ -82,7 +82,7 @@ def test_every_name_that_a_workdir_may_have_can_be_read_again(tmp_path):
 
 
 def test_a_checkpoint_that_is_removed_while_it_is_read_is_no_damaged_one(tmp_path, monkeypatch):
-    """The run goes on meanwhile: the next one is read."""
+    """The run continues meanwhile: the next one is read."""
     state = saved(tmp_path, 1, 2)
     read = workdirs._read_folder
 

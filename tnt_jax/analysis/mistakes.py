@@ -4,6 +4,7 @@ import heapq
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from tnt_jax.training.evaluation import average_precisions
@@ -71,16 +72,16 @@ class Confusion(NamedTuple):
     fraction: float  # of the class's examples, 0..1
 
 
-def evaluate(
-    probabilities_of: Callable[[np.ndarray], np.ndarray],
+def find_mistakes(
+    logits_of: Callable[[np.ndarray], np.ndarray],
     batches: Iterable[Mapping[str, np.ndarray]],
     num_classes: int,
     keep: int = 24,
 ) -> Evaluated:
     """Batches of an evaluation (data.batches.eval_batches) -> where the model is wrong.
 
-    probabilities_of: [b, H, W, C] -> [b, K]. keep: how many mistakes to keep; a mistake is the worse, the less
-    probable the model holds the label. Raises ValueError for a set with several labels an image.
+    logits_of: [b, H, W, C] -> [b, K]. keep: how many mistakes to keep; a mistake is the worse, the less probable the
+    model holds the label, by a softmax. Raises ValueError for a set with several labels an image.
     """
     confusion = np.zeros((num_classes, num_classes), np.int64)
     worst: list[tuple[float, int, Mistake]] = []
@@ -88,9 +89,10 @@ def evaluate(
         if "labels" in batch:
             raise ValueError("a set with several labels an image has no confusion matrix")
         fields = {name: batch[name].reshape(-1, *batch[name].shape[2:]) for name in ("image", "label", "mask", "index")}
-        rows = probabilities_of(fields["image"])
+        logits = logits_of(fields["image"])
+        rows = np.asarray(jax.nn.softmax(logits))
         real = np.flatnonzero(fields["mask"] > 0)
-        labels, predicted = fields["label"], rows.argmax(-1)
+        labels, predicted = fields["label"], logits.argmax(-1)
         np.add.at(confusion, (labels[real], predicted[real]), 1)
         for i in real[labels[real] != predicted[real]]:
             label, guess, index = int(labels[i]), int(predicted[i]), int(fields["index"][i])
@@ -100,24 +102,24 @@ def evaluate(
     return Evaluated(confusion, [entry[2] for entry in sorted(worst, reverse=True, key=lambda entry: entry[:2])])
 
 
-def evaluate_several(
-    probabilities_of: Callable[[np.ndarray], np.ndarray],
+def find_mistakes_of_several(
+    logits_of: Callable[[np.ndarray], np.ndarray],
     batches: Iterable[Mapping[str, np.ndarray]],
     keep: int = 24,
 ) -> EvaluatedSeveral:
-    """`evaluate` for several labels an image; probabilities_of: [b, H, W, C] -> [b, K], each class by itself."""
+    """`find_mistakes` for several labels an image: order and sign of the logits count, as in training.evaluation."""
     scores, presents, worst = [], [], []
     for batch in batches:
         fields = {
             name: batch[name].reshape(-1, *batch[name].shape[2:]) for name in ("image", "labels", "mask", "index")
         }
         real = fields["mask"] > 0
-        rows = probabilities_of(fields["image"])[real]
+        rows = logits_of(fields["image"])[real]
         fields = {name: field[real] for name, field in fields.items()}
         present = np.pad(fields["labels"], ((0, 0), (0, rows.shape[1] - fields["labels"].shape[1]))) > 0
-        losses = -np.log(np.maximum(np.where(present, rows, 1 - rows), np.finfo(np.float32).tiny)).mean(-1)
-        for i in np.flatnonzero(((rows > 0.5) != present).any(-1)):
-            labels, predicted = (tuple(np.flatnonzero(row).tolist()) for row in (present[i], rows[i] > 0.5))
+        losses = np.logaddexp(0, np.where(present, -rows, rows)).mean(-1)
+        for i in np.flatnonzero(((rows > 0) != present).any(-1)):
+            labels, predicted = (tuple(np.flatnonzero(row).tolist()) for row in (present[i], rows[i] > 0))
             found = MistakeOfSeveral(int(fields["index"][i]), fields["image"][i], labels, predicted, float(losses[i]))
             entry = (found.loss, -found.index, found)  # the heap's least is the mildest
             (heapq.heappush if len(worst) < keep else heapq.heappushpop)(worst, entry)
@@ -128,7 +130,7 @@ def evaluate_several(
         average_precisions(rows, present),
         present.sum(0).tolist(),
         len(rows),
-        float(((rows > 0.5) == present).all(-1).mean()),
+        float(((rows > 0) == present).all(-1).mean()),
         [entry[2] for entry in sorted(worst, reverse=True, key=lambda entry: entry[:2])],
     )
 

@@ -62,19 +62,21 @@ def classify(
     one is read meanwhile.
     """
     batch_size = whole_batch(batch_size)
-    probabilities_of = predictor(model, variables, images, per_class)
+    logits_of = predictor(model, variables, images)
     top = min(top, model.num_classes)
     for batch in _batches(paths, batch_size, images, model):
         pixels = [item for _, item in batch if not isinstance(item, str)]
         if pixels:
             filled = np.stack(pixels + [pixels[0]] * (batch_size - len(pixels)))  # one shape, compiled once
-            probabilities = iter(probabilities_of(filled)[: len(pixels)])
+            logits = logits_of(filled)[: len(pixels)]
+            probabilities = np.asarray(jax.nn.sigmoid(logits) if per_class else jax.nn.softmax(logits))
+            rows = zip(logits, probabilities, strict=True)
         for path, item in batch:
             if isinstance(item, str):
                 yield Failure(path, item)
                 continue
-            row = next(probabilities)
-            best = np.argsort(-row, kind="stable")
+            scores, row = next(rows)
+            best = np.argsort(-scores, kind="stable")  # of probabilities many may be 1
             best = best[:top] if above is None else best[row[best] > above]
             yield Prediction(path, tuple(Guess(int(i), class_names[i], float(row[i])) for i in best))
 
@@ -86,17 +88,16 @@ def whole_batch(batch_size: int) -> int:
 
 
 def predictor(
-    model: TNT, variables: Mapping[str, Any], images: DataSettings | EvalImages, per_class: bool = False
+    model: TNT, variables: Mapping[str, Any], images: DataSettings | EvalImages
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """-> a function from pixels [b, H, W, C] to probabilities float32 [b, K], over all local devices.
+    """-> a function from pixels [b, H, W, C] to logits float32 [b, K], over all local devices.
 
-    They sum to 1, or are each class's own (Config.per_class). b is a size of `whole_batch`;
-    each new one is compiled.
+    b is a size of `whole_batch`; each new one is compiled.
     """
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("batch",))
     everywhere, split = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in ((), ("batch",)))
     variables = jax.device_put(variables, everywhere)
-    return lambda pixels: np.asarray(_probabilities(model, images, per_class, variables, jax.device_put(pixels, split)))
+    return lambda pixels: np.asarray(_logits(model, images, variables, jax.device_put(pixels, split)))
 
 
 def read_image(
@@ -108,7 +109,7 @@ def read_image(
 ) -> np.ndarray:
     """An image file (data.folder.SUFFIXES) -> [H, W, channels] as the evaluation sees it (data.augment.eval_image).
 
-    Pixels have images.pixel_bits; `changed` is data.decoding.decode's. The image is turned as its EXIF orientation
+    Pixels have images.pixel_bits; `changed` is data.decoding.decode's. The image is rotated as its EXIF orientation
     says, unless images.exif_orientation is False. Raises OSError or ValueError where the file cannot be read as an
     image.
     """
@@ -159,10 +160,9 @@ def _batched(items: Iterable[Path], size: int) -> Iterator[list[Path]]:
         yield chunk
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _probabilities(
-    model: TNT, images: DataSettings | EvalImages, per_class: bool, variables: Mapping[str, Any], pixels: jax.Array
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _logits(
+    model: TNT, images: DataSettings | EvalImages, variables: Mapping[str, Any], pixels: jax.Array
 ) -> jax.Array:
     """variables, pixels [b, H, W, C] -> [b, K] float32."""
-    logits = model.apply(variables, normalize(pixels, images))
-    return jax.nn.sigmoid(logits) if per_class else jax.nn.softmax(logits)
+    return model.apply(variables, normalize(pixels, images))

@@ -129,7 +129,7 @@ def decode(
 ) -> Pixels:
     """A file's bytes in one of FORMATS or of an .npy file, or an array [h, w, c] -> an image of `channels`.
 
-    upright: turned as its EXIF orientation says (Pillow turns a TIFF in any case). Of several frames the first is
+    upright: rotated as its EXIF orientation says (Pillow rotates a TIFF in any case). Of several frames the first is
     taken. For one, three and four channels (RGBA, or near infrared in place of alpha) Pillow converts grey, colours and
     transparency; an .npy file's array [h, w, C], uint8 or uint16, has the right channels itself. 8 bits become 16 by
     257; of 16 the upper eight are taken. changed: gets what of this was done (GREY, ...). Raises Undecodable, for more

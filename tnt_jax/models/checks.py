@@ -10,7 +10,7 @@ from tnt_jax.models.patches import grid_of
 
 _WHOLE = ("in_channels", "patch_size", "word_size", "inner_dim", "outer_dim")
 _WHOLE += ("inner_num_heads", "outer_num_heads", "depth")
-_CHOICES = {
+CHOICES = {
     "pooling": ("class_token", "mean"),
     "sentence_encoding": ("learned", "sincos"),
     "initialization": ("published", "scaled"),
@@ -19,7 +19,7 @@ _CHOICES = {
 FEATURES = ("sentences", "words", "outer_attention", "inner_attention")
 
 
-def check_config(model: Any) -> None:
+def check_sizes(model: Any) -> None:
     """A model's Config -> None.
 
     Raises:
@@ -50,7 +50,7 @@ def check_config(model: Any) -> None:
             raise ValueError(f"{name}={rate} must be at least 0 and below 1; the recipe has drop_path_rate=0.1")
     if not 0 <= model.layer_scale < math.inf:
         raise ValueError(f"layer_scale={model.layer_scale} must be the factors' first value, such as 1e-5; 0: none")
-    for name, choices in _CHOICES.items():
+    for name, choices in CHOICES.items():
         if (value := getattr(model, name)) not in choices:
             raise ValueError(f"{name}={value!r} must be {' or '.join(map(repr, choices))}")
     if model.sentence_encoding == "sincos" and (not model.sentence_position or model.outer_dim % 4):

@@ -160,7 +160,9 @@ def save_pretrained(path: str | FilePath, model: TNT, variables: Mapping[str, An
     metadata = {"format": "pt", GRID_KEY: "x".join(map(str, model.grid)), SIZES_KEY: json.dumps(sizes_of(model))}
     if note:
         metadata[NOTE_KEY] = note
-    save_file(to_arrays({entry.path: arrays[entry.name] for entry in entries}, scheme), path, metadata)
+    temporary = path.with_name(f"{path.name}.tmp")  # an old file stays until the new one is whole
+    save_file(to_arrays({entry.path: arrays[entry.name] for entry in entries}, scheme), temporary, metadata)
+    temporary.replace(path)
     logging.info("Wrote %d parameters to %s", sum(array.size for array in arrays.values()), path)
 
 

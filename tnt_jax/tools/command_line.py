@@ -27,6 +27,8 @@ RUN_KEYS = ("data.", "eval_batch_size")
 class Parser(argparse.ArgumentParser):
     """Flags of one program. `parse` gives its options, with `changes`: the --config.KEY=VALUE of the command line."""
 
+    reads_config = False  # whether there is a configuration, of a file or a run, that --config.KEY=VALUE changes
+
     def __init__(self, program: str, description: str) -> None:
         super().__init__(
             program,
@@ -39,6 +41,7 @@ class Parser(argparse.ArgumentParser):
 
     def add_config(self, default: str | None = None) -> None:
         """--config=FILE."""
+        self.reads_config = True
         words = "one of configs/*.py; --config.KEY=VALUE changes a key of it"
         self.add_argument("--config", default=default, metavar="FILE[:ARGUMENT]", help=words)
 
@@ -50,6 +53,8 @@ class Parser(argparse.ArgumentParser):
         options, rest = self.parse_known_args(own)
         if rest:
             self.error(f"{' '.join(rest)}: not understood. {self._hint(rest[0])}")
+        if changes and not self.reads_config:
+            self.error(f"{changes[0]}: this program reads no configuration. Leave it out.")
         options.changes = changes
         logging.set_verbosity(options.verbosity)
         flags.FLAGS.mark_as_parsed()  # Grain and tfds have flags of their own

@@ -60,17 +60,18 @@ TITLES = {
 }
 
 
-def open_subject(source: str, weights: str = BEST) -> Subject:
+def open_subject(source: str, weights: str = BEST, changes: Sequence[str] = ()) -> Subject:
     """A workdir, NAME:WEIGHTS or NAME:random -> the model with its weights, computing in float32.
 
-    Raises ValueError or FileNotFoundError with the fix.
+    changes: --config.KEY=VALUE of a workdir's configuration. Raises ValueError or FileNotFoundError with the fix.
     """
     name, _, file = source.partition(":")
     if file == RANDOM and name in VARIANTS:
         model = create_model(name)
         variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, *model.input_shape), np.float32))
         return Subject(f"{TITLES[name]} (random weights)", model, variables)
-    return subject_of(open_trained(source, weights=weights), workdir_of(source))
+    workdir = workdir_of(source)
+    return subject_of(open_trained(source, weights=weights, changes=changes if workdir else ()), workdir)
 
 
 def subject_of(trained: Trained, workdir: Path | None) -> Subject:
@@ -82,12 +83,17 @@ def subject_of(trained: Trained, workdir: Path | None) -> Subject:
     return Subject(title, model, trained.variables, mean, std, trained.weights, trained.images.pixel_bits)
 
 
-def open_subjects(sources: str, weights: str = BEST) -> list[Subject]:
-    """Sources with commas between them -> their models; of like titles, each gets its number too."""
+def open_subjects(sources: str, weights: str = BEST, changes: Sequence[str] = ()) -> list[Subject]:
+    """Sources with commas between them -> their models; of like titles, each gets its number too.
+
+    changes: --config.KEY=VALUE of every run among them.
+    """
     names = [source.strip() for source in sources.split(",") if source.strip()]
     if not names:
         raise ValueError("--models is empty; give a workdir or NAME:WEIGHTS")
-    subjects = [open_subject(name, weights) for name in names]
+    if changes and not any(map(workdir_of, names)):
+        raise ValueError(f"{changes[0]}: none of --models is a run, whose configuration it could change. Leave it out.")
+    subjects = [open_subject(name, weights, changes) for name in names]
     slugs = [slug(subject.title) for subject in subjects]  # what stands before their arrays' names
     return [
         subject if slugs.count(each) == 1 else dataclasses.replace(subject, title=f"{subject.title}, {i}")
@@ -145,7 +151,7 @@ def draw_run(workdir: Path, options: argparse.Namespace) -> str:
 def draw_models(options: argparse.Namespace) -> None:
     """Draws the paper's figures of --models, writes them one by one and prints their paths."""
     figures = chosen_figures(options.figure)
-    subjects = open_subjects(options.models, options.weights)
+    subjects = open_subjects(options.models, options.weights, options.changes)
     if len(kinds := {subject.channels for subject in subjects}) > 1:
         words = " and ".join(f"{kind.count} channels of {kind.bits} bits" for kind in sorted(kinds))
         raise ValueError(f"--models={options.models}: their images have {words}; one image cannot serve them all")

@@ -18,7 +18,7 @@ import jax
 
 from tnt_jax.analysis import page
 from tnt_jax.analysis.figures import INNER_FIGURES, chosen_figures, draw
-from tnt_jax.analysis.mistakes import evaluate, evaluate_several
+from tnt_jax.analysis.mistakes import find_mistakes, find_mistakes_of_several
 from tnt_jax.analysis.panels import save_figure
 from tnt_jax.analysis.predictions import predictor, whole_batch
 from tnt_jax.tools import command_line
@@ -52,14 +52,14 @@ def make_report(options: argparse.Namespace, workdir: Path) -> str:
     summary = page.read_summary(workdir)
     trained = open_trained(str(workdir), weights=options.weights, changes=options.changes)
     batch_size = whole_batch(trained.config.eval_batch_size)
-    predict = predictor(trained.model, trained.variables, trained.images, trained.per_class)
+    logits_of = predictor(trained.model, trained.variables, trained.images)
     batches = evaluation_batches(trained, workdir, batch_size, jax.local_device_count())
     first = next(batches)
     batches = itertools.chain([first], batches)
     if trained.per_class and "labels" in first:
-        evaluated = evaluate_several(predict, batches, keep=options.mistakes)
+        evaluated = find_mistakes_of_several(logits_of, batches, keep=options.mistakes)
     else:
-        evaluated = evaluate(predict, batches, trained.model.num_classes, keep=options.mistakes)
+        evaluated = find_mistakes(logits_of, batches, trained.model.num_classes, keep=options.mistakes)
     return page.render(
         workdir=workdir,
         config=trained.config,

@@ -7,7 +7,6 @@ A source is
   hf-hub:timm/tnt_s_patch16_224.in1k                 the hub's name says which model
 """
 
-import argparse
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -46,13 +45,14 @@ class Trained:
         return self.config is not None and self.config.per_class
 
 
-def add_weights_flag(parser: argparse.ArgumentParser) -> None:
-    """--weights, the same for every program."""
+def add_weights_flag(parser: command_line.Parser) -> None:
+    """--weights, the same for every program that reads a run."""
+    parser.reads_config = True
     words = "of a run: the set that its last evaluation found better (default), or which"
     parser.add_argument("--weights", choices=CHOICES, default=BEST, help=words)
 
 
-def add_source_flags(parser: argparse.ArgumentParser) -> None:
+def add_source_flags(parser: command_line.Parser) -> None:
     """--source and --weights."""
     words = "a workdir, WORKDIR/checkpoints/STEP, NAME:WEIGHTS or hf-hub:OWNER/NAME"
     parser.add_argument("--source", required=True, help=words)

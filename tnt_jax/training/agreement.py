@@ -187,7 +187,7 @@ def resume_notes(run: Run, metadata: Mapping[str, Any]) -> Iterator[str]:
     if decoder != DECODER and config.data.name != "synthetic":
         yield (
             f"images were made by {decoder} then and are made by {DECODER} now, so the remaining ones may differ "
-            "a little from what they would have been; those of a folder are turned as their EXIF says if "
+            "a little from what they would have been; those of a folder are rotated as their EXIF says if "
             f"config.data.exif_orientation={config.data.exif_orientation} says so."
         )
     teacher = run.teacher and run.teacher.digest

@@ -15,6 +15,7 @@ import ml_collections
 
 from tnt_jax.data.settings import DataSettings
 from tnt_jax.keys import INT32, Group, key, keys_of, short_repr
+from tnt_jax.models.checks import CHOICES
 from tnt_jax.training.hints import hint
 
 # Numbers that are not whole are float32, where what is larger turns into infinity sooner or later, and what is smaller
@@ -44,15 +45,15 @@ class ModelSettings(Group):
     tnt_blocks: tuple[int, ...] | None = key(1, INT32)
     word_position: bool | None
     sentence_position: bool | None
-    sentence_encoding: str | None = key(choices=("learned", "sincos"), before="learned")
+    sentence_encoding: str | None = key(choices=CHOICES["sentence_encoding"], before="learned")
     squeeze_excitation: bool | None
     qkv_bias: bool | None
     layer_scale: float | None = key(0, LARGE, before=0.0)
-    pooling: str | None = key(choices=("class_token", "mean"), before="class_token")
+    pooling: str | None = key(choices=CHOICES["pooling"], before="class_token")
     drop_path_rate: float | None = key(0, below=1)
-    drop_path_schedule: str = key(choices=("linear", "constant"), before="linear")
+    drop_path_schedule: str = key(choices=CHOICES["drop_path_schedule"], before="linear")
     head_dropout: float = key(0, below=1, before=0.0)
-    initialization: str = key(choices=("published", "scaled"), before="published")
+    initialization: str = key(choices=CHOICES["initialization"], before="published")
     zero_init_head: bool = key(before=False)
     remat: bool = key(resumable=True)
     remat_policy: str = key(

@@ -167,7 +167,7 @@ def _prepare(config: Config, workdir: Path, pipeline: InputPipeline | Evaluation
     check_pretrained(source)
     config, notes = take_sizes(config, workdir, evaluates)
     model = make_model(config, config.model.num_classes or 2)
-    for_platform(model, jax.devices())  # raises where the devices cannot have its form of the blocks
+    for_platform(model, jax.devices())  # raises where the devices cannot compute its implementation
     if not evaluates:
         check_memory(config, model)
     check_evaluation_devices(config, jax.device_count())

@@ -223,7 +223,7 @@ def eval_step(
 
 
 def for_platform(model: nn.Module, devices: Sequence[jax.Device]) -> nn.Module:
-    """The model told which devices it is compiled for, so that a step gets a TPU's form of the blocks on any host.
+    """The model told which devices it is compiled for, so that a step gets a TPU's implementation on any host.
 
     Raises ValueError with the reason where config.model.inner_implementation is not possible there.
     """

@@ -118,7 +118,7 @@ def compile_step(
 def batch_shapes(
     config: Config, local: int, examples: tuple[int, int, int] | None = None
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """-> a device's local batch as the feed gives it; with data.on_device all examples and the draws' seeds.
+    """-> a device's local batch as the input pipeline gives it; with data.on_device all examples and the draws' seeds.
 
     Raises ValueError for data.on_device without `examples`.
     """
