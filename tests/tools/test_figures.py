@@ -68,7 +68,7 @@ def test_weights_of_a_file_are_its_own_and_normalised_as_published(small, tmp_pa
 def test_titles_whose_arrays_would_have_one_name_get_a_number(small, monkeypatch):
     subject = figures.open_subject("tnt_s_patch16_224:random")
     monkeypatch.setattr(
-        figures, "open_subject", lambda name, weights: dataclasses.replace(subject, title=f"TNT ({name})")
+        figures, "open_subject", lambda name, weights, changes: dataclasses.replace(subject, title=f"TNT ({name})")
     )
     assert [each.title for each in figures.open_subjects("run-1,run_1,run")] == [
         "TNT (run-1), 1", "TNT (run_1), 2", "TNT (run)",
