@@ -19,7 +19,7 @@ CHOICES = {
 FEATURES = ("sentences", "words", "outer_attention", "inner_attention")
 
 
-def check_sizes(model: Any) -> None:
+def check_model_config(model: Any) -> None:
     """A model's Config -> None.
 
     Raises:

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from tnt_jax.models.checks import check_sizes
+from tnt_jax.models.checks import check_model_config
 from tnt_jax.models.patches import grid_of
 
 
@@ -43,7 +43,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Checks the sizes before anything is computed."""
-        check_sizes(self)
+        check_model_config(self)
 
     @property
     def input_size(self) -> tuple[int, int]:

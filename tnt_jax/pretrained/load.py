@@ -30,7 +30,7 @@ from tnt_jax.pretrained.sources import (
     read_weights,
 )
 from tnt_jax.pretrained.workdir import is_folder, read_workdir
-from tnt_jax.workdir import user_path
+from tnt_jax.workdir import user_path, write_atomically
 
 Variables = dict[str, Any]
 NUM_IMAGENET_CLASSES = 1000  # of weights without a head
@@ -142,7 +142,7 @@ def save_pretrained(path: str | FilePath, model: TNT, variables: Mapping[str, An
       ValueError: the ending is not .safetensors, the variables are not this model's, or it is a TNT with LayerScale,
         for which there is no published name.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     path = user_path(path)
     if path.suffix != ".safetensors":
@@ -156,13 +156,10 @@ def save_pretrained(path: str | FilePath, model: TNT, variables: Mapping[str, An
     if problem := explain(Weights(arrays, "own", "the variables to save"), entries):
         raise ValueError(problem)
     scheme = "timm" if model.inner_blocks else "vit"
-    path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"format": "pt", GRID_KEY: "x".join(map(str, model.grid)), SIZES_KEY: json.dumps(sizes_of(model))}
     if note:
         metadata[NOTE_KEY] = note
-    temporary = path.with_name(f"{path.name}.tmp")  # an old file stays until the new one is whole
-    save_file(to_arrays({entry.path: arrays[entry.name] for entry in entries}, scheme), temporary, metadata)
-    temporary.replace(path)
+    write_atomically(path, save(to_arrays({entry.path: arrays[entry.name] for entry in entries}, scheme), metadata))
     logging.info("Wrote %d parameters to %s", sum(array.size for array in arrays.values()), path)
 
 
