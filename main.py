@@ -10,7 +10,6 @@ fix), 4 and 130 the same command resumes. A second Ctrl-C ends at once. --verbos
 
 import faulthandler
 import os
-import signal
 import sys
 from argparse import Namespace
 
@@ -24,8 +23,6 @@ from tnt_jax.tools import command_line
 from tnt_jax.training import runtime
 from tnt_jax.training.config import check_config
 
-CANNOT_WORK, TERMINATED, INTERRUPTED = 2, 4, 130
-
 
 def parse() -> Namespace:
     """The command line -> options."""
@@ -38,8 +35,7 @@ def parse() -> Namespace:
 
 def main() -> None:
     """Checks everything first, then calls the loop, which takes the signals over while it trains."""
-    ends = {signal.SIGTERM: TERMINATED, signal.SIGINT: INTERRUPTED}
-    runtime.exit_on_signals(ends)
+    runtime.exit_on_signals()
     options = parse()
     evaluates = options.mode == "evaluate"
     try:
@@ -54,11 +50,11 @@ def main() -> None:
         if config is not None:
             runtime.set_up(config)
             if evaluates:
-                runtime.exit_on_signals(ends)  # again: jax's preemption service has taken SIGTERM, for training
+                runtime.exit_on_signals()  # again: jax's preemption service has taken SIGTERM, for training
         prepare = setup.prepare_evaluation if evaluates else setup.prepare
         run = prepare(config, options.workdir)
     except (ValueError, FileNotFoundError, PermissionError) as error:
-        stop(error, CANNOT_WORK)
+        stop(error, command_line.CANNOT_WORK)
     try:
         evaluate.evaluate(run) if evaluates else loop.train(run)
     except runtime.RunError as error:
@@ -69,7 +65,7 @@ def stop(error: object, code: int) -> None:
     """Ends the process with a message instead of a traceback."""
     logging.debug("Where it happened:", exc_info=True)
     print(f"main.py: {printable_text(error)}", file=sys.stderr)
-    sys.exit(code) if code in (TERMINATED, INTERRUPTED) else runtime.leave(code)  # several end together, or at once
+    sys.exit(code) if code in runtime.SIGNAL_CODES.values() else runtime.leave(code)  # several end together, or at once
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ import jax
 
 import tnt_jax
 from benchmarks.tpu.cost import cost
-from tnt_jax.models.fast import OUTER_IMPLEMENTATIONS, choose, choose_outer
+from tnt_jax.models.checks import OUTER_IMPLEMENTATIONS
+from tnt_jax.models.fast import choose, choose_outer
 from tnt_jax.models.fast.fused import from_feature_major, to_feature_major
 from tnt_jax.models.layers import Ops
 from tnt_jax.models.tnt import OuterBlock, TNTBlock

@@ -25,6 +25,8 @@ class Key:
     # A resumed run may change it: the weights it ends with do not depend on it (up to rounding, for those of the model
     # and the devices), or it says how to continue after a step that was not finite.
     resumable: bool = False
+    # An evaluation of the run may have another value: of training alone, or of how exactly the same weights compute.
+    evaluates_otherwise: bool = False
     # The value that a run of before, which lacks the key, resumes with; never changes. Every new key needs one.
     before: Any = ALWAYS
 

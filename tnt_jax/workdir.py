@@ -33,6 +33,7 @@ METRICS_FILE = "metrics.jsonl"
 # A checkpoint's sets of weights, as messages and --weights call them: their name in its state, and in an evaluation.
 IN_STATE = {"raw": "params", "averaged": "ema_params"}
 IN_EVALUATION = {"raw": "eval", "averaged": "eval_ema"}
+WEIGHTS = ("best", *IN_STATE)  # what may be asked for; "best": whichever the last evaluation found better
 
 
 # orbax takes paths for patterns, and tensorstore a backslash for a slash: what they wrote could not be read again.

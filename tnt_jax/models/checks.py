@@ -16,6 +16,9 @@ CHOICES = {
     "initialization": ("published", "scaled"),
     "drop_path_schedule": ("linear", "constant"),
 }
+IMPLEMENTATIONS = ("auto", "reference", "xla", "dot", "broadcast", "cudnn", "pallas")  # of the inner blocks
+OUTER_IMPLEMENTATIONS = ("auto", "xla", "flash")  # of the outer attention
+REMAT_POLICIES = ("nothing_saveable", "dots_with_no_batch_dims_saveable")  # by their names in jax.checkpoint_policies
 FEATURES = ("sentences", "words", "outer_attention", "inner_attention")
 
 

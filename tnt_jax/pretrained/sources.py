@@ -11,6 +11,7 @@ import numpy as np
 from absl import logging
 
 from tnt_jax.pretrained.names import detect_scheme
+from tnt_jax.workdir import WEIGHTS
 
 TORCH_SUFFIXES = (".pth", ".pth.tar", ".pt", ".bin", ".ckpt")
 HUB_PREFIX = "hf-hub:"
@@ -18,7 +19,7 @@ HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 HUB_SECONDS = 5  # for the hub's answer, before it counts as out of reach
 WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile, in any order
 _GAMMA = re.compile(r"\.gamma_([12])$")  # DeiT III's own name of a LayerScale; timm's is ls1.gamma
-BEST, RAW, AVERAGED = CHOICES = ("best", "raw", "averaged")
+BEST, RAW, AVERAGED = CHOICES = WEIGHTS
 # What save_pretrained notes in a .safetensors file's metadata.
 GRID_KEY, SIZES_KEY, NOTE_KEY = "sentence_grid", "tnt_jax_sizes", "tnt_jax_weights"
 # safetensors' name of a type: numpy's. Those that numpy lacks, or that lose something as float32, are not read.

@@ -15,8 +15,9 @@ import ml_collections
 
 from tnt_jax.data.settings import DataSettings
 from tnt_jax.keys import INT32, Group, key, keys_of, short_repr
-from tnt_jax.models.checks import CHOICES
+from tnt_jax.models.checks import CHOICES, IMPLEMENTATIONS, OUTER_IMPLEMENTATIONS, REMAT_POLICIES
 from tnt_jax.training.hints import hint
+from tnt_jax.workdir import WEIGHTS
 
 # Numbers that are not whole are float32, where what is larger turns into infinity sooner or later, and what is smaller
 # than TINY into zero, which is then divided by.
@@ -50,21 +51,17 @@ class ModelSettings(Group):
     qkv_bias: bool | None
     layer_scale: float | None = key(0, LARGE, before=0.0)
     pooling: str | None = key(choices=CHOICES["pooling"], before="class_token")
-    drop_path_rate: float | None = key(0, below=1)
-    drop_path_schedule: str = key(choices=CHOICES["drop_path_schedule"], before="linear")
-    head_dropout: float = key(0, below=1, before=0.0)
-    initialization: str = key(choices=CHOICES["initialization"], before="published")
-    zero_init_head: bool = key(before=False)
+    drop_path_rate: float | None = key(0, below=1, evaluates_otherwise=True)
+    drop_path_schedule: str = key(choices=CHOICES["drop_path_schedule"], evaluates_otherwise=True, before="linear")
+    head_dropout: float = key(0, below=1, evaluates_otherwise=True, before=0.0)
+    initialization: str = key(choices=CHOICES["initialization"], evaluates_otherwise=True, before="published")
+    zero_init_head: bool = key(evaluates_otherwise=True, before=False)
     remat: bool = key(resumable=True)
-    remat_policy: str = key(
-        choices=("nothing_saveable", "dots_with_no_batch_dims_saveable"), resumable=True, before="nothing_saveable"
-    )
+    remat_policy: str = key(choices=REMAT_POLICIES, resumable=True, before="nothing_saveable")
     scan: bool = key(resumable=True)
-    inner_implementation: str = key(
-        choices=("auto", "reference", "xla", "dot", "broadcast", "cudnn", "pallas"), resumable=True, before="auto"
-    )
-    outer_implementation: str = key(choices=("auto", "xla", "flash"), resumable=True, before="xla")
-    dtype: str = key(choices=("float32", "bfloat16"))
+    inner_implementation: str = key(choices=IMPLEMENTATIONS, resumable=True, before="auto")
+    outer_implementation: str = key(choices=OUTER_IMPLEMENTATIONS, resumable=True, before="xla")
+    dtype: str = key(choices=("float32", "bfloat16"), evaluates_otherwise=True)
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -153,7 +150,7 @@ class Config(Group):
     bce_sum_classes: bool = key(before=False)
     class_weights: str = key(before="none")
     pretrained: str
-    pretrained_weights: str = key(choices=("best", "raw", "averaged"), before="best")
+    pretrained_weights: str = key(choices=WEIGHTS, before="best")
     pretrained_new_head: bool
     log_every_steps: int = key(0, INT32, resumable=True)
     eval_every_steps: int = key(0, INT32, resumable=True)

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, NoReturn, TypeVar
@@ -29,7 +29,7 @@ LATER = 60  # seconds by which jax's own timeout comes after ours
 TILES = "--xla_tpu_scoped_vmem_limit_kib"  # vector memory that the tiles of one operation may take on a TPU
 # Model and image size -> that limit for scanned blocks, where it was found to cost nothing (docs/tpu.md).
 MEASURED_TILES = {("tnt_s_patch16_224", (224, 224)): 6144}
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNAL_CODES = {signal.SIGTERM: 4, signal.SIGINT: 130}  # main.py's exit codes
 LOCK_FILE = "lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class Stopped(RunError):
     def __init__(self, message: str, received: signal.Signals):
         super().__init__(message)
         self.signal = received
-        self.code = 4 if received == signal.SIGTERM else 130
+        self.code = SIGNAL_CODES[received]
 
 
 @contextlib.contextmanager
@@ -92,7 +92,7 @@ class PreemptionGuard:
     def __enter__(self) -> "PreemptionGuard":
         if threading.current_thread() is threading.main_thread():
             # With jax.distributed, SIGTERM is the service's.
-            for each in SIGNALS if not self._agrees else (signal.SIGINT,):
+            for each in SIGNAL_CODES if not self._agrees else (signal.SIGINT,):
                 self._before[each] = signal.signal(each, self._note)
         return self
 
@@ -124,8 +124,8 @@ class PreemptionGuard:
         return self._received or signal.SIGTERM
 
 
-def exit_on_signals(codes: Mapping[signal.Signals, int]) -> None:
-    """Has each signal end this process with a message and its exit code, wherever it is: before and after training.
+def exit_on_signals() -> None:
+    """Has SIGTERM and SIGINT end this process with a message and their codes, before and after training.
 
     Without unwinding: TensorFlow makes another error of a SystemExit that meets it while it is imported.
     """
@@ -135,9 +135,9 @@ def exit_on_signals(codes: Mapping[signal.Signals, int]) -> None:
         name = signal.Signals(number).name
         text = f"main.py: {name}: ended with nothing new to save. The same command starts again, or resumes."
         print(text, file=sys.stderr, flush=True)
-        os._exit(codes[signal.Signals(number)])
+        os._exit(SIGNAL_CODES[signal.Signals(number)])
 
-    for each in codes:
+    for each in SIGNAL_CODES:
         signal.signal(each, end)
 
 

@@ -18,7 +18,7 @@ from tnt_jax.models.complexity import multiply_adds
 from tnt_jax.models.tnt import TNT
 from tnt_jax.models.variants import VARIANTS, create_model, update
 from tnt_jax.training.class_balance import check_threshold, make_class_weights
-from tnt_jax.training.config import Config, as_dict, check_config, nearest_multiples
+from tnt_jax.training.config import KEYS, Config, as_dict, check_config, nearest_multiples
 from tnt_jax.training.distillation import Teacher, load_teacher
 from tnt_jax.training.evaluation_suite import EvaluationSuite
 from tnt_jax.training.freezing import check_freeze
@@ -36,11 +36,6 @@ from tnt_jax.training.starting_point import (
 from tnt_jax.training.state import Params, initial_params
 from tnt_jax.training.steps import for_platform
 
-# An evaluation may differ in these too: in how exactly the same weights are computed with, and in training's own.
-CHANGEABLE_IN_EVALUATION = (
-    *("model.dtype", "model.initialization", "model.zero_init_head"),
-    *("model.drop_path_rate", "model.drop_path_schedule", "model.head_dropout"),
-)
 AnyConfig = ml_collections.ConfigDict | Mapping[str, Any] | Config
 
 
@@ -299,8 +294,8 @@ def check_workdir(workdir: str | os.PathLike[str]) -> Path:
 def check_same_run(workdir: Path, config: Config, evaluates: bool) -> None:
     """Raises ValueError where the workdir holds the checkpoints of another configuration, with the keys that differ.
 
-    All keys have to agree but those that a resumed run may change; for an evaluation the model's, but
-    CHANGEABLE_IN_EVALUATION.
+    All keys have to agree but those that a resumed run may change; for an evaluation the model's, but those that may be
+    of another value there (keys.Key).
     """
     if not workdirs.checkpoint_steps(workdir):
         return
@@ -318,7 +313,7 @@ def check_same_run(workdir: Path, config: Config, evaluates: bool) -> None:
     differing = [
         f"{name} ({old!r} there, {new!r} now)"
         for name, old, new in differences(as_dict(before), as_dict(config))
-        if not evaluates or (name.startswith("model.") and name not in CHANGEABLE_IN_EVALUATION)
+        if not evaluates or (name.startswith("model.") and not KEYS[name].evaluates_otherwise)
     ]
     if differing:
         longer = " Another length is another schedule of the learning rate, from the first step on."

@@ -1,6 +1,6 @@
 """The train state: everything that a run needs to resume as if it had never stopped."""
 
-from typing import Any
+from typing import TypeVar
 
 import flax.linen as nn
 import flax.struct
@@ -13,6 +13,7 @@ from tnt_jax.models.fast.stacking import stack_blocks
 from tnt_jax.training.config import Config
 from tnt_jax.training.freezing import Params, split
 
+T = TypeVar("T")  # a pytree
 Sums = dict[str, tuple[jax.Array, jax.Array]]  # metric -> (sum, weight), both float32 []: ten examples count ten
 TRAIN_METRICS = ("loss", "accuracy", "gradient_norm")  # what is summed up between two lines of the log
 
@@ -78,7 +79,7 @@ def create_state(
         return jax.jit(create, compiler_options={"xla_backend_optimization_level": 0})(params)
 
 
-def stack_layers(tree: Any, config: Config) -> Any:
+def stack_layers(tree: T, config: Config) -> T:
     """A state, or parameters -> as the training step has them: with config.model.scan, like blocks stacked.
 
     Checkpoints, and all that is not a step, have them block by block: `unstack_blocks` is the way back.
@@ -86,20 +87,20 @@ def stack_layers(tree: Any, config: Config) -> Any:
     return stack_blocks(tree) if config.model.scan else tree
 
 
-def replicate(tree: Any, devices: list[jax.Device] | None = None) -> Any:
+def replicate(tree: T, devices: list[jax.Device] | None = None) -> T:
     """A tree -> the same with a leading axis [local devices], one copy on each."""
     devices = devices or jax.local_devices()
     mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
 
-    def copies(leaf: Any) -> jax.Array:
+    def copies(leaf: jax.typing.ArrayLike) -> jax.Array:
         leaf = np.asarray(leaf)
         return jax.device_put(np.broadcast_to(leaf, (len(devices), *leaf.shape)), sharding)
 
     return jax.tree.map(copies, tree)
 
 
-def unreplicate(tree: Any) -> Any:
+def unreplicate(tree: T) -> T:
     """A replicated tree [devices, ...] -> numpy arrays of this process's first device, in one transfer.
 
     Reads one shard instead of indexing, which would start a computation and, over several processes, fail.

@@ -6,7 +6,7 @@ Free of TensorFlow and of the data package's readers, so that a step can be comp
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -27,6 +27,7 @@ from tnt_jax.training.optimizer import Schedule, average_decay, update_average
 from tnt_jax.training.state import Params, Sums, TrainState, zero_sums
 
 AXIS = "batch"
+T = TypeVar("T")  # a pytree
 Batch = dict[str, jax.Array]
 Results = dict[str, Any]  # what the loop reads of a training step: see train_step
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Results]]
@@ -121,7 +122,6 @@ def train_step(
     log_every_steps: int,
     class_weights: np.ndarray | None = None,
     teacher: Teacher | None = None,
-    axis_name: str = AXIS,
 ) -> tuple[TrainState, Results]:
     """A device's shard of a batch -> (the next state, what the loop reads), both equal on all devices.
 
@@ -137,8 +137,8 @@ def train_step(
     """
     step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     batch_key, model_key = jax.random.split(step_key)
-    model_key = jax.random.fold_in(model_key, lax.axis_index(axis_name))
-    images, targets = augment(batch_key, batch, model.num_classes, config, axis_name)
+    model_key = jax.random.fold_in(model_key, lax.axis_index(AXIS))
+    images, targets = augment(batch_key, batch, model.num_classes, config)
     trained, frozen = split(state.params, config.freeze)
     teach = teacher and functools.partial(teacher.logits, batch["teacher"], data=config.data)
     gradient_of = functools.partial(
@@ -150,7 +150,7 @@ def train_step(
         frozen=frozen,
         teach=teach,
     )
-    sums, gradients = lax.psum(gradient_of(trained, model_key, images, targets, batch["mask"]), axis_name)
+    sums, gradients = lax.psum(gradient_of(trained, model_key, images, targets, batch["mask"]), AXIS)
     with jax.named_scope("optimizer"):  # profiles and tools.tpu_report divide a step by these names
         gradients = jax.tree.map(lambda gradient: gradient / sums["loss"][1], gradients)
         norm = optax.global_norm(gradients)
@@ -182,13 +182,13 @@ def train_step(
 
 
 @jax.named_scope("optimizer")
-def tree_select(condition: jax.Array, new: Any, old: Any) -> Any:
+def tree_select(condition: jax.Array, new: T, old: T) -> T:
     """condition [] bool and two trees -> the new tree's leaves where it holds, else the old one's.
 
     The schedule's counter is always the new one: a skipped step has its learning rate, and the next one the next.
     """
 
-    def choose(new: Any, old: Any) -> Any:
+    def choose(new: T, old: T) -> T:
         if isinstance(new, optax.ScaleByScheduleState):
             return new
         return jnp.where(condition, new, old)
@@ -204,7 +204,6 @@ def eval_step(
     model: nn.Module,
     config: Config,
     calibration_bins: int = 0,
-    axis_name: str = AXIS,
 ) -> dict[str, jax.Array]:
     """A device's shard of a batch, classes [K] -> evaluation.batch_sums of the whole batch, equal on all devices.
 
@@ -214,12 +213,12 @@ def eval_step(
     labels, mask = labels_of(batch), batch["mask"]
     sums = batch_sums(logits, labels, mask, classes, calibration_bins)
     if not config.per_class:
-        return lax.psum(sums, axis_name)
-    sums = lax.psum(sums | sigmoid_sums(logits, labels, mask, config.bce_sum_classes), axis_name)
+        return lax.psum(sums, AXIS)
+    sums = lax.psum(sums | sigmoid_sums(logits, labels, mask, config.bce_sum_classes), AXIS)
     if labels.ndim == 1:
         return sums
     rows = {"scores": logits.astype(jnp.float32), "present": multi_hot(labels, logits.shape[-1]), "counted": mask}
-    return sums | lax.all_gather(rows, axis_name, tiled=True)
+    return sums | lax.all_gather(rows, AXIS, tiled=True)
 
 
 def for_platform(model: nn.Module, devices: Sequence[jax.Device]) -> nn.Module:
@@ -236,12 +235,12 @@ def for_platform(model: nn.Module, devices: Sequence[jax.Device]) -> nn.Module:
 
 
 def over_devices(
-    step: Callable[..., Any],
+    step: Callable[..., T],
     *,
     devices: Sequence[jax.Device] | None = None,
     in_axes: int | tuple[int | None, ...] = 0,
     donate_argnums: int | tuple[int, ...] = (),
-) -> Callable[..., Any]:
+) -> Callable[..., T]:
     """A function of a device's shard -> the same over the devices (None: all): leaves get a leading axis [devices].
 
     The one place that pmaps. Inside, the devices are the axis AXIS; an argument with None in `in_axes` has no such axis

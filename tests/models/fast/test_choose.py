@@ -8,7 +8,7 @@ import pytest
 
 import tnt_jax
 from tests.models.helpers import images, random_variables, small_model
-from tnt_jax.models import fast, layers, tnt
+from tnt_jax.models import checks, fast, layers, tnt
 from tnt_jax.models.fast import fused
 from tnt_jax.models.fast.fused import from_feature_major, to_feature_major
 from tnt_jax.models.layers import Ops
@@ -180,7 +180,7 @@ def test_the_parameters_are_the_same_in_all(changes):
         model = tnt_jax.create_model("tnt_s_patch16_224", depth=2, **changes, **other)
         return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
 
-    for name in fast.IMPLEMENTATIONS:  # pallas too: making parameters needs no TPU
+    for name in checks.IMPLEMENTATIONS:  # pallas too: making parameters needs no TPU
         assert made(inner_implementation=name) == made()
 
 

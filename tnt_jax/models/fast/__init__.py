@@ -14,6 +14,7 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
+from tnt_jax.models.checks import IMPLEMENTATIONS, OUTER_IMPLEMENTATIONS, REMAT_POLICIES
 from tnt_jax.models.config import Config
 from tnt_jax.models.fast import flash, fused, scan, stem
 from tnt_jax.models.fast.attention import broadcast_attention, dot_attention, einsum_attention
@@ -27,9 +28,6 @@ from tnt_jax.models.fast.dense import (
 from tnt_jax.models.fast.gelu import gelu
 from tnt_jax.models.layers import Layers, Ops
 from tnt_jax.models.tnt import TNT
-
-IMPLEMENTATIONS = ("auto", "reference", "xla", "dot", "broadcast", "cudnn", "pallas")
-OUTER_IMPLEMENTATIONS = ("auto", "xla", "flash")
 
 
 class Choice(NamedTuple):
@@ -62,8 +60,8 @@ class Backend:
         if self.outer not in OUTER_IMPLEMENTATIONS:
             names = ", ".join(OUTER_IMPLEMENTATIONS)
             raise ValueError(f"outer_implementation={self.outer!r} is not known; use one of {names}")
-        if self.remat_policy not in scan.REMAT_POLICIES:
-            names = " or ".join(scan.REMAT_POLICIES)
+        if self.remat_policy not in REMAT_POLICIES:
+            names = " or ".join(REMAT_POLICIES)
             raise ValueError(f"remat_policy={self.remat_policy!r} is not known; use {names}")
 
     def __call__(self, config: Config) -> Ops:
@@ -73,7 +71,7 @@ class Backend:
             ops = choose_outer(config, ops, self.outer, self.device_kind)
         if not self.scan and not self.remat:
             return ops
-        policy = scan.REMAT_POLICIES[self.remat_policy] if self.remat else None
+        policy = scan.POLICIES[self.remat_policy] if self.remat else None
         run = functools.partial(scan.run_blocks, scan=self.scan, policy=policy, feature_major=reason is None)
         return dataclasses.replace(ops, run_blocks=run)
 

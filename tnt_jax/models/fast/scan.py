@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tnt_jax.models.checks import REMAT_POLICIES
 from tnt_jax.models.config import Config
 from tnt_jax.models.fast.fused import from_feature_major, to_feature_major
 from tnt_jax.models.fast.stacking import block_runs, stack_blocks
@@ -24,10 +25,9 @@ def _dots_saveable(primitive: Any, *arguments: Any, **settings: Any) -> bool:
     return jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *arguments, **settings)
 
 
-REMAT_POLICIES: dict[str, Policy] = {  # by their names in jax.checkpoint_policies
-    "nothing_saveable": jax.checkpoint_policies.nothing_saveable,
-    "dots_with_no_batch_dims_saveable": _dots_saveable,
-}
+POLICIES: dict[str, Policy] = dict(
+    zip(REMAT_POLICIES, (jax.checkpoint_policies.nothing_saveable, _dots_saveable), strict=True)
+)
 
 
 def run_blocks(
