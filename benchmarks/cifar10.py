@@ -49,6 +49,8 @@ HEADER = (
     ),
     ("---", "---:", "---:", "---:", "---:", "---:", "---:", "---:", "---:"),
 )
+# What is compared seed by seed: a part of an argument, and what stands there in the other run's.
+PAIRS = (("model=tnt", "model=deit"), (",initialization=scaled", ""))
 Runs = dict[tuple[str, float], list[pathlib.Path]]
 
 
@@ -70,7 +72,7 @@ def main() -> None:
     found = finished(arguments.root)
     if not found:
         sys.exit(f"--root={arguments.root}: no run in it has ended; name some with --runs.")
-    text = table(found)
+    text = f"{table(found)}\n\n{paired(found)}"
     (arguments.root / "table.md").write_text(text + "\n")
     draw_curves(found, arguments.root / "curves.png")
     draw_spread(found, arguments.root / "spread.png")
@@ -133,6 +135,27 @@ def row(argument: str, epochs: float, workdirs: Sequence[pathlib.Path]) -> tuple
         f"{statistics.mean(speed(workdir) for workdir in workdirs):,.0f}",
         *(spread([100 * summary[name]["accuracy"] for summary in summaries]) for name in ("eval", "eval_ema")),
     )
+
+
+def paired(found: Runs) -> str:
+    """-> lines of Markdown: what a run of PAIRS has over the other from the same seed, in points of top-1, raw."""
+    lines = ["| run | less | epochs | by seed | mean |", "| --- | --- | ---: | --- | ---: |"]
+    for part, instead in PAIRS:
+        for (argument, epochs), workdirs in found.items():
+            other = argument.replace(part, instead)
+            if part not in argument or (other, epochs) not in found:
+                continue
+            less = {workdir.name: last_accuracy(workdir) for workdir in found[other, epochs]}
+            apart = [last_accuracy(each) - less[each.name] for each in workdirs if each.name in less]
+            by_seed = ", ".join(f"{each:+.2f}" for each in apart)
+            if apart:
+                lines.append(f"| {argument} | {other} | {epochs:g} | {by_seed} | {spread(apart)} |")
+    return "\n".join(lines)
+
+
+def last_accuracy(workdir: pathlib.Path) -> float:
+    """Top-1 of the raw weights at the end, in %."""
+    return 100 * json.loads((workdir / "summary.json").read_text())["eval"]["accuracy"]
 
 
 def count_multiply_adds(config: Mapping[str, Any]) -> int:
@@ -198,7 +221,7 @@ def draw_spread(found: Runs, path: pathlib.Path) -> None:
     from tnt_jax.analysis.style import save, style
 
     ends = {
-        f"{argument}, {epochs:g} epochs": [list(points(workdir))[-1][2] for workdir in workdirs]
+        f"{argument}, {epochs:g} epochs": list(map(last_accuracy, workdirs))
         for (argument, epochs), workdirs in found.items()
     }
     names = sorted(ends, key=lambda name: statistics.mean(ends[name]))

@@ -97,6 +97,24 @@ def test_the_table_has_a_line_for_an_argument_and_the_spread_of_its_seeds(tmp_pa
     ]
 
 
+def test_pairs_are_compared_seed_by_seed(tmp_path):
+    accuracies = {
+        "model=tnt+scale=mini+initialization=scaled": (0.5, 0.52, 0.6),
+        "model=deit+scale=mini+initialization=scaled": (0.49, 0.5),
+        "model=tnt+scale=mini": (0.4,),
+    }
+    for argument, ends in accuracies.items():
+        for seed, accuracy in enumerate(ends):
+            workdir = tmp_path / argument / "12_epochs" / f"seed_{seed}"
+            workdir.mkdir(parents=True)
+            (workdir / "summary.json").write_text(json.dumps({"config": {}, "eval": {"accuracy": accuracy}}))
+    tnt = "model=tnt,scale=mini,initialization=scaled"
+    assert benchmark.paired(benchmark.finished(tmp_path)).splitlines()[2:] == [
+        f"| {tnt} | {tnt.replace('tnt', 'deit')} | 12 | +1.00, +2.00 | 1.50 ± 0.71 |",
+        f"| {tnt} | model=tnt,scale=mini | 12 | +10.00 | 10.00 |",
+    ]
+
+
 def test_seeds_of_other_settings_are_not_one_experiment(tmp_path):
     for seed, warmup in enumerate((1.0, 2.0)):
         workdir = tmp_path / "model=tnt" / "4_epochs" / f"seed_{seed}"
