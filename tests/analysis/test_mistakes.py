@@ -15,8 +15,7 @@ def batches(labels, size):
         image[..., 0] = np.maximum(index, 0)[:, None, None]
         label = np.zeros(size, np.int32)
         label[: len(real)] = real
-        fields = {"image": image, "label": label, "index": index, "mask": (index >= 0).astype(np.float32)}
-        yield {name: field.reshape(2, size // 2, *field.shape[1:]) for name, field in fields.items()}
+        yield {"image": image, "label": label, "index": index, "mask": (index >= 0).astype(np.float32)}
 
 
 def found(rows, labels, keep=24):
@@ -59,7 +58,7 @@ def test_pairs_and_classes():
 
 
 def test_several_labels_an_image_are_refused():
-    batch = next(batches(np.zeros(4, int), 4)) | {"labels": np.zeros((2, 2, 3))}
+    batch = next(batches(np.zeros(4, int), 4)) | {"labels": np.zeros((4, 3))}
     with pytest.raises(ValueError, match="several labels an image"):
         mistakes.find_mistakes(lambda pixels: None, [batch], 3)
 

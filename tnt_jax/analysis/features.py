@@ -14,7 +14,7 @@ from tnt_jax.models import fast
 from tnt_jax.models.tnt import TNT
 from tnt_jax.training.config import Config
 from tnt_jax.training.device_augment import normalize
-from tnt_jax.training.input_pipeline import prefetch
+from tnt_jax.training.input_pipeline import evaluation_batches, prefetch
 from tnt_jax.training.state import replicate, unreplicate
 from tnt_jax.training.steps import AXIS, for_platform, over_devices
 
@@ -62,7 +62,6 @@ def extract_features(
     Raises ValueError for a block or a kind that is not there, and what the data package raises.
     """
     from tnt_jax.data import sources
-    from tnt_jax.data.batches import eval_batches
 
     block = model.depth if block is None else block
     if not 1 <= block <= model.depth:
@@ -74,15 +73,8 @@ def extract_features(
             f"config.data.name={config.data.name} has several labels an image; the linear probe and nearest neighbours "
             "measure one. Set --config.data.name to a set with one."
         )
-    batches = eval_batches(
-        dataclasses.replace(config.data, eval_split=split),
-        batch_size=config.eval_batch_size,
-        image_size=model.input_size,
-        channels=model.in_channels,
-        local_devices=jax.local_device_count(),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    settings = dataclasses.replace(config.data, eval_split=split)
+    batches = evaluation_batches(settings, model, config.eval_batch_size)
     features_of = functools.partial(block_features, model=for_platform(model, jax.devices()), block=block, kind=kind)
 
     def step(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -78,7 +78,7 @@ def find_mistakes(
     num_classes: int,
     keep: int = 24,
 ) -> Evaluated:
-    """Batches of an evaluation (data.batches.eval_batches) -> where the model is wrong.
+    """Batches [b, ...] of an evaluation (image, label, mask, index) -> where the model is wrong.
 
     logits_of: [b, H, W, C] -> [b, K]. keep: how many mistakes to keep; a mistake is the worse, the less probable the
     model holds the label, by a softmax. Raises ValueError for a set with several labels an image.
@@ -88,18 +88,17 @@ def find_mistakes(
     for batch in batches:
         if "labels" in batch:
             raise ValueError("a set with several labels an image has no confusion matrix")
-        fields = {name: batch[name].reshape(-1, *batch[name].shape[2:]) for name in ("image", "label", "mask", "index")}
-        logits = logits_of(fields["image"])
+        logits = logits_of(batch["image"])
         rows = np.asarray(jax.nn.softmax(logits))
-        real = np.flatnonzero(fields["mask"] > 0)
-        labels, predicted = fields["label"], logits.argmax(-1)
+        real = np.flatnonzero(batch["mask"])
+        labels, predicted = batch["label"], logits.argmax(-1)
         np.add.at(confusion, (labels[real], predicted[real]), 1)
         for i in real[labels[real] != predicted[real]]:
-            label, guess, index = int(labels[i]), int(predicted[i]), int(fields["index"][i])
-            found = Mistake(index, fields["image"][i], label, guess, float(rows[i, label]), float(rows[i, guess]))
-            entry = (-found.label_probability, -index, found)  # the heap's least is the mildest
-            (heapq.heappush if len(worst) < keep else heapq.heappushpop)(worst, entry)
-    return Evaluated(confusion, [entry[2] for entry in sorted(worst, reverse=True, key=lambda entry: entry[:2])])
+            label, guess, index = int(labels[i]), int(predicted[i]), int(batch["index"][i])
+            found = Mistake(index, batch["image"][i], label, guess, float(rows[i, label]), float(rows[i, guess]))
+            worst.append((-found.label_probability, -index, found))
+        worst = heapq.nlargest(keep, worst)
+    return Evaluated(confusion, [found for *_, found in worst])
 
 
 def find_mistakes_of_several(
@@ -110,19 +109,16 @@ def find_mistakes_of_several(
     """`find_mistakes` for several labels an image: order and sign of the logits count, as in training.evaluation."""
     scores, presents, worst = [], [], []
     for batch in batches:
-        fields = {
-            name: batch[name].reshape(-1, *batch[name].shape[2:]) for name in ("image", "labels", "mask", "index")
-        }
-        real = fields["mask"] > 0
-        rows = logits_of(fields["image"])[real]
-        fields = {name: field[real] for name, field in fields.items()}
+        real = batch["mask"] > 0
+        rows = logits_of(batch["image"])[real]
+        fields = {name: batch[name][real] for name in ("image", "labels", "index")}
         present = np.pad(fields["labels"], ((0, 0), (0, rows.shape[1] - fields["labels"].shape[1]))) > 0
         losses = np.logaddexp(0, np.where(present, -rows, rows)).mean(-1)
         for i in np.flatnonzero(((rows > 0) != present).any(-1)):
             labels, predicted = (tuple(np.flatnonzero(row).tolist()) for row in (present[i], rows[i] > 0))
             found = MistakeOfSeveral(int(fields["index"][i]), fields["image"][i], labels, predicted, float(losses[i]))
-            entry = (found.loss, -found.index, found)  # the heap's least is the mildest
-            (heapq.heappush if len(worst) < keep else heapq.heappushpop)(worst, entry)
+            worst.append((found.loss, -found.index, found))
+        worst = heapq.nlargest(keep, worst)
         scores.append(rows)
         presents.append(present)
     rows, present = np.concatenate(scores), np.concatenate(presents)
@@ -131,7 +127,7 @@ def find_mistakes_of_several(
         present.sum(0).tolist(),
         len(rows),
         float(((rows > 0) == present).all(-1).mean()),
-        [entry[2] for entry in sorted(worst, reverse=True, key=lambda entry: entry[:2])],
+        [found for *_, found in worst],
     )
 
 

@@ -44,7 +44,7 @@ from tnt_jax.data.decoding import RGB, Channels
 from tnt_jax.models.variants import VARIANTS, create_model, update
 from tnt_jax.pretrained.sources import BEST
 from tnt_jax.tools import command_line
-from tnt_jax.tools.trained import Trained, add_weights_flag, check_run, evaluation_batches, open_trained, workdir_of
+from tnt_jax.tools.trained import Trained, add_weights_flag, batches_of_run, check_run, open_trained, workdir_of
 from tnt_jax.workdir import measure, user_path
 
 EXAMPLE = "eval:"
@@ -124,13 +124,13 @@ def draw_run(workdir: Path, options: argparse.Namespace) -> str:
     """
     curves = draw_curves(workdir, workdir / "curves.png")
     trained = open_trained(str(workdir), weights=options.weights, changes=options.changes)
-    batch = next(evaluation_batches(trained, workdir, options.num_images))
-    real = batch["mask"][0] > 0
+    batch = next(batches_of_run(trained, workdir, options.num_images))
+    real = np.flatnonzero(batch["mask"])[: options.num_images]
     attention = draw_class_token_attention(
         trained.model,
         trained.variables,
-        batch["image"][0][real],
-        batch["labels" if "labels" in batch else "label"][0][real],
+        batch["image"][real],
+        batch["labels" if "labels" in batch else "label"][real],
         workdir / "attention.png",
         mean=trained.images.mean,
         std=trained.images.std,

@@ -14,16 +14,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-
 from tnt_jax.analysis import page
 from tnt_jax.analysis.figures import INNER_FIGURES, chosen_figures, draw
 from tnt_jax.analysis.mistakes import find_mistakes, find_mistakes_of_several
 from tnt_jax.analysis.panels import save_figure
-from tnt_jax.analysis.predictions import predictor, whole_batch
+from tnt_jax.analysis.predictions import predictor
 from tnt_jax.tools import command_line
 from tnt_jax.tools.figures import open_image, subject_of
-from tnt_jax.tools.trained import Trained, add_weights_flag, check_run, evaluation_batches, open_trained
+from tnt_jax.tools.trained import Trained, add_weights_flag, batches_of_run, check_run, open_trained
 from tnt_jax.workdir import user_path, write_atomically
 
 REPORT_FILE = "report.html"
@@ -51,9 +49,8 @@ def make_report(options: argparse.Namespace, workdir: Path) -> str:
     check_run(workdir, options.changes)
     summary = page.read_summary(workdir)
     trained = open_trained(str(workdir), weights=options.weights, changes=options.changes)
-    batch_size = whole_batch(trained.config.eval_batch_size)
     logits_of = predictor(trained.model, trained.variables, trained.images)
-    batches = evaluation_batches(trained, workdir, batch_size, jax.local_device_count())
+    batches = batches_of_run(trained, workdir, trained.config.eval_batch_size)
     first = next(batches)
     batches = itertools.chain([first], batches)
     if trained.per_class and "labels" in first:

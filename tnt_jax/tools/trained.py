@@ -12,9 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import logging
 
 from tnt_jax import workdir as workdirs
+from tnt_jax.analysis.predictions import whole_batch
 from tnt_jax.data.settings import EvalImages
 from tnt_jax.models.tnt import TNT
 from tnt_jax.models.variants import update
@@ -101,28 +103,23 @@ def check_run(workdir: Path, changes: Sequence[str] = ()) -> Config:
     return check_config(command_line.run_config(workdir, changes))
 
 
-def evaluation_batches(
-    trained: Trained, workdir: Path, batch_size: int, local_devices: int = 1
-) -> Iterator[dict[str, Any]]:
-    """A run's model -> data.batches.eval_batches of the run's evaluation split, labels in the model's order of classes.
+def batches_of_run(trained: Trained, workdir: Path, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+    """A run's model -> batches of the run's evaluation split, labels in the model's order of classes.
 
-    Raises what the data package raises, and ValueError where the data set now has classes that the run does not know.
+    They are those of input_pipeline.evaluation_batches with the axis of the devices flattened: [b, ...], b the next
+    size from `batch_size` on that the devices share equally. Raises what the data package raises, and ValueError where
+    the data set now has classes that the run does not know.
     """
     from tnt_jax.data import sources
-    from tnt_jax.data.batches import eval_batches
+    from tnt_jax.training.input_pipeline import evaluation_batches
     from tnt_jax.training.starting_point import label_map, relabelled
 
     settings = trained.config.data
     labels = label_map(workdirs.read_class_names(workdir), sources.classes(settings)[1], settings.name)
-    batches = eval_batches(
-        settings,
-        batch_size=batch_size,
-        image_size=trained.model.input_size,
-        channels=trained.model.in_channels,
-        local_devices=local_devices,
-        count_unlabelled=trained.per_class,
-    )
-    return (relabelled(batch, labels) for batch in batches)
+    size = whole_batch(batch_size)
+    batches = evaluation_batches(settings, trained.model, size, count_unlabelled=trained.per_class)
+    for batch in batches:
+        yield {name: field.reshape(size, *field.shape[2:]) for name, field in relabelled(batch, labels).items()}
 
 
 def class_names(workdir: Path, config: Config, num_classes: int) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 from tnt_jax.data.faulty import FaultyImages
 from tnt_jax.data.settings import DataSettings
 from tnt_jax.training.config import Config
-from tnt_jax.training.input_pipeline import Batch, batch_arguments
+from tnt_jax.training.input_pipeline import Batch, evaluation_batches
 from tnt_jax.training.starting_point import label_map, relabelled
 
 # A tfds name with /config and :version, where it has them, and a split in tfds notation.
@@ -90,11 +90,10 @@ class EvaluationSuite:
 
         names: of the model's classes, as its run left them; None: those of its data set.
         """
-        from tnt_jax.data import batches, sources
+        from tnt_jax.data import sources
 
         self._config = config
         self.faulty = FaultyImages()
-        self._batches = batches
         entries = _open_entries(config, sources)
         if not (num_classes and names):
             own_classes, own_names = sources.classes(config.data)
@@ -114,10 +113,8 @@ class EvaluationSuite:
 
     def batches(self, suite_set: SuiteSet) -> Iterator[Batch]:
         """This process's shard of a set: every example once, the last batch filled up and masked."""
-        size = self._config.eval_batch_size
-        batches = self._batches.eval_batches(
-            suite_set.settings, batch_size=size, faulty=self.faulty, **batch_arguments(self._config)
-        )
+        config = self._config
+        batches = evaluation_batches(suite_set.settings, config.model, config.eval_batch_size, faulty=self.faulty)
         return (suite_set.in_model_classes(batch) for batch in batches)
 
     def _suite_set(

@@ -11,7 +11,9 @@ import numpy as np
 from absl import logging
 
 from tnt_jax.data.faulty import FaultyImages
-from tnt_jax.training.config import Config
+from tnt_jax.data.settings import DataSettings
+from tnt_jax.models.tnt import TNT
+from tnt_jax.training.config import Config, ModelSettings
 from tnt_jax.training.state import replicate
 
 Batch = dict[str, Any]  # arrays [local devices, ...], of numpy or on the devices
@@ -78,21 +80,19 @@ class InputPipeline:
         return self._batches.train_batches(
             config.data,
             batch_size=config.batch_size,
+            image_size=config.model.input_size,
+            channels=config.model.in_channels,
             seed=config.seed,
             start_step=start_step,
             faulty=self.faulty,
-            **batch_arguments(config),
+            **_devices(),
         )
 
     def evaluation(self) -> Iterator[Batch]:
         """This process's shard of the evaluation split: every example once, the last batch filled up and masked."""
         config = self._config
-        return self._batches.eval_batches(
-            config.data,
-            batch_size=config.eval_batch_size,
-            faulty=self.faulty,
-            count_unlabelled=config.per_class,
-            **batch_arguments(config),
+        return evaluation_batches(
+            config.data, config.model, config.eval_batch_size, faulty=self.faulty, count_unlabelled=config.per_class
         )
 
 
@@ -113,9 +113,7 @@ class ResidentPipeline(InputPipeline):
             batch_size=config.batch_size,
             seed=config.seed,
             start_step=start_step,
-            **{
-                name: value for name, value in batch_arguments(config).items() if name not in ("image_size", "channels")
-            },
+            **_devices(),
         )
         return (batch | {"examples": examples} for batch in batches)
 
@@ -141,11 +139,34 @@ def make_input_pipeline(config: Config) -> InputPipeline:
     return ResidentPipeline(config) if config.data.on_device else InputPipeline(config)
 
 
-def batch_arguments(config: Config) -> dict[str, Any]:
-    """Arguments of the data package's functions for batches: what images are, and for which devices they are."""
+def evaluation_batches(
+    settings: DataSettings,
+    model: ModelSettings | TNT,
+    batch_size: int,
+    *,
+    faulty: FaultyImages | None = None,
+    count_unlabelled: bool = False,
+) -> Iterator[Batch]:
+    """This process's shard of `settings.eval_split` at the model's image size: see data.batches.eval_batches.
+
+    batch_size counts the images of all processes. All evaluations, and tools that read a split, take these batches.
+    """
+    from tnt_jax.data.batches import eval_batches
+
+    return eval_batches(
+        settings,
+        batch_size=batch_size,
+        image_size=model.input_size,
+        channels=model.in_channels,
+        faulty=faulty,
+        count_unlabelled=count_unlabelled,
+        **_devices(),
+    )
+
+
+def _devices() -> dict[str, int]:
+    """For which devices batches are: arguments of the data package's functions."""
     return {
-        "image_size": config.model.input_size,
-        "channels": config.model.in_channels,
         "local_devices": jax.local_device_count(),
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
