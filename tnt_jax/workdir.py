@@ -30,9 +30,12 @@ FOLDER = "checkpoints"
 CONFIG_FILE = "config.json"
 CLASSES_FILE = "classes.json"
 METRICS_FILE = "metrics.jsonl"
+SUMMARY_FILE = "summary.json"
+SUITE_FILE = "report_card.json"
 # A checkpoint's sets of weights, as messages and --weights call them: their name in its state, and in an evaluation.
 IN_STATE = {"raw": "params", "averaged": "ema_params"}
 IN_EVALUATION = {"raw": "eval", "averaged": "eval_ema"}
+KINDS = {name: kind for kind, name in IN_EVALUATION.items()}  # of an evaluation's set, in words
 WEIGHTS = ("best", *IN_STATE)  # what may be asked for; "best": whichever the last evaluation found better
 
 
@@ -81,18 +84,30 @@ def folder_path(name: str | os.PathLike[str]) -> Path:
 def read_config(workdir: Path) -> dict[str, Any] | None:
     """The configuration that a run left in its workdir, or None where there is none."""
     path = workdir / CONFIG_FILE
-    if not path.is_file():
+    config = read_json(path, fix := "Use another --workdir, or fix the file.")
+    if config is None:
         return None
-    try:
-        config = json.loads(path.read_text(), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}). Use another --workdir, or fix the file.") from error
     if not isinstance(config, dict):
-        raise ValueError(f"{path} holds no configuration. Use another --workdir, or fix the file.")
+        raise ValueError(f"{path} holds no configuration. {fix}")
     config, notes = with_current_keys(config)
     for note in notes:
         warn_once(f"{path}: {note}")
     return config
+
+
+def read_summary(workdir: Path) -> dict[str, Any] | None:
+    """What a run came to; None before its end. Raises ValueError for a damaged file."""
+    return read_json(workdir / SUMMARY_FILE)
+
+
+def read_json(path: Path, fix: str = "Fix or remove the file.") -> Any:
+    """The content of a file that a run may have left, or None. Raises ValueError that names a damaged one."""
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({error}). {fix}") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -195,10 +210,7 @@ def read_class_names(workdir: Path) -> tuple[str, ...] | None:
     path = workdir / CLASSES_FILE
     if not path.is_file():
         return None
-    try:
-        names = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}). Fix or remove the file.") from error
+    names = read_json(path)
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise ValueError(f"{path} holds no list of names. Fix or remove the file.")
     model = (read_config(workdir) or {}).get("model")

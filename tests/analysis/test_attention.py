@@ -4,6 +4,7 @@ import numpy as np
 from tests.models.helpers import images, random_variables, run, small_model
 from tnt_jax.analysis.attention import class_token_attention, draw_class_token_attention
 from tnt_jax.analysis.panels import enlarge
+from tnt_jax.data.settings import EvalImages
 
 
 def test_maps_are_the_last_blocks_class_row():
@@ -49,8 +50,7 @@ def test_the_figure_holds_every_image(tmp_path):
         pixels,
         [0, 1, 2],
         tmp_path / "attention.png",
-        mean=(0.5,) * 3,
-        std=(0.5,) * 3,
+        preprocessing=EvalImages((0.5,) * 3, (0.5,) * 3),
         class_names=[r"$\frac{1$", "a\nb$", "\x1b[31m"] * 4,
     )
     figure = matplotlib.image.imread(path)

@@ -19,6 +19,7 @@ from tests.models.helpers import random_variables, small_model
 from tnt_jax.analysis import figures, maps
 from tnt_jax.analysis.panels import chosen_blocks, put_title, save_figure, visible
 from tnt_jax.analysis.subject import Subject, fit, map_size, read_image
+from tnt_jax.data.settings import EvalImages
 from tnt_jax.models.variants import create_model
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
@@ -27,8 +28,8 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 def subjects():
     """A DeiT and a TNT of one block each, to be quick."""
     deit, tnt = small_model(depth=1, tnt_blocks=(), qkv_bias=True), small_model(depth=1)
-    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
-    return [Subject("DeiT-X", deit, random_variables(deit), mean, std), Subject("TNT-X", tnt, random_variables(tnt))]
+    one, other = EvalImages((0.4, 0.5, 0.6), (0.2, 0.3, 0.25)), EvalImages((0.5,) * 3, (0.5,) * 3)
+    return [Subject("DeiT-X", deit, random_variables(deit), one), Subject("TNT-X", tnt, random_variables(tnt), other)]
 
 
 def drawn(name, **options):

@@ -59,10 +59,15 @@ def test_weights_of_a_file_are_its_own_and_normalised_as_published(small, tmp_pa
     variables = random_variables(model)
     save_pretrained(tmp_path / "deit.safetensors", model, variables)
     subject = figures.open_subject(f"deit_small_patch16_224:{tmp_path}/deit.safetensors")
-    assert subject.title == "DeiT-S" and subject.mean == (0.485, 0.456, 0.406)
+    assert subject.title == "DeiT-S" and subject.images.mean == (0.485, 0.456, 0.406)
     np.testing.assert_array_equal(subject.variables["params"]["norm"]["bias"], variables["params"]["norm"]["bias"])
     twice = figures.open_subjects(",".join([f"deit_small_patch16_224:{tmp_path}/deit.safetensors"] * 2))
     assert [each.title for each in twice] == ["DeiT-S, 1", "DeiT-S, 2"]
+
+
+def test_random_weights_get_the_images_of_the_published_ones(small):
+    sources = ("deit_small_patch16_224:random", "tnt_s_patch16_224:random")
+    assert [figures.open_subject(source).images.mean for source in sources] == [(0.485, 0.456, 0.406), (0.5, 0.5, 0.5)]
 
 
 def test_titles_whose_arrays_would_have_one_name_get_a_number(small, monkeypatch):
@@ -117,7 +122,8 @@ def test_a_runs_own_figures_and_its_accuracy(tmp_path, monkeypatch, capsys):
     (tmp_path / "run/summary.json").write_text(json.dumps(results))
     run = check_run(tmp_path / "run")
     model = create_model(**run.model.arguments())
-    trained = Trained("run", "tnt", model, random_variables(model), EvalImages(), tuple("abcdefghij"), "raw", run)
+    images = EvalImages((0.5,) * 3, (0.5,) * 3)
+    trained = Trained("run", "tnt", model, random_variables(model), images, tuple("abcdefghij"), "raw", run)
     monkeypatch.setattr(figures, "open_trained", lambda source, weights, changes: trained)
     shown = []
     draw = figures.draw_class_token_attention

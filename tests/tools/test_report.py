@@ -15,6 +15,7 @@ from tnt_jax.models.variants import create_model
 from tnt_jax.tools import report
 from tnt_jax.tools.trained import Trained, check_run
 from tnt_jax.training.config import as_dict, check_config
+from tnt_jax.workdir import read_summary
 
 HOSTILE = '<script>alert("1")</script>'
 VOID = {"meta", "img", "br"}
@@ -71,7 +72,7 @@ def render(workdir, confusion, names, **changes):
         "figures": {},
         "image": "eval:0",
         "weights": "averaged weights of step 3",
-        "summary": page.read_summary(workdir),
+        "summary": read_summary(workdir),
     }
     return page.render(
         workdir=workdir,
@@ -128,7 +129,7 @@ def test_a_perfect_or_unfinished_run_says_so(workdir):
 
 def test_several_labels_have_a_table_of_precisions(workdir):
     result = {"mean_average_precision": 0.5, "subset_accuracy": 0.25, "accuracy": 0.75, "loss": 0.5, "count": 9}
-    summary = page.read_summary(workdir) | {"eval": result, "eval_ema": None, "best": "eval"}
+    summary = read_summary(workdir) | {"eval": result, "eval_ema": None, "best": "eval"}
     worst = [MistakeOfSeveral(3, np.zeros((4, 4, 3), np.uint8), (0, 2), (), 1.5)]
     evaluated = EvaluatedSeveral([0.8, None, 0.2], [5, 0, 4], 9, 0.25, worst)
     shown = Page(render(workdir, None, ["ant", HOSTILE, "bee"], summary=summary, evaluated=evaluated))
@@ -147,7 +148,7 @@ def test_the_program_evaluates_and_writes(workdir, monkeypatch, capsys):
 
     def open_trained(source, weights, changes):
         asked.append((source, weights))
-        images, names = EvalImages(), tuple("0123456789")
+        images, names = EvalImages((0.5,) * 3, (0.5,) * 3), tuple("0123456789")
         return Trained(source, "tnt", model, random_variables(model), images, names, "raw weights of step 3", config)
 
     monkeypatch.setattr(report, "open_trained", open_trained)

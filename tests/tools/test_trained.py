@@ -34,7 +34,7 @@ def test_published_weights_bring_their_classes_and_the_images_of_their_kind(monk
     monkeypatch.setattr(load, "create_model", lambda name, **changes: published.model("tnt_tiny", **changes))
     found = trained.open_trained(f"tnt_s_patch16_224:{published.weights_file('tnt_tiny')}")
     assert found.model.num_classes == 10 and found.class_names == tuple("0123456789")
-    assert found.images == EvalImages() and found.config is None
+    assert found.images == EvalImages((0.5,) * 3, (0.5,) * 3) and found.config is None
     larger = trained.open_trained(f"tnt_s_patch16_224:{published.weights_file('tnt_tiny')}", image_size=48)
     assert larger.model.input_size == (48, 48) and larger.variables["params"]["sentence_position"].shape == (37, 48)
 

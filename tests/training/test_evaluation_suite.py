@@ -27,6 +27,7 @@ from tnt_jax.pretrained.sources import Weights
 from tnt_jax.training import evaluate, setup
 from tnt_jax.training.evaluation_suite import SUBSETS, SuiteSet
 from tnt_jax.training.input_pipeline import make_input_pipeline
+from tnt_jax.workdir import SUITE_FILE
 
 SYNSETS = tuple(tfds.builder("imagenet2012").info.features["label"].names)
 
@@ -166,7 +167,7 @@ def prepared(workdir, directory, weights, *sets, **changes):
 def test_a_card_of_real_builders(tmp_path, directory, weights, capsys):
     run = prepared(tmp_path, directory, weights, "imagenet_a", "imagenet2012_real:validation", "few:held_out")
     card = evaluate.evaluate(run)
-    assert card == json.loads((tmp_path / evaluate.JSON_FILE).read_text())
+    assert card == json.loads((tmp_path / SUITE_FILE).read_text())
     rows = list(csv.DictReader((tmp_path / evaluate.CSV_FILE).open()))
     assert rows == [
         {name: "" if row[name] is None else str(row[name]) for name in evaluate.COLUMNS} for row in card["results"]

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
 from tnt_jax.analysis.panels import draw_over, put_title, show_image, unread
 from tnt_jax.analysis.style import RED, save, style
+from tnt_jax.data.settings import EvalImages
 from tnt_jax.models.tnt import TNT
 from tnt_jax.names import figure_label
+from tnt_jax.training.device_augment import normalize
 
 
 def class_token_attention(model: TNT, variables: dict, images: jax.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -34,17 +35,15 @@ def draw_class_token_attention(
     labels: Sequence[int] | np.ndarray,
     path: Path,
     *,
-    mean: Sequence[float],
-    std: Sequence[float],
+    preprocessing: EvalImages,
     class_names: Sequence[str] | None = None,
 ) -> Path:
     """pixels [B, H, W, C] and labels [B] -> a figure of each image and, under it, the attention over it.
 
     labels [B, k]: 1 for each of an image's labels; a prediction is right if it is one of them.
-    mean, std: the normalisation that the model was trained with. class_names: what the labels mean; None: the numbers.
+    preprocessing: how the model is given images. class_names: what the labels mean; None: the numbers.
     """
-    images = (jnp.asarray(pixels, jnp.float32) / np.iinfo(pixels.dtype).max - jnp.asarray(mean)) / jnp.asarray(std)
-    logits, maps = class_token_attention(model, variables, images)
+    logits, maps = class_token_attention(model, variables, normalize(pixels, preprocessing))
     names = [figure_label(name) for name in class_names or range(logits.shape[-1])]
     with style():
         figure, grid = plt.subplots(2, len(pixels), figsize=(1.15 * len(pixels), 2.9), squeeze=False)

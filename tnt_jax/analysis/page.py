@@ -20,7 +20,7 @@ from tnt_jax.analysis.style import ORANGE, RED, as_png, style
 from tnt_jax.names import printable, without_formulas
 from tnt_jax.training.config import Config, as_dict
 from tnt_jax.training.logging import in_words
-from tnt_jax.workdir import measure
+from tnt_jax.workdir import KINDS, SUITE_FILE, measure, read_json
 
 TEMPLATE = Path(__file__).with_name("page.html")
 MOST_NUMBERS = 25  # classes up to which the confusion matrix shows numbers
@@ -51,11 +51,6 @@ SPEEDS = (
 )
 
 
-def read_summary(workdir: Path) -> dict[str, Any] | None:
-    """What a run came to; None before its end."""
-    return _read_json(workdir / "summary.json")
-
-
 def render(
     *,
     workdir: Path,
@@ -72,7 +67,7 @@ def render(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_without_escapes
     )
     environment.filters["percent"] = lambda part, digits=1: "–" if part is None else f"{100 * part:.{digits}f}%"
-    series, suite = read_metrics(workdir), _read_json(workdir / "report_card.json")
+    series, suite = read_metrics(workdir), read_json(workdir / SUITE_FILE)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=workdir.name,
         model=config.model,
@@ -119,12 +114,10 @@ def key_numbers(config: Config, summary: Mapping[str, Any] | None, series: Serie
         step = max((steps[-1] for steps, _ in series.values()), default=0)
         return [(f"{step:,}", "steps so far", "the run has not ended")]
     best = summary[summary["best"]]
-    other = summary["eval" if summary["best"] == "eval_ema" else "eval_ema"]
-    words = {"eval": "raw", "eval_ema": "averaged"}
-    remark = f"{words[summary['best']]} weights, {best['count']:,} images"
-    judged = measure(best)
-    if other is not None:
-        remark += f"; {words['eval' if summary['best'] == 'eval_ema' else 'eval_ema']}: {other[judged]:.1%}"
+    remark, judged = f"{KINDS[summary['best']]} weights, {best['count']:,} images", measure(best)
+    for name in KINDS.keys() - {summary["best"]}:
+        if summary[name] is not None:
+            remark += f"; {KINDS[name]}: {summary[name][judged]:.1%}"
     speed = summary["images_per_second"]
     wanted = ("balanced_accuracy", "accuracy_top5") if judged == "accuracy" else ("subset_accuracy",)
     # Runs of before have no balanced accuracy.
@@ -235,13 +228,3 @@ def _data_uri_of_pixels(pixels: np.ndarray) -> str:
 
 def _data_uri(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """A file that a run may have left, or None. Raises ValueError that names a damaged one."""
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}). Fix or remove the file.") from error

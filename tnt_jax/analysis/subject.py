@@ -8,9 +8,11 @@ import numpy as np
 from PIL import Image
 
 from tnt_jax.data.decoding import RGB, Channels, Undecodable, as_array, decode, from_array
+from tnt_jax.data.settings import EvalImages
 from tnt_jax.models.resize import resize_sentence_positions
 from tnt_jax.models.tnt import TNT
 from tnt_jax.models.variants import update
+from tnt_jax.training.device_augment import normalize
 from tnt_jax.workdir import user_path
 
 PAPERS_SIZE, PAPERS_INPUT = 1024, 224  # pixels: the input of Figure 3, and the size trained at
@@ -23,10 +25,8 @@ class Subject:
     title: str  # in the figures, such as "TNT-S"
     model: TNT
     variables: dict[str, Any]  # {"params": ...}
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # of pixels in 0..1, as in its training
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    images: EvalImages  # how it is given images
     weights: str = ""  # which these are, such as "raw weights of step 200"
-    pixel_bits: int = 8  # of its images
 
     @property
     def heading(self) -> str:
@@ -36,12 +36,11 @@ class Subject:
     @property
     def channels(self) -> Channels:
         """Of its images."""
-        return Channels(self.model.in_channels, self.pixel_bits)
+        return Channels(self.model.in_channels, self.images.pixel_bits)
 
     def inputs(self, pixels: np.ndarray) -> np.ndarray:
         """pixels [H, W, C] uint8 or uint16 -> [1, H, W, C] float32, normalised."""
-        values = pixels[None].astype(np.float32) / np.iinfo(pixels.dtype).max
-        return (values - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        return np.asarray(normalize(pixels[None], self.images))
 
     def at(self, size: tuple[int, int]) -> "Subject":
         """The same for images of (height, width) pixels, sentence positions interpolated."""

@@ -12,11 +12,11 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 class EvalImages:
     """How an image becomes the network's input where no data set is at hand: keys of `config.data`, the same meanings.
 
-    The defaults are TNT's published weights' (recipe of the paper; timm has the same).
+    Those of a model's published weights: training.starting_point.published_images.
     """
 
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     pixel_bits: int = 8
     eval_crop_fraction: float = 0.9
     eval_interpolation: str = "bicubic"

@@ -37,7 +37,6 @@ import numpy as np
 from tnt_jax.analysis.attention import draw_class_token_attention
 from tnt_jax.analysis.curves import draw_curves
 from tnt_jax.analysis.figures import INNER_FIGURES, chosen_figures, draw
-from tnt_jax.analysis.page import read_summary
 from tnt_jax.analysis.panels import save_figure, slug
 from tnt_jax.analysis.subject import Subject, read_image
 from tnt_jax.data.decoding import RGB, Channels
@@ -45,7 +44,8 @@ from tnt_jax.models.variants import VARIANTS, create_model, update
 from tnt_jax.pretrained.sources import BEST
 from tnt_jax.tools import command_line
 from tnt_jax.tools.trained import Trained, add_weights_flag, batches_of_run, check_run, open_trained, workdir_of
-from tnt_jax.workdir import measure, user_path
+from tnt_jax.training.starting_point import published_images
+from tnt_jax.workdir import KINDS, measure, read_summary, user_path
 
 EXAMPLE = "eval:"
 RANDOM = "random"
@@ -69,7 +69,7 @@ def open_subject(source: str, weights: str = BEST, changes: Sequence[str] = ()) 
     if file == RANDOM and name in VARIANTS:
         model = create_model(name)
         variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, *model.input_shape), np.float32))
-        return Subject(f"{TITLES[name]} (random weights)", model, variables)
+        return Subject(f"{TITLES[name]} (random weights)", model, variables, published_images(name))
     workdir = workdir_of(source)
     return subject_of(open_trained(source, weights=weights, changes=changes if workdir else ()), workdir)
 
@@ -79,8 +79,7 @@ def subject_of(trained: Trained, workdir: Path | None) -> Subject:
     kind = "TNT" if trained.model.inner_blocks else "DeiT"
     title = TITLES[trained.name] if workdir is None else f"{kind} ({workdir.absolute().name})"
     model = update(trained.model, dtype=jnp.float32)
-    mean, std = tuple(trained.images.mean), tuple(trained.images.std)
-    return Subject(title, model, trained.variables, mean, std, trained.weights, trained.images.pixel_bits)
+    return Subject(title, model, trained.variables, trained.images, trained.weights)
 
 
 def open_subjects(sources: str, weights: str = BEST, changes: Sequence[str] = ()) -> list[Subject]:
@@ -132,15 +131,14 @@ def draw_run(workdir: Path, options: argparse.Namespace) -> str:
         batch["image"][real],
         batch["labels" if "labels" in batch else "label"][real],
         workdir / "attention.png",
-        mean=trained.images.mean,
-        std=trained.images.std,
+        preprocessing=trained.images,
         class_names=trained.class_names,
     )
     figures = f"Figures: {curves}, {attention}"
     summary = read_summary(workdir)
     if summary is None:
         return figures
-    best, which = summary[summary["best"]], "averaged" if summary["best"] == "eval_ema" else "raw"
+    best, which = summary[summary["best"]], KINDS[summary["best"]]
     if measure(best) != "accuracy":
         value = 100 * best["mean_average_precision"]
         return f"Mean average precision: {value:.2f}% ({best['count']:.0f} images, {which} weights)\n{figures}"

@@ -22,7 +22,7 @@ from tnt_jax.analysis.predictions import predictor
 from tnt_jax.tools import command_line
 from tnt_jax.tools.figures import open_image, subject_of
 from tnt_jax.tools.trained import Trained, add_weights_flag, batches_of_run, check_run, open_trained
-from tnt_jax.workdir import user_path, write_atomically
+from tnt_jax.workdir import read_summary, user_path, write_atomically
 
 REPORT_FILE = "report.html"
 
@@ -47,7 +47,7 @@ def draw_figures(
 def make_report(options: argparse.Namespace, workdir: Path) -> str:
     """The options of `parse` and the run's folder -> the page. Raises ValueError or OSError with the fix."""
     check_run(workdir, options.changes)
-    summary = page.read_summary(workdir)
+    summary = read_summary(workdir)
     trained = open_trained(str(workdir), weights=options.weights, changes=options.changes)
     logits_of = predictor(trained.model, trained.variables, trained.images)
     batches = batches_of_run(trained, workdir, trained.config.eval_batch_size)

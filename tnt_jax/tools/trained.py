@@ -25,7 +25,8 @@ from tnt_jax.pretrained.sources import BEST, CHOICES
 from tnt_jax.pretrained.workdir import is_folder, split_step
 from tnt_jax.tools import command_line
 from tnt_jax.training.config import Config, check_config
-from tnt_jax.training.starting_point import published_images
+from tnt_jax.training.input_pipeline import evaluation_batches
+from tnt_jax.training.starting_point import label_map, published_images, relabelled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +112,6 @@ def batches_of_run(trained: Trained, workdir: Path, batch_size: int) -> Iterator
     the data set now has classes that the run does not know.
     """
     from tnt_jax.data import sources
-    from tnt_jax.training.input_pipeline import evaluation_batches
-    from tnt_jax.training.starting_point import label_map, relabelled
 
     settings = trained.config.data
     labels = label_map(workdirs.read_class_names(workdir), sources.classes(settings)[1], settings.name)

@@ -24,9 +24,8 @@ from tnt_jax.training.starting_point import relabelled, trained_classes
 from tnt_jax.training.state import Params, replicate, stack_layers
 
 EVALUATION_FILE = "evaluation.json"
-JSON_FILE = "report_card.json"
 CSV_FILE = "report_card.csv"
-WEIGHTS = {"eval": "raw", "eval_ema": "ema"}  # an evaluation's name of the weights -> the table's
+IN_TABLE = {"eval": "raw", "eval_ema": "ema"}  # an evaluation's name of the weights -> the table's
 COLUMNS = (
     "set",
     "split",
@@ -145,22 +144,22 @@ def _evaluate_suite(run: Run, weights: Mapping[str, Params], step: int | None, s
             results = evaluate_weights(eval_step, weights, batches, suite_set.classes, ahead)
         except (ValueError, OSError) as error:  # an image that cannot be read, a set without labels
             raise RunError(f"config.report_card, {suite_set.settings.name}: {error}") from error
-        rows = [_row(suite_set, WEIGHTS[name], results[name]) for name in weights]
+        rows = [_row(suite_set, IN_TABLE[name], results[name]) for name in weights]
         card["results"] += rows
-        logging.write_json(run.workdir / JSON_FILE, card)
+        logging.write_json(run.workdir / workdirs.SUITE_FILE, card)
         logging.write_text(run.workdir / CSV_FILE, as_csv(card["results"]))
         for row in rows:
             log(_table_line(width, row))
         if published := _published_row(run.config, suite_set):
             log(_table_line(width, published))
             card["published"].append(published)
-            logging.write_json(run.workdir / JSON_FILE, card)
+            logging.write_json(run.workdir / workdirs.SUITE_FILE, card)
     logging.log_faulty(suite.faulty)
     if card["published"]:
         info = model_info(run.config.model.name)
         side = "x".join(map(str, info.image_size))
         log(f"published: {info.hub_name} at {side}, crop {info.eval_crop_fraction}; {info.source}")
-    log(f"Written to {run.workdir / JSON_FILE} and {CSV_FILE} beside it.")
+    log(f"Written to {run.workdir / workdirs.SUITE_FILE} and {CSV_FILE} beside it.")
     return card
 
 

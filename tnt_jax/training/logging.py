@@ -28,7 +28,9 @@ from tnt_jax.training.state import Params
 from tnt_jax.workdir import (
     CLASSES_FILE,
     CONFIG_FILE,
+    KINDS,
     METRICS_FILE,
+    SUMMARY_FILE,
     checkpoint_steps,
     parse_metrics_line,
     write_atomically,
@@ -37,7 +39,6 @@ from tnt_jax.workdir import (
 if TYPE_CHECKING:
     from tnt_jax.training.setup import Run
 
-SUMMARY_FILE = "summary.json"
 PARAMETERS_FILE = "parameters.txt"
 EVENT_FILES = "events.out.tfevents.*"  # TensorBoard's
 
@@ -54,7 +55,6 @@ TIME_LIKE = (
 )
 STARVED = 0.05  # share of the time waiting for data from which a line of the log says so
 START_IN_AVERAGE = 0.5  # share of the start in the averaged weights from which a note says so
-WEIGHTS = {"eval": "raw weights", "eval_ema": "averaged weights"}
 MEASURES = {  # of a Result: what a line of the log says of it, and how it calls it
     "mean_average_precision": "mAP",
     "subset_accuracy": "subset accuracy",
@@ -311,7 +311,7 @@ def progress_line(
 def evaluation_line(step: int | None, results: Mapping[str, Result]) -> str:
     """Raw and averaged weights side by side."""
     parts = [
-        f"{WEIGHTS[name]}: "
+        f"{KINDS[name]} weights: "
         + ", ".join(f"{word} {result[metric]:.4f}" for metric, word in MEASURES.items() if metric in result)
         for name, result in results.items()
     ]
@@ -324,8 +324,8 @@ def last_line(summary: Mapping[str, Any], path: Path) -> str:
     best = summary["best"]
     measure = workdirs.measure(summary[best])
     return (
-        f"test {MEASURES[measure]} {summary[best][measure]:.2%} ({WEIGHTS[best]}) after {summary['steps']:,} steps and "
-        f"{in_words(summary['seconds'])}; {path}"
+        f"test {MEASURES[measure]} {summary[best][measure]:.2%} ({KINDS[best]} weights) after "
+        f"{summary['steps']:,} steps and {in_words(summary['seconds'])}; {path}"
     )
 
 
