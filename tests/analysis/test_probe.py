@@ -63,7 +63,7 @@ def clusters(count, seed, spread=0.5):
     return Features(values.astype(np.float32), labels.astype(np.int32))
 
 
-def test_nearest_neighbours_by_hand():
+def test_nearest_neighbours_by_hand(monkeypatch):
     train, test = clusters(60, 0, spread=3), clusters(40, 1, spread=3)
     right = 0
     for value, label in zip(test.values.astype(np.float64), test.labels, strict=True):
@@ -73,7 +73,8 @@ def test_nearest_neighbours_by_hand():
             votes[train.labels[number]] += np.exp(cosines[number] / 0.07)
         right += votes.argmax() == label
     assert 0.3 < right / 40 < 1
-    assert probe.nearest_neighbours(train, test, neighbours=7) == pytest.approx(right / 40)
+    monkeypatch.setattr(probe, "NEIGHBOURS", 7)
+    assert probe.nearest_neighbours(train, test) == pytest.approx(right / 40)
 
 
 def test_the_nearest_of_two_classes_outweighs_more_that_are_far():
@@ -98,11 +99,12 @@ def test_the_test_split_chooses_nothing():
     assert {**found, "accuracy": 0} == {**others, "accuracy": 0}
 
 
-def test_strong_penalties_win_where_there_is_nothing_to_learn():
+def test_strong_penalties_win_where_there_is_nothing_to_learn(monkeypatch):
     rng = np.random.default_rng(6)
     train, test = (Features(rng.normal(size=(100, 30)), rng.integers(0, 2, 100)) for _ in range(2))
-    found = probe.linear_probe(train, test, inverse_penalties=(1e-6,))
-    assert found["inverse_penalty"] == 1e-6 and 0.3 < found["accuracy"] < 0.7
+    monkeypatch.setattr(probe, "INVERSE_PENALTIES", (1e-9, 1e-6))
+    found = probe.linear_probe(train, test)
+    assert found["inverse_penalty"] <= 1e-6 and 0.3 < found["accuracy"] < 0.7
 
 
 @pytest.mark.parametrize(
@@ -120,11 +122,12 @@ def test_classes_that_cannot_be_held_out_are_named(labels, words):
         probe.linear_probe(found, found, class_names=("cat", "dog", "fox"))
 
 
-def test_a_choice_at_the_end_of_the_grid_is_told_from_one_inside_it():
+def test_a_choice_at_the_end_of_the_grid_is_told_from_one_inside_it(monkeypatch):
     train, test = clusters(200, 0), clusters(100, 1)
     noise = np.random.default_rng(0).normal(0, 20, (200, 1))  # which the two share, so that their difference tells
     hidden = Features(np.hstack([train.labels[:, None] + noise, noise]), train.labels)
-    found = probe.linear_probe(hidden, hidden, inverse_penalties=(1e-6, 1e-4, 1e4))
+    monkeypatch.setattr(probe, "INVERSE_PENALTIES", (1e-6, 1e-4, 1e4))
+    found = probe.linear_probe(hidden, hidden)
     assert found["inverse_penalty"] == 1e4 and found["at_end"]
-    assert not probe.linear_probe(train, test, inverse_penalties=(10.0, 100.0))["at_end"]  # equally good
-    assert not probe.linear_probe(train, test, inverse_penalties=(1.0,))["at_end"]
+    monkeypatch.setattr(probe, "INVERSE_PENALTIES", (10.0, 100.0))  # equally good
+    assert not probe.linear_probe(train, test)["at_end"]

@@ -30,24 +30,23 @@ def feature_maps(
     *,
     seed: int = 0,
     image_size: tuple[int, int] | None = None,
-    channels: int = CHANNELS,
 ) -> Drawn:
     """Figure 3a: pixels [H, W, C] -> sentences by position, after the first, the middle and the last block.
 
     image_size: (height, width) of the input, which interpolates the positions; None: map_size, the paper's 1024 for a
-    model of 224. `channels` of the D are drawn at random by `seed`, for each model.
+    model of 224. CHANNELS of the D are drawn at random by `seed`, for each model.
     Arrays: maps [blocks, channels, rows, columns], channels, blocks.
     """
     rows = [(subject, block) for subject in subjects for block in chosen_blocks(subject.model.depth)]
     arrays: dict[str, np.ndarray] = {}
     with style():
-        figure = plt.figure(figsize=(channels * 0.8 + 1.6, len(rows) * 0.86 + 0.75 + 0.2 * len(subjects)))
+        figure = plt.figure(figsize=(CHANNELS * 0.8 + 1.6, len(rows) * 0.86 + 0.75 + 0.2 * len(subjects)))
         parts = np.atleast_1d(figure.subfigures(len(subjects), 1, hspace=0.02))
         for subject, part in zip(subjects, parts, strict=True):
             size = image_size or map_size(subject.model)
             image, blocks = fit(pixels, size), chosen_blocks(subject.model.depth)
             found = maps.sentence_maps(subject.model, subject.variables, subject.inputs(image), blocks)
-            picks = pick_channels(subject.model.outer_dim, channels, seed)
+            picks = pick_channels(subject.model.outer_dim, seed)
             arrays |= named(subject, maps=found[:, picks], channels=picks, blocks=np.asarray(blocks))
             grid = part.subplots(len(blocks), 1 + len(picks), squeeze=False)
             for i, block in enumerate(blocks):
@@ -67,9 +66,9 @@ def feature_maps(
         return figure, arrays
 
 
-def pick_channels(width: int, count: int, seed: int) -> np.ndarray:
-    """-> `count` different channels of `width`, at random, ascending."""
-    return np.sort(np.random.default_rng(seed).choice(width, size=min(count, width), replace=False))
+def pick_channels(width: int, seed: int) -> np.ndarray:
+    """-> CHANNELS different channels of `width`, at random, ascending."""
+    return np.sort(np.random.default_rng(seed).choice(width, size=min(CHANNELS, width), replace=False))
 
 
 def channel_tsne(
@@ -185,9 +184,9 @@ def outer_attention(subjects: Sequence[Subject], pixels: np.ndarray) -> Drawn:
         return figure, arrays
 
 
-def averaged_down(matrix: np.ndarray, largest: int = LARGEST) -> np.ndarray:
-    """matrix [n, n] -> [m, m], m at most `largest`: means of blocks of whole rows and columns."""
-    edges = np.linspace(0, len(matrix), min(len(matrix), largest) + 1).astype(int)
+def averaged_down(matrix: np.ndarray) -> np.ndarray:
+    """matrix [n, n] -> [m, m], m at most LARGEST: means of blocks of whole rows and columns."""
+    edges = np.linspace(0, len(matrix), min(len(matrix), LARGEST) + 1).astype(int)
     starts, widths = edges[:-1], np.diff(edges)
     summed = np.add.reduceat(np.add.reduceat(matrix, starts, axis=0), starts, axis=1)
     return summed / (widths[:, None] * widths)

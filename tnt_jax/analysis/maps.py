@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.typing import VariableDict
 
 from tnt_jax.models import fast
 from tnt_jax.models.config import Config
@@ -20,7 +21,7 @@ from tnt_jax.models.tnt import TNT
 ROWS = 256  # queries whose attention is held at a time
 
 
-def sentence_maps(model: TNT, variables: dict, images: np.ndarray, blocks: Sequence[int]) -> np.ndarray:
+def sentence_maps(model: TNT, variables: VariableDict, images: np.ndarray, blocks: Sequence[int]) -> np.ndarray:
     """images [1, H, W, C], 1-based blocks -> [blocks, D, rows, columns] float32: sentences after a block, by position.
 
     The class token is left out.
@@ -30,35 +31,33 @@ def sentence_maps(model: TNT, variables: dict, images: np.ndarray, blocks: Seque
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
-def _sentences(model: TNT, variables: dict, images: jax.Array, blocks: tuple[int, ...]) -> jax.Array:
+def _sentences(model: TNT, variables: VariableDict, images: jax.Array, blocks: tuple[int, ...]) -> jax.Array:
     """-> [blocks, N, D]; later blocks are not computed."""
     _, features = model.apply(variables, images, return_features=("sentences",))
     return jnp.stack([features["sentences"][block - 1][0, 1:].astype(jnp.float32) for block in blocks])
 
 
-def word_maps(model: TNT, variables: dict, images: np.ndarray, blocks: Sequence[int] | None = None) -> np.ndarray:
-    """images [1, H, W, C], 1-based TNT blocks (None: all) -> [blocks, H / s, W / s] float32, s the side of a word.
+def word_maps(model: TNT, variables: VariableDict, images: np.ndarray) -> np.ndarray:
+    """images [1, H, W, C] -> [TNT blocks, H / s, W / s] float32, s the side of a word.
 
     Words after a block, averaged over their channels, each at its place in its sentence, and that in the image.
     """
-    blocks = model.inner_blocks if blocks is None else tuple(blocks)
-    words = np.asarray(_words(_plain(model), variables, images, blocks))
+    words = np.asarray(_words(_plain(model), variables, images))
     rows, columns = _grid(model, images)
     side = model.patch_size // model.word_size
-    cells = words.reshape(len(blocks), rows, columns, side, side)
-    return cells.transpose(0, 1, 3, 2, 4).reshape(len(blocks), rows * side, columns * side)
+    cells = words.reshape(-1, rows, columns, side, side)
+    return cells.transpose(0, 1, 3, 2, 4).reshape(-1, rows * side, columns * side)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _words(model: TNT, variables: dict, images: jax.Array, blocks: tuple[int, ...]) -> jax.Array:
-    """-> [blocks, N, M]: means over the channels."""
+@functools.partial(jax.jit, static_argnums=0)
+def _words(model: TNT, variables: VariableDict, images: jax.Array) -> jax.Array:
+    """-> [TNT blocks, N, M]: means over the channels."""
     _, features = model.apply(variables, images, return_features=("words",))
-    at = [model.inner_blocks.index(block) for block in blocks]
-    return jnp.stack([features["words"][i][0].astype(jnp.float32).mean(-1) for i in at])
+    return jnp.stack([words[0].astype(jnp.float32).mean(-1) for words in features["words"]])
 
 
 def inner_attention(
-    model: TNT, variables: dict, images: np.ndarray, queries: Sequence[tuple[int, int]], blocks: Sequence[int]
+    model: TNT, variables: VariableDict, images: np.ndarray, queries: Sequence[tuple[int, int]], blocks: Sequence[int]
 ) -> np.ndarray:
     """images [1, H, W, C], queries (sentence, word) from 0, 1-based TNT blocks -> [queries, blocks, heads, M] float32.
 
@@ -69,42 +68,48 @@ def inner_attention(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5))
-def _inner(model: TNT, variables: dict, images, sentences, words, blocks: tuple[int, ...]) -> jax.Array:
+def _inner(
+    model: TNT,
+    variables: VariableDict,
+    images: jax.Array,
+    sentences: jax.Array,
+    words: jax.Array,
+    blocks: tuple[int, ...],
+) -> jax.Array:
     """-> [queries, blocks, heads, M]."""
     _, features = model.apply(variables, images, return_features=("inner_attention",))
     at = [model.inner_blocks.index(block) for block in blocks]
     return jnp.stack([features["inner_attention"][i][0][sentences, :, words] for i in at], axis=1)
 
 
-def outer_attention(model: TNT, variables: dict, images: np.ndarray, blocks: Sequence[int] | None = None) -> np.ndarray:
-    """images [1, H, W, C], 1-based blocks (None: all) -> [blocks, 1 + N, 1 + N] float32, averaged over the heads.
+def outer_attention(model: TNT, variables: VariableDict, images: np.ndarray) -> np.ndarray:
+    """images [1, H, W, C] -> [blocks, 1 + N, 1 + N] float32, averaged over the heads.
 
     From each sentence (row) to all, the class token first; a row sums to one.
     """
-    blocks = tuple(range(1, model.depth + 1) if blocks is None else blocks)
-    pairs = _queries_and_keys(_plain(model), variables, images, blocks)
+    pairs = _queries_and_keys(_plain(model), variables, images, range(model.depth))
     count = pairs[0][0].shape[0]
-    found = np.empty((len(blocks), count, count), np.float32)
+    found = np.empty((model.depth, count, count), np.float32)
     for rows, (query, key) in zip(found, pairs, strict=True):
         for first in range(0, count, ROWS):
             rows[first : first + ROWS] = _rows(query[first : first + ROWS], key).mean(0)
     return found
 
 
-def class_attention(model: TNT, variables: dict, images: np.ndarray, block: int | None = None) -> np.ndarray:
-    """images [1, H, W, C], 1-based block (None: the last) -> [heads, 1 + N] float32: what the class token attends to.
+def class_attention(model: TNT, variables: VariableDict, images: np.ndarray) -> np.ndarray:
+    """images [1, H, W, C] -> [heads, 1 + N] float32: what the class token attends to in the last block.
 
     The first number is what it gives to itself; a row sums to one.
     """
-    ((query, key),) = _queries_and_keys(_plain(model), variables, images, (block or model.depth,))
+    ((query, key),) = _queries_and_keys(_plain(model), variables, images, (model.depth - 1,))
     return np.asarray(_rows(query[:1], key)[:, 0])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _queries_and_keys(
-    model: TNT, variables: dict, images: jax.Array, blocks: tuple[int, ...]
+    model: TNT, variables: VariableDict, images: jax.Array, blocks: Sequence[int]
 ) -> list[tuple[jax.Array, jax.Array]]:
-    """-> for each block (queries, keys), both [1 + N, heads, D / heads], of its outer attention."""
+    """blocks from 0 -> for each (queries, keys), both [1 + N, heads, D / heads], of its outer attention."""
     found = []
 
     def ops(config: Config) -> Ops:
@@ -119,7 +124,7 @@ def _queries_and_keys(
     model.clone(ops=ops).apply(variables, images)
     if len(found) != model.depth:
         raise ValueError(f"{len(found)} outer attentions in {model.depth} blocks: maps of attention need one in each")
-    return [found[block - 1] for block in blocks]
+    return [found[block] for block in blocks]
 
 
 _rows = jax.jit(attention_weights)  # queries [q, heads, d], keys [n, heads, d] -> [heads, q, n] float32

@@ -1,7 +1,6 @@
 """Quick measures of transfer on frozen features: a linear probe and nearest neighbours."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -10,23 +9,18 @@ from tnt_jax.analysis.features import Features
 INVERSE_PENALTIES = tuple(10.0**power for power in range(-4, 3))  # scikit-learn's C, from strong to weak
 NEIGHBOURS = 20
 TEMPERATURE = 0.07
+HELD_OUT = 0.2  # of the training split, to choose the penalty by
+ITERATIONS = 1000  # of L-BFGS, at most
 _CHUNK = 1024  # test images whose similarities are held at a time
 
 
 def linear_probe(
-    train: Features,
-    test: Features,
-    *,
-    seed: int = 0,
-    held_out: float = 0.2,
-    inverse_penalties: Sequence[float] = INVERSE_PENALTIES,
-    iterations: int = 1000,
-    class_names: Sequence[str] | None = None,
-) -> dict[str, Any]:
+    train: Features, test: Features, *, seed: int = 0, class_names: Sequence[str] | None = None
+) -> dict[str, float | bool]:
     """Features [n, D] of two splits -> accuracy (0..1, on `test`), inverse_penalty, held_out_accuracy, and two bools.
 
     Multinomial logistic regression (scikit-learn's, L-BFGS) on features standardised by the training split's mean and
-    deviation. The penalty is chosen on a stratified `held_out` fraction of the training split, then the regression is
+    deviation. The penalty is chosen on a stratified fraction (HELD_OUT) of the training split, then the regression is
     fitted on all of it; the test split plays no part in the choice. Among equals the strongest penalty is taken.
     `converged`: the regression did; `at_end`: the choice is at an end of the grid and better than the one beside it, so
     that a better one may lie beyond. class_names: for messages; without them classes are numbers.
@@ -37,28 +31,28 @@ def linear_probe(
     from sklearn.preprocessing import StandardScaler
 
     def fitted(values: np.ndarray, labels: np.ndarray, inverse_penalty: float) -> LogisticRegression:
-        return LogisticRegression(C=inverse_penalty, max_iter=iterations).fit(values, labels)
+        return LogisticRegression(C=inverse_penalty, max_iter=ITERATIONS).fit(values, labels)
 
-    _check_counts(train.labels, held_out, class_names)
+    _check_counts(train.labels, class_names)
     scaler = StandardScaler().fit(train.values)
     values = scaler.transform(train.values)
-    parts = train_test_split(values, train.labels, test_size=held_out, random_state=seed, stratify=train.labels)
+    parts = train_test_split(values, train.labels, test_size=HELD_OUT, random_state=seed, stratify=train.labels)
     fit_values, held_values, fit_labels, held_labels = parts
-    grid = sorted(inverse_penalties)
+    grid = INVERSE_PENALTIES
     scores = {each: float(fitted(fit_values, fit_labels, each).score(held_values, held_labels)) for each in grid}
     best = max(scores, key=scores.get)
-    beside = {grid[0]: grid[1], grid[-1]: grid[-2]}.get(best) if len(grid) > 1 else None
+    beside = {grid[0]: grid[1], grid[-1]: grid[-2]}.get(best)
     model = fitted(values, train.labels, best)
     return {
         "accuracy": float(model.score(scaler.transform(test.values), test.labels)),
         "inverse_penalty": best,
         "held_out_accuracy": scores[best],
         "at_end": beside is not None and scores[best] > scores[beside],
-        "converged": bool(np.max(model.n_iter_) < iterations),
+        "converged": bool(np.max(model.n_iter_) < ITERATIONS),
     }
 
 
-def _check_counts(labels: np.ndarray, held_out: float, class_names: Sequence[str] | None) -> None:
+def _check_counts(labels: np.ndarray, class_names: Sequence[str] | None) -> None:
     """Raises ValueError where there is one class, a class has one image, or too few can be held out for all classes."""
     classes, counts = np.unique(labels, return_counts=True)
     names = [str(each) if class_names is None else class_names[each] for each in classes]
@@ -71,30 +65,28 @@ def _check_counts(labels: np.ndarray, held_out: float, class_names: Sequence[str
             f"the training split has a single image of {', '.join(lone[:5])}{more}, of which none can be held out to "
             "choose the penalty by. Add images of it, or leave it out of the data set."
         )
-    if np.ceil(held_out * len(labels)) < len(classes):
+    if np.ceil(HELD_OUT * len(labels)) < len(classes):
         raise ValueError(
-            f"the training split has {len(labels)} images of {len(classes)} classes; {held_out:.0%} of them, which are "
+            f"the training split has {len(labels)} images of {len(classes)} classes; {HELD_OUT:.0%} of them, which are "
             "held out to choose the penalty by, are less than one image a class. Take a split with more images."
         )
 
 
-def nearest_neighbours(
-    train: Features, test: Features, *, neighbours: int = NEIGHBOURS, temperature: float = TEMPERATURE
-) -> float:
+def nearest_neighbours(train: Features, test: Features) -> float:
     """Features [n, D] of two splits -> accuracy (0..1) of the weighted vote of the nearest training images.
 
-    Nearness is the cosine; each of the `neighbours` votes for its class with exp(cosine / temperature) (Wu et al. 2018,
+    Nearness is the cosine; each of the NEIGHBOURS votes for its class with exp(cosine / TEMPERATURE) (Wu et al. 2018,
     arXiv 1805.01978, section 3.4; k = 20 and 0.07 as in DINO, Caron et al. 2021, arXiv 2104.14294).
     With fewer training images than neighbours, all of them vote.
     """
     keys, queries = _unit(train.values), _unit(test.values)
-    neighbours = min(neighbours, len(keys))
+    neighbours = min(NEIGHBOURS, len(keys))
     num_classes = int(max(train.labels.max(), test.labels.max())) + 1
     right = 0
     for first in range(0, len(queries), _CHUNK):
         cosine = queries[first : first + _CHUNK] @ keys.T
         nearest = np.argpartition(-cosine, neighbours - 1, axis=1)[:, :neighbours]
-        votes = np.exp((np.take_along_axis(cosine, nearest, axis=1) - 1) / temperature)
+        votes = np.exp((np.take_along_axis(cosine, nearest, axis=1) - 1) / TEMPERATURE)
         tally = np.zeros((len(cosine), num_classes))
         np.add.at(tally, (np.arange(len(cosine))[:, None], train.labels[nearest]), votes)
         right += int((tally.argmax(1) == test.labels[first : first + _CHUNK]).sum())

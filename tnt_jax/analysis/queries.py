@@ -7,6 +7,7 @@ import numpy as np
 from tnt_jax.models.tnt import TNT
 
 Query = tuple[int, int]  # (sentence, word in it), both from 0, row by row
+DEFAULT_QUERIES = 4
 
 
 def parse_query(text: str, model: TNT) -> Query:
@@ -35,7 +36,7 @@ def parse_query(text: str, model: TNT) -> Query:
     raise ValueError(f"query {text!r} must be ROW,COLUMN (a pixel of the model's input) or the number of a word")
 
 
-def default_queries(pixels: np.ndarray, model: TNT, count: int = 4) -> list[Query]:
+def default_queries(pixels: np.ndarray, model: TNT) -> list[Query]:
     """pixels [H, W, C] at the model's input size -> the words with most contrast, of sentences that do not touch.
 
     Where all pixels are alike, attention tells nothing. Contrast is the deviation of the pixels' grey.
@@ -51,7 +52,7 @@ def default_queries(pixels: np.ndarray, model: TNT, count: int = 4) -> list[Quer
         taken = (divmod(other, columns) for other, _ in chosen)
         if all(max(abs(row - r), abs(column - c)) > 1 for r, c in taken):
             chosen.append((int(sentence), _word(cells[row, column], word)))
-        if len(chosen) == count:
+        if len(chosen) == DEFAULT_QUERIES:
             break
     return chosen
 

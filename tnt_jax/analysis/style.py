@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 # Okabe and Ito's palette: told apart by the colour-blind and in grey print.
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 
+DPI = 130
 STYLE = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -39,7 +40,7 @@ def style() -> Iterator[None]:
         yield
 
 
-def save(figure: Figure, path: Path, dpi: int = 130) -> Path:
+def save(figure: Figure, path: Path, dpi: int = DPI) -> Path:
     """Writes the figure, by the path's ending as PNG or PDF, without dates, and closes it -> the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     dates = {"CreationDate": None, "ModDate": None} if path.suffix == ".pdf" else {"Software": None}
@@ -48,10 +49,10 @@ def save(figure: Figure, path: Path, dpi: int = 130) -> Path:
     return path
 
 
-def as_png(figure: Figure, dpi: int = 130) -> bytes:
+def as_png(figure: Figure) -> bytes:
     """-> the figure as the content of a PNG file, without a date; closes it."""
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
+    figure.savefig(content, format="png", dpi=DPI, metadata={"Software": None})
     plt.close(figure)
     return content.getvalue()
 

@@ -41,18 +41,17 @@ def count_parameters(model: TNT) -> int:
     return sum(int(np.prod(shape)) for shape in parameter_shapes(model).values())
 
 
-def multiply_adds(model: TNT, image_size: int | tuple[int, int] | None = None) -> int:
-    """model, image_size in pixels (a side or (H, W); None: the model's own) -> multiply-adds of one image."""
-    return sum(part.multiply_adds for part in count_parts(model, image_size))
+def multiply_adds(model: TNT) -> int:
+    """model -> multiply-adds of one image of its size."""
+    return sum(part.multiply_adds for part in count_parts(model))
 
 
-def count_parts(model: TNT, image_size: int | tuple[int, int] | None = None) -> list[Part]:
-    """model, image_size in pixels (None: the model's own) -> its modules by name.
+def count_parts(model: TNT) -> list[Part]:
+    """model -> its modules by name, counted from the traced definition, so that any module counts, known or not.
 
-    Counted from the traced definition, so that any module counts, known or not. Sentence positions grow with the size.
     A padding zero counts like any pixel.
     """
-    model = model.clone(config=_resized(model, image_size), ops=Ops.definition)
+    model = model.clone(ops=Ops.definition)
     trace = jax.make_jaxpr(model.init_with_output, return_shape=True)  # shapes of parameters and the program in one
     program, (_, variables) = trace(jax.random.key(0), _image(model))
     products: dict[str, int] = {}
@@ -128,11 +127,6 @@ def _image(model: TNT) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, *model.config.input_shape), jnp.float32)
 
 
-def _resized(model: TNT, image_size: int | tuple[int, int] | None) -> Any:
-    """-> the model's Config at another image size; None: its own."""
-    return model.config if image_size is None else dataclasses.replace(model.config, image_size=image_size)
-
-
 @dataclasses.dataclass(frozen=True)
 class Formula:
     """What the paper's formulas give: no biases, norms, stem, head or class token."""
@@ -158,16 +152,10 @@ def tnt_block(n: int, d: int, m: int, c: int, r: float = 4.0) -> Formula:
     )
 
 
-def by_formula(model: TNT, image_size: int | tuple[int, int] | None = None) -> Formula:
-    """model, image_size in pixels (None: the model's own) -> its blocks by the paper's formulas, added up."""
-    config = _resized(model, image_size)
-    n, d, r = config.grid[0] * config.grid[1], config.outer_dim, config.mlp_ratio
-    standard, tnt = standard_block(n, d, r), tnt_block(n, d, config.num_words, config.inner_dim, r)
-    inner = len(config.inner_blocks)
-    return Formula(
-        inner * tnt.parameters + (config.depth - inner) * standard.parameters,
-        inner * tnt.multiply_adds + (config.depth - inner) * standard.multiply_adds,
-    )
+def by_formula(model: TNT) -> Formula:
+    """model -> its blocks by the paper's formulas, added up."""
+    parts = formula_parts(model).values()
+    return Formula(sum(part.parameters for part in parts), sum(part.multiply_adds for part in parts))
 
 
 def formula_parts(model: TNT) -> dict[str, Formula]:
@@ -177,11 +165,12 @@ def formula_parts(model: TNT) -> dict[str, Formula]:
     2 n d (2 d + n), the MLP the rest; inner blocks likewise, with m and c, for each of the n sentences. The projection
     has m c d and n m c d (eq. 16 to 18).
     """
-    n, d, r = model.config.grid[0] * model.config.grid[1], model.config.outer_dim, model.config.mlp_ratio
-    m, c, inner = model.config.num_words, model.config.inner_dim, len(model.config.inner_blocks)
+    config = model.config
+    n, d, r = config.grid[0] * config.grid[1], config.outer_dim, config.mlp_ratio
+    m, c, inner = config.num_words, config.inner_dim, len(config.inner_blocks)
     parts = {
-        "outer/attention": Formula(model.config.depth * 4 * d * d, model.config.depth * 2 * n * d * (2 * d + n)),
-        "outer/mlp": Formula(model.config.depth * 2 * r * d * d, model.config.depth * 2 * n * r * d * d),
+        "outer/attention": Formula(config.depth * 4 * d * d, config.depth * 2 * n * d * (2 * d + n)),
+        "outer/mlp": Formula(config.depth * 2 * r * d * d, config.depth * 2 * n * r * d * d),
     }
     if inner:
         parts |= {
@@ -197,9 +186,9 @@ def inner_path_ratio(model: TNT) -> Formula:
 
     TNT-S: 1.08 and 1.14 (section 3.3 of the paper).
     """
-    n = model.config.grid[0] * model.config.grid[1]
-    standard = standard_block(n, model.config.outer_dim, model.config.mlp_ratio)
-    tnt = tnt_block(n, model.config.outer_dim, model.config.num_words, model.config.inner_dim, model.config.mlp_ratio)
+    config = model.config
+    n, d, r = config.grid[0] * config.grid[1], config.outer_dim, config.mlp_ratio
+    standard, tnt = standard_block(n, d, r), tnt_block(n, d, config.num_words, config.inner_dim, r)
     return Formula(tnt.parameters / standard.parameters, tnt.multiply_adds / standard.multiply_adds)
 
 

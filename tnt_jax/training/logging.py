@@ -42,17 +42,6 @@ if TYPE_CHECKING:
 PARAMETERS_FILE = "parameters.txt"
 EVENT_FILES = "events.out.tfevents.*"  # TensorBoard's
 
-# What depends on the machine and the moment. All else in metrics.jsonl is the same, digit for digit, in a run that was
-# stopped and resumed (on the same devices); these may differ, or be absent from a line whose steps were not timed.
-TIME_LIKE = (
-    "seconds",
-    "train/images_per_second",
-    "train/images_per_second_per_device",
-    "train/model_flops_utilization",
-    "train/input_wait_share",
-    "train/host_memory_gb",
-    "train/device_memory_gb",
-)
 STARVED = 0.05  # share of the time waiting for data from which a line of the log says so
 START_IN_AVERAGE = 0.5  # share of the start in the averaged weights from which a note says so
 MEASURES = {  # of a Result: what a line of the log says of it, and how it calls it
