@@ -3,30 +3,26 @@
 import argparse
 import importlib
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import tnt_jax
 from configs import default
+from tests.docs.pages import DOCS, FOLLOWED, LANGUAGES, PAGES, README, ROOT, code_of, ours
 from tnt_jax.tools import command_line
 
-ROOT = Path(__file__).parents[2]
-DOCS = sorted((ROOT / "docs").glob("*.md"))
-PAGES = [ROOT / "README.md", *DOCS, *sorted((ROOT / "benchmarks").glob("*.md"))]
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
-# What stands for a thing of the reader's -> one that exists.
-EXAMPLES = {"configs/NAME.py": "configs/default.py", "tools.NAME": "tools.predict", "[--config.KEY=VALUE ...]": ""}
 
 
 def test_readme_stays_short():
-    assert len((ROOT / "README.md").read_bytes()) <= 9_000
+    assert len(README.read_bytes()) <= 9_000
 
 
 def test_every_page_is_reached_from_readme():
-    linked = set(re.findall(r"\]\((docs/[^)#]+\.md)", (ROOT / "README.md").read_text()))
+    linked = set(re.findall(r"\]\((docs/[^)#]+\.md)", README.read_text()))
     assert linked == {f"docs/{page.name}" for page in DOCS}
 
 
@@ -70,22 +66,6 @@ def _keys(config, prefix="") -> set[str]:
     return found
 
 
-def commands_of(text: str) -> list[list[str]]:
-    """A page -> the words after "python" of each command, in code blocks and in code within lines."""
-    for name, example in EXAMPLES.items():
-        text = text.replace(name, example)
-    text = re.sub(r"\\\n\s*", " ", text)
-    blocks = re.findall(r"^\s*(?:\w+=\S+ |taskset -c \d+ )*(?:\.venv/bin/)?python (.*)$", text, flags=re.MULTILINE)
-    inside = [" ".join(each.split()) for each in re.findall(r"(?<!`)`python\s([^`]*)`", text)]
-    # The optional words of a command, in brackets, are to exist too.
-    found = [re.sub(r"\[(--[^\]]*)\]", r"\1", command) for command in blocks + inside]
-    found = [shlex.split(command, comments=True) for command in found]
-    return [words for words in found if words[:1] == ["main.py"] or words[1:] and words[1].startswith(OURS)]
-
-
-OURS = ("tnt_jax.", "benchmarks.", "tests.")
-
-
 class Understood(Exception):
     """A command line is parsed, its config too."""
 
@@ -121,7 +101,7 @@ def start(monkeypatch):
 @pages
 def test_commands_are_understood(page, start):
     """The program exists, takes these flags, and has the config with these keys; nothing else of it runs."""
-    for words in commands_of(page.read_text()):
+    for words in ours(page):
         if words[-1] != "--help" and len(words) > (words[0] != "main.py") + 1:
             with pytest.raises(Understood):
                 start(words)
@@ -129,19 +109,47 @@ def test_commands_are_understood(page, start):
             start(words)
 
 
-def test_what_is_not_understood_is_noticed(start):
-    pages = "".join(page.read_text() for page in PAGES)
-    assert len(commands_of(pages)) > 50
-    for words in commands_of(
-        "`python -m tnt_jax.tools.predict --sauce=a b.jpg` `python main.py --config=configs/no.py`"
-    ):
+def test_what_is_not_understood_is_noticed(start, tmp_path):
+    assert sum(len(ours(page)) for page in PAGES) > 50
+    page = tmp_path / "page.md"
+    page.write_text("`python -m tnt_jax.tools.predict --sauce=a b.jpg` `python main.py --config=configs/no.py`")
+    assert len(ours(page)) == 2
+    for words in ours(page):
         with pytest.raises((SystemExit, ValueError)):
             start(words)
+    page.write_text("```bash\nX=1 python -m tnt_jax.tools.pictures --workdir=a\n```")
     with pytest.raises(ModuleNotFoundError):
-        start(*commands_of("    X=1 python -m tnt_jax.tools.pictures --workdir=a"))
+        start(*ours(page))
+
+
+@pages
+def test_paths_for_pytest_exist(page):
+    commands = [code.text.split() for code in code_of(page) if code.language == "bash" and "pytest" in code.text]
+    assert not [word for words in commands for word in words if word.startswith("tests") and not (ROOT / word).exists()]
+
+
+@pytest.mark.parametrize("page", FOLLOWED, ids=lambda page: page.stem)
+def test_blocks_name_their_language(page):
+    """Commands in another block would not be seen."""
+    opened = re.findall(r"^```(.*)$", page.read_text(), flags=re.MULTILINE)[::2]
+    assert set(opened) <= set(LANGUAGES)
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert not re.search(r"\n\n {4}\S", prose)
 
 
 @pages
 def test_targets_of_make_exist(page):
     named = set(re.findall(r"`make (\w+)", page.read_text()))
     assert named <= set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+
+
+def test_the_table_of_models_is_that_of_their_cards():
+    rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| ([\d.]+) G \| ([\d.]+) \|", README.read_text(), flags=re.MULTILINE)
+    cards = [tnt_jax.model_info(name) for name in tnt_jax.list_models()]
+    counts = {(card.name, f"{card.parameters:,}", f"{card.multiply_adds / 1e9:.2f}") for card in cards}
+    assert {row[:3] for row in rows} == counts
+
+
+def test_the_map_of_the_repository_names_what_is_there():
+    (layout,) = [code.text for code in code_of(README) if code.language == "text"]
+    assert all((ROOT / line.split()[0]).exists() for line in layout.splitlines())
