@@ -2,15 +2,20 @@
 
 import ast
 import csv
+import itertools
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib import metadata
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from PIL import Image
 
 from tests.training.helpers import random_variables
@@ -21,6 +26,19 @@ ROOT = pathlib.Path(__file__).parents[1]
 PROGRAMS = sorted(path.stem for path in (ROOT / "tnt_jax/tools").glob("*.py") if "__main__" in path.read_text())
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"]
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+
+# Libraries that those of the package import without declaring it (requirements.txt says which).
+UNDECLARED = {"flatbuffers", "importlib-resources", "tensorboard"}
+
+
+def imports(file):
+    """-> the modules that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
 
 
 def files(folder):
@@ -77,11 +95,25 @@ def test_the_package_imports_nothing_from_beside_it():
     beside = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or path.is_dir()} - {"tnt_jax"}
     assert {"configs", "main", "tests", "benchmarks"} <= beside
     for file in sorted((ROOT / "tnt_jax").rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
-            for name in names:
-                assert name.partition(".")[0] not in beside, f"{file}:{node.lineno} imports {name}"
+        for name in imports(file):
+            assert name.partition(".")[0] not in beside, f"{file} imports {name}"
+
+
+def test_what_is_imported_is_required_and_what_is_required_is_imported():
+    """Imports inside of functions too. The other tests have every library at hand, required or not."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    lines = [*filter(None, lines), *itertools.chain(*project["optional-dependencies"].values())]
+    required = [each for each in map(Requirement, lines) if each.marker is None or each.marker.evaluate()]
+    distributions = metadata.packages_distributions()
+    imported = set()
+    for file in sorted((ROOT / "tnt_jax").rglob("*.py")):
+        for name in imports(file):
+            package = name.partition(".")[0]
+            if package != "tnt_jax" and package not in sys.stdlib_module_names:
+                imported |= set(map(canonicalize_name, distributions.get(package, [package])))
+    assert len(imported) > 15
+    assert {canonicalize_name(each.name) for each in required} == imported | UNDECLARED
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
