@@ -22,6 +22,7 @@ from tests.docs import pages
 from tests.docs.pages import ROOT
 from tests.pretrained import published
 from tests.training.helpers import random_variables
+from tnt_jax.models.fast import fused
 from tnt_jax.models.variants import create_model
 from tnt_jax.pretrained import save_pretrained
 from tnt_jax.training import runtime
@@ -234,3 +235,10 @@ def test_the_change_of_model_md_applies_to_the_definition():
     before = [line[1:] for line in diff.splitlines() if not line.startswith("+")]
     source = (ROOT / "tnt_jax/models/tnt.py").read_text().splitlines()
     assert all(line in source for line in before)
+
+
+def test_the_kernel_refuses_that_change_in_the_words_of_model_md():
+    config = create_model("tnt_s_patch16_224").config
+    shapes = fused.expected_parameters(config) | {"gate": (config.inner_dim,)}
+    message = fused.mismatch(config, {name: np.empty(shape) for name, shape in shapes.items()})
+    assert f"is 'xla' here: {message}, and the kernel" in " ".join((ROOT / "docs/model.md").read_text().split())
