@@ -53,15 +53,15 @@ class Tiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 @pytest.fixture(scope="session")
 def tiles(tmp_path_factory) -> Callable[[str], str]:
     """File format -> data_dir with the prepared data set "tiles", its splits in several files."""
-    made = {}
+    folders = {}
 
     def directory(file_format: str) -> str:
-        if file_format not in made:
-            made[file_format] = str(tmp_path_factory.mktemp(file_format))
-            builder = Tiles(data_dir=made[file_format])
+        if file_format not in folders:
+            folders[file_format] = str(tmp_path_factory.mktemp(file_format))
+            builder = Tiles(data_dir=folders[file_format])
             config = tfds.download.DownloadConfig(num_shards=4)
             builder.download_and_prepare(download_config=config, file_format=file_format)
-        return made[file_format]
+        return folders[file_format]
 
     return directory
 

@@ -31,7 +31,7 @@ def photographs():
     return [Image.open(path).convert("RGB") for path in JPEGS]
 
 
-def made(image, seed, settings, size):
+def augmented(image, seed, settings, size):
     """train_image for one seed."""
     return augment.train_image(image, augment.draw(np.array(seed), settings), settings, size)
 
@@ -49,7 +49,7 @@ def test_training_is_timms(goldens):
     for number, path in enumerate(JPEGS):
         for index, (seed, notation, size) in enumerate(json.loads(str(goldens["trains"]))):
             settings = settings_with(randaugment=notation, train_interpolation="random", mean=(0.5, 0.4, 0.3))
-            ours = made(decoding.decode(path.read_bytes()), seed, settings, tuple(size))
+            ours = augmented(decoding.decode(path.read_bytes()), seed, settings, tuple(size))
             np.testing.assert_array_equal(ours, goldens[f"train_{number}_{index}"], f"{path.name} {seed} {notation}")
 
 
@@ -134,11 +134,11 @@ def test_draws_for_many_are_the_draws_for_each(photographs):
 
 def test_training_with_the_recipe_is_a_function_of_the_seed(photographs):
     settings = DataSettings(**get_config().data.to_dict())
-    first, again = ([made(photographs[0], (n, 1), settings, (32, 24)) for n in range(6)] for _ in range(2))
+    first, again = ([augmented(photographs[0], (n, 1), settings, (32, 24)) for n in range(6)] for _ in range(2))
     np.testing.assert_array_equal(first, again)
     assert first[0].shape == (32, 24, 3) and first[0].dtype == np.uint8
     assert len({image.tobytes() for image in first}) == 6
-    assert made(photographs[0], (1, 0), settings, (32, 24)).tobytes() != first[0].tobytes()
+    assert augmented(photographs[0], (1, 0), settings, (32, 24)).tobytes() != first[0].tobytes()
 
 
 def test_flip_probability_is_obeyed(photographs):
@@ -146,11 +146,11 @@ def test_flip_probability_is_obeyed(photographs):
     for probability in (0.0, 1.0):
         settings = settings_with(flip_probability=probability, crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0))
         for number in range(3):
-            ours = made(photographs[0], (0, number), settings, pixels.shape[:2])
+            ours = augmented(photographs[0], (0, number), settings, pixels.shape[:2])
             side = min(pixels.shape[:2])
             assert pixels.shape[0] == pixels.shape[1] or ours.shape != (side, side)
             square = photographs[0].crop((0, 0, side, side))
-            ours = made(square, (0, number), settings, (side, side))
+            ours = augmented(square, (0, number), settings, (side, side))
             np.testing.assert_array_equal(ours, np.asarray(square)[:, ::-1] if probability else square)
 
 
@@ -162,17 +162,17 @@ def test_color_jitter_is_torchvisions_on_the_same_draws(photographs):
         choices = augment.draw(np.array([number, 0]), settings).choices
         factors, order = choices[2:5], choices[5:].astype(int).tolist()
         assert (0.6 <= factors).all() and (factors < 1.4).all() and sorted(order) == [0, 1, 2]
-        theirs = Image.fromarray(made(photographs[2], (number, 0), settings_with(), (40, 40)))
+        theirs = Image.fromarray(augmented(photographs[2], (number, 0), settings_with(), (40, 40)))
         for each in order:
             theirs = enhancers[each](theirs).enhance(float(factors[each]))
-        np.testing.assert_array_equal(made(photographs[2], (number, 0), settings, (40, 40)), theirs)
+        np.testing.assert_array_equal(augmented(photographs[2], (number, 0), settings, (40, 40)), theirs)
         orders.add(tuple(order))
     assert len(orders) >= 4
 
 
 def test_color_jitter_is_for_training_without_randaugment(photographs):
     plain, jittered, both = (
-        made(photographs[0], (0, 1), settings_with(**values), (24, 24))
+        augmented(photographs[0], (0, 1), settings_with(**values), (24, 24))
         for values in ({}, {"color_jitter": 0.4}, {"color_jitter": 0.4, "randaugment": "rand-p0"})
     )
     assert not np.array_equal(plain, jittered)
@@ -184,15 +184,15 @@ def test_a_mean_outside_of_the_colours_still_fills(value):
     """The mean is what geometric operations show beside the image, as a colour of 0 to 255."""
     settings = settings_with(mean=(value, 0.5, 0.5), randaugment="rand-m9-p1")
     image = Image.new("RGB", (16, 16), (128, 128, 128))
-    seen = {int(red) for n in range(20) for red in np.unique(made(image, (n, 2), settings, (8, 8))[..., 0])}
+    seen = {int(red) for n in range(20) for red in np.unique(augmented(image, (n, 2), settings, (8, 8))[..., 0])}
     assert (0 if value < 0 else 255) in seen
 
 
 def test_tiny_images_grow():
     for size in ((1, 1), (8, 8)):
         image = Image.new("RGB", size, (77, 77, 77))
-        assert (made(image, (0, 0), settings_with(), (32, 32)) == 77).all()
-        assert made(image, (0, 0), settings_with(randaugment="rand-m0-p1"), (32, 32)).any()
+        assert (augmented(image, (0, 0), settings_with(), (32, 32)) == 77).all()
+        assert augmented(image, (0, 0), settings_with(randaugment="rand-m0-p1"), (32, 32)).any()
         assert (augment.eval_image(image, settings_with(), (32, 32)) == 77).all()
 
 
@@ -213,8 +213,8 @@ def test_each_channel_of_others_is_made_as_one_of_rgb_is(photographs):
         pixels = decoding.from_array(five * np.uint16(257) if bits == 16 else five)
         for number in range(8):
             settings = settings_with(train_interpolation="random", pixel_bits=bits)
-            found = made(pixels, (number, 0), settings, (24, 40))
-            expected = made(photographs[0], (number, 0), settings, (24, 40))[..., [0, 1, 2, 0, 1]]
+            found = augmented(pixels, (number, 0), settings, (24, 40))
+            expected = augmented(photographs[0], (number, 0), settings, (24, 40))[..., [0, 1, 2, 0, 1]]
             assert found.dtype == (np.uint8 if bits == 8 else np.uint16) and found.shape == (24, 40, 5)
             assert np.abs(found / scale - expected).max() <= (0 if bits == 8 else 3)
         found = augment.eval_image(pixels, settings, (24, 40))
@@ -237,11 +237,11 @@ def test_a_flip_flips_all_channels_and_a_constant_stays(count, dtype):
     whole = {"crop_area": (1.0, 1.0), "crop_aspect": (1.0, 1.0)}
     for probability, expected in ((0.0, pixels), (1.0, pixels[:, ::-1])):  # the low bits are kept too
         settings = settings_with(flip_probability=probability, **whole)
-        found = made(decoding.from_array(pixels), (1, 0), settings, (16, 16))
+        found = augmented(decoding.from_array(pixels), (1, 0), settings, (16, 16))
         np.testing.assert_array_equal(found, expected)
     constant = np.full((9, 13, count), np.arange(count) + np.iinfo(dtype).max - 12).astype(dtype)
     for found in (
-        made(decoding.from_array(constant), (3, 0), settings_with(), (16, 24)),
+        augmented(decoding.from_array(constant), (3, 0), settings_with(), (16, 24)),
         augment.eval_image(decoding.from_array(constant), settings_with(), (16, 24)),
     ):
         assert found.shape == (16, 24, count) and (found == constant[0, 0]).all()
@@ -253,9 +253,9 @@ def test_grey_is_augmented_as_grey_rgb_is(photographs, notation):
     grey = photographs[1].convert("L")
     for number in range(12):
         settings = settings_with(randaugment=notation, color_jitter=0.4, mean=(0.4,))
-        found = made(grey, (number, 2), settings, (32, 24))
+        found = augmented(grey, (number, 2), settings, (32, 24))
         assert found.shape == (32, 24, 1) and found.dtype == np.uint8
-        expected = made(grey.convert("RGB"), (number, 2), settings, (32, 24))
+        expected = augmented(grey.convert("RGB"), (number, 2), settings, (32, 24))
         assert np.abs(found.astype(int) - expected).max() <= 1
 
 
@@ -263,7 +263,7 @@ def test_the_fill_is_the_mean_of_each_channel():
     for mean, image in (((0.2,), "L"), ((0.2, 0.4, 0.6), "RGB"), ((0.6,), "RGB")):
         settings, seen = settings_with(mean=mean, randaugment="rand-m10-p1-n1"), set()
         for number in range(20):
-            pixels = made(Image.new(image, (16, 16), 0), (number, 2), settings, (16, 16))
+            pixels = augmented(Image.new(image, (16, 16), 0), (number, 2), settings, (16, 16))
             seen |= set(map(tuple, pixels.reshape(-1, pixels.shape[-1]).tolist()))
         count = len(Image.new(image, (1, 1)).getbands())
         assert tuple(round(255 * value) for value in np.broadcast_to(mean, count)) in seen
@@ -275,7 +275,7 @@ def test_three_augment_is_deits_on_the_same_draws(photographs):
     for number in range(24):
         drawn = augment.draw(np.array([number, 3]), settings)
         operation, strength = drawn.choices[2:4].tolist()
-        image = Image.fromarray(made(photographs[0], (number, 3), plain, (32, 24)))
+        image = Image.fromarray(augmented(photographs[0], (number, 3), plain, (32, 24)))
         seen.append(int(3 * operation))
         grey = image.convert("L")
         image = [
@@ -285,7 +285,7 @@ def test_three_augment_is_deits_on_the_same_draws(photographs):
         ][seen[-1]]
         for each in drawn.choices[7:].astype(int).tolist():
             image = augment._JITTER[each](image).enhance(float(drawn.choices[4 + each]))
-        np.testing.assert_array_equal(made(photographs[0], (number, 3), settings, (32, 24)), image)
+        np.testing.assert_array_equal(augmented(photographs[0], (number, 3), settings, (32, 24)), image)
     assert set(seen) == {0, 1, 2}
     many = augment.draw(np.stack([np.arange(6000), np.full(6000, 5)], axis=1), settings_with(three_augment=True))
     shares = np.bincount((3 * many.choices[:, 2]).astype(int)) / 6000

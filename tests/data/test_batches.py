@@ -17,8 +17,8 @@ def train(settings, steps, **overrides):
     return list(itertools.islice(batches.train_batches(settings, **{**arguments, **overrides}), steps))
 
 
-def assert_equal(made, others):
-    for batch, other in zip(made, others, strict=True):
+def assert_equal(out, others):
+    for batch, other in zip(out, others, strict=True):
         for name in ("image", "label", "mask", "index"):
             np.testing.assert_array_equal(batch[name], other[name])
 
@@ -113,8 +113,8 @@ def test_a_repeated_image_is_decoded_once_for_its_copies(settings_for, tiles, mo
     settings = settings_for("tiles", tiles("tfrecord"), repeated_augmentation=3)
     decode, count = decoding.decode, itertools.count()
     monkeypatch.setattr(batches, "decode", lambda *arguments: next(count) >= 0 and decode(*arguments))
-    made = train(settings, 4)
-    seen = np.concatenate([batch["index"].ravel() for batch in made])
+    out = train(settings, 4)
+    seen = np.concatenate([batch["index"].ravel() for batch in out])
     images, counts = np.unique(seen, return_counts=True)
     assert len(images) == 16 and (counts == 3).all()
     assert next(count) <= 4 * (4 + 2)  # four images a batch; two batches more are under way
@@ -130,14 +130,12 @@ def test_evaluation_counts_each_example_once(settings_for, tiles, devices, proce
     arguments = dict(batch_size=batch_size, image_size=SIZE, local_devices=devices, process_count=processes)
     shares = [list(batches.eval_batches(settings, **arguments, process_index=index)) for index in range(processes)]
     assert {len(share) for share in shares} == {-(-50 // batch_size)}
-    made = [batch for share in shares for batch in share]
-    assert all(batch["image"].shape == (devices, batch_size // devices // processes, 8, 12, 3) for batch in made)
-    mask, index, label = (
-        np.concatenate([batch[name].ravel() for batch in made]) for name in ("mask", "index", "label")
-    )
+    out = [batch for share in shares for batch in share]
+    assert all(batch["image"].shape == (devices, batch_size // devices // processes, 8, 12, 3) for batch in out)
+    mask, index, label = (np.concatenate([batch[name].ravel() for batch in out]) for name in ("mask", "index", "label"))
     np.testing.assert_array_equal(np.sort(index[mask == 1]), np.arange(50))
     assert (index[mask == 0] == -1).all() and (label[mask == 0] == 0).all()
-    assert {batch["mask"].dtype.name for batch in made} == {"float32"}
+    assert {batch["mask"].dtype.name for batch in out} == {"float32"}
 
 
 def test_evaluation_is_in_the_splits_order(settings_for, digits_directory):
@@ -153,9 +151,9 @@ def test_evaluation_is_in_the_splits_order(settings_for, digits_directory):
 @pytest.mark.parametrize("copies", [1, 2])
 def test_synthetic_images_come_from_their_numbers(settings_for, copies):
     settings = settings_for("synthetic", synthetic_examples=100, repeated_augmentation=copies, eval_split="validation")
-    made = train(settings, 10, batch_size=10)
-    assert_equal(train(settings, 2, batch_size=10, start_step=8), made[8:])
-    for batch in made:
+    out = train(settings, 10, batch_size=10)
+    assert_equal(train(settings, 2, batch_size=10, start_step=8), out[8:])
+    for batch in out:
         index = batch["index"].ravel()
         np.testing.assert_array_equal(batch["image"].reshape(-1, 8, 12, 3), synthetic.examples(index, SIZE)[0])
         np.testing.assert_array_equal(batch["label"].ravel(), index % 1000)

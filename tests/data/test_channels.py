@@ -37,8 +37,8 @@ def folders(tmp_path_factory):
     return roots
 
 
-def assert_equal(made, others):
-    for batch, other in zip(made, others, strict=True):
+def assert_equal(out, others):
+    for batch, other in zip(out, others, strict=True):
         for name in batch:
             np.testing.assert_array_equal(batch[name], other[name])
 
@@ -58,9 +58,9 @@ def test_batches_are_functions_of_their_steps(settings_for, folders, kind, chann
     assert sorted(evaluated[0]["index"].ravel().tolist()) == [-1] * 7 + [0, 1, 2, 3, 4]
     if kind == "five.npy":
         workers = settings_for("folder", folders[kind], worker_processes=2, repeated_augmentation=2)
-        made = batches.train_batches(workers, seed=1, start_step=2, **place)
-        assert_equal(itertools.islice(made, 2), through[2:])
-        made.close()
+        out = batches.train_batches(workers, seed=1, start_step=2, **place)
+        assert_equal(itertools.islice(out, 2), through[2:])
+        out.close()
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ def evaluate(settings, found=None, **overrides):
     return list(batches.eval_batches(settings, **arguments))
 
 
-def assert_equal(made, others):
-    for batch, other in zip(made, others, strict=True):
+def assert_equal(out, others):
+    for batch, other in zip(out, others, strict=True):
         for name in ("image", "label", "mask", "index"):
             np.testing.assert_array_equal(batch[name], other[name], err_msg=name)
 
@@ -66,8 +66,8 @@ def test_odd_images_are_used_like_any_other(settings_for, tmp_path, copies):
     settings = settings_for(
         "folder", tmp_path, repeated_augmentation=copies, randaugment="rand-m9-mstd0.5-inc1", max_faulty_images=0
     )
-    made = train(settings, 1 if copies == 1 else 8, found, batch_size=count)
-    assert {int(index) for batch in made for index in batch["index"].ravel()} == set(range(count))
+    out = train(settings, 1 if copies == 1 else 8, found, batch_size=count)
+    assert {int(index) for batch in out for index in batch["index"].ravel()} == set(range(count))
     (evaluated,) = evaluate(settings, found, batch_size=count)
     assert evaluated["mask"].sum() == count and found.count("train") == found.count("eval") == 0
     examples = sources.open_dataset(settings).open_split("test")
@@ -86,8 +86,8 @@ def test_faulty_images_are_replaced_and_nothing_else_changes(settings_for, folde
     bad, found, steps = faulty_numbers(broken, "train"), faulty.FaultyImages(), 8 if copies == 1 else 20
     assert len(bad) == len(odd_images.FAULTY)
     with caplog.at_level(logging.WARNING):
-        made = train(broken, steps, found)
-    for number, (batch, other) in enumerate(zip(made, train(whole, steps), strict=True)):
+        out = train(broken, steps, found)
+    for number, (batch, other) in enumerate(zip(out, train(whole, steps), strict=True)):
         replaced = np.isin(other["index"], list(bad))
         epoch = number // batches.steps_per_epoch(broken, 6)
         assert not np.isin(batch["index"], list(bad)).any() and (batch["mask"] == 1).all()
@@ -156,15 +156,13 @@ def test_if_allowed_it_is_left_out_and_every_other_counts_once(settings_for, fol
     settings, found = settings_of(settings_for, folders[0], allow_faulty_eval=True), faulty.FaultyImages()
     bad = faulty_numbers(settings, "test")
     shares = [evaluate(settings, found, process_index=index, process_count=processes) for index in range(processes)]
-    made = [batch for share in shares for batch in share]
+    out = [batch for share in shares for batch in share]
     assert {len(share) for share in shares} == {-(-(SOUND + len(bad)) // 8)}
-    index, mask, label = (
-        np.concatenate([batch[name].ravel() for batch in made]) for name in ("index", "mask", "label")
-    )
+    index, mask, label = (np.concatenate([batch[name].ravel() for batch in out]) for name in ("index", "mask", "label"))
     np.testing.assert_array_equal(np.sort(index[mask == 1]), sorted(set(range(SOUND + len(bad))) - bad))
     assert (index[mask == 0] == -1).all() and (label[mask == 0] == 0).all()
     assert found.count("eval") == len(bad) and found.count("train") == 0
-    whole = np.concatenate([batch["image"][batch["mask"] == 1] for batch in made])
+    whole = np.concatenate([batch["image"][batch["mask"] == 1] for batch in out])
     assert len(whole) == SOUND and whole.std() > 0
 
 

@@ -14,7 +14,7 @@ def images_of(settings, first_step: int, process_count: int) -> list[np.ndarray]
     """-> [steps] of [batch] numbers: the images of an epoch's global batches, sorted, put together from all hosts."""
     steps = [[] for _ in range(STEPS)]
     for process_index in range(process_count):
-        made = batches.train_batches(
+        out = batches.train_batches(
             settings,
             batch_size=BATCH,
             image_size=(2, 2),
@@ -25,7 +25,7 @@ def images_of(settings, first_step: int, process_count: int) -> list[np.ndarray]
             process_count=process_count,
         )
         for found in steps:
-            found.append(next(made)["index"].ravel())
+            found.append(next(out)["index"].ravel())
     return [np.sort(np.concatenate(found)) for found in steps]
 
 

@@ -35,8 +35,8 @@ def folder(tmp_path_factory):
     return root
 
 
-def assert_equal(made, others):
-    for batch, other in zip(made, others, strict=True):
+def assert_equal(out, others):
+    for batch, other in zip(out, others, strict=True):
         assert batch.keys() == other.keys()
         for name in batch:
             np.testing.assert_array_equal(batch[name], other[name])
@@ -52,9 +52,9 @@ def test_batches_are_the_same_for_any_number_of_workers(settings_for, folder, mo
     evaluated = list(batches.eval_batches(alone, **PLACE))
     for workers, start in ((1, 0), (2, 1), (3, 7)):
         settings, found = settings_for("folder", folder, **recipe, worker_processes=workers), FaultyImages()
-        made = batches.train_batches(settings, seed=1, start_step=start, faulty=found, **PLACE)
-        assert_equal(itertools.islice(made, 9 - start), expected[start:])
-        made.close()
+        out = batches.train_batches(settings, seed=1, start_step=start, faulty=found, **PLACE)
+        assert_equal(itertools.islice(out, 9 - start), expected[start:])
+        out.close()
         assert start or found.count("train") == 2 and all("cannot identify" in name for name in found.names("train"))
     assert_equal(batches.eval_batches(settings, **PLACE), evaluated)
     gc.collect()  # Grain's iterators refer to themselves

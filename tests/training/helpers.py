@@ -178,10 +178,10 @@ class TinyPipeline:
         self.started.append(start_step)
         devices = jax.local_device_count()
         for step in itertools.count(start_step):
-            made = batch((1, step), self.config.batch_size, devices=devices)
+            out = batch((1, step), self.config.batch_size, devices=devices)
             if step == self.spoil_step:
-                made["mask"] = made["mask"] * np.nan
-            yield made
+                out["mask"] = out["mask"] * np.nan
+            yield out
 
     def evaluation(self):
         size = self.config.eval_batch_size

@@ -16,10 +16,10 @@ from tnt_jax.training.state import unreplicate
 
 
 def test_prefetched_batches_are_the_same_and_lie_on_all_devices():
-    made = [batch(seed, devices=8) for seed in range(5)]
-    found = list(prefetch(iter(made), 2))
+    out = [batch(seed, devices=8) for seed in range(5)]
+    found = list(prefetch(iter(out), 2))
     assert len(found) == 5
-    for one, other in zip(made, found, strict=True):
+    for one, other in zip(out, found, strict=True):
         jax.tree.map(np.testing.assert_array_equal, one, other)
         assert len(other["image"].sharding.device_set) == 8
     assert list(prefetch(iter([]), 2)) == []
@@ -48,14 +48,14 @@ def test_the_data_wing_gives_what_the_step_takes():
     pipeline = InputPipeline(settings)
     assert pipeline.steps_per_epoch == pipeline.train_examples // 16 == 2 and pipeline.num_classes > 1
     like = batch(0, devices=8)
-    made = next(pipeline.train(0))
-    assert {name: (x.shape, x.dtype) for name, x in made.items()} == {
+    out = next(pipeline.train(0))
+    assert {name: (x.shape, x.dtype) for name, x in out.items()} == {
         name: (x.shape, x.dtype) for name, x in like.items()
     }
     resumed = next(pipeline.train(3))
     for name, value in next(itertools.islice(pipeline.train(0), 3, None)).items():
         np.testing.assert_array_equal(resumed[name], value)
-    masks = [made["mask"].sum() for made in pipeline.evaluation()]
+    masks = [out["mask"].sum() for out in pipeline.evaluation()]
     assert sum(masks) == 40 and len(masks) == 3
 
 
@@ -88,8 +88,8 @@ def test_a_set_on_the_devices_is_sent_once_and_evaluated_as_ever():
     ]
     assert pointers[0] == pointers[1]
     for seen in (pipeline.evaluation(), pipeline.evaluation()):  # the second time from the devices
-        for kept, made in zip(seen, InputPipeline(settings).evaluation(), strict=True):
-            jax.tree.map(np.testing.assert_array_equal, kept, made)
+        for kept, out in zip(seen, InputPipeline(settings).evaluation(), strict=True):
+            jax.tree.map(np.testing.assert_array_equal, kept, out)
 
 
 def test_a_killed_run_with_its_set_on_the_devices_resumes_bit_for_bit(tmp_path, monkeypatch):
@@ -98,10 +98,10 @@ def test_a_killed_run_with_its_set_on_the_devices_resumes_bit_for_bit(tmp_path, 
 
     class Dying(ResidentPipeline):
         def train(self, start_step):
-            for count, made in enumerate(super().train(start_step)):
+            for count, out in enumerate(super().train(start_step)):
                 if count == 6:  # two batches wait on the devices, so four steps are done
                     raise Killed
-                yield made
+                yield out
 
     monkeypatch.setattr(setup, "multiply_adds", lambda model: 1000)
     settings = {"steps": 8, "log_every_steps": 2, "checkpoint_every_steps": 2, "eval_every_steps": 8}
@@ -129,9 +129,9 @@ def test_training_on_a_set_on_the_devices_is_the_same_on_one_and_eight_and_after
     for devices in (1, 8):
         start, step = compiled(settings, model, tuple(jax.local_devices()[:devices]), 1)
         state = start()
-        for made in batches:
-            cut = {name: np.asarray(value).reshape(devices, -1, *value.shape[2:]) for name, value in made.items()}
-            cut["examples"] = np.broadcast_to(made["examples"][0], (devices, *made["examples"].shape[1:]))
+        for out in batches:
+            cut = {name: np.asarray(value).reshape(devices, -1, *value.shape[2:]) for name, value in out.items()}
+            cut["examples"] = np.broadcast_to(out["examples"][0], (devices, *out["examples"].shape[1:]))
             state, results = step(state, cut)
         losses.append(unreplicate(results["sums"]["loss"])[0])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -133,7 +133,7 @@ def eval_image(image: Pixels, settings: DataSettings | EvalImages, image_size: t
     """
     size = _covering(image.size, tuple(math.floor(side / settings.eval_crop_fraction) for side in image_size[::-1]))
     image = image.resize(size, _RESAMPLE[settings.eval_interpolation])
-    left, top = (round((side - wanted) / 2) for side, wanted in zip(size, image_size[::-1], strict=True))
+    left, top = (round((side - target_side) / 2) for side, target_side in zip(size, image_size[::-1], strict=True))
     return as_array(image.crop((left, top, left + image_size[1], top + image_size[0])))
 
 
@@ -141,5 +141,5 @@ def _covering(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]
     """Sizes as (width, height) -> the smallest that covers the target, of the same aspect but for rounding."""
     if target[0] == target[1]:
         return tuple(target[0] * side // min(size) for side in size)
-    ratio = min(side / wanted for side, wanted in zip(size, target, strict=True))
+    ratio = min(side / target_side for side, target_side in zip(size, target, strict=True))
     return tuple(round(side / ratio) for side in size)

@@ -52,15 +52,15 @@ def check_channels(settings: DataSettings, channels: int) -> None:
     That is, where none of the first images of data.eval_split can be decoded so. RGB is made of every file but .npy's,
     so the others are not looked at for it: damaged ones have messages of their own.
     """
-    wanted, reasons = Channels(channels, settings.pixel_bits), []
-    if settings.name == "synthetic" or (wanted == RGB and settings.name != "folder"):
+    requested, reasons = Channels(channels, settings.pixel_bits), []
+    if settings.name == "synthetic" or (requested == RGB and settings.name != "folder"):
         return
     source = sources.open_dataset(settings).open_split(settings.eval_split)
-    if wanted == RGB and not source.where(0).lower().endswith(".npy)"):
+    if requested == RGB and not source.where(0).lower().endswith(".npy)"):
         return
     for index in range(min(len(source), _LOOKED_AT)):
         try:
-            decoded(source, index, settings, wanted, Changes())
+            decoded(source, index, settings, requested, Changes())
             return
         except Undecodable as error:
             reasons.append(f"{source.where(index)}: {error}")
@@ -107,9 +107,9 @@ def train_batches(
     steps = order.TrainOrder(len(source), batch_size, copies, seed, process_index, process_count)
     pieces = max(1, min(-(-steps.samples // _PIECE), steps.samples // copies))
     plan = functools.partial(_plan_training, steps, settings, pieces)
-    wanted, classes = Channels(channels, settings.pixel_bits), _Classes(dataset.num_classes, dataset.several_labels)
-    made = _Pieces(source, classes, settings, image_size, wanted, steps.samples, pieces, plan)
-    return _batches(made, start_step * pieces, 2**62, local_devices, faulty or FaultyImages(), "train")
+    requested, classes = Channels(channels, settings.pixel_bits), _Classes(dataset.num_classes, dataset.several_labels)
+    assembler = _Assembler(source, classes, settings, image_size, requested, steps.samples, pieces, plan)
+    return _batches(assembler, start_step * pieces, 2**62, local_devices, faulty or FaultyImages(), "train")
 
 
 def eval_batches(
@@ -138,10 +138,10 @@ def eval_batches(
     pieces = -(-samples // _PIECE)
     classes = _Classes(dataset.num_classes, dataset.several_labels, count_unlabelled)
     plan = functools.partial(_plan_evaluation, len(source), batch_size, process_index * samples, samples, pieces)
-    wanted = Channels(channels, settings.pixel_bits)
-    made = _Pieces(source, classes, settings, image_size, wanted, samples, pieces, plan)
+    requested = Channels(channels, settings.pixel_bits)
+    assembler = _Assembler(source, classes, settings, image_size, requested, samples, pieces, plan)
     end = -(-len(source) // batch_size) * pieces
-    return _batches(made, 0, end, local_devices, faulty or FaultyImages(), "eval")
+    return _batches(assembler, 0, end, local_devices, faulty or FaultyImages(), "eval")
 
 
 @dataclasses.dataclass
@@ -180,8 +180,8 @@ class _Classes(NamedTuple):
 
 
 @dataclasses.dataclass
-class _Pieces:
-    """The pieces of a process's batches by their number over all steps; what goes to the worker processes."""
+class _Assembler:
+    """Makes the pieces of a process's batches, by their number over all steps; it goes to the worker processes."""
 
     source: sources.Source
     classes: _Classes
@@ -298,13 +298,13 @@ def worker_processes(settings: DataSettings, num_examples: int) -> int:
 
 
 def _batches(
-    made: _Pieces, first: int, end: int, local_devices: int, faulty: FaultyImages, purpose: str
+    assembler: _Assembler, first: int, end: int, local_devices: int, faulty: FaultyImages, purpose: str
 ) -> Iterator[Batch]:
     """Pieces number first, ..., end - 1 -> batches, made ahead once the first is asked for."""
-    workers = min(worker_processes(made.settings, len(made.source)), end - first)
-    ahead = 0 if workers else 2 * made.pieces
+    workers = min(worker_processes(assembler.settings, len(assembler.source)), end - first)
+    ahead = 0 if workers else 2 * assembler.pieces
     threads = grain.ReadOptions(num_threads=min(_cores(), ahead), prefetch_buffer_size=ahead)
-    pieces = grain.MapDataset.range(first, end).map(made).to_iter_dataset(threads)
+    pieces = grain.MapDataset.range(first, end).map(assembler).to_iter_dataset(threads)
     if workers:
         worker.prepare_workers()
         pieces = pieces.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
@@ -316,8 +316,8 @@ def _batches(
 
     def batches() -> Iterator[Batch]:
         try:
-            for _ in range(first, end, made.pieces):
-                yield _assembled(made, held[0], local_devices, faulty, purpose)
+            for _ in range(first, end, assembler.pieces):
+                yield _next_batch(assembler, held[0], local_devices, faulty, purpose)
         except RuntimeError as error:
             died = re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error))
             if died is None:
@@ -333,27 +333,29 @@ def _batches(
     return iterator
 
 
-def _assembled(made: _Pieces, pieces: Iterator[dict], local_devices: int, faulty: FaultyImages, purpose: str) -> Batch:
-    """The next pieces -> the batch that they make."""
+def _next_batch(
+    assembler: _Assembler, pieces: Iterator[dict], local_devices: int, faulty: FaultyImages, purpose: str
+) -> Batch:
+    """The next pieces, put together."""
     changed = Changes()
-    batch: Batch = {"mask": np.zeros(made.samples, np.float32), "index": np.full(made.samples, -1, np.int32)}
-    for _ in range(made.pieces):
+    batch: Batch = {"mask": np.zeros(assembler.samples, np.float32), "index": np.full(assembler.samples, -1, np.int32)}
+    for _ in range(assembler.pieces):
         piece = next(pieces)
         for image, reason in piece.pop("faulty"):
             faulty.add(purpose, image, reason)
-        faulty.check_limit(made.settings.max_faulty_images)
+        faulty.check_limit(assembler.settings.max_faulty_images)
         changed.update(piece.pop("changed"))
         slot = piece.pop("slot")
         batch["mask"][slot] = 1
         for name, field in piece.items():
             if name not in batch:
-                batch[name] = np.empty((made.samples, *field.shape[1:]), field.dtype)  # NumPy asks for huge pages
+                batch[name] = np.empty((assembler.samples, *field.shape[1:]), field.dtype)  # NumPy asks for huge pages
             batch[name][slot] = field
     faulty.log_changes(purpose, changed)
     for name in batch.keys() - {"index"}:
         batch[name][batch["index"] < 0] = 0
-    if made.classes.several_labels:
-        if not made.classes.count_unlabelled:
+    if assembler.classes.several_labels:
+        if not assembler.classes.count_unlabelled:
             batch["mask"] = batch["labels"].any(-1).astype(np.float32)
         batch["label"] = batch["labels"].argmax(-1).astype(np.int32)
     return {name: field.reshape(local_devices, -1, *field.shape[1:]) for name, field in batch.items()}

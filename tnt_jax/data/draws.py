@@ -17,8 +17,8 @@ def uniform(seeds: np.ndarray, purpose: int, *shape: int) -> np.ndarray:
     purpose: a number, so that two kinds of draws for one seed have nothing in common.
     """
     seeds = np.asarray(seeds)[..., None]
-    places = np.arange(int(np.prod(shape)), dtype=np.int64)
-    bits = mix64(seeds[..., 0, :], seeds[..., 1, :], purpose, places)
+    positions = np.arange(int(np.prod(shape)), dtype=np.int64)
+    bits = mix64(seeds[..., 0, :], seeds[..., 1, :], purpose, positions)
     return ((bits >> np.uint64(11)) * 2.0**-53).reshape(*bits.shape[:-1], *shape)
 
 

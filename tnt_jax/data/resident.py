@@ -30,17 +30,17 @@ def load(
     label out of range.
     """
     faulty = FaultyImages() if faulty is None else faulty
-    dataset, wanted = sources.open_dataset(settings), Channels(channels, settings.pixel_bits)
+    dataset, requested = sources.open_dataset(settings), Channels(channels, settings.pixel_bits)
     source = dataset.open_split(settings.train_split)
     if settings.name == "synthetic":
-        images, labels = synthetic.examples(np.arange(len(source)), image_size, wanted)
+        images, labels = synthetic.examples(np.arange(len(source)), image_size, requested)
         return images, labels.astype(np.int32)
 
     changes = [Changes() for _ in range(len(source))]
 
     def decoded(number: int) -> tuple[np.ndarray, int] | Undecodable:
         try:
-            image, label = batches.decoded(source, number, settings, wanted, changes[number])
+            image, label = batches.decoded(source, number, settings, requested, changes[number])
             return as_array(image), label
         except Undecodable as error:
             return error

@@ -146,8 +146,8 @@ def read_example(settings: DataSettings, split: str, index: int, channels: int =
     if settings.name == "synthetic":
         raise ValueError("the synthetic data set is noise; give an image file")
     record = dataset.open_split(split)[index]
-    wanted = Channels(channels, settings.pixel_bits)
-    return as_array(decode(record["image"], applies_exif(settings), wanted))
+    requested = Channels(channels, settings.pixel_bits)
+    return as_array(decode(record["image"], applies_exif(settings), requested))
 
 
 def _names(spec: str) -> tuple[str, ...]:
