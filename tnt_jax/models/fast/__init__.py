@@ -79,10 +79,10 @@ class Backend:
 def choose(config: Config, implementation: str = "auto", device_kind: str | None = None) -> Choice:
     """A model's config, an implementation and a kind of device -> its ops and why they are without the kernel.
 
-    "reference" is the definition, "xla" its best form for the device, "pallas" that with the inner blocks as one TPU
-    kernel, "auto" the kernel where it can be had, else xla. On a TPU the log says once where auto does without. "dot"
-    and "broadcast" are the two forms of xla's inner attention, a CPU's and a TPU's; "cudnn" is an NVIDIA GPU's kernel
-    in its place. Which is a GPU's best is not yet measured, and "xla" takes "dot" there by a guess.
+    "reference" is the definition, "xla" the same by operations that suit the device, "pallas" that with the inner
+    blocks as one TPU kernel, "auto" the kernel where it can be had, else xla. On a TPU the log says once where auto
+    does without. "dot" and "broadcast" are the two inner attentions of xla, a CPU's and a TPU's; "cudnn" is an NVIDIA
+    GPU's kernel in their place. Which is a GPU's best is not yet measured, and "xla" takes "dot" there by a guess.
 
     Args:
       device_kind: as jax names it ("TPU v5 lite", "cpu"); None: the default device; "interpreter" runs the kernel on
@@ -99,14 +99,14 @@ def choose(config: Config, implementation: str = "auto", device_kind: str | None
     head_dim = config.inner_dim // config.inner_num_heads
     if implementation == "cudnn" and (reason := flash.cudnn_obstacle(config.dtype, head_dim, kind)):
         raise ValueError(f"inner_implementation='cudnn' is not possible: {reason}; use 'auto' or 'xla'")
-    if implementation in INNER_FORMS:
-        ops = dataclasses.replace(ops, inner=INNER_FORMS[implementation](config).inner)
+    if implementation in INNER_IMPLEMENTATIONS:
+        ops = dataclasses.replace(ops, inner=INNER_IMPLEMENTATIONS[implementation](config).inner)
     if difference := _different_layers(config, ops):
         if implementation != "auto":
             raise ValueError(f"inner_implementation={implementation!r} is not possible: {difference}; use 'reference'")
         fused.log_once(f"inner_implementation='auto' is 'reference' here: {difference}")
         return Choice(Ops.definition(config), difference)
-    if implementation in ("xla", *INNER_FORMS):
+    if implementation in ("xla", *INNER_IMPLEMENTATIONS):
         return Choice(ops, f"inner_implementation={implementation!r}")
     if not config.inner_blocks:
         return Choice(ops, "there is no inner block")
@@ -169,7 +169,7 @@ def cudnn_ops(config: Config) -> Ops:
 
 
 # inner_implementation -> the ops that compute words so
-INNER_FORMS = {"dot": cpu_ops, "broadcast": tpu_ops, "cudnn": cudnn_ops}
+INNER_IMPLEMENTATIONS = {"dot": cpu_ops, "broadcast": tpu_ops, "cudnn": cudnn_ops}
 
 
 def kernel_ops(config: Config, interpret: bool = False, strict: bool = True) -> Ops:
@@ -199,7 +199,9 @@ def _different_layers(config: Config, ops: Ops) -> str | None:
             layers = [functools.partial(getattr(getattr(each, group), name), *arguments) for each in (definition, ops)]
             defined, computed = map(_parameters, layers)
             if defined != computed:
-                return f"a {name} layer has the parameters {defined}, and its fast form computes with {computed}"
+                return (
+                    f"a {name} layer has the parameters {defined}, and its fast implementation computes with {computed}"
+                )
     return None
 
 

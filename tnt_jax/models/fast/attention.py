@@ -1,4 +1,4 @@
-"""layers.attend in the forms that devices compute fast: the same numbers up to rounding."""
+"""layers.attend by the operations that devices compute fast: the same numbers up to rounding."""
 
 import functools
 from collections.abc import Callable
@@ -57,7 +57,7 @@ def _keep_weights_alone(attention: Callable[..., jax.Array]) -> Callable[..., ja
 def broadcast_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     """query, key, value [..., n, H, d] -> [..., n, H, d] by broadcast, multiply and sum.
 
-    For a few words of a few channels a TPU's matrix unit would be idle behind padding; in this form XLA puts the
+    For a few words of a few channels a TPU's matrix unit would be idle behind padding; here XLA puts the
     sentences on the lanes and the vector unit does the work (4 times faster there, slower on a CPU).
     """
     scores = (query[..., :, None, :, :] * key[..., None, :, :, :]).astype(jnp.float32).sum(-1)  # [..., q, k, H]

@@ -1,7 +1,7 @@
-"""Like blocks as one: the form in which scanned blocks are trained, and back to block by block, as all else has them.
+"""Like blocks as one: how scanned blocks are trained, and back to block by block, as all else has them.
 
 A tree of parameters has block_1, block_2, ...; stacked, blocks of one kind that follow one another are one entry
-blocks_FIRST_LAST, whose leaves have a leading axis of blocks. A training step in that form has a twelfth of the arrays
+blocks_FIRST_LAST, whose leaves have a leading axis of blocks. A training step with stacks has a twelfth of the arrays
 to update, sum over devices and take norms of: less to compile, and no stacking in every step.
 """
 
@@ -56,8 +56,8 @@ def _stack(params: Mapping[str, Any]) -> dict[str, Any]:
     """block_1.., leaves [...] -> blocks_FIRST_LAST, leaves [blocks, ...]; other entries as they are."""
     others = {name: value for name, value in params.items() if not _BLOCK.fullmatch(name)}
     indices = sorted(int(match[1]) for name in params if (match := _BLOCK.fullmatch(name)))
-    places = enumerate(indices)  # index - place changes where a number is left out
-    for _, run in itertools.groupby(places, key=lambda each: (each[1] - each[0], _kind(params[f"block_{each[1]}"]))):
+    numbered = enumerate(indices)  # the difference changes where an index is left out
+    for _, run in itertools.groupby(numbered, key=lambda each: (each[1] - each[0], _kind(params[f"block_{each[1]}"]))):
         blocks = [index for _, index in run]
         name = f"blocks_{blocks[0]}_{blocks[-1]}"
         others[name] = jax.tree.map(_stack_leaves, *(params[f"block_{index}"] for index in blocks))

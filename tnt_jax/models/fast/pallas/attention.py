@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from tnt_jax.models.fast.pallas.layout import LANES, SUBLANES
-from tnt_jax.models.fast.pallas.tiles import place
+from tnt_jax.models.fast.pallas.tiles import register_at
 
 
 def _tree(operation, values):
@@ -33,32 +33,32 @@ def _chain(terms):
 
 def _at(head, sizes):
     """-> (word, channel of the head) -> index of that register in a registers ref [M * C]."""
-    return lambda word, c: place(word * sizes.inner_dim + head * sizes.head_dim + c)
+    return lambda word, c: register_at(word * sizes.inner_dim + head * sizes.head_dim + c)
 
 
-def _together(sizes) -> int:
-    """Key words whose scores are held in registers at once; more than 16 are taken in turns, their scores twice."""
+def _group_size(sizes) -> int:
+    """Key words whose scores are held in registers at once; more than 16 are taken in groups, their scores twice."""
     return next(count for count in range(min(16, sizes.num_words), 0, -1) if sizes.num_words % count == 0)
 
 
-def _turns(sizes, body, carry):
-    """body(first key word, carry) -> carry, for each turn of key words; one turn is no loop."""
-    count = _together(sizes)
+def _over_groups(sizes, body, carry):
+    """body(first key word, carry) -> carry, for each group of key words; one group is no loop."""
+    count = _group_size(sizes)
     if count == sizes.num_words:
         return body(0, carry)
-    return jax.lax.fori_loop(0, sizes.num_words // count, lambda turn, carry: body(turn * count, carry), carry)
+    return jax.lax.fori_loop(0, sizes.num_words // count, lambda group, carry: body(group * count, carry), carry)
 
 
 def attend(step, query, key, value, lse, sizes):
-    """Query word and head number `step`: softmax over the M words; the output takes the query's place.
+    """Query word and head number `step`: softmax over the M words; the output takes the query's slot.
 
     query, key, value refs [M * C registers]; the query carries log2(e) / sqrt(head_dim) already. lse ref
     [M * heads, 8, 128], unless None, gets log2 of the softmax's sum. Stores come last: the compiler cannot tell that
     they leave the loads above alone.
     """
     at, channels = _at(jax.lax.rem(step, sizes.num_heads), sizes), range(sizes.head_dim)
-    places, count = [at(jax.lax.div(step, sizes.num_heads), c) for c in channels], _together(sizes)
-    queries = [query[p] for p in places]
+    slots, count = [at(jax.lax.div(step, sizes.num_heads), c) for c in channels], _group_size(sizes)
+    queries = [query[p] for p in slots]
 
     def scores_from(first):
         return _dots(queries, lambda m, c: key[at(first + m, c)], count)
@@ -69,7 +69,7 @@ def attend(step, query, key, value, lse, sizes):
     def highest(first, top):
         return jnp.maximum(top, _tree(jnp.maximum, scores_from(first)))
 
-    top = _tree(jnp.maximum, only) if only else _turns(sizes, highest, lowest)
+    top = _tree(jnp.maximum, only) if only else _over_groups(sizes, highest, lowest)
 
     def mix(first, carry):
         weights = [jnp.exp2(score - top) for score in only or scores_from(first)]
@@ -77,48 +77,48 @@ def attend(step, query, key, value, lse, sizes):
         terms += [_mix(weights, lambda m, c=c: value[at(first + m, c)]) for c in channels]
         return terms if carry is None else [a + b for a, b in zip(carry, terms, strict=True)]
 
-    nothing = None if only else [jnp.zeros((SUBLANES, LANES), jnp.float32)] * (sizes.head_dim + 1)
-    total, *mixed = _turns(sizes, mix, nothing)
+    empty = None if only else [jnp.zeros((SUBLANES, LANES), jnp.float32)] * (sizes.head_dim + 1)
+    total, *mixed = _over_groups(sizes, mix, empty)
     if lse is not None:
         lse[step] = top + jnp.log2(total)
     inverse = 1.0 / total
-    for p, result in zip(places, mixed, strict=True):
+    for p, result in zip(slots, mixed, strict=True):
         query[p] = result * inverse
 
 
-def queries_together(sizes) -> int:
+def queries_a_step(sizes) -> int:
     """Query words of one step of `attend_backward`: two share the loads and stores of the gradients they add to."""
     return 2 if sizes.num_words % 2 == 0 else 1
 
 
 def attend_backward(step, query, key, value, lse, output, key_gradient, value_gradient, sizes):
-    """Adds to the gradients of keys and values; the gradients of one head's next queries take the queries' place.
+    """Adds to the gradients of keys and values; the gradients of one head's next queries take the queries' slots.
 
-    `step` counts heads fastest, then `queries_together` words. output ref [M * C registers] is the gradient of the
+    `step` counts heads fastest, then `queries_a_step` words. output ref [M * C registers] is the gradient of the
     attention's output. Gradients of queries and keys lack the factor log(2) of the softmax to the base 2.
     """
-    head, count = jax.lax.rem(step, sizes.num_heads), queries_together(sizes)
+    head, count = jax.lax.rem(step, sizes.num_heads), queries_a_step(sizes)
     words = [jax.lax.div(step, sizes.num_heads) * count + w for w in range(count)]
-    at, channels, turn = _at(head, sizes), range(sizes.head_dim), _together(sizes)
+    at, channels, group = _at(head, sizes), range(sizes.head_dim), _group_size(sizes)
     queries = [[query[at(w, c)] for c in channels] for w in words]
     cotangent = [[output[at(w, c)] for c in channels] for w in words]
     tops = [lse[w * sizes.num_heads + head] for w in words]
 
     def softmax(index, first):
-        scores = _dots(queries[index], lambda m, c: key[at(first + m, c)], turn)
+        scores = _dots(queries[index], lambda m, c: key[at(first + m, c)], group)
         weights = [jnp.exp2(score - tops[index]) for score in scores]
-        return weights, _dots(cotangent[index], lambda m, c: value[at(first + m, c)], turn)
+        return weights, _dots(cotangent[index], lambda m, c: value[at(first + m, c)], group)
 
     def mean_slope(weights, slopes):
         return _tree(jnp.add, [a * b for a, b in zip(weights, slopes, strict=True)])
 
-    only = [softmax(i, 0) for i in range(count)] if turn == sizes.num_words else None
+    only = [softmax(i, 0) for i in range(count)] if group == sizes.num_words else None
     zero = jnp.zeros((SUBLANES, LANES), jnp.float32)
 
     def add_means(first, carry):
         return [mean + mean_slope(*softmax(i, first)) for i, mean in enumerate(carry)]
 
-    means = [mean_slope(*pair) for pair in only] if only else _turns(sizes, add_means, [zero] * count)
+    means = [mean_slope(*pair) for pair in only] if only else _over_groups(sizes, add_means, [zero] * count)
 
     def add(first, carry):
         weights, slopes = zip(*(only or [softmax(i, first) for i in range(count)]), strict=True)
@@ -127,14 +127,14 @@ def attend_backward(step, query, key, value, lse, output, key_gradient, value_gr
             for *pair, mean in zip(weights, slopes, means, strict=True)
         ]
         mixed = [_mix(row, lambda m, c=c: key[at(first + m, c)]) for row in slopes for c in channels]
-        for m in range(turn):
+        for m in range(group):
             for c in channels:
-                place_mc = at(first + m, c)
-                key_gradient[place_mc] += _chain([row[m] * q[c] for row, q in zip(slopes, queries, strict=True)])
-                value_gradient[place_mc] += _chain([row[m] * u[c] for row, u in zip(weights, cotangent, strict=True)])
+                slot = at(first + m, c)
+                key_gradient[slot] += _chain([row[m] * q[c] for row, q in zip(slopes, queries, strict=True)])
+                value_gradient[slot] += _chain([row[m] * u[c] for row, u in zip(weights, cotangent, strict=True)])
         return mixed if carry is None else [a + b for a, b in zip(carry, mixed, strict=True)]
 
-    mixed = _turns(sizes, add, None if only else [zero] * (count * sizes.head_dim))
+    mixed = _over_groups(sizes, add, None if only else [zero] * (count * sizes.head_dim))
     for w, row in enumerate(words):
         for c in channels:
             query[at(row, c)] = mixed[w * sizes.head_dim + c]

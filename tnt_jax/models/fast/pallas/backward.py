@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from tnt_jax.models.fast.pallas.attention import attend_backward, queries_together
+from tnt_jax.models.fast.pallas.attention import attend_backward, queries_a_step
 from tnt_jax.models.fast.pallas.forward import load_words, project_attended, project_qkv, rows_of
 from tnt_jax.models.fast.pallas.layout import BIAS_ROWS, LANES, PITCH, SUBLANES, TILE, Sizes
 from tnt_jax.models.fast.pallas.tiles import (
@@ -39,17 +39,17 @@ def mlp_backward(index, cotangent, masks, normalised, cotangent_in, matrices, to
     d_1, d_2, d_b2 = totals
     height, unit = sizes.group * sizes.inner_dim, sizes.unit * sizes.inner_dim
     given = cotangent[rows_of(index, height), :].astype(jnp.float32) * masks[1:2, :]
-    places = [(at, first) for at in range(0, height, unit) for first in range(0, SUBLANES, CHUNK)]
+    slots = [(at, first) for at in range(0, height, unit) for first in range(0, SUBLANES, CHUNK)]
 
-    def products(place):
-        at, first = place
+    def products(slot):
+        at, first = slot
         rows = with_bias_rows(gather(normalised, index * height + at, unit, (first, first + CHUNK)), dtype)
         slope = given[at : at + unit, first * LANES : (first + CHUNK) * LANES]
         narrow = slope.astype(dtype)
         return rows, slope, narrow, dot(a_1[...], rows), dot(t_2[...], narrow)
 
-    ahead, sums, below = products(places[0]), [None, None, None], []
-    for place, following in zip(places, places[1:] + [None], strict=True):
+    ahead, sums, below = products(slots[0]), [None, None, None], []
+    for slot, following in zip(slots, slots[1:] + [None], strict=True):
         rows, slope, narrow, before, after = ahead
         ahead = products(following) if following else None  # the matrix unit runs ahead of the vector unit
         hidden, steep = gelu_twice_and_slope(before, dtype)
@@ -58,8 +58,8 @@ def mlp_backward(index, cotangent, masks, normalised, cotangent_in, matrices, to
         bias = functools.reduce(jnp.add, [slope[:, j * LANES : (j + 1) * LANES] for j in range(CHUNK)])
         terms = [dot(rows, steep, OUTER), dot(narrow, hidden, OUTER), bias]
         sums = [b if a is None else a + b for a, b in zip(sums, terms, strict=True)]
-        if place[1] + CHUNK == SUBLANES:
-            spread(cotangent_in, index * height + place[0], jnp.concatenate(below, axis=1))
+        if slot[1] + CHUNK == SUBLANES:
+            spread(cotangent_in, index * height + slot[0], jnp.concatenate(below, axis=1))
             below = []
     for ref, value in zip((d_1, d_2, d_b2), sums, strict=True):
         ref[...] += value
@@ -137,7 +137,7 @@ def _kernel(
 
     software_pipelined(groups, join, through_mlp, through_output)
 
-    @pl.loop(0, sizes.num_words * sizes.num_heads // queries_together(sizes))
+    @pl.loop(0, sizes.num_words * sizes.num_heads // queries_a_step(sizes))
     def _(step):
         attend_backward(step, query, key, value, lse, output, d_key, d_value, sizes)
 

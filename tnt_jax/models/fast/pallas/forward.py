@@ -56,19 +56,19 @@ def project_attended(index, words, rows, masks, a_o, b_o, sizes):
 def mlp(index, registers, middle, masks, out, a_1, a_2, b_2, sizes, dtype):
     """Group `index`: out = middle + masks * MLP(normalised words), a few lanes at a time."""
     height, unit = sizes.group * sizes.inner_dim, sizes.unit * sizes.inner_dim
-    places = [(first, at) for first in range(0, SUBLANES, CHUNK) for at in range(0, height, unit)]
+    slots = [(first, at) for first in range(0, SUBLANES, CHUNK) for at in range(0, height, unit)]
 
-    def first_layer(place):
-        first, at = place
+    def first_layer(slot):
+        first, at = slot
         rows = with_bias_rows(gather(registers, index * height + at, unit, (first, first + CHUNK)), dtype)
         return dot(a_1[...], rows)
 
-    ahead, parts = first_layer(places[0]), []
-    for place, following in zip(places, places[1:] + [None], strict=True):
+    ahead, parts = first_layer(slots[0]), []
+    for slot, following in zip(slots, slots[1:] + [None], strict=True):
         hidden, ahead = ahead, first_layer(following) if following else None
         parts.append(dot(a_2[...], gelu_twice(hidden, dtype).astype(dtype)) + b_2[...])
-        if place[1] + unit == height:
-            lanes = slice(place[0] * LANES, (place[0] + CHUNK) * LANES)
+        if slot[1] + unit == height:
+            lanes = slice(slot[0] * LANES, (slot[0] + CHUNK) * LANES)
             total = middle[rows_of(index, height), lanes] + masks[1:2, lanes] * jnp.concatenate(parts, axis=0)
             out[rows_of(index, height), lanes] = total.astype(dtype)
             parts = []

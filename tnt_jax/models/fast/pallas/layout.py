@@ -1,14 +1,14 @@
 """How the fused inner block lays its arrays on a TPU, and the matrices that follow from it.
 
 Outside the kernels words are [M * C, L]: the sentences L lie on the 128 lanes, so nothing is padded. A tile is 1,024
-sentences. Inside a kernel an array takes one of two forms:
+sentences. Inside a kernel an array has one of two layouts:
 
 - rows [R, 1024]: channels on the sublanes. Dense layers are W^T [out, in] times rows, on the matrix unit.
-- registers [8 * R, 128]: row r of the first form as one full register [8, 128] (rows 8 r .. 8 r + 7 of the scratch
+- registers [8 * R, 128]: row r of the first layout as one full register [8, 128] (rows 8 r .. 8 r + 7 of the scratch
   array), eight groups of 128 sentences below each other. Attention, softmax and norms are then register arithmetic
   between whole channels, without a broadcast or a sum across sublanes.
 
-Loads and stores with a stride of eight sublanes go from one form to the other (`tiles.spread`, `tiles.gather`).
+Loads and stores with a stride of eight sublanes go from one layout to the other (`tiles.spread`, `tiles.gather`).
 """
 
 import dataclasses

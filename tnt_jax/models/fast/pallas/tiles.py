@@ -1,4 +1,4 @@
-"""Pieces of the kernels: the two forms of a tile, products, norms and GELU, all in float32 between the products."""
+"""Pieces of the kernels: the two layouts of a tile, products, norms and GELU, all in float32 between the products."""
 
 import jax
 import jax.numpy as jnp
@@ -28,20 +28,20 @@ def gather(registers, row, height, lanes=(0, SUBLANES)):
     return jnp.concatenate(parts, axis=1)
 
 
-def place(row):
+def register_at(row):
     """Index of register `row` of a registers ref."""
     return pl.ds(row * PITCH, SUBLANES), slice(None)
 
 
 def load_registers(registers, row, height):
     """registers ref -> [height, 8, 128]."""
-    return jnp.stack([registers[place(row + r)] for r in range(height)])
+    return jnp.stack([registers[register_at(row + r)] for r in range(height)])
 
 
 def store_registers(registers, row, values):
     """values [height, 8, 128] -> registers ref, from `row` on."""
     for r in range(values.shape[0]):
-        registers[place(row + r)] = values[r]
+        registers[register_at(row + r)] = values[r]
 
 
 def with_bias_rows(rows, dtype):
@@ -62,7 +62,7 @@ def normalise_in_place(registers, inverses, index, sizes):
     values, inverse = normalise(load_registers(registers, index * channels, channels), sizes.epsilon)
     store_registers(registers, index * channels, values)
     if inverses is not None:
-        inverses[place(index)] = inverse
+        inverses[register_at(index)] = inverse
 
 
 def normalise_backward(gradient, normalised, inverses, index, sizes):
@@ -72,7 +72,7 @@ def normalise_backward(gradient, normalised, inverses, index, sizes):
     values = load_registers(normalised, index * channels, channels)
     mean = jnp.mean(cotangent, axis=0, keepdims=True)
     slope = jnp.mean(cotangent * values, axis=0, keepdims=True)
-    cotangent_in = (cotangent - mean - values * slope) * inverses[place(index)]
+    cotangent_in = (cotangent - mean - values * slope) * inverses[register_at(index)]
     store_registers(gradient, index * channels, cotangent_in)
 
 

@@ -1,4 +1,4 @@
-"""What the forms of whole models do beside the definition's float32: attention on request, bfloat16."""
+"""What whole models compute beside the definition's float32: attention on request, bfloat16."""
 
 import jax
 import jax.numpy as jnp
