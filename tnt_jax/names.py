@@ -11,7 +11,7 @@ _JOINERS = "\u200c\u200d"  # invisible, and needed to spell Persian, Hindi and s
 
 def printable(name: object) -> str:
     r"""A name -> the same on one line, with control characters, and bytes that are no text, as \n, \x1b, \udcff."""
-    return "".join(map(_shown, str(name)))
+    return "".join(map(_escaped, str(name)))
 
 
 def printable_text(text: object) -> str:
@@ -37,7 +37,7 @@ def as_json(value: object, indent: int | None = None) -> str:
     )
 
 
-def _shown(character: str) -> str:
+def _escaped(character: str) -> str:
     return character if _plain(character) else repr(character)[1:-1]
 
 

@@ -126,20 +126,20 @@ def more_sets(tmp_path_factory):
 
 def test_every_set_that_the_readme_names_is_evaluated(tmp_path, more_sets, weights, capsys):
     sets = ("imagenet_v2/matched-frequency", "imagenet_r", "imagenet_sketch", "imagenet2012_corrupted/gaussian_noise_1")
-    card = evaluate.evaluate(prepared(tmp_path, more_sets, weights, *sets, loss="sigmoid"))
-    found = [(row["set"], row["split"], row["count"]) for row in card["results"]]
+    suite = evaluate.evaluate(prepared(tmp_path, more_sets, weights, *sets, loss="sigmoid"))
+    found = [(row["set"], row["split"], row["count"]) for row in suite["results"]]
     splits, counts = ("test", "test", "test", "validation"), (3, 2, 4, 5)
     assert found == list(zip(sets, splits, counts, strict=True))
-    for row in card["results"]:
+    for row in suite["results"]:
         assert np.isfinite(row["negative_log_likelihood"]) and 0 <= row["accuracy"] <= row["accuracy_top5"] <= 1
-    published = {row["set"]: (row["accuracy"], row["accuracy_top5"]) for row in card["published"]}
+    published = {row["set"]: (row["accuracy"], row["accuracy_top5"]) for row in suite["published"]}
     # timm's tables; noise has no row there
     assert published == dict(zip(sets, ((0.7017, 0.8951), (0.42697, 0.58147), (0.30191, 0.4891)), strict=False))
     printed = capsys.readouterr().out
     assert "Note: NLL and ECE are of a softmax over the logits" in printed
     assert "published         -     42.70     58.15" in printed and "timm/tnt_s_patch16_224.in1k at 224x224" in printed
-    few = max(row["negative_log_likelihood"] for row in card["results"] if row["set"] == "imagenet_r")
-    assert few < 0.95 * card["results"][0]["negative_log_likelihood"]  # of 200 classes, not of 1,000
+    few = max(row["negative_log_likelihood"] for row in suite["results"] if row["set"] == "imagenet_r")
+    assert few < 0.95 * suite["results"][0]["negative_log_likelihood"]  # of 200 classes, not of 1,000
 
 
 @pytest.fixture(scope="module")
@@ -166,25 +166,25 @@ def prepared(workdir, directory, weights, *sets, **changes):
 
 def test_a_card_of_real_builders(tmp_path, directory, weights, capsys):
     run = prepared(tmp_path, directory, weights, "imagenet_a", "imagenet2012_real:validation", "few:held_out")
-    card = evaluate.evaluate(run)
-    assert card == json.loads((tmp_path / SUITE_FILE).read_text())
+    suite = evaluate.evaluate(run)
+    assert suite == json.loads((tmp_path / SUITE_FILE).read_text())
     rows = list(csv.DictReader((tmp_path / evaluate.CSV_FILE).open()))
     assert rows == [
-        {name: "" if row[name] is None else str(row[name]) for name in evaluate.COLUMNS} for row in card["results"]
+        {name: "" if row[name] is None else str(row[name]) for name in evaluate.COLUMNS} for row in suite["results"]
     ]
-    assert [(row["set"], row["split"], row["weights"]) for row in card["results"]] == [
+    assert [(row["set"], row["split"], row["weights"]) for row in suite["results"]] == [
         ("imagenet_a", "test", "raw"),
         ("imagenet2012_real", "validation", "raw"),
         ("few", "held_out", "raw"),
     ]
-    assert [(row["classes"], row["count"], row["left_out"]) for row in card["results"]] == [
+    assert [(row["classes"], row["count"], row["left_out"]) for row in suite["results"]] == [
         (200, 19, 0),
         (1000, 4, 1),
         (3, 5, 0),
     ]
     _, model, variables = weights
     apply = jax.jit(model.apply)
-    for suite_set, row in zip(run.pipeline.sets, card["results"], strict=True):
+    for suite_set, row in zip(run.pipeline.sets, suite["results"], strict=True):
         logits, labels = [], []
         for each in run.pipeline.batches(suite_set):
             images = (each["image"].reshape(-1, 8, 8, 3) / 255 - 0.5) / 0.5
@@ -200,7 +200,9 @@ def test_a_card_of_real_builders(tmp_path, directory, weights, capsys):
         assert set().union(*labels) == classes[row["set"]]
     printed = capsys.readouterr().out
     assert "Note: NLL" not in printed
-    assert "imagenet2012_real" in printed and f"{100 * card['results'][0]['expected_calibration_error']:.2f}" in printed
+    assert (
+        "imagenet2012_real" in printed and f"{100 * suite['results'][0]['expected_calibration_error']:.2f}" in printed
+    )
 
 
 def test_raw_and_averaged_weights_of_a_run(tmp_path, weights, monkeypatch):
@@ -217,9 +219,9 @@ def test_raw_and_averaged_weights_of_a_run(tmp_path, weights, monkeypatch):
         config = tiny_config(report_card=sets, pretrained=str(weights[0]), data__eval_split="test", **changes)
         run = setup.prepare_evaluation(config, tmp_path)
         found.append(evaluate.evaluate(dataclasses.replace(run, pretrained=None)))
-    own, card = found
-    assert [row["weights"] for row in card["results"]] == ["raw", "ema"] and card["step"] == 2
-    for row, name in zip(card["results"], ("eval", "eval_ema"), strict=True):
+    own, suite = found
+    assert [row["weights"] for row in suite["results"]] == ["raw", "ema"] and suite["step"] == 2
+    for row, name in zip(suite["results"], ("eval", "eval_ema"), strict=True):
         assert row["count"] == own[name]["count"] == 35
         assert row["accuracy"] == pytest.approx(own[name]["accuracy"])
         assert row["accuracy_top5"] == pytest.approx(own[name]["accuracy_top5"])

@@ -42,7 +42,7 @@ def inner_attention(
             found = maps.inner_attention(subject.model, subject.variables, subject.inputs(image), queried, blocks)
             arrays |= named(subject, attention=found, queries=np.asarray(queried), blocks=np.asarray(blocks))
             whole, panels = part.subfigures(1, 2, width_ratios=(3.3, 1.35 * (1 + len(blocks)) + 0.6))
-            _show_places(whole.subplots(), subject, image, queried)
+            _show_queries(whole.subplots(), subject, image, queried)
             _show_panels(panels, subject, image, queried, found.mean(2))
             put_title(
                 part,
@@ -58,7 +58,7 @@ def _blocks(subject: Subject) -> tuple[int, ...]:
     return tuple(inner[i - 1] for i in chosen_blocks(len(inner)))
 
 
-def _show_places(axes, subject: Subject, image: np.ndarray, queries: Sequence[Query]) -> None:
+def _show_queries(axes, subject: Subject, image: np.ndarray, queries: Sequence[Query]) -> None:
     """The whole image, with each query's sentence framed and numbered."""
     show_image(axes, image, "input")
     side = subject.model.patch_size

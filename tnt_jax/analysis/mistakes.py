@@ -142,8 +142,8 @@ def most_confused(confusion: np.ndarray, count: int) -> list[Confusion]:
     """confusion [K, K] -> the `count` most frequent pairs of a class and what it is wrongly taken for."""
     wrong = confusion - np.diag(np.diag(confusion))
     found = []
-    for place in np.argsort(-wrong, axis=None, kind="stable")[:count]:
-        label, predicted = (int(i) for i in np.unravel_index(place, wrong.shape))
+    for flat in np.argsort(-wrong, axis=None, kind="stable")[:count]:
+        label, predicted = (int(i) for i in np.unravel_index(flat, wrong.shape))
         if wrong[label, predicted]:
             times = int(wrong[label, predicted])
             found.append(Confusion(label, predicted, times, times / int(confusion[label].sum())))

@@ -133,11 +133,11 @@ def key_numbers(config: Config, summary: Mapping[str, Any] | None, series: Serie
     ]
 
 
-def suite_rows(card: Mapping[str, Any]) -> list[dict[str, Any]]:
+def suite_rows(suite: Mapping[str, Any]) -> list[dict[str, Any]]:
     """An evaluation suite's JSON -> its rows, set by set; the published one, where there is one, after the measured."""
-    rows = [*card["results"], *card.get("published", [])]  # suites of before have none published
-    places = [(row["set"], row["split"]) for row in rows]
-    return sorted(rows, key=lambda row: places.index((row["set"], row["split"])))
+    rows = [*suite["results"], *suite.get("published", [])]  # suites of before have none published
+    order = [(row["set"], row["split"]) for row in rows]
+    return sorted(rows, key=lambda row: order.index((row["set"], row["split"])))
 
 
 def speeds(series: Series) -> list[tuple[str, str, str, str]]:

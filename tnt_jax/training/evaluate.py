@@ -123,7 +123,7 @@ def _evaluate_suite(run: Run, weights: Mapping[str, Params], step: int | None, s
     eval_step = steps.make_eval_step(config, run.model, calibration_bins=CALIBRATION_BINS)
     run.workdir.mkdir(parents=True, exist_ok=True)
     width = max(len(suite_set.settings.name) for suite_set in suite.sets)
-    card = {
+    outcome = {
         "source": source,
         "step": step,
         "model": run.config.model.name,
@@ -145,22 +145,22 @@ def _evaluate_suite(run: Run, weights: Mapping[str, Params], step: int | None, s
         except (ValueError, OSError) as error:  # an image that cannot be read, a set without labels
             raise RunError(f"config.report_card, {suite_set.settings.name}: {error}") from error
         rows = [_row(suite_set, IN_TABLE[name], results[name]) for name in weights]
-        card["results"] += rows
-        logging.write_json(run.workdir / workdirs.SUITE_FILE, card)
-        logging.write_text(run.workdir / CSV_FILE, as_csv(card["results"]))
+        outcome["results"] += rows
+        logging.write_json(run.workdir / workdirs.SUITE_FILE, outcome)
+        logging.write_text(run.workdir / CSV_FILE, as_csv(outcome["results"]))
         for row in rows:
             log(_table_line(width, row))
         if published := _published_row(run.config, suite_set):
             log(_table_line(width, published))
-            card["published"].append(published)
-            logging.write_json(run.workdir / workdirs.SUITE_FILE, card)
+            outcome["published"].append(published)
+            logging.write_json(run.workdir / workdirs.SUITE_FILE, outcome)
     logging.log_faulty(suite.faulty)
-    if card["published"]:
+    if outcome["published"]:
         info = model_info(run.config.model.name)
         side = "x".join(map(str, info.image_size))
         log(f"published: {info.hub_name} at {side}, crop {info.eval_crop_fraction}; {info.source}")
     log(f"Written to {run.workdir / workdirs.SUITE_FILE} and {CSV_FILE} beside it.")
-    return card
+    return outcome
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:

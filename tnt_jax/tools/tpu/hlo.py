@@ -134,8 +134,8 @@ class Program:
 def _arguments(rest: str) -> str:
     """The text behind an opening parenthesis -> what stands in it."""
     depth = 1
-    for place, letter in enumerate(rest):
+    for position, letter in enumerate(rest):
         depth += (letter == "(") - (letter == ")")
         if depth == 0:
-            return rest[:place]
+            return rest[:position]
     return rest
