@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
+from flax.typing import VariableDict
 
 from tnt_jax.analysis.panels import draw_over, put_title, show_image, unread
 from tnt_jax.analysis.style import RED, save, style
@@ -15,7 +16,7 @@ from tnt_jax.names import figure_label
 from tnt_jax.training.device_augment import normalize
 
 
-def class_token_attention(model: TNT, variables: dict, images: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+def class_token_attention(model: TNT, variables: VariableDict, images: jax.Array) -> tuple[np.ndarray, np.ndarray]:
     """images [B, H, W, C], normalised -> (logits [B, K], maps [B, rows, columns]): the last block's class token.
 
     A map is the attention of the class token over the sentences, averaged over the heads; with what the token gives
@@ -30,7 +31,7 @@ def class_token_attention(model: TNT, variables: dict, images: jax.Array) -> tup
 
 def draw_class_token_attention(
     model: TNT,
-    variables: dict,
+    variables: VariableDict,
     pixels: np.ndarray,
     labels: Sequence[int] | np.ndarray,
     path: Path,

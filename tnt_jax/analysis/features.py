@@ -2,8 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +14,8 @@ from tnt_jax.models.tnt import TNT
 from tnt_jax.training.config import Config
 from tnt_jax.training.device_augment import normalize
 from tnt_jax.training.input_pipeline import evaluation_batches, prefetch
-from tnt_jax.training.state import replicate, unreplicate
-from tnt_jax.training.steps import AXIS, for_platform, over_devices
+from tnt_jax.training.state import Params, replicate, unreplicate
+from tnt_jax.training.steps import AXIS, Batch, for_platform, over_devices
 
 KINDS = ("class_token", "mean")
 
@@ -29,7 +28,7 @@ class Features(NamedTuple):
 
 
 def block_features(
-    params: Mapping[str, Any], images: jax.Array, *, model: TNT, block: int, kind: str = "class_token"
+    params: Params, images: jax.Array, *, model: TNT, block: int, kind: str = "class_token"
 ) -> jax.Array:
     """params, images [b, H, W, C] normalised -> [b, D] float32 of the sentences after `block` (1-based).
 
@@ -47,7 +46,7 @@ def block_features(
 
 def extract_features(
     model: TNT,
-    params: Mapping[str, Any],
+    params: Params,
     config: Config,
     split: str,
     *,
@@ -77,7 +76,7 @@ def extract_features(
     batches = evaluation_batches(settings, model, config.eval_batch_size)
     features_of = functools.partial(block_features, model=for_platform(model, jax.devices()), block=block, kind=kind)
 
-    def step(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def step(params: Params, batch: Batch) -> dict[str, jax.Array]:
         values = features_of(params, normalize(batch["image"], config.data))
         kept = {"values": values, "labels": batch["label"], "index": batch["index"], "mask": batch["mask"]}
         return lax.all_gather(kept, AXIS, tiled=True)

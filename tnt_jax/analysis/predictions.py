@@ -4,12 +4,13 @@ import concurrent.futures
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from flax.typing import VariableDict
 
 from tnt_jax.data import augment
 from tnt_jax.data.decoding import Changes, Channels, decode
@@ -45,7 +46,7 @@ class Failure(NamedTuple):
 
 def classify(
     model: TNT,
-    variables: Mapping[str, Any],
+    variables: VariableDict,
     images: DataSettings | EvalImages,
     class_names: Sequence[str],
     paths: Iterable[Path],
@@ -88,7 +89,7 @@ def whole_batch(batch_size: int) -> int:
 
 
 def predictor(
-    model: TNT, variables: Mapping[str, Any], images: DataSettings | EvalImages
+    model: TNT, variables: VariableDict, images: DataSettings | EvalImages
 ) -> Callable[[np.ndarray], np.ndarray]:
     """-> a function from pixels [b, H, W, C] to logits float32 [b, K], over all local devices.
 
@@ -161,8 +162,6 @@ def _batched(items: Iterable[Path], size: int) -> Iterator[list[Path]]:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _logits(
-    model: TNT, images: DataSettings | EvalImages, variables: Mapping[str, Any], pixels: jax.Array
-) -> jax.Array:
+def _logits(model: TNT, images: DataSettings | EvalImages, variables: VariableDict, pixels: jax.Array) -> jax.Array:
     """variables, pixels [b, H, W, C] -> [b, K] float32."""
     return model.apply(variables, normalize(pixels, images))

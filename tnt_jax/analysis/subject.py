@@ -2,9 +2,9 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from flax.typing import VariableDict
 from PIL import Image
 
 from tnt_jax.data.decoding import RGB, Channels, Undecodable, as_array, decode, from_array
@@ -24,7 +24,7 @@ class Subject:
 
     title: str  # in the figures, such as "TNT-S"
     model: TNT
-    variables: dict[str, Any]  # {"params": ...}
+    variables: VariableDict  # {"params": ...}
     images: EvalImages  # how it is given images
     weights: str = ""  # which these are, such as "raw weights of step 200"
 

@@ -12,7 +12,7 @@ import os
 import re
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import grain.python as grain
 import numpy as np
@@ -264,7 +264,7 @@ def decoded(
 
 
 def label_array(
-    source: sources.Source, index: Sequence[int], labels: Sequence[Any], num_classes: int, several: bool
+    source: sources.Source, index: Sequence[int], labels: Sequence[int | np.ndarray], num_classes: int, several: bool
 ) -> np.ndarray:
     """Labels of the examples `index` [c] -> int32 [c], or, of several an image, uint8 [c, num_classes], 1 for each.
 

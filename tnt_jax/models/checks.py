@@ -2,11 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
+import jax
 import jax.numpy as jnp
 
 from tnt_jax.models.patches import grid_of
+
+if TYPE_CHECKING:
+    from tnt_jax.models.config import Config
 
 _WHOLE = ("in_channels", "patch_size", "word_size", "inner_dim", "outer_dim")
 _WHOLE += ("inner_num_heads", "outer_num_heads", "depth")
@@ -22,7 +26,7 @@ REMAT_POLICIES = ("nothing_saveable", "dots_with_no_batch_dims_saveable")  # by 
 FEATURES = ("sentences", "words", "outer_attention", "inner_attention")
 
 
-def check_model_config(model: Any) -> None:
+def check_model_config(model: "Config") -> None:
     """A model's Config -> None.
 
     Raises:
@@ -68,7 +72,7 @@ def check_model_config(model: Any) -> None:
         raise ValueError(f"dtype={model.dtype!r} is not a floating type; use float32 or bfloat16")
 
 
-def _check_image(model: Any) -> None:
+def _check_image(model: "Config") -> None:
     """image_size is a side or (H, W), each a multiple of the patch size."""
     size = model.image_size
     sides = (size, size) if isinstance(size, int) else size
@@ -77,7 +81,7 @@ def _check_image(model: Any) -> None:
     grid_of(tuple(sides), model.patch_size)
 
 
-def _check_blocks(model: Any) -> None:
+def _check_blocks(model: "Config") -> None:
     """tnt_blocks are different 1-based indices of blocks that exist."""
     if model.tnt_blocks is None:
         return
@@ -106,7 +110,7 @@ def check_features(asked: bool | Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def check_images(images: Any, config: Any) -> None:
+def check_images(images: jax.Array, config: "Config") -> None:
     """A model's input -> None.
 
     Raises:

@@ -3,12 +3,12 @@
 import dataclasses
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Jaxpr, JaxprEqn
 
 from tnt_jax.models.layers import Ops
 from tnt_jax.models.tnt import TNT
@@ -73,7 +73,7 @@ def _module_of(path: tuple[str, ...]) -> str:
     return "/".join(path[:-2] or path[:1])
 
 
-def _products(jaxpr: Any, outer: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
+def _products(jaxpr: Jaxpr, outer: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
     """A traced program -> the modules around each product, outermost first, and its multiply-adds."""
     producers = {id(output): equation for equation in jaxpr.eqns for output in equation.outvars}
     for equation in jaxpr.eqns:
@@ -95,7 +95,7 @@ def _products(jaxpr: Any, outer: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
                 yield from ((path, turns * count) for path, count in _products(inner, scopes))
 
 
-def _adds_bias(equation: Any, producers: dict[int, Any]) -> bool:
+def _adds_bias(equation: JaxprEqn, producers: dict[int, JaxprEqn]) -> bool:
     """Whether an addition is a product plus a vector, reshaped or not: one more term of the product's sums."""
     names, ranks = [], []
     for variable in equation.invars:

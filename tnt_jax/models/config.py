@@ -1,12 +1,16 @@
 """Config: sizes and switches of a model, whose function models/tnt.py defines."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from tnt_jax.models.checks import check_model_config
 from tnt_jax.models.patches import grid_of
+
+Params = Mapping[str, Any]  # a module's, nested by the names of its parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Config:
     head_dropout: float = 0.0  # of what the head reads
     initialization: str = "published"  # or "scaled": see models/initialization.py
     zero_init_head: bool = False  # the head's weights start from 0
-    dtype: Any = jnp.float32  # of the arithmetic; parameters are float32
+    dtype: DTypeLike = jnp.float32  # of the arithmetic; parameters are float32
 
     def __post_init__(self) -> None:
         """Checks the sizes before anything is computed."""

@@ -5,11 +5,10 @@
 stem's norm gives the sentences beside them unit variance. Biases, norms, class token and head are the same in both.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 # The published code draws from a normal of deviation 0.02 cut at -2 and 2, which is a hundred deviations away.
 normal_init = nn.initializers.truncated_normal(0.02, lower=-100.0, upper=100.0)
@@ -35,7 +34,7 @@ def uniform_fan_in_init(fan_in: int) -> Initializer:
     """-> U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for a convolution's weights and bias."""
     bound = fan_in**-0.5
 
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init

@@ -2,10 +2,10 @@
 
 import dataclasses
 import numbers
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
+from flax.typing import VariableDict
 
 from tnt_jax.models import fast
 from tnt_jax.models.fast.stacking import unstack_blocks
@@ -13,7 +13,7 @@ from tnt_jax.models.patches import grid_of
 from tnt_jax.models.tnt import TNT
 
 
-def forward_features(model: TNT, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
+def forward_features(model: TNT, variables: VariableDict, images: jax.Array) -> jax.Array:
     """Normalised images [B, H, W, C] -> [B, 1 + N, D], the tokens that are pooled: after the last block and norm.
 
     The class token is first. As timm's method of this name.
@@ -23,7 +23,7 @@ def forward_features(model: TNT, variables: Mapping[str, Any], images: jax.Array
 
 def forward_intermediates(
     model: TNT,
-    variables: Mapping[str, Any],
+    variables: VariableDict,
     images: jax.Array,
     indices: int | Sequence[int] | None = None,
     *,

@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from tnt_jax.models.config import Config
 from tnt_jax.models.initialization import Initializer, kernel_init, normal_init
@@ -38,7 +39,7 @@ def gelu(x: jax.Array) -> jax.Array:
 class Layers:
     """What a transformer is made of."""
 
-    dtype: Any  # of the arithmetic
+    dtype: DTypeLike  # of the arithmetic
     epsilon: float  # of the norms
     dense_layer: Callable[..., Callable[[jax.Array], jax.Array]] = nn.Dense
     norm_layer: Callable[..., Callable[[jax.Array], jax.Array]] = nn.LayerNorm

@@ -2,17 +2,17 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from pathlib import Path as FilePath
-from typing import Any
 
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from flax.typing import VariableDict
 
 from tnt_jax.models.complexity import parameter_shapes
+from tnt_jax.models.config import Params
 from tnt_jax.models.tnt import TNT
 from tnt_jax.models.variants import VARIANTS, create_model, update
 from tnt_jax.pretrained.adapt import adapt_channels, resize_positions, without_outer_tokens
@@ -32,7 +32,6 @@ from tnt_jax.pretrained.sources import (
 from tnt_jax.pretrained.workdir import is_folder, read_workdir
 from tnt_jax.workdir import user_path, write_atomically
 
-Variables = dict[str, Any]
 NUM_IMAGENET_CLASSES = 1000  # of weights without a head
 
 
@@ -43,7 +42,7 @@ def load_pretrained(
     *,
     new_head: bool = False,
     weights: str = BEST,
-) -> Variables:
+) -> VariableDict:
     """Published weights or a run's -> variables {"params": ...} of `model`, float32.
 
     Args:
@@ -76,7 +75,7 @@ def load_pretrained(
     return {"params": fit(found, model, new_head)}
 
 
-def load_model(source: str | FilePath, *, weights: str = BEST) -> tuple[TNT, Variables]:
+def load_model(source: str | FilePath, *, weights: str = BEST) -> tuple[TNT, VariableDict]:
     """A workdir of this project, or WORKDIR/checkpoints/STEP -> (its model, its variables {"params": ...}).
 
     `weights` as in load_pretrained.
@@ -131,7 +130,7 @@ def split_source(source: str) -> tuple[str, str]:
     )
 
 
-def save_pretrained(path: str | FilePath, model: TNT, variables: Mapping[str, Any], *, note: str = "") -> None:
+def save_pretrained(path: str | FilePath, model: TNT, variables: VariableDict, *, note: str = "") -> None:
     """variables of `model` -> a .safetensors file with timm's names and layouts, TNT's or VisionTransformer's.
 
     timm reads it for the model of the same name. What timm's TNT cannot express (blocks without an inner path,
@@ -163,7 +162,7 @@ def save_pretrained(path: str | FilePath, model: TNT, variables: Mapping[str, An
     logging.info("Wrote %d parameters to %s", sum(array.size for array in arrays.values()), path)
 
 
-def fit(weights: Weights, model: TNT, new_head: bool = False, flag: str = "new_head=True") -> dict[str, Any]:
+def fit(weights: Weights, model: TNT, new_head: bool = False, flag: str = "new_head=True") -> Params:
     """Weights -> the model's parameter tree, or one ValueError about all that does not fit (see load_pretrained).
 
     `flag` is how whoever asks says `new_head`, for the message.

@@ -10,10 +10,10 @@ A source is
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from absl import logging
+from flax.typing import VariableDict
 
 from tnt_jax import workdir as workdirs
 from tnt_jax.analysis.predictions import whole_batch
@@ -36,7 +36,7 @@ class Trained:
     source: str
     name: str  # the model's, such as "tnt_s_patch16_224"
     model: TNT
-    variables: dict[str, Any]
+    variables: VariableDict
     images: EvalImages
     class_names: tuple[str, ...]  # one a logit; the number where nothing is known
     weights: str  # which these are, in words: "raw weights of step 200"

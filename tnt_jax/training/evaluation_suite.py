@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from tnt_jax.data.settings import DataSettings
 from tnt_jax.training.config import Config
 from tnt_jax.training.input_pipeline import Batch, evaluation_batches
 from tnt_jax.training.starting_point import label_map, relabelled
+
+if TYPE_CHECKING:
+    from tnt_jax.data.sources import Dataset
 
 # A tfds name with /config and :version, where it has them, and a split in tfds notation.
 _ENTRY = re.compile(r"(?P<name>[^:\[\]\s]+(?::(?:\d+|\*)\.(?:\d+|\*)\.(?:\d+|\*))?)(?::(?P<split>\S.*))?")
@@ -94,7 +97,7 @@ class EvaluationSuite:
 
         self._config = config
         self.faulty = FaultyImages()
-        entries = _open_entries(config, sources)
+        entries = _open_entries(config)
         if not (num_classes and names):
             own_classes, own_names = sources.classes(config.data)
             num_classes = num_classes or own_classes
@@ -118,7 +121,7 @@ class EvaluationSuite:
         return (suite_set.in_model_classes(batch) for batch in batches)
 
     def _suite_set(
-        self, settings: DataSettings, split: str | None, source: Any, names: tuple[str, ...] | None
+        self, settings: DataSettings, split: str | None, source: "Dataset", names: tuple[str, ...] | None
     ) -> SuiteSet:
         split = split or next((name for name in _SPLITS if name in source.splits), None)
         if split is None:
@@ -148,8 +151,10 @@ def _base(name: str) -> str:
     return re.split("[/:]", name)[0]
 
 
-def _open_entries(config: Config, sources: Any) -> list[tuple[DataSettings, str | None]]:
+def _open_entries(config: Config) -> list[tuple[DataSettings, str | None]]:
     """The entries of config.report_card -> settings to open each with, and the split where one is named."""
+    from tnt_jax.data import sources
+
     found, problems, missing = [], [], []
     for entry in config.report_card:
         match = _ENTRY.fullmatch(entry.strip())
@@ -177,7 +182,7 @@ def _open_entries(config: Config, sources: Any) -> list[tuple[DataSettings, str 
     return found
 
 
-def _label_to_class(source: Any, num_classes: int, names: tuple[str, ...] | None) -> np.ndarray | None:
+def _label_to_class(source: "Dataset", num_classes: int, names: tuple[str, ...] | None) -> np.ndarray | None:
     """The set's labels as the model's, int32 [k]; None where they are the same. ValueError where they do not fit."""
     counts = f"{source.name} has {source.num_classes} classes, the model's head {num_classes}"
     fix = "Take the set off the list, or evaluate a model that was trained on its classes."

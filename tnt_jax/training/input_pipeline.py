@@ -4,7 +4,6 @@ import collections
 import functools
 import itertools
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +15,7 @@ from tnt_jax.models.tnt import TNT
 from tnt_jax.training.config import Config, ModelSettings
 from tnt_jax.training.state import replicate
 
-Batch = dict[str, Any]  # arrays [local devices, ...], of numpy or on the devices
+Batch = dict[str, np.ndarray | jax.Array]  # arrays [local devices, ...], of numpy or on the devices
 
 
 class InputPipeline:

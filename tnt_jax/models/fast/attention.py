@@ -2,17 +2,17 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 
 KEPT = "attention_weights"  # what a backward pass keeps of an attention, beside its queries, keys and values
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def softmax(scores: jax.Array, axis: int, dtype: Any) -> jax.Array:
+def softmax(scores: jax.Array, axis: int, dtype: DTypeLike) -> jax.Array:
     """scores [...] float32 -> [...] of `dtype`: a softmax in float32, rounded at the end.
 
     The slope rests on the rounded weights, those that the product with the values sees: in bfloat16 that is all a
@@ -23,7 +23,7 @@ def softmax(scores: jax.Array, axis: int, dtype: Any) -> jax.Array:
 
 @softmax.defjvp
 def _softmax_slope(
-    axis: int, dtype: Any, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+    axis: int, dtype: DTypeLike, primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     (scores,), (tangent,) = primals, tangents
     rounded = checkpoint_name(softmax(scores, axis, dtype), KEPT)

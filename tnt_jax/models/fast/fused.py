@@ -5,8 +5,7 @@ hand their words on as [S, M, C] as the definition does, and XLA cancels the tra
 """
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import flax.linen as nn
 import flax.traverse_util
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 from absl import logging
 
 from tnt_jax.models import layers
-from tnt_jax.models.config import Config
+from tnt_jax.models.config import Config, Params
 from tnt_jax.models.fast.pallas.layout import Sizes
 from tnt_jax.models.layers import Ops
 from tnt_jax.models.stochastic_depth import DropMasks
@@ -54,7 +53,7 @@ def expected_parameters(config: Config) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def mismatch(config: Config, params: Mapping[str, Any]) -> str | None:
+def mismatch(config: Config, params: Params) -> str | None:
     """An inner block's parameters, or their shapes -> how they differ from what the kernel computes with, or None."""
     found = {name: tuple(leaf.shape) for name, leaf in flax.traverse_util.flatten_dict(params, sep="/").items()}
     expected = expected_parameters(config)
@@ -137,7 +136,7 @@ def over_sentences(interpret: bool, strict: bool) -> Callable[[type[nn.Module]],
     return fused
 
 
-def inner_block(config: Config, params: Mapping[str, Any], words: jax.Array, drop: DropMasks, interpret: bool):
+def inner_block(config: Config, params: Params, words: jax.Array, drop: DropMasks, interpret: bool):
     """InnerBlock's parameters, words [S, M, C], drop-path masks [S] -> words [S, M, C].
 
     Raises:

@@ -1,14 +1,15 @@
 """The blocks of a model as a loop over like ones, and with activations computed again in the backward pass."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Primitive
 
 from tnt_jax.models.checks import REMAT_POLICIES
-from tnt_jax.models.config import Config
+from tnt_jax.models.config import Config, Params
 from tnt_jax.models.fast.fused import from_feature_major, to_feature_major
 from tnt_jax.models.fast.stacking import block_runs, stack_blocks
 from tnt_jax.models.layers import Ops
@@ -18,7 +19,7 @@ from tnt_jax.models.tnt import TNT, TNTBlock
 Policy = Callable[..., bool]
 
 
-def _dots_saveable(primitive: Any, *arguments: Any, **settings: Any) -> bool:
+def _dots_saveable(primitive: Primitive, *arguments: Any, **settings: Any) -> bool:
     """Outputs of dense layers and of kernels are kept, attention's scores are not."""
     if primitive.name == "pallas_call":
         return True
@@ -33,7 +34,7 @@ POLICIES: dict[str, Policy] = dict(
 def run_blocks(
     config: Config,
     ops: Ops,
-    params: Mapping[str, Any],
+    params: Params,
     words: jax.Array | None,
     sentences: jax.Array,
     keys: jax.Array | None,
@@ -104,7 +105,7 @@ class _Embedding(TNT):
         return self.embed(images, Ops.definition(self.config))
 
 
-def _check_names(config: Config, params: Mapping[str, Any]) -> None:
+def _check_names(config: Config, params: Params) -> None:
     """Raises ValueError for parameters that neither the blocks have nor what comes before and after the loop."""
     image = jax.ShapeDtypeStruct((1, *config.input_shape), jnp.float32)
     known = {*jax.eval_shape(_Embedding(config).init, jax.random.key(0), image)["params"], "norm", "head"}
@@ -115,7 +116,7 @@ def _check_names(config: Config, params: Mapping[str, Any]) -> None:
         )
 
 
-def _check_stacks(config: Config, params: Mapping[str, Any]) -> None:
+def _check_stacks(config: Config, params: Params) -> None:
     """Raises ValueError where stacked parameters are those of other blocks than the model's."""
     found = [(index, "inner" in params[name]) for name, run in block_runs(params) for index in run]
     expected = [(index, index in config.inner_blocks) for index in range(1, config.depth + 1)]

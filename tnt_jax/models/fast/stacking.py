@@ -7,12 +7,14 @@ to update, sum over devices and take norms of: less to compile, and no stacking 
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from tnt_jax.models.config import Params
 
 _BLOCK = re.compile(r"block_(\d+)")
 _RUN = re.compile(r"blocks_(\d+)_(\d+)")
@@ -32,7 +34,7 @@ def unstack_blocks(tree: Any) -> Any:
     return _map_parameters(_unstack, tree, _RUN)
 
 
-def block_runs(params: Mapping[str, Any]) -> list[tuple[str, range]]:
+def block_runs(params: Params) -> list[tuple[str, range]]:
     """Stacked parameters -> (name, 1-based indices of its blocks) of each stack, in the order of the blocks."""
     found = [(name, match) for name in params if (match := _RUN.fullmatch(name))]
     return sorted(((name, range(int(m[1]), int(m[2]) + 1)) for name, m in found), key=lambda run: run[1].start)
@@ -43,7 +45,7 @@ def is_stack(name: str) -> bool:
     return _RUN.fullmatch(name) is not None
 
 
-def _map_parameters(function: Any, tree: Any, pattern: re.Pattern[str]) -> Any:
+def _map_parameters(function: Callable[[Params], Params], tree: Any, pattern: re.Pattern[str]) -> Any:
     """Applies the function to every node that has an entry whose name matches."""
 
     def matches(node: Any) -> bool:
@@ -52,7 +54,7 @@ def _map_parameters(function: Any, tree: Any, pattern: re.Pattern[str]) -> Any:
     return jax.tree.map(lambda node: function(node) if matches(node) else node, tree, is_leaf=matches)
 
 
-def _stack(params: Mapping[str, Any]) -> dict[str, Any]:
+def _stack(params: Params) -> dict[str, Any]:
     """block_1.., leaves [...] -> blocks_FIRST_LAST, leaves [blocks, ...]; other entries as they are."""
     others = {name: value for name, value in params.items() if not _BLOCK.fullmatch(name)}
     indices = sorted(int(match[1]) for name in params if (match := _BLOCK.fullmatch(name)))
@@ -64,7 +66,7 @@ def _stack(params: Mapping[str, Any]) -> dict[str, Any]:
     return others
 
 
-def _unstack(params: Mapping[str, Any]) -> dict[str, Any]:
+def _unstack(params: Params) -> dict[str, Any]:
     """blocks_FIRST_LAST, leaves [blocks, ...] -> block_1.., leaves [...]; other entries as they are."""
     others = {name: value for name, value in params.items() if not _RUN.fullmatch(name)}
     for name, run in block_runs(params):
@@ -73,10 +75,10 @@ def _unstack(params: Mapping[str, Any]) -> dict[str, Any]:
     return others
 
 
-def _kind(block: Any) -> tuple[Any, Sequence[Any]]:
+def _kind(block: Params) -> tuple[jax.tree_util.PyTreeDef, list[tuple[tuple[int, ...], jnp.dtype]]]:
     """What blocks of one stack have in common."""
     return jax.tree.structure(block), [(np.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(block)]
 
 
-def _stack_leaves(*leaves: Any) -> Any:
+def _stack_leaves(*leaves: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
     return np.stack(leaves) if isinstance(leaves[0], np.ndarray) else jnp.stack(leaves)

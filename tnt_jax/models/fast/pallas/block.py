@@ -2,12 +2,11 @@
 
 import functools
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from tnt_jax.models.config import Params
 from tnt_jax.models.fast.pallas.backward import backward
 from tnt_jax.models.fast.pallas.forward import forward
 from tnt_jax.models.fast.pallas.layout import LOG2_E, Sizes, bias_gradient, block_diagonal, block_diagonal_gradient
@@ -83,7 +82,7 @@ _block.defvjp(_block_forward, _block_backward)
 
 def inner_block(
     words: jax.Array,
-    params: Mapping[str, Any],
+    params: Params,
     attention_mask: jax.Array,
     mlp_mask: jax.Array,
     *,
