@@ -155,11 +155,6 @@ def test_words_of_a_model_without_words_are_refused(name):
         figures.FIGURES[name]([], PIXELS)
 
 
-def test_queries_that_the_model_lacks_are_refused():
-    with pytest.raises(ValueError, match="16 sentences of 4 words"):
-        figures.inner_attention(subjects()[1:], PIXELS, queries=[(16, 0)])
-
-
 def test_an_image_is_cut_to_its_centre():
     assert fit(PIXELS, (20, 20)).tolist() == PIXELS[:, 5:25].tolist()
     assert fit(PIXELS, (20, 30)).tolist() == PIXELS.tolist()

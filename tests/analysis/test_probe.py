@@ -35,7 +35,11 @@ def test_every_image_of_a_split_once_over_all_devices(tiny):
     @jax.jit
     def plain(images):
         logits, seen = model.apply({"params": params}, images, return_features=("sentences",))
-        return logits, seen["sentences"], features.block_features(params, images, model=model, block=2)
+        return (
+            logits,
+            seen["sentences"],
+            features.block_features(params, images, model=model, block=2, kind="class_token"),
+        )
 
     logits, sentences, last = plain(((pixels / 255 - 0.5) / 0.5).astype(np.float32))
     np.testing.assert_allclose(last @ params["head"]["kernel"] + params["head"]["bias"], logits, rtol=1e-4, atol=1e-5)

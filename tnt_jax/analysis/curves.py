@@ -11,9 +11,9 @@ from tnt_jax.workdir import METRICS_FILE, parse_metrics_line
 
 Series = dict[str, tuple[list[int], list[float]]]
 
-# Panels: title, {series in metrics.jsonl: its label}, vertical scale.
+# Panels: title, {series in metrics.jsonl: its label}.
 PANELS = (
-    ("loss", {"train/loss": "training", "eval/loss": "test", "eval_ema/loss": "test, averaged weights"}, "linear"),
+    ("loss", {"train/loss": "training", "eval/loss": "test", "eval_ema/loss": "test, averaged weights"}),
     (
         "accuracy",
         {
@@ -23,10 +23,9 @@ PANELS = (
             "eval/mean_average_precision": "test, mAP",
             "eval_ema/mean_average_precision": "test, mAP, averaged weights",
         },
-        "linear",
     ),
-    ("learning rate", {"train/learning_rate": "learning rate"}, "linear"),
-    ("images a second", {"train/images_per_second": "training"}, "linear"),
+    ("learning rate", {"train/learning_rate": "learning rate"}),
+    ("images a second", {"train/images_per_second": "training"}),
 )
 
 
@@ -68,7 +67,7 @@ def draw_curves(workdir: Path, path: Path) -> Path:
         return save(figure, Path(path))
 
 
-def draw_panel(axes: Axes, series: Series, title: str, names: Mapping[str, str], scale: str) -> None:
+def draw_panel(axes: Axes, series: Series, title: str, names: Mapping[str, str]) -> None:
     """One of PANELS, on its axes; its title tells where nothing of it was logged."""
     found = {name: label for name, label in names.items() if name in series}
     if "eval/mean_average_precision" in found:  # of several labels an image; the accuracies would hide it
@@ -80,6 +79,6 @@ def draw_panel(axes: Axes, series: Series, title: str, names: Mapping[str, str],
     for name, label in found.items():
         steps, values = series[name]
         axes.plot(steps, values, label=label, marker="" if len(steps) > 1 else "o", linewidth=1.4)
-    axes.set(title=title, xlabel="step", yscale=scale)
+    axes.set(title=title, xlabel="step")
     if len(found) > 1:
         axes.legend(framealpha=0.8, edgecolor="none")  # it may lie on a curve

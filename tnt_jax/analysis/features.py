@@ -27,9 +27,7 @@ class Features(NamedTuple):
     labels: np.ndarray  # int32 [n]
 
 
-def block_features(
-    params: Params, images: jax.Array, *, model: TNT, block: int, kind: str = "class_token"
-) -> jax.Array:
+def block_features(params: Params, images: jax.Array, *, model: TNT, block: int, kind: str) -> jax.Array:
     """params, images [b, H, W, C] normalised -> [b, D] float32 of the sentences after `block` (1-based).
 
     kind: "class_token", or "mean" over the other sentences. The model's final norm is applied whatever the block, as
@@ -50,19 +48,18 @@ def extract_features(
     config: Config,
     split: str,
     *,
-    block: int | None = None,
-    kind: str = "class_token",
+    block: int,
+    kind: str,
 ) -> Features:
     """The labelled images of `split` (tfds notation) of config.data -> features, each once, in the split's order.
 
     Images are resized, cropped and normalised as for the evaluation of `config`, at the model's input_size; batches
     of eval_batch_size go over all devices (of all processes), and every process gets all features.
-    block: 1-based, None: the last; kind: see block_features.
+    block: 1-based; kind: see block_features.
     Raises ValueError for a block or a kind that is not there, and what the data package raises.
     """
     from tnt_jax.data import sources
 
-    block = model.depth if block is None else block
     if not 1 <= block <= model.depth:
         raise ValueError(f"block={block}: the model has the blocks 1 to {model.depth}.")
     if kind not in KINDS:

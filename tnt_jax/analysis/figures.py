@@ -241,11 +241,15 @@ MAP_FIGURES = ("feature_maps", "tsne")  # drawn at a larger input, and by a seed
 INNER_FIGURES = ("words", "inner_attention")  # of models with an inner path
 
 
-def chosen_figures(text: str) -> list[str]:
-    """ "all", numbers from 1 or names, commas between them -> names, in the paper's order."""
+def chosen_figures(text: str, subjects: Sequence[Subject] | None = None) -> list[str]:
+    """ "all", numbers from 1 or names, commas between them -> names, in the paper's order.
+
+    With models, "all" leaves out INNER_FIGURES where none has an inner path.
+    """
     names = list(FIGURES)
     if text == "all":
-        return names
+        words = subjects is None or any(subject.model.inner_blocks for subject in subjects)
+        return [name for name in names if words or name not in INNER_FIGURES]
     chosen = set()
     for part in map(str.strip, text.split(",")):
         name = names[int(part) - 1] if part.isdecimal() and 1 <= int(part) <= len(names) else part

@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 
 from tnt_jax.analysis import maps
 from tnt_jax.analysis.panels import Drawn, check_inner, chosen_blocks, named, put_title, show_image, visible
-from tnt_jax.analysis.queries import Query, centre, check_queries, corner, default_queries
+from tnt_jax.analysis.queries import Query, centre, corner, default_queries
 from tnt_jax.analysis.style import RED, hide_axes, style
 from tnt_jax.analysis.subject import Subject, fit
 
@@ -22,8 +22,7 @@ def inner_attention(
 
     At the model's own input size, in its first, middle and last TNT block, averaged over the heads. queries: (sentence,
     word) from 0 (queries.py reads them from text); None: four words of much contrast. Arrays: attention [queries,
-    blocks, heads, M], rows sum to one; queries [queries, 2]; blocks. Raises ValueError where a model has no inner path
-    or no such word.
+    blocks, heads, M], rows sum to one; queries [queries, 2]; blocks. Raises ValueError where a model has no inner path.
     """
     check_inner(subjects, "the inner attention")
     arrays: dict[str, np.ndarray] = {}
@@ -37,7 +36,6 @@ def inner_attention(
         figure = plt.figure(figsize=(9.0, sum(max(1.35 * count, 2.7) + 0.6 for count in counts)))
         parts = np.atleast_1d(figure.subfigures(len(subjects), 1, height_ratios=counts))
         for subject, image, queried, part in zip(subjects, images, asked, parts, strict=True):
-            check_queries(queried, subject.model)
             blocks = _blocks(subject)
             found = maps.inner_attention(subject.model, subject.variables, subject.inputs(image), queried, blocks)
             arrays |= named(subject, attention=found, queries=np.asarray(queried), blocks=np.asarray(blocks))

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from tnt_jax.analysis.curves import PANELS, Series, draw_panel, read_metrics
 from tnt_jax.analysis.mistakes import Evaluated, EvaluatedSeveral, class_accuracies, most_confused
 from tnt_jax.analysis.panels import visible
-from tnt_jax.analysis.style import ORANGE, RED, as_png, style
+from tnt_jax.analysis.style import ORANGE, RED, as_bytes, style
 from tnt_jax.names import printable, without_formulas
 from tnt_jax.training.config import Config, as_dict
 from tnt_jax.training.logging import in_words
@@ -95,8 +95,8 @@ def _confusions(evaluated: Evaluated, names: Sequence[str]) -> dict[str, Any]:
     """What the page shows of one label an image."""
     few = len(names) <= MOST_NUMBERS
     return {
-        "matrix": confusion_table(evaluated.confusion) if few else None,
-        "heat_map": None if few else _data_uri(as_png(draw_confusion(evaluated.confusion, names))),
+        "matrix": _matrix(evaluated.confusion) if few else None,
+        "heat_map": None if few else _data_uri(as_bytes(draw_confusion(evaluated.confusion, names))),
         "confused": most_confused(evaluated.confusion, MOST_LISTED),
         "weakest": weakest_classes(evaluated.confusion),
     }
@@ -150,14 +150,15 @@ def speeds(series: Series) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def confusion_table(confusion: np.ndarray) -> list[list[tuple[int, float]]]:
+def _matrix(confusion: np.ndarray) -> list[list[tuple[int, float]]]:
     """confusion [K, K] -> rows of (examples, their fraction of the class)."""
-    totals = np.maximum(confusion.sum(1, keepdims=True), 1)
-    fractions = confusion / totals
-    return [
-        [(int(n), float(part)) for n, part in zip(*rows, strict=True)]
-        for rows in zip(confusion, fractions, strict=True)
-    ]
+    rows = zip(confusion.tolist(), _fractions(confusion).tolist(), strict=True)
+    return [list(zip(*row, strict=True)) for row in rows]
+
+
+def _fractions(confusion: np.ndarray) -> np.ndarray:
+    """confusion [K, K] -> of each class's examples."""
+    return confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
 
 
 def weakest_classes(confusion: np.ndarray) -> list[tuple[int, float, int]]:
@@ -173,13 +174,12 @@ def draw_confusion(confusion: np.ndarray, names: Sequence[str]) -> Figure:
     The scale shows a confusion of one in a hundred beside classes that are nearly always right.
     """
     count = len(names)
-    fractions = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     side = min(max(6.5, 0.045 * count + 2.5), 12.0)
     every = max(1, -(-count // 60))
     colors = LinearSegmentedColormap.from_list("fractions", ["white", ORANGE, RED, "#3b0a00"])
     with style():
         figure, axes = plt.subplots(figsize=(side, 0.93 * side))
-        drawn = axes.imshow(np.sqrt(fractions), cmap=colors, vmin=0, vmax=1)
+        drawn = axes.imshow(np.sqrt(_fractions(confusion)), cmap=colors, vmin=0, vmax=1)
         ticks = range(0, count, every)
         ticked = [printable(names[i]) for i in ticks]
         labels = [without_formulas(name if len(name) <= 18 else f"{name[:17]}…") for name in ticked]
@@ -215,7 +215,7 @@ def _curves(series: Series) -> list[tuple[str, str]]:
         with style():
             figure, axes = plt.subplots(figsize=(4.6, 2.9))
             draw_panel(axes, series, *panel)
-            found.append((panel[0], _data_uri(as_png(figure))))
+            found.append((panel[0], _data_uri(as_bytes(figure))))
     return found
 
 

@@ -2,9 +2,8 @@
 
 import concurrent.futures
 import functools
-import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,7 +48,7 @@ def classify(
     variables: VariableDict,
     images: DataSettings | EvalImages,
     class_names: Sequence[str],
-    paths: Iterable[Path],
+    paths: Sequence[Path],
     *,
     top: int = 5,
     above: float | None = None,
@@ -123,7 +122,7 @@ def read_image(
 
 
 def _batches(
-    paths: Iterable[Path], batch_size: int, images: DataSettings | EvalImages, model: TNT
+    paths: Sequence[Path], batch_size: int, images: DataSettings | EvalImages, model: TNT
 ) -> Iterator[list[tuple[Path, np.ndarray | str]]]:
     """Files -> lists of at most `batch_size` (file, its pixels or why there are none); the next list is being read."""
 
@@ -136,7 +135,9 @@ def _batches(
         except (OSError, ValueError) as error:
             return error.strerror if isinstance(error, OSError) and error.strerror else str(error), changed
 
-    def finished(paths: list[Path], futures: list[concurrent.futures.Future]) -> list[tuple[Path, np.ndarray | str]]:
+    def finished(
+        paths: Sequence[Path], futures: list[concurrent.futures.Future]
+    ) -> list[tuple[Path, np.ndarray | str]]:
         results, changes = [future.result() for future in futures], Changes()
         for path, (_, changed) in zip(paths, results, strict=True):
             changes.add(changed, str(path))
@@ -145,20 +146,14 @@ def _batches(
 
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
         waiting = None
-        for chunk in _batched(paths, batch_size):
-            chunk = list(chunk), [pool.submit(read, path) for path in chunk]
+        for start in range(0, len(paths), batch_size):
+            chunk = paths[start : start + batch_size]
+            futures = [pool.submit(read, path) for path in chunk]
             if waiting is not None:
                 yield finished(*waiting)
-            waiting = chunk
+            waiting = chunk, futures
         if waiting is not None:
             yield finished(*waiting)
-
-
-def _batched(items: Iterable[Path], size: int) -> Iterator[list[Path]]:
-    """itertools.batched, which Python 3.11 lacks."""
-    iterator = iter(items)
-    while chunk := list(itertools.islice(iterator, size)):
-        yield chunk
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

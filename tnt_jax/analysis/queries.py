@@ -1,7 +1,5 @@
 """Which words to ask what they attend to: named by pixel or number, or chosen by contrast."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from tnt_jax.models.tnt import TNT
@@ -76,14 +74,3 @@ def corner(query: Query, model: TNT) -> tuple[int, int]:
     """-> (row, column) of the first pixel of the query's sentence."""
     row, column = divmod(query[0], model.grid[1])
     return row * model.patch_size, column * model.patch_size
-
-
-def check_queries(queries: Sequence[Query], model: TNT) -> None:
-    """Raises ValueError for a query that the model's input does not have."""
-    sentences = model.grid[0] * model.grid[1]
-    for sentence, word in queries:
-        if not (0 <= sentence < sentences and 0 <= word < model.num_words):
-            raise ValueError(
-                f"query (sentence {sentence}, word {word}): the model has {sentences} sentences of "
-                f"{model.num_words} words"
-            )

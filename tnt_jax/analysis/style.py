@@ -43,16 +43,15 @@ def style() -> Iterator[None]:
 def save(figure: Figure, path: Path, dpi: int = DPI) -> Path:
     """Writes the figure, by the path's ending as PNG or PDF, without dates, and closes it -> the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    dates = {"CreationDate": None, "ModDate": None} if path.suffix == ".pdf" else {"Software": None}
-    figure.savefig(path, dpi=dpi, metadata=dates)
-    plt.close(figure)
+    path.write_bytes(as_bytes(figure, path.suffix.removeprefix("."), dpi))
     return path
 
 
-def as_png(figure: Figure) -> bytes:
-    """-> the figure as the content of a PNG file, without a date; closes it."""
+def as_bytes(figure: Figure, kind: str = "png", dpi: int = DPI) -> bytes:
+    """-> the figure as the content of a "png" or "pdf" file, without a date; closes it."""
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=DPI, metadata={"Software": None})
+    dates = {"CreationDate": None, "ModDate": None} if kind == "pdf" else {"Software": None}
+    figure.savefig(content, format=kind, dpi=dpi, metadata=dates)
     plt.close(figure)
     return content.getvalue()
 

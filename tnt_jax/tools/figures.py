@@ -138,27 +138,26 @@ def draw_run(workdir: Path, options: argparse.Namespace) -> str:
     summary = read_summary(workdir)
     if summary is None:
         return figures
-    best, which = summary[summary["best"]], KINDS[summary["best"]]
-    if measure(best) != "accuracy":
-        value = 100 * best["mean_average_precision"]
-        return f"Mean average precision: {value:.2f}% ({best['count']:.0f} images, {which} weights)\n{figures}"
-    right = f"{best['accuracy'] * best['count']:.0f} of {best['count']:.0f} images, {which} weights"
-    return f"Test accuracy: {100 * best['accuracy']:.2f}% ({right})\n{figures}"
+    best, images = summary[summary["best"]], f"{summary[summary['best']]['count']:.0f} images"
+    name = {"accuracy": "Test accuracy"}.get(judged := measure(best), "Mean average precision")
+    if judged == "accuracy":
+        images = f"{best['accuracy'] * best['count']:.0f} of {images}"
+    return f"{name}: {100 * best[judged]:.2f}% ({images}, {KINDS[summary['best']]} weights)\n{figures}"
 
 
 def draw_models(options: argparse.Namespace) -> None:
     """Draws the paper's figures of --models, writes them one by one and prints their paths."""
-    figures = chosen_figures(options.figure)
+    chosen_figures(options.figure)  # raises before a model is read
     subjects = open_subjects(options.models, options.weights, options.changes)
     if len(kinds := {subject.channels for subject in subjects}) > 1:
         words = " and ".join(f"{kind.count} channels of {kind.bits} bits" for kind in sorted(kinds))
         raise ValueError(f"--models={options.models}: their images have {words}; one image cannot serve them all")
+    figures = chosen_figures(options.figure, subjects)
     pixels = open_image(options.image, options.models, options.changes, kinds.pop())
     for subject in subjects:
         if subject.weights:
             command_line.log(subject.heading)
-    if options.figure == "all" and not any(subject.model.inner_blocks for subject in subjects):
-        figures = [name for name in figures if name not in INNER_FIGURES]
+    if options.figure == "all" and INNER_FIGURES[0] not in figures:
         print(f"figures: no model has an inner path, so {' and '.join(INNER_FIGURES)} are left out")
     sizes = options.image_size, options.attention_size
     image_size, attention_size = ((size, size) if isinstance(size, int) else size for size in sizes)

@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = probe(options.source, config, options.block, options.features, options.weights)
         write_atomically(options.output, json.dumps(found, indent=2) + "\n")
     linear, nearest = found["linear_probe"], found["nearest_neighbours"]
-    print(
+    command_line.log(
         f"{found['data']}, {found['train_count']:,} training and {found['eval_count']:,} test images, "
         f"{found['features']} after block {found['block']}, {found['weights']}"
     )

@@ -10,15 +10,14 @@ as in tools.figures, or none; they are drawn of --image.
 
 import argparse
 import itertools
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from tnt_jax.analysis import page
-from tnt_jax.analysis.figures import INNER_FIGURES, chosen_figures, draw
+from tnt_jax.analysis.figures import chosen_figures, draw
 from tnt_jax.analysis.mistakes import find_mistakes, find_mistakes_of_several
-from tnt_jax.analysis.panels import save_figure
 from tnt_jax.analysis.predictions import predictor
+from tnt_jax.analysis.style import as_bytes, style
 from tnt_jax.tools import command_line
 from tnt_jax.tools.figures import open_image, subject_of
 from tnt_jax.tools.trained import Trained, add_weights_flag, batches_of_run, check_run, open_trained
@@ -33,15 +32,11 @@ def draw_figures(
     """A run's model -> PNG files by the figures' names (tools.figures), in the paper's order."""
     if figures == "none":
         return {}
-    names = chosen_figures(figures)
-    if figures == "all" and not trained.model.inner_blocks:
-        names = [name for name in names if name not in INNER_FIGURES]
-    subject, found = subject_of(trained, workdir), {}
+    subject = subject_of(trained, workdir)
     pixels = open_image(image, str(workdir), changes, subject.channels)
-    with tempfile.TemporaryDirectory() as folder:
-        for name, drawn in draw([subject], pixels, names):
-            found[name] = save_figure(drawn, Path(folder), name, dpi=110)[0].read_bytes()
-    return found
+    with style():
+        drawn = draw([subject], pixels, chosen_figures(figures, [subject]))
+        return {name: as_bytes(figure, dpi=110) for name, (figure, _) in drawn}
 
 
 def make_report(options: argparse.Namespace, workdir: Path) -> str:
