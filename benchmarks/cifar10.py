@@ -7,7 +7,8 @@
 
 A run is main.py with configs/cifar10.py:ARGUMENT in ROOT/ARGUMENT/EPOCHS_epochs/seed_SEED, "+" in place of commas,
 which separate sources in tools.figures; what has ended is not run again, what was stopped resumes. Without --runs
-nothing runs. What follows "--" goes to main.py. ROOT/table.md, curves.png and spread.png are made of every run there.
+nothing runs. What follows "--" goes to main.py. ROOT/table.md, curves.png and spread.png are made of every run there;
+with --attention the table also has how even each TNT's inner attention is, for which the images have to be there.
 """
 
 import argparse
@@ -62,6 +63,7 @@ def main() -> None:
     parser.add_argument("--scale", choices=sorted(ABLATIONS), default="full", help='of --runs "ablations"')
     parser.add_argument("--epochs", type=float, help="instead of the config's")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--attention", action="store_true", help="measure how even the inner attention is")
     parser.add_argument("others", nargs="*", help="flags of main.py, after --")
     arguments = parser.parse_args()
     ablations = [f"{each},scale={arguments.scale}" for each in ABLATIONS[arguments.scale]]
@@ -72,7 +74,7 @@ def main() -> None:
     found = finished(arguments.root)
     if not found:
         sys.exit(f"--root={arguments.root}: no run in it has ended; name some with --runs.")
-    text = f"{table(found)}\n\n{paired(found)}"
+    text = "\n\n".join([table(found), paired(found)] + [attention(found)] * arguments.attention)
     (arguments.root / "table.md").write_text(text + "\n")
     draw_curves(found, arguments.root / "curves.png")
     draw_spread(found, arguments.root / "spread.png")
@@ -151,6 +153,40 @@ def paired(found: Runs) -> str:
             if apart:
                 lines.append(f"| {argument} | {other} | {epochs:g} | {by_seed} | {spread(apart)} |")
     return "\n".join(lines)
+
+
+def attention(found: Runs) -> str:
+    """-> lines of Markdown: how far from even each TNT's inner attention is, block by block, over seeds."""
+    lines = ["| run | epochs | inner attention at the start, % from even, by block | at the end |"]
+    lines.append("| --- | ---: | --- | --- |")
+    for (argument, epochs), workdirs in found.items():
+        if "model=deit" not in argument:
+            ends = zip(*map(unevenness, workdirs), strict=True)
+            cells = [", ".join(map(spread, zip(*blocks, strict=True))) for blocks in ends]
+            lines.append(f"| {argument} | {epochs:g} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def unevenness(workdir: pathlib.Path) -> tuple[list[float], list[float]]:
+    """A TNT's run -> at its start and its end, for each block, the root mean square of M * weight - 1 in %.
+
+    Of all heads, over 250 test images; raw weights.
+    """
+    import numpy as np
+
+    from tnt_jax.tools.trained import batches_of_run, open_trained
+    from tnt_jax.training.device_augment import normalize
+    from tnt_jax.training.state import initial_params
+
+    trained = open_trained(str(workdir), weights="raw")
+    images = normalize(next(batches_of_run(trained, workdir, 250))["image"], trained.images)
+
+    def by_block(variables: Mapping[str, Any]) -> list[float]:
+        _, features = trained.model.apply(variables, images, return_features=("inner_attention",))
+        weights = map(np.asarray, features["inner_attention"])  # [b, N, heads, M, M] each
+        return [100 * float(np.sqrt(np.mean((each * each.shape[-1] - 1) ** 2))) for each in weights]
+
+    return by_block({"params": initial_params(trained.config, trained.model)}), by_block(trained.variables)
 
 
 def last_accuracy(workdir: pathlib.Path) -> float:
