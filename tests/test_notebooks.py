@@ -24,7 +24,7 @@ def read(name):
 
 
 def run(name, tmp_path, change=("", ""), **variables):
-    """Executes a notebook where it lies, as somebody would who opens it there -> what it printed, how many pictures.
+    """Executes a notebook where it lies, as somebody would who opens it there -> what it printed, how many figures.
 
     change: what is written in place of what, in the one cell that has it.
     """
@@ -112,11 +112,11 @@ def test_without_a_clone_the_first_cell_asks_for_the_address(first_cell, tmp_pat
 
 
 def test_train_learns_digits_and_looks_inside(tmp_path):
-    printed, pictures = run(
+    printed, figures = run(
         "train", tmp_path, ("config.epochs, config.warmup_epochs = 40.0", "config.epochs, config.warmup_epochs = 12.0")
     )
     right = float(printed.split("right: ")[1].split("%")[0])
-    assert right > 70 and pictures == 4  # after all 40 epochs 97 to 99
+    assert right > 70 and figures == 4  # after all 40 epochs 97 to 99
     assert "inner_attention  [(360, 16, 2, 4, 4), (360, 16, 2, 4, 4)]" in printed
 
 
@@ -125,15 +125,15 @@ def test_published_weights_from_a_file(tmp_path):
     model = create_model("tnt_ti_patch16_224")
     file = tmp_path / "weights.safetensors"
     save_pretrained(file, model, random_variables(model, 224))
-    printed, pictures = run("published_weights", tmp_path, TNT_WEIGHTS=f"tnt_ti_patch16_224:{file}")
-    assert "tnt_ti_patch16_224: 6,076,408 parameters, 1000 classes" in printed and pictures == 3
+    printed, figures = run("published_weights", tmp_path, TNT_WEIGHTS=f"tnt_ti_patch16_224:{file}")
+    assert "tnt_ti_patch16_224: 6,076,408 parameters, 1000 classes" in printed and figures == 3
     assert "rows sum to 0.99999" in printed or "rows sum to 1.0" in printed
 
 
 def test_words_and_sentences(tmp_path):
-    printed, pictures = run("words_and_sentences", tmp_path)
+    printed, figures = run("words_and_sentences", tmp_path)
     assert "sentences whose words changed: [79] (the one in row 5, column 9 is number 79)" in printed
     assert "sentences that changed: 196 of 196" in printed
-    assert "1.14 times the multiply-adds" in printed and pictures == 3
+    assert "1.14 times the multiply-adds" in printed and figures == 3
     trained = [float(line.split("%")[0].split()[-1]) for line in printed.splitlines() if "% " in line]
     assert len(trained) == 4 and min(trained) > 50  # chance is 10

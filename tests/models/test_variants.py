@@ -67,7 +67,7 @@ def test_parameter_counts(name):
         ({"inner_dimm": 24}, "did you mean 'inner_dim'"),
     ],
 )
-def test_impossible_settings_stop_at_construction_with_the_mend(overrides, message):
+def test_impossible_settings_stop_at_construction_with_the_fix(overrides, message):
     with pytest.raises(ValueError, match=message):
         tnt_jax.create_model("tnt_s_patch16_224", **overrides)
 

@@ -309,7 +309,7 @@ def test_the_hub_is_asked_for_safetensors_first(monkeypatch, fake_torch, tmp_pat
         *((name, None, "give hf-hub:OWNER/NAME") for name in ("tnt_s", "a/b/c", "a b/c", "timm/", "timm/x@")),
     ],
 )
-def test_hub_errors_name_the_source_and_the_mend(monkeypatch, name, error, message):
+def test_hub_errors_name_the_source_and_the_fix(monkeypatch, name, error, message):
     hub(monkeypatch, {}, error)
     with pytest.raises(ValueError, match=f"hf-hub:{name}.*{message}"):
         sources.read_weights(f"hf-hub:{name}")

@@ -54,7 +54,7 @@ def test_another_image_size_and_xla(monkeypatch, capsys):
         ("--image-size=wide", "--image-size"),
     ],
 )
-def test_bad_arguments_end_with_the_mend(argument, message, capsys):
+def test_bad_arguments_end_with_the_fix(argument, message, capsys):
     with pytest.raises(SystemExit) as stop:
         complexity.main([argument])
     assert stop.value.code == 2 and message in capsys.readouterr().err

@@ -122,8 +122,8 @@ def test_a_runs_own_figures_and_its_accuracy(tmp_path, monkeypatch, capsys):
     (tmp_path / "run/summary.json").write_text(json.dumps(results))
     run = check_run(tmp_path / "run")
     model = create_model(**run.model.arguments())
-    images = EvalImages((0.5,) * 3, (0.5,) * 3)
-    trained = Trained("run", "tnt", model, random_variables(model), images, tuple("abcdefghij"), "raw", run)
+    images, names = EvalImages((0.5,) * 3, (0.5,) * 3), tuple("abcdefghij")
+    trained = Trained(str(tmp_path / "run"), "tnt", model, random_variables(model), images, names, "raw", run)
     monkeypatch.setattr(figures, "open_trained", lambda source, weights, changes: trained)
     shown = []
     draw = figures.draw_class_token_attention

@@ -31,7 +31,7 @@ def test_digits_too(tmp_path, capsys):
         ("imagenet2021", "is no tfds data set.*imagenet2012"),
     ],
 )
-def test_what_cannot_be_prepared_ends_with_the_mend(tmp_path, capsys, name, message):
+def test_what_cannot_be_prepared_ends_with_the_fix(tmp_path, capsys, name, message):
     with pytest.raises(SystemExit) as stop:
         prepare.main([name, f"--directory={tmp_path}"])
     said = " ".join(capsys.readouterr().err.split())

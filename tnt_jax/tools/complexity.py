@@ -89,9 +89,8 @@ def published_table() -> str:
     return _render(titles, rows)
 
 
-def report(model: TNT, image_size: int | tuple[int, int] | None = None, xla: bool = True) -> str:
-    """model, image_size (None: the model's own), whether to have XLA count -> everything as text."""
-    model = model if image_size is None else update(model, image_size=image_size)
+def report(model: TNT, xla: bool) -> str:
+    """model, whether to have XLA count -> everything as text."""
     height, width = model.input_size
     exact, formula = multiply_adds(model), by_formula(model)
     lines = [f"One image of {height} x {width} pixels", "", part_table(model), ""]
@@ -147,7 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--xla", action=argparse.BooleanOptionalAction, default=True, help=xla)
     options = parser.parse(arguments)
     with command_line.one_message("complexity"):
-        print(report(create_model(options.model), options.image_size, options.xla))
+        model = create_model(options.model)
+        print(report(update(model, image_size=options.image_size or model.config.image_size), options.xla))
 
 
 if __name__ == "__main__":

@@ -70,14 +70,13 @@ def open_subject(source: str, weights: str = BEST, changes: Sequence[str] = ()) 
         model = create_model(name)
         variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, *model.input_shape), np.float32))
         return Subject(f"{TITLES[name]} (random weights)", model, variables, published_images(name))
-    workdir = workdir_of(source)
-    return subject_of(open_trained(source, weights=weights, changes=changes if workdir else ()), workdir)
+    return subject_of(open_trained(source, weights=weights, changes=changes if workdir_of(source) else ()))
 
 
-def subject_of(trained: Trained, workdir: Path | None) -> Subject:
+def subject_of(trained: Trained) -> Subject:
     """The same, of an opened source: a run's model is called by its workdir."""
     kind = "TNT" if trained.model.inner_blocks else "DeiT"
-    title = TITLES[trained.name] if workdir is None else f"{kind} ({workdir.absolute().name})"
+    title = f"{kind} ({trained.workdir.name})" if trained.workdir else TITLES[trained.name]
     model = update(trained.model, dtype=jnp.float32)
     return Subject(title, model, trained.variables, trained.images, trained.weights)
 
@@ -123,7 +122,7 @@ def draw_run(workdir: Path, options: argparse.Namespace) -> str:
     """
     curves = draw_curves(workdir, workdir / "curves.png")
     trained = open_trained(str(workdir), weights=options.weights, changes=options.changes)
-    batch = next(batches_of_run(trained, workdir, options.num_images))
+    batch = next(batches_of_run(trained, options.num_images))
     real = np.flatnonzero(batch["mask"])[: options.num_images]
     attention = draw_class_token_attention(
         trained.model,

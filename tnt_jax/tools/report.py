@@ -26,14 +26,12 @@ from tnt_jax.workdir import read_summary, user_path, write_atomically
 REPORT_FILE = "report.html"
 
 
-def draw_figures(
-    trained: Trained, workdir: Path, figures: str, image: str, changes: Sequence[str] = ()
-) -> dict[str, bytes]:
+def draw_figures(trained: Trained, figures: str, image: str, changes: Sequence[str]) -> dict[str, bytes]:
     """A run's model -> PNG files by the figures' names (tools.figures), in the paper's order."""
     if figures == "none":
         return {}
-    subject = subject_of(trained, workdir)
-    pixels = open_image(image, str(workdir), changes, subject.channels)
+    subject = subject_of(trained)
+    pixels = open_image(image, trained.source, changes, subject.channels)
     with style():
         drawn = draw([subject], pixels, chosen_figures(figures, [subject]))
         return {name: as_bytes(figure, dpi=110) for name, (figure, _) in drawn}
@@ -45,7 +43,7 @@ def make_report(options: argparse.Namespace, workdir: Path) -> str:
     summary = read_summary(workdir)
     trained = open_trained(str(workdir), weights=options.weights, changes=options.changes)
     logits_of = predictor(trained.model, trained.variables, trained.images)
-    batches = batches_of_run(trained, workdir, trained.config.eval_batch_size)
+    batches = batches_of_run(trained, trained.config.eval_batch_size)
     first = next(batches)
     batches = itertools.chain([first], batches)
     if trained.per_class and "labels" in first:
@@ -59,7 +57,7 @@ def make_report(options: argparse.Namespace, workdir: Path) -> str:
         summary=summary,
         weights=trained.weights,
         evaluated=evaluated,
-        figures=draw_figures(trained, workdir, options.figures, options.image, options.changes),
+        figures=draw_figures(trained, options.figures, options.image, options.changes),
         image=options.image,
     )
 

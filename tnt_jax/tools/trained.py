@@ -43,6 +43,11 @@ class Trained:
     config: Config | None  # of a workdir
 
     @property
+    def workdir(self) -> Path | None:
+        """The run's; None for published weights."""
+        return workdir_of(self.source)
+
+    @property
     def per_class(self) -> bool:
         """Whether a probability is its class's own, a sigmoid; of published weights they are a softmax."""
         return self.config is not None and self.config.per_class
@@ -104,7 +109,7 @@ def check_run(workdir: Path, changes: Sequence[str] = ()) -> Config:
     return check_config(command_line.run_config(workdir, changes))
 
 
-def batches_of_run(trained: Trained, workdir: Path, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+def batches_of_run(trained: Trained, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
     """A run's model -> batches of the run's evaluation split, labels in the model's order of classes.
 
     They are those of input_pipeline.evaluation_batches with the axis of the devices flattened: [b, ...], b the next
@@ -114,10 +119,9 @@ def batches_of_run(trained: Trained, workdir: Path, batch_size: int) -> Iterator
     from tnt_jax.data import sources
 
     settings = trained.config.data
-    labels = label_map(workdirs.read_class_names(workdir), sources.classes(settings)[1], settings.name)
+    labels = label_map(workdirs.read_class_names(trained.workdir), sources.classes(settings)[1], settings.name)
     size = whole_batch(batch_size)
-    batches = evaluation_batches(settings, trained.model, size, count_unlabelled=trained.per_class)
-    for batch in batches:
+    for batch in evaluation_batches(settings, trained.model, size, count_unlabelled=trained.per_class):
         yield {name: field.reshape(size, *field.shape[2:]) for name, field in relabelled(batch, labels).items()}
 
 

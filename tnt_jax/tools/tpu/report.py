@@ -19,16 +19,8 @@ def describe(
     """Everything about one compiled step; bytes, seconds. time, parts and top_operations are None without costs."""
     flops = step.multiply_adds_per_image * step.batch_per_chip * FLOPS_PER_MULTIPLY_ADD * PASSES
     model, kind = config.model, chip.device_kind
-    keys = (
-        "name",
-        "image_size",
-        "dtype",
-        "scan",
-        "remat",
-        "remat_policy",
-        "inner_implementation",
-        "outer_implementation",
-    )
+    keys = ("name", "image_size", "dtype", "scan", "remat", "remat_policy")
+    keys += ("inner_implementation", "outer_implementation")
     hardware = {"hbm_bytes": chip.hbm_bytes, "hbm_bytes_per_second": chip.hbm_bandwidth}
     found: dict[str, Any] = {
         "figures": STATIC,

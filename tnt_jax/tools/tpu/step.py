@@ -96,13 +96,8 @@ def compile_step(
         refusal = (found.group(0) if found else str(error).splitlines()[0]).strip()[:300]
     else:
         sizes, text = compiled.memory_analysis(), compiled.as_text()
-        memory = Memory(
-            sizes.argument_size_in_bytes,
-            sizes.output_size_in_bytes,
-            sizes.temp_size_in_bytes,
-            sizes.alias_size_in_bytes,
-            sizes.generated_code_size_in_bytes,
-        )
+        kinds = ("argument", "output", "temp", "alias", "generated_code")
+        memory = Memory(*(getattr(sizes, f"{kind}_size_in_bytes") for kind in kinds))
     return CompiledStep(
         batch_per_chip=local,
         multiply_adds_per_image=multiply_adds(model),
