@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from tests.models.helpers import random_variables, small_model
 from tnt_jax.analysis import figures, maps, panels
 from tnt_jax.analysis.panels import chosen_blocks, put_title, save_figure, visible
-from tnt_jax.analysis.subject import Subject, fit, map_size, read_image
+from tnt_jax.analysis.subject import Subject, centre_crop, map_size, read_image
 from tnt_jax.data.settings import EvalImages
 from tnt_jax.models.variants import create_model
 
@@ -88,7 +88,7 @@ def test_feature_maps_are_channels_drawn_by_the_seed(written):
     arrays = np.load(written[0] / "feature_maps.npz")
     picks = arrays["tnt_x_channels"]
     assert len(set(picks.tolist())) == 12 and picks.max() < 24 and arrays["tnt_x_blocks"].tolist() == [1]
-    expected = maps.sentence_maps(deit.model, deit.variables, deit.inputs(fit(PIXELS, (24, 24))), (1,))
+    expected = maps.sentence_maps(deit.model, deit.variables, deit.inputs(centre_crop(PIXELS, (24, 24))), (1,))
     np.testing.assert_array_equal(arrays["deit_x_maps"], expected[:, arrays["deit_x_channels"]])
     assert figures.pick_channels(384, 0).tolist() == figures.pick_channels(384, 0).tolist()
     assert figures.pick_channels(384, 0).tolist() != figures.pick_channels(384, 1).tolist()
@@ -158,9 +158,9 @@ def test_words_of_a_model_without_words_are_refused(name):
 
 
 def test_an_image_is_cut_to_its_centre():
-    assert fit(PIXELS, (20, 20)).tolist() == PIXELS[:, 5:25].tolist()
-    assert fit(PIXELS, (20, 30)).tolist() == PIXELS.tolist()
-    assert fit(PIXELS, (7, 31)).shape == (7, 31, 3)
+    assert centre_crop(PIXELS, (20, 20)).tolist() == PIXELS[:, 5:25].tolist()
+    assert centre_crop(PIXELS, (20, 30)).tolist() == PIXELS.tolist()
+    assert centre_crop(PIXELS, (7, 31)).shape == (7, 31, 3)
 
 
 @pytest.mark.parametrize("size, larger", [(224, 1024), (384, 1024), (1280, 1280), ((112, 224), (512, 1024))])
@@ -182,8 +182,8 @@ def test_an_image_of_any_channels_is_shown_and_fitted(channels, dtype):
     assert shown.shape == (6, 9, 3) and shown.dtype == np.uint8
     expected = upper[..., :3] if channels == 4 else upper.mean(-1, keepdims=True).round()
     np.testing.assert_array_equal(shown, np.broadcast_to(expected, shown.shape))
-    np.testing.assert_array_equal(fit(pixels[:, 1:], (6, 6)), pixels[:, 2:8])
-    assert fit(pixels, (3, 4)).dtype == dtype
+    np.testing.assert_array_equal(centre_crop(pixels[:, 1:], (6, 6)), pixels[:, 2:8])
+    assert centre_crop(pixels, (3, 4)).dtype == dtype
 
 
 def test_images_are_read_upright_and_what_is_none_is_an_error(tmp_path):

@@ -15,7 +15,7 @@ from tnt_jax.analysis.inner_figure import inner_attention
 from tnt_jax.analysis.panels import Drawn, check_inner, chosen_blocks, draw_over, named, put_title, show_image, unread
 from tnt_jax.analysis.queries import Query, parse_query
 from tnt_jax.analysis.style import BLUE, ORANGE, hide_axes, style
-from tnt_jax.analysis.subject import Subject, fit, map_size
+from tnt_jax.analysis.subject import Subject, centre_crop, map_size
 from tnt_jax.models.patches import grid_of
 from tnt_jax.models.variants import nearest
 from tnt_jax.names import figure_label
@@ -44,7 +44,7 @@ def feature_maps(
         parts = np.atleast_1d(figure.subfigures(len(subjects), 1, hspace=0.02))
         for subject, part in zip(subjects, parts, strict=True):
             size = image_size or map_size(subject.model)
-            image, blocks = fit(pixels, size), chosen_blocks(subject.model.depth)
+            image, blocks = centre_crop(pixels, size), chosen_blocks(subject.model.depth)
             found = maps.sentence_maps(subject.model, subject.variables, subject.inputs(image), blocks)
             picks = pick_channels(subject.model.outer_dim, seed)
             arrays |= named(subject, maps=found[:, picks], channels=picks, blocks=np.asarray(blocks))
@@ -87,7 +87,7 @@ def channel_tsne(
         figure, grid = plt.subplots(1, len(subjects), figsize=(3.6 * len(subjects), 3.9), squeeze=False)
         for i, (subject, axes) in enumerate(zip(subjects, grid[0], strict=True)):
             model = subject.model
-            inputs = subject.inputs(fit(pixels, image_size or map_size(model)))
+            inputs = subject.inputs(centre_crop(pixels, image_size or map_size(model)))
             found = maps.sentence_maps(model, subject.variables, inputs, (model.depth,))[0].reshape(model.outer_dim, -1)
             # "exact", for some hundred points, takes seconds. On one thread: more of them sum in another order, and
             # points end elsewhere.
@@ -132,7 +132,7 @@ def word_maps(subjects: Sequence[Subject], pixels: np.ndarray) -> Drawn:
         figure = plt.figure(figsize=(1.35 * (columns + 1) + 0.3, 1.65 * sum(lines) + 0.5 * len(subjects)))
         parts = np.atleast_1d(figure.subfigures(len(subjects), 1, height_ratios=lines))
         for subject, part, count in zip(subjects, parts, lines, strict=True):
-            model, image = subject.model, fit(pixels, subject.model.input_size)
+            model, image = subject.model, centre_crop(pixels, subject.model.input_size)
             found = maps.word_maps(model, subject.variables, subject.inputs(image))
             arrays |= named(subject, maps=found, blocks=np.asarray(model.inner_blocks))
             grid = part.subplots(count, 1 + columns, squeeze=False)
@@ -155,7 +155,7 @@ def outer_attention(subjects: Sequence[Subject], pixels: np.ndarray) -> Drawn:
     """
     found = []
     for subject in subjects:
-        inputs = subject.inputs(fit(pixels, subject.model.input_size))
+        inputs = subject.inputs(centre_crop(pixels, subject.model.input_size))
         found.append(maps.outer_attention(subject.model, subject.variables, inputs))
     strongest = max(float(each[:, 1:, 1:].max()) * each.shape[-1] for each in found)
     norm = LogNorm(0.1, 10.0 ** max(np.ceil(np.log10(strongest)), 1), clip=True)
@@ -206,7 +206,7 @@ def class_attention(subjects: Sequence[Subject], pixels: np.ndarray) -> Drawn:
         parts = np.atleast_1d(figure.subfigures(len(subjects), 1))
         for subject, part in zip(subjects, parts, strict=True):
             model = subject.model
-            image = fit(pixels, model.input_size)
+            image = centre_crop(pixels, model.input_size)
             found = maps.class_attention(model, subject.variables, subject.inputs(image))
             rows, columns = (side // model.patch_size for side in image.shape[:2])
             over = found[:, 1:].reshape(-1, rows, columns)

@@ -12,7 +12,7 @@ from tnt_jax.analysis import maps
 from tnt_jax.analysis.panels import Drawn, check_inner, chosen_blocks, named, put_title, show_image, visible
 from tnt_jax.analysis.queries import Query, centre, corner, default_queries
 from tnt_jax.analysis.style import RED, hide_axes, style
-from tnt_jax.analysis.subject import Subject, fit
+from tnt_jax.analysis.subject import Subject, centre_crop
 
 
 def inner_attention(
@@ -26,7 +26,7 @@ def inner_attention(
     """
     check_inner(subjects, "the inner attention")
     arrays: dict[str, np.ndarray] = {}
-    images = [fit(pixels, subject.model.input_size) for subject in subjects]
+    images = [centre_crop(pixels, subject.model.input_size) for subject in subjects]
     asked = [
         default_queries(image, subject.model) if queries is None else list(queries)
         for subject, image in zip(subjects, images, strict=True)

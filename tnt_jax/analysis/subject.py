@@ -67,7 +67,7 @@ def read_image(path: str | Path, channels: Channels = RGB) -> np.ndarray:
         raise ValueError(f"{path} cannot be read as an image: {error}") from error
 
 
-def fit(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def centre_crop(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """pixels [H, W, C], (height, width) -> [height, width, C]: the largest centred part of that shape, bicubic.
 
     Unlike an evaluation's crop it keeps all of the shorter side: one looks at the whole image.
