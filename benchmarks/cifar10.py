@@ -14,6 +14,7 @@ with --attention the table also has how even each TNT's inner attention is, for 
 import argparse
 import collections
 import json
+import math
 import pathlib
 import statistics
 import subprocess
@@ -172,7 +173,7 @@ def unevenness(workdir: pathlib.Path) -> tuple[list[float], list[float]]:
 
     Of all heads, over 250 test images; raw weights.
     """
-    import numpy as np
+    import jax
 
     from tnt_jax.tools.trained import batches_of_run, open_trained
     from tnt_jax.training.device_augment import normalize
@@ -181,12 +182,14 @@ def unevenness(workdir: pathlib.Path) -> tuple[list[float], list[float]]:
     trained = open_trained(str(workdir), weights="raw")
     images = normalize(next(batches_of_run(trained, workdir, 250))["image"], trained.images)
 
-    def by_block(variables: Mapping[str, Any]) -> list[float]:
+    @jax.jit
+    def squares(variables: Mapping[str, Any]) -> list[jax.Array]:
         _, features = trained.model.apply(variables, images, return_features=("inner_attention",))
-        weights = map(np.asarray, features["inner_attention"])  # [b, N, heads, M, M] each
-        return [100 * float(np.sqrt(np.mean((each * each.shape[-1] - 1) ** 2))) for each in weights]
+        return [((each * each.shape[-1] - 1) ** 2).mean() for each in features["inner_attention"]]  # [.., M, M]
 
-    return by_block({"params": initial_params(trained.config, trained.model)}), by_block(trained.variables)
+    start = jax.jit(lambda: {"params": initial_params(trained.config, trained.model)})()
+    first, last = ([100 * math.sqrt(each) for each in squares(variables)] for variables in (start, trained.variables))
+    return first, last
 
 
 def last_accuracy(workdir: pathlib.Path) -> float:

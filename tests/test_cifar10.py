@@ -1,15 +1,19 @@
 """configs/cifar10.py: a fair pair, and the paper's ablations at its scale; benchmarks/cifar10.py: their table."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from benchmarks import cifar10 as benchmark
 from configs import cifar10
+from tests.training.helpers import checked_config
 from tnt_jax.training import saved_config, setup
 from tnt_jax.training.config import as_dict, check_config
+from tnt_jax.training.state import initial_params
 
 
 def model_of(argument):
@@ -124,3 +128,22 @@ def test_seeds_of_other_settings_are_not_one_experiment(tmp_path):
         SystemExit, match=r"seed_0 and .*seed_1 are no seeds of one experiment: .*warmup_epochs', 1.0, 2.0"
     ):
         benchmark.finished(tmp_path)
+
+
+def test_even_attention_is_zero_percent_from_even(monkeypatch, tmp_path):
+    """A start by the seed, and an end whose queries and keys are nothing."""
+    config = checked_config(model__num_classes=10, model__depth=1, model__initialization="scaled")
+    model = setup.make_model(config, 10)
+    params = jax.jit(lambda: initial_params(config, model))()
+    ended = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf * ("query_key" not in jax.tree_util.keystr(path)), params
+    )
+    run = SimpleNamespace(model=model, variables={"params": ended}, images=config.data, config=config)
+    images = np.random.default_rng(0).integers(0, 256, (4, *model.input_size, 3), np.uint8)
+    monkeypatch.setattr("tnt_jax.tools.trained.open_trained", lambda source, weights: run)
+    monkeypatch.setattr("tnt_jax.tools.trained.batches_of_run", lambda *arguments: iter([{"image": images}]))
+    start, end = benchmark.unevenness(tmp_path)
+    assert len(start) == len(end) == model.depth and min(start) > 1 and max(end) == pytest.approx(0, abs=1e-3)
+    (*_, line) = benchmark.attention({("model=tnt", 4.0): [tmp_path], ("model=deit", 4.0): [tmp_path]}).splitlines()
+    cells = [", ".join(f"{each:.2f}" for each in blocks) for blocks in (start, end)]
+    assert line == f"| model=tnt | 4 | {cells[0]} | {cells[1]} |"
