@@ -17,6 +17,8 @@ from tnt_jax.data.faulty import FaultyImages
 from tnt_jax.data.settings import DataSettings, EvalImages
 from tnt_jax.models.tnt import TNT
 from tnt_jax.training.device_augment import normalize
+from tnt_jax.training.state import replicate
+from tnt_jax.training.steps import for_platform, over_devices
 
 _READERS = 4  # images decoded at a time
 
@@ -94,10 +96,13 @@ def predictor(
 
     b is a size of `whole_batch`; each new one is compiled.
     """
-    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("batch",))
-    everywhere, split = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in ((), ("batch",)))
-    variables = jax.device_put(variables, everywhere)
-    return lambda pixels: np.asarray(_logits(model, images, variables, jax.device_put(pixels, split)))
+    step, variables = _logits(model, images), replicate(variables)
+
+    def logits_of(pixels: np.ndarray) -> np.ndarray:
+        shards = pixels.reshape(jax.local_device_count(), -1, *pixels.shape[1:])
+        return np.asarray(step(variables, shards)).reshape(len(pixels), -1)
+
+    return logits_of
 
 
 def read_image(
@@ -156,7 +161,11 @@ def _batches(
             yield finished(*waiting)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _logits(model: TNT, images: DataSettings | EvalImages, variables: VariableDict, pixels: jax.Array) -> jax.Array:
-    """variables, pixels [b, H, W, C] -> [b, K] float32."""
-    return model.apply(variables, normalize(pixels, images))
+@functools.lru_cache(maxsize=8)  # a notebook predicts image by image
+def _logits(model: TNT, images: DataSettings | EvalImages) -> Callable[[VariableDict, np.ndarray], jax.Array]:
+    """-> a function over the devices: variables, pixels [d, b / d, H, W, C] -> [d, b / d, K] float32.
+
+    Not by jit of sharded arrays: XLA cannot divide a TPU's kernels among chips.
+    """
+    model = for_platform(model, jax.devices())
+    return over_devices(lambda variables, pixels: model.apply(variables, normalize(pixels, images)))

@@ -13,7 +13,7 @@ from tnt_jax.data.faulty import FaultyImages
 from tnt_jax.data.settings import DataSettings
 from tnt_jax.models.tnt import TNT
 from tnt_jax.training.config import Config, ModelSettings
-from tnt_jax.training.state import replicate
+from tnt_jax.training.state import one_a_device, replicate
 
 Batch = dict[str, np.ndarray | jax.Array]  # arrays [local devices, ...], of numpy or on the devices
 
@@ -177,8 +177,7 @@ def prefetch(batches: Iterator[Batch], size: int) -> Iterator[Batch]:
 
     The copy to the devices is asynchronous: it runs beside the step that the caller has just dispatched.
     """
-    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("batch",))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+    sharding = one_a_device()
     queue = collections.deque(jax.device_put(batch, sharding) for batch in itertools.islice(batches, size))
     while queue:
         yield queue.popleft()

@@ -87,11 +87,16 @@ def stack_layers(tree: T, config: Config) -> T:
     return stack_blocks(tree) if config.model.scan else tree
 
 
+def one_a_device(devices: list[jax.Device] | None = None) -> jax.NamedSharding:
+    """Of arrays with a leading axis [devices] (None: the local ones): to each device its own part, as pmap takes it."""
+    mesh = jax.sharding.Mesh(np.array(devices or jax.local_devices()), ("batch",))
+    return jax.NamedSharding(mesh, jax.P("batch"))
+
+
 def replicate(tree: T, devices: list[jax.Device] | None = None) -> T:
     """A tree -> the same with a leading axis [local devices], one copy on each."""
     devices = devices or jax.local_devices()
-    mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+    sharding = one_a_device(devices)
 
     def copies(leaf: jax.typing.ArrayLike) -> jax.Array:
         leaf = np.asarray(leaf)
