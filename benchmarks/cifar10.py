@@ -180,7 +180,7 @@ def unevenness(workdir: pathlib.Path) -> tuple[list[float], list[float]]:
     from tnt_jax.training.state import initial_params
 
     trained = open_trained(str(workdir), weights="raw")
-    images = normalize(next(batches_of_run(trained, workdir, 250))["image"], trained.images)
+    images = normalize(next(batches_of_run(trained, 250))["image"], trained.images)
 
     @jax.jit
     def squares(variables: Mapping[str, Any]) -> list[jax.Array]:
@@ -198,7 +198,7 @@ def last_accuracy(workdir: pathlib.Path) -> float:
 
 
 def count_multiply_adds(config: Mapping[str, Any]) -> int:
-    """A summary's config -> multiply-adds of one image, with norms and biases."""
+    """A summary's config -> multiply-adds of one image: products with their biases."""
     from tnt_jax.models import complexity
     from tnt_jax.models.variants import create_model
     from tnt_jax.training.config import check_config

@@ -141,7 +141,7 @@ def test_even_attention_is_zero_percent_from_even(monkeypatch, tmp_path):
     run = SimpleNamespace(model=model, variables={"params": ended}, images=config.data, config=config)
     images = np.random.default_rng(0).integers(0, 256, (4, *model.input_size, 3), np.uint8)
     monkeypatch.setattr("tnt_jax.tools.trained.open_trained", lambda source, weights: run)
-    monkeypatch.setattr("tnt_jax.tools.trained.batches_of_run", lambda *arguments: iter([{"image": images}]))
+    monkeypatch.setattr("tnt_jax.tools.trained.batches_of_run", lambda trained, batch_size: iter([{"image": images}]))
     start, end = benchmark.unevenness(tmp_path)
     assert len(start) == len(end) == model.depth and min(start) > 1 and max(end) == pytest.approx(0, abs=1e-3)
     (*_, line) = benchmark.attention({("model=tnt", 4.0): [tmp_path], ("model=deit", 4.0): [tmp_path]}).splitlines()

@@ -35,7 +35,7 @@ SUITE_FILE = "report_card.json"
 # A checkpoint's sets of weights, as messages and --weights call them: their name in its state, and in an evaluation.
 IN_STATE = {"raw": "params", "averaged": "ema_params"}
 IN_EVALUATION = {"raw": "eval", "averaged": "eval_ema"}
-KINDS = {name: kind for kind, name in IN_EVALUATION.items()}  # of an evaluation's set, in words
+IN_WORDS = {name: kind for kind, name in IN_EVALUATION.items()}  # of an evaluation's set, in words
 WEIGHTS = ("best", *IN_STATE)  # what may be asked for; "best": whichever the last evaluation found better
 
 
@@ -84,9 +84,10 @@ def folder_path(name: str | os.PathLike[str]) -> Path:
 def read_config(workdir: Path) -> dict[str, Any] | None:
     """The configuration that a run left in its workdir, or None where there is none."""
     path = workdir / CONFIG_FILE
-    config = read_json(path, fix := "Use another --workdir, or fix the file.")
-    if config is None:
+    fix = "Use another --workdir, or fix the file."
+    if not path.is_file():
         return None
+    config = read_json(path, fix)
     if not isinstance(config, dict):
         raise ValueError(f"{path} holds no configuration. {fix}")
     config, notes = with_current_keys(config)
@@ -96,7 +97,7 @@ def read_config(workdir: Path) -> dict[str, Any] | None:
 
 
 def read_summary(workdir: Path) -> dict[str, Any] | None:
-    """What a run came to; None before its end. Raises ValueError for a damaged file."""
+    """A run's results; None before its end. Raises ValueError for a damaged file."""
     return read_json(workdir / SUMMARY_FILE)
 
 

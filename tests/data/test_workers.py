@@ -73,7 +73,7 @@ def test_an_error_in_a_worker_is_the_main_processs(settings_for, folder):
 @pytest.mark.parametrize(
     ("examples", "changes", "expected"),
     [
-        (batches._SMALL, {}, min(batches._cores(), batches._MOST_WORKERS)),
+        (batches._SMALL, {}, min(batches.usable_cores(), batches._MOST_WORKERS)),
         (batches._SMALL - 1, {}, 0),
         (batches._SMALL, {"name": "synthetic"}, 0),
         (10, {"worker_processes": 3}, 3),

@@ -176,7 +176,7 @@ def test_an_average_that_will_be_half_the_start_is_noted():
         return logging.average_note(checked_config(**changes), steps)
 
     said = note(200, ema_decay=0.999)
-    assert said.startswith("Note: 82% of the averaged weights will still be the start's after the last of 200 steps")
+    assert said.startswith("Note: 82% of the averaged weights will still be the initial ones after 200 steps")
     assert "--config.ema_warmup=True" in said and "config.ema_decay=0.999" in said
     assert note(692, ema_decay=0.999) and not note(693, ema_decay=0.999)  # 0.999^692 is 0.5004
     assert not note(200, ema_decay=0.999, ema_warmup=True) and not note(200, ema_decay=0.0)

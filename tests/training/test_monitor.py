@@ -95,7 +95,7 @@ def test_steps_of_milliseconds_are_not_none(timer, clock):
 
 
 def test_a_cpu_that_will_take_long_is_told_what_to_lower(monkeypatch):
-    monkeypatch.setattr(monitor.os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1}, raising=False)
     config, tnt_s = checked_config(batch_size=128), 5_227_508_740
     note = monitor.cpu_note(config, tnt_s, 100)  # 2 * 3 * 5.2e9 * 12,800 / 2 / 50e9
     assert "2 cores of a CPU these 100 steps take about 1 h 6 min" in note and "--config.model.name" in note

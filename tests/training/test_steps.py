@@ -172,12 +172,13 @@ def test_state_is_donated():
 
 def test_order_of_mixing_and_erasing():
     """Erased first, the noise of one image shows through in its partner; erased last, a box holds pure noise."""
-    made = jax.tree.map(lambda x: jnp.zeros_like(x[0]), batch(0))
+    black_batch = jax.tree.map(jnp.zeros_like, batch(0))
     boxes = {}
     for order in ("mix_erase", "erase_mix"):
         chosen = checked_config(mixing__order=order, mixing__mixup_alpha=0.8, mixing__erase_probability=1.0)
-        prepare = jax.jit(functools.partial(steps.augment, num_classes=4, config=chosen, axis_name=None))
-        boxes[order] = np.array(prepare(jax.random.key(2), made)[0])
+        augment = functools.partial(steps.augment, num_classes=4, config=chosen)
+        on_one = steps.over_devices(augment, devices=jax.local_devices()[:1], in_axes=(None, 0))
+        boxes[order] = np.array(on_one(jax.random.key(2), black_batch)[0])
     black = -1.0  # (0 - 0.5) / 0.5
     pure = boxes["mix_erase"] != black
     assert boxes["mix_erase"][pure].std() == pytest.approx(1, abs=0.1)

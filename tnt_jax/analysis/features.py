@@ -10,11 +10,12 @@ import numpy as np
 from jax import lax
 
 from tnt_jax.models import fast
+from tnt_jax.models.config import Params
 from tnt_jax.models.tnt import TNT
 from tnt_jax.training.config import Config
 from tnt_jax.training.device_augment import normalize
 from tnt_jax.training.input_pipeline import evaluation_batches, prefetch
-from tnt_jax.training.state import Params, replicate, unreplicate
+from tnt_jax.training.state import replicate, unreplicate
 from tnt_jax.training.steps import AXIS, Batch, for_platform, over_devices
 
 KINDS = ("class_token", "mean")

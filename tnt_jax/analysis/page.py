@@ -20,7 +20,7 @@ from tnt_jax.analysis.style import ORANGE, RED, as_bytes, style
 from tnt_jax.names import printable, without_formulas
 from tnt_jax.training.config import Config, as_dict
 from tnt_jax.training.logging import in_words
-from tnt_jax.workdir import KINDS, SUITE_FILE, measure, read_json
+from tnt_jax.workdir import IN_WORDS, SUITE_FILE, measure, read_json
 
 TEMPLATE = Path(__file__).with_name("page.html")
 MOST_NUMBERS = 25  # classes up to which the confusion matrix shows numbers
@@ -114,10 +114,10 @@ def key_numbers(config: Config, summary: Mapping[str, Any] | None, series: Serie
         step = max((steps[-1] for steps, _ in series.values()), default=0)
         return [(f"{step:,}", "steps so far", "the run has not ended")]
     best = summary[summary["best"]]
-    remark, judged = f"{KINDS[summary['best']]} weights, {best['count']:,} images", measure(best)
-    for name in KINDS.keys() - {summary["best"]}:
+    remark, judged = f"{IN_WORDS[summary['best']]} weights, {best['count']:,} images", measure(best)
+    for name in IN_WORDS.keys() - {summary["best"]}:
         if summary[name] is not None:
-            remark += f"; {KINDS[name]}: {summary[name][judged]:.1%}"
+            remark += f"; {IN_WORDS[name]}: {summary[name][judged]:.1%}"
     speed = summary["images_per_second"]
     wanted = ("balanced_accuracy", "accuracy_top5") if judged == "accuracy" else ("subset_accuracy",)
     # Runs of before have no balanced accuracy.

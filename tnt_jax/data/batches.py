@@ -293,7 +293,7 @@ def check_label(source: sources.Source, index: int, label: int, num_classes: int
 def worker_processes(settings: DataSettings, num_examples: int) -> int:
     """data.worker_processes, and what -1 stands for: none for a small or synthetic set, else one a core."""
     small = num_examples < _SMALL or settings.name == "synthetic"
-    automatic = 0 if small else min(_cores(), _MOST_WORKERS)
+    automatic = 0 if small else min(usable_cores(), _MOST_WORKERS)
     return automatic if settings.worker_processes < 0 else settings.worker_processes
 
 
@@ -303,7 +303,7 @@ def _batches(
     """Pieces number first, ..., end - 1 -> batches, made ahead once the first is asked for."""
     workers = min(worker_processes(assembler.settings, len(assembler.source)), end - first)
     ahead = 0 if workers else 2 * assembler.pieces
-    threads = grain.ReadOptions(num_threads=min(_cores(), ahead), prefetch_buffer_size=ahead)
+    threads = grain.ReadOptions(num_threads=min(usable_cores(), ahead), prefetch_buffer_size=ahead)
     pieces = grain.MapDataset.range(first, end).map(assembler).to_iter_dataset(threads)
     if workers:
         worker.prepare_workers()
@@ -367,6 +367,6 @@ def _check_devices(key: str, batch_size: int, local_devices: int, process_count:
         raise ValueError(f"{key}={batch_size} is not a multiple of the {devices} devices of {process_count} processes.")
 
 
-def _cores() -> int:
+def usable_cores() -> int:
     """The processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

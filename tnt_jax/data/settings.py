@@ -12,7 +12,7 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 class EvalImages:
     """How an image becomes the network's input where no data set is at hand: keys of `config.data`, the same meanings.
 
-    Those of a model's published weights: training.starting_point.published_images.
+    `training.starting_point.published_images` gives those of a model's published weights.
     """
 
     mean: tuple[float, ...]

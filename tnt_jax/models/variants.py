@@ -16,7 +16,7 @@ BACKEND = {"inner_implementation": "implementation", "outer_implementation": "ou
     name: name for name in ("device_kind", "scan", "remat", "remat_policy")
 }
 # Of these settings, the values that need an accelerator.
-KERNELS = {"inner_implementation": "pallas", "outer_implementation": "flash"}
+KERNELS = {"inner_implementation": ("pallas", "cudnn"), "outer_implementation": ("flash",)}
 
 _TNT_S = {"inner_dim": 24, "outer_dim": 384, "inner_num_heads": 4, "outer_num_heads": 6}
 # DeiT: no inner path, biases on queries, keys and values, and its own epsilon.

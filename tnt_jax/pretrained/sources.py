@@ -19,7 +19,7 @@ HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 HUB_SECONDS = 5  # for the hub's answer, before it counts as out of reach
 WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile, in any order
 _GAMMA = re.compile(r"\.gamma_([12])$")  # DeiT III's own name of a LayerScale; timm's is ls1.gamma
-BEST, RAW, AVERAGED = CHOICES = WEIGHTS
+BEST, RAW, AVERAGED = WEIGHTS
 # What save_pretrained notes in a .safetensors file's metadata.
 GRID_KEY, SIZES_KEY, NOTE_KEY = "sentence_grid", "tnt_jax_sizes", "tnt_jax_weights"
 # safetensors' name of a type: numpy's. Those that numpy lacks, or that lose something as float32, are not read.
@@ -51,9 +51,9 @@ class Weights:
 
 
 def check_choice(choice: str) -> None:
-    """Raises ValueError for what is none of CHOICES."""
-    if choice not in CHOICES:
-        raise ValueError(f"weights={choice!r}: must be one of {', '.join(CHOICES)}")
+    """Raises ValueError for what is none of WEIGHTS."""
+    if choice not in WEIGHTS:
+        raise ValueError(f"weights={choice!r}: must be one of {', '.join(WEIGHTS)}")
 
 
 def read_weights(source: str | Path, choice: str = BEST) -> Weights:

@@ -121,8 +121,8 @@ def _model(config: dict[str, Any], path: Path) -> TNT:
     """The content of config.json, or a checkpoint's metadata, which has the same "model" -> the run's model."""
     group = with_current_keys(config)[0].get("model")
     settings = {key: value for key, value in group.items() if value is not None} if isinstance(group, dict) else {}
-    for name, kernel in KERNELS.items():
-        if settings.get(name) == kernel:
+    for name, kernels in KERNELS.items():
+        if settings.get(name) in kernels:
             settings[name] = "auto"  # the run had an accelerator; whoever reads its weights may not
     if "name" not in settings or "num_classes" not in settings:
         raise ValueError(

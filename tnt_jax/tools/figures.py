@@ -45,7 +45,7 @@ from tnt_jax.pretrained.sources import BEST
 from tnt_jax.tools import command_line
 from tnt_jax.tools.trained import Trained, add_weights_flag, batches_of_run, check_run, open_trained, workdir_of
 from tnt_jax.training.starting_point import published_images
-from tnt_jax.workdir import KINDS, measure, read_summary, user_path
+from tnt_jax.workdir import IN_WORDS, measure, read_summary, user_path
 
 EXAMPLE = "eval:"
 RANDOM = "random"
@@ -81,12 +81,17 @@ def subject_of(trained: Trained) -> Subject:
     return Subject(title, model, trained.variables, trained.images, trained.weights)
 
 
+def split_sources(sources: str) -> list[str]:
+    """--models -> its sources, which stand between commas."""
+    return [source.strip() for source in sources.split(",") if source.strip()]
+
+
 def open_subjects(sources: str, weights: str = BEST, changes: Sequence[str] = ()) -> list[Subject]:
     """Sources with commas between them -> their models; of like titles, each gets its number too.
 
     changes: --config.KEY=VALUE of every run among them.
     """
-    names = [source.strip() for source in sources.split(",") if source.strip()]
+    names = split_sources(sources)
     if not names:
         raise ValueError("--models is empty; give a workdir or NAME:WEIGHTS")
     if changes and not any(map(workdir_of, names)):
@@ -99,14 +104,14 @@ def open_subjects(sources: str, weights: str = BEST, changes: Sequence[str] = ()
     ]
 
 
-def open_image(image: str, sources: str, changes: Sequence[str] = (), channels: Channels = RGB) -> np.ndarray:
+def open_image(image: str, sources: Sequence[str], changes: Sequence[str] = (), channels: Channels = RGB) -> np.ndarray:
     """A file, or eval:K of the first workdir among the sources -> [H, W, C]. Raises as read_image."""
     if not image.startswith(EXAMPLE):
         return read_image(image, channels)
     number = image.removeprefix(EXAMPLE)
     if not number.isdecimal():
         raise ValueError(f"--image={image}: after {EXAMPLE} stands the image's number, from 0")
-    workdir = next((found for found in map(workdir_of, sources.split(",")) if found is not None), None)
+    workdir = next((found for found in map(workdir_of, sources) if found is not None), None)
     if workdir is None:
         raise ValueError(f"--image={image}: none of the models is a workdir, which would know its images; give a file")
     from tnt_jax.data.sources import read_example
@@ -141,7 +146,7 @@ def draw_run(workdir: Path, options: argparse.Namespace) -> str:
     name = {"accuracy": "Test accuracy"}.get(judged := measure(best), "Mean average precision")
     if judged == "accuracy":
         images = f"{best['accuracy'] * best['count']:.0f} of {images}"
-    return f"{name}: {100 * best[judged]:.2f}% ({images}, {KINDS[summary['best']]} weights)\n{figures}"
+    return f"{name}: {100 * best[judged]:.2f}% ({images}, {IN_WORDS[summary['best']]} weights)\n{figures}"
 
 
 def draw_models(options: argparse.Namespace) -> None:
@@ -152,7 +157,7 @@ def draw_models(options: argparse.Namespace) -> None:
         words = " and ".join(f"{kind.count} channels of {kind.bits} bits" for kind in sorted(kinds))
         raise ValueError(f"--models={options.models}: their images have {words}; one image cannot serve them all")
     figures = chosen_figures(options.figure, subjects)
-    pixels = open_image(options.image, options.models, options.changes, kinds.pop())
+    pixels = open_image(options.image, split_sources(options.models), options.changes, kinds.pop())
     for subject in subjects:
         if subject.weights:
             command_line.log(subject.heading)

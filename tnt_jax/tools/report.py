@@ -31,7 +31,7 @@ def draw_figures(trained: Trained, figures: str, image: str, changes: Sequence[s
     if figures == "none":
         return {}
     subject = subject_of(trained)
-    pixels = open_image(image, trained.source, changes, subject.channels)
+    pixels = open_image(image, [trained.source], changes, subject.channels)
     with style():
         drawn = draw([subject], pixels, chosen_figures(figures, [subject]))
         return {name: as_bytes(figure, dpi=110) for name, (figure, _) in drawn}
@@ -42,6 +42,7 @@ def make_report(options: argparse.Namespace, workdir: Path) -> str:
     check_run(workdir, options.changes)
     summary = read_summary(workdir)
     trained = open_trained(str(workdir), weights=options.weights, changes=options.changes)
+    figures = draw_figures(trained, options.figures, options.image, options.changes)  # a wrong name is told now
     logits_of = predictor(trained.model, trained.variables, trained.images)
     batches = batches_of_run(trained, trained.config.eval_batch_size)
     first = next(batches)
@@ -57,7 +58,7 @@ def make_report(options: argparse.Namespace, workdir: Path) -> str:
         summary=summary,
         weights=trained.weights,
         evaluated=evaluated,
-        figures=draw_figures(trained, options.figures, options.image, options.changes),
+        figures=figures,
         image=options.image,
     )
 

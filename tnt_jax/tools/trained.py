@@ -21,7 +21,7 @@ from tnt_jax.data.settings import EvalImages
 from tnt_jax.models.tnt import TNT
 from tnt_jax.models.variants import update
 from tnt_jax.pretrained.load import NUM_IMAGENET_CLASSES, fit, read_published, read_source
-from tnt_jax.pretrained.sources import BEST, CHOICES
+from tnt_jax.pretrained.sources import BEST
 from tnt_jax.pretrained.workdir import is_folder, split_step
 from tnt_jax.tools import command_line
 from tnt_jax.training.config import Config, check_config
@@ -57,7 +57,7 @@ def add_weights_flag(parser: command_line.Parser) -> None:
     """--weights, the same for every program that reads a run."""
     parser.reads_config = True
     words = "of a run: the set that its last evaluation found better (default), or which"
-    parser.add_argument("--weights", choices=CHOICES, default=BEST, help=words)
+    parser.add_argument("--weights", choices=workdirs.WEIGHTS, default=BEST, help=words)
 
 
 def add_source_flags(parser: command_line.Parser) -> None:
@@ -122,7 +122,7 @@ def batches_of_run(trained: Trained, batch_size: int) -> Iterator[dict[str, np.n
     labels = label_map(workdirs.read_class_names(trained.workdir), sources.classes(settings)[1], settings.name)
     size = whole_batch(batch_size)
     for batch in evaluation_batches(settings, trained.model, size, count_unlabelled=trained.per_class):
-        yield {name: field.reshape(size, *field.shape[2:]) for name, field in relabelled(batch, labels).items()}
+        yield {name: field.reshape(-1, *field.shape[2:]) for name, field in relabelled(batch, labels).items()}
 
 
 def class_names(workdir: Path, config: Config, num_classes: int) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from tnt_jax import workdir as workdirs
 from tnt_jax.data.settings import DataSettings, EvalImages
+from tnt_jax.models.config import Params
 from tnt_jax.models.patches import grid_of
 from tnt_jax.models.tnt import TNT
 from tnt_jax.models.variants import update
@@ -23,7 +24,6 @@ from tnt_jax.pretrained.workdir import is_folder, split_step
 from tnt_jax.training.config import Config
 from tnt_jax.training.saved_config import read_run_config
 from tnt_jax.training.starting_point import label_map, published_images
-from tnt_jax.training.state import Params
 
 
 @dataclasses.dataclass(frozen=True)

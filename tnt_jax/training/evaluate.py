@@ -11,6 +11,7 @@ import numpy as np
 
 from tnt_jax import workdir as workdirs
 from tnt_jax.models.cards import model_info
+from tnt_jax.models.config import Params
 from tnt_jax.pretrained.load import NUM_IMAGENET_CLASSES, fit
 from tnt_jax.pretrained.workdir import read_sets
 from tnt_jax.training import logging, memory, steps
@@ -21,7 +22,7 @@ from tnt_jax.training.logging import log
 from tnt_jax.training.runtime import RunError, abort_on_error, readable, writable
 from tnt_jax.training.setup import Run
 from tnt_jax.training.starting_point import relabelled, trained_classes
-from tnt_jax.training.state import Params, replicate, stack_layers
+from tnt_jax.training.state import replicate, stack_layers
 
 EVALUATION_FILE = "evaluation.json"
 CSV_FILE = "report_card.csv"

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from tnt_jax.models.config import Params
 from tnt_jax.training.input_pipeline import Batch, prefetch
 from tnt_jax.training.losses import binary_cross_entropy
-from tnt_jax.training.state import Params, Sums, unreplicate
+from tnt_jax.training.state import Sums, unreplicate
 
 CALIBRATION_BINS = 15  # as Guo et al. report it
 # accuracy, accuracy_top5 in 0..1; loss in nats; count; and, by what is measured, balanced_accuracy,

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 import jax
 import optax
 
+from tnt_jax.models.config import Params
 from tnt_jax.models.fast.stacking import is_stack, stack_blocks, unstack_blocks
 from tnt_jax.training.config import Config
 
-Params = optax.Params  # nested dicts of float32 arrays
 _NAMED = 20  # in a message
 
 

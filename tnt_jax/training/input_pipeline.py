@@ -13,7 +13,7 @@ from tnt_jax.data.faulty import FaultyImages
 from tnt_jax.data.settings import DataSettings
 from tnt_jax.models.tnt import TNT
 from tnt_jax.training.config import Config, ModelSettings
-from tnt_jax.training.state import one_a_device, replicate
+from tnt_jax.training.state import per_device_sharding, replicate
 
 Batch = dict[str, np.ndarray | jax.Array]  # arrays [local devices, ...], of numpy or on the devices
 
@@ -164,7 +164,7 @@ def evaluation_batches(
 
 
 def _devices() -> dict[str, int]:
-    """For which devices batches are: arguments of the data package's functions."""
+    """The devices that batches are split over: arguments of the data package's functions."""
     return {
         "local_devices": jax.local_device_count(),
         "process_index": jax.process_index(),
@@ -177,7 +177,7 @@ def prefetch(batches: Iterator[Batch], size: int) -> Iterator[Batch]:
 
     The copy to the devices is asynchronous: it runs beside the step that the caller has just dispatched.
     """
-    sharding = one_a_device()
+    sharding = per_device_sharding()
     queue = collections.deque(jax.device_put(batch, sharding) for batch in itertools.islice(batches, size))
     while queue:
         yield queue.popleft()

@@ -18,17 +18,17 @@ import numpy as np
 
 from tnt_jax import workdir as workdirs
 from tnt_jax.data.faulty import FaultyImages
+from tnt_jax.models.config import Params
 from tnt_jax.names import printable_text
 from tnt_jax.training.class_balance import balance_lines
 from tnt_jax.training.config import Config, as_dict
 from tnt_jax.training.evaluation import Result
 from tnt_jax.training.freezing import frozen_note
 from tnt_jax.training.optimizer import start_in_average
-from tnt_jax.training.state import Params
 from tnt_jax.workdir import (
     CLASSES_FILE,
     CONFIG_FILE,
-    KINDS,
+    IN_WORDS,
     METRICS_FILE,
     SUMMARY_FILE,
     checkpoint_steps,
@@ -267,7 +267,7 @@ def average_note(config: Config, total_steps: int) -> str:
         return ""
     way = "Set --config.ema_warmup=True or lower" if not config.ema_warmup else "Lower"
     return (
-        f"Note: {share:.0%} of the averaged weights will still be the start's after the last of {total_steps:,} steps "
+        f"Note: {share:.0%} of the averaged weights will still be the initial ones after {total_steps:,} steps "
         f"(config.ema_decay={config.ema_decay:g}). {way} config.ema_decay, or go by the raw weights."
     )
 
@@ -300,7 +300,7 @@ def progress_line(
 def evaluation_line(step: int | None, results: Mapping[str, Result]) -> str:
     """Raw and averaged weights side by side."""
     parts = [
-        f"{KINDS[name]} weights: "
+        f"{IN_WORDS[name]} weights: "
         + ", ".join(f"{word} {result[metric]:.4f}" for metric, word in MEASURES.items() if metric in result)
         for name, result in results.items()
     ]
@@ -313,7 +313,7 @@ def last_line(summary: Mapping[str, Any], path: Path) -> str:
     best = summary["best"]
     measure = workdirs.measure(summary[best])
     return (
-        f"test {MEASURES[measure]} {summary[best][measure]:.2%} ({KINDS[best]} weights) after "
+        f"test {MEASURES[measure]} {summary[best][measure]:.2%} ({IN_WORDS[best]} weights) after "
         f"{summary['steps']:,} steps and {in_words(summary['seconds'])}; {path}"
     )
 

@@ -243,7 +243,7 @@ class Trainer:
         faulty = self._run.pipeline.faulty.count("train")
         log(logging.progress_line(step, self._plan.total_steps, values, faulty, left))
 
-    def _stop_or_skip(self, step: int, results: Mapping[str, Any], index: jax.Array) -> None:
+    def _stop_or_skip(self, step: int, results: steps.Results, index: jax.Array) -> None:
         """A step that is not finite: names its batch, and raises RunError unless the config says to skip it."""
         description = monitor.describe_nonfinite(self._config, self._run.workdir, step, results, index)
         if self._config.nonfinite == "skip":

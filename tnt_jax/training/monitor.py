@@ -8,14 +8,12 @@ import collections
 import concurrent.futures
 import dataclasses
 import math
-import os
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -77,8 +75,9 @@ def cpu_note(config: Config, multiply_adds: int, steps: int) -> str | None:
     """Where training on a CPU takes long: about how long, and what to lower. multiply_adds: of a forward pass."""
     if jax.devices()[0].platform != "cpu":
         return None
-    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = jax.process_count() * own
+    from tnt_jax.data.batches import usable_cores  # with Grain, which takes a second to import
+
+    cores = jax.process_count() * usable_cores()
     flops = steps * config.batch_size * multiply_adds * FLOPS_PER_MULTIPLY_ADD * PASSES
     seconds = flops / (cores * CORE_FLOPS)
     if config.freeze or seconds < LONG:  # what is frozen takes less, it is not known how much
@@ -313,7 +312,7 @@ class Skips:
         self.in_a_row = 0 if finite else self.in_a_row + 1
 
 
-def describe_nonfinite(config: Config, workdir: Path, step: int, results: dict[str, Any], index: jax.Array) -> str:
+def describe_nonfinite(config: Config, workdir: Path, step: int, results: Results, index: jax.Array) -> str:
     """A step whose loss, gradient or updated weights are not finite, in words.
 
     Writes WORKDIR/nonfinite_STEP.json: its numbers and the indices of its examples in the training split.

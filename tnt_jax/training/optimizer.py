@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from tnt_jax.models.config import Params
 from tnt_jax.models.fast.stacking import block_runs, is_stack
 from tnt_jax.training.config import Config, peak_learning_rate
-from tnt_jax.training.state import Params
 
 Path = tuple[jax.tree_util.DictKey, ...]
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]

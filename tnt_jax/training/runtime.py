@@ -24,11 +24,11 @@ from jax.experimental import multihost_utils
 
 from tnt_jax.training.config import Config, DistributedSettings
 
-UNEXPECTED = 1  # exit code of what nobody thought of
+UNEXPECTED = 1  # exit code of an unexpected exception
 LATER = 60  # seconds by which jax's own timeout comes after ours
 TILES = "--xla_tpu_scoped_vmem_limit_kib"  # vector memory that the tiles of one operation may take on a TPU
-# Model and image size -> that limit for scanned blocks, where it was found to cost nothing (docs/tpu.md).
-MEASURED_TILES = {("tnt_s_patch16_224", (224, 224)): 6144}
+# Model and image size -> that limit for scanned blocks, where a step costs about the same by estimate (docs/tpu.md).
+ESTIMATED_TILES = {("tnt_s_patch16_224", (224, 224)): 6144}
 SIGNAL_CODES = {signal.SIGTERM: 4, signal.SIGINT: 130}  # main.py's exit codes
 LOCK_FILE = "lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -157,7 +157,7 @@ def limit_tiles(config: Config) -> None:
     """
     present, limit = os.environ.get("LIBTPU_INIT_ARGS", ""), config.scan_tile_kib
     if limit < 0:
-        limit = MEASURED_TILES.get((config.model.name, config.model.input_size), 0)
+        limit = ESTIMATED_TILES.get((config.model.name, config.model.input_size), 0)
     if config.model.scan and limit and TILES not in present:
         os.environ["LIBTPU_INIT_ARGS"] = f"{present} {TILES}={limit}".strip()
 

@@ -39,8 +39,8 @@ def saved_config(workdir: Path, evaluates: bool) -> ml_collections.ConfigDict:
         raise ValueError(f"{workdir / CONFIG_FILE}: {error}") from error
     if evaluates:
         values["distributed"] |= ALONE
-        for name, kernel in KERNELS.items():
-            if values["model"][name] == kernel:
+        for name, kernels in KERNELS.items():
+            if values["model"][name] in kernels:
                 values["model"][name] = "auto"
     return _config_dict(Config, values)
 

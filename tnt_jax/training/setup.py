@@ -15,6 +15,7 @@ import numpy as np
 
 from tnt_jax import workdir as workdirs
 from tnt_jax.models.complexity import multiply_adds
+from tnt_jax.models.config import Params
 from tnt_jax.models.tnt import TNT
 from tnt_jax.models.variants import VARIANTS, create_model, update
 from tnt_jax.training.class_balance import check_threshold, make_class_weights
@@ -33,7 +34,7 @@ from tnt_jax.training.starting_point import (
     take_sizes,
     trained_classes,
 )
-from tnt_jax.training.state import Params, initial_params
+from tnt_jax.training.state import initial_params
 from tnt_jax.training.steps import for_platform
 
 AnyConfig = ml_collections.ConfigDict | Mapping[str, Any] | Config

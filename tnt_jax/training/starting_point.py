@@ -16,6 +16,7 @@ from tnt_jax import workdir as workdirs
 from tnt_jax.data.settings import EvalImages
 from tnt_jax.keys import short_repr
 from tnt_jax.models.cards import model_info
+from tnt_jax.models.config import Params
 from tnt_jax.models.tnt import TNT
 from tnt_jax.models.variants import create_model
 from tnt_jax.pretrained.load import fit, read_source
@@ -24,7 +25,6 @@ from tnt_jax.pretrained.sources import HUB_PREFIX, download
 from tnt_jax.pretrained.workdir import is_folder, split_step
 from tnt_jax.training.config import Config, as_dict
 from tnt_jax.training.input_pipeline import Batch
-from tnt_jax.training.state import Params
 
 Names = Sequence[str] | None
 # What a model's card says of images: fields of it, of EvalImages and of config.data.

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from tnt_jax.models.config import Params
 from tnt_jax.models.fast.stacking import stack_blocks
 from tnt_jax.training.config import Config
-from tnt_jax.training.freezing import Params, split
+from tnt_jax.training.freezing import split
 
 T = TypeVar("T")  # a pytree
 Sums = dict[str, tuple[jax.Array, jax.Array]]  # metric -> (sum, weight), both float32 []: ten examples count ten
@@ -87,7 +88,7 @@ def stack_layers(tree: T, config: Config) -> T:
     return stack_blocks(tree) if config.model.scan else tree
 
 
-def one_a_device(devices: list[jax.Device] | None = None) -> jax.NamedSharding:
+def per_device_sharding(devices: list[jax.Device] | None = None) -> jax.NamedSharding:
     """Of arrays with a leading axis [devices] (None: the local ones): to each device its own part, as pmap takes it."""
     mesh = jax.sharding.Mesh(np.array(devices or jax.local_devices()), ("batch",))
     return jax.NamedSharding(mesh, jax.P("batch"))
@@ -96,7 +97,7 @@ def one_a_device(devices: list[jax.Device] | None = None) -> jax.NamedSharding:
 def replicate(tree: T, devices: list[jax.Device] | None = None) -> T:
     """A tree -> the same with a leading axis [local devices], one copy on each."""
     devices = devices or jax.local_devices()
-    sharding = one_a_device(devices)
+    sharding = per_device_sharding(devices)
 
     def copies(leaf: jax.typing.ArrayLike) -> jax.Array:
         leaf = np.asarray(leaf)

@@ -16,6 +16,7 @@ import optax
 from jax import lax
 
 from tnt_jax.models import fast
+from tnt_jax.models.config import Params
 from tnt_jax.models.tnt import TNT
 from tnt_jax.training.config import Config
 from tnt_jax.training.device_augment import mix, normalize, random_erase, random_resized_crops
@@ -24,7 +25,7 @@ from tnt_jax.training.evaluation import EvalStep, batch_sums, multi_hot, sigmoid
 from tnt_jax.training.freezing import join, split
 from tnt_jax.training.losses import batch_loss, smooth_labels
 from tnt_jax.training.optimizer import Schedule, average_decay, update_average
-from tnt_jax.training.state import Params, Sums, TrainState, zero_sums
+from tnt_jax.training.state import Sums, TrainState, zero_sums
 
 AXIS = "batch"
 T = TypeVar("T")  # a pytree
@@ -39,9 +40,7 @@ def labels_of(batch: Batch) -> jax.Array:
 
 
 @jax.named_scope("input")
-def augment(
-    key: jax.Array, batch: Batch, num_classes: int, config: Config, axis_name: str | None = AXIS
-) -> tuple[jax.Array, jax.Array]:
+def augment(key: jax.Array, batch: Batch, num_classes: int, config: Config) -> tuple[jax.Array, jax.Array]:
     """A device's shard -> (images [b, H, W, C] float32, targets [b, K]): normalised, mixed and erased, labels smoothed.
 
     Normalising first serves both orders: mixing is an average with weights that sum to 1, so it commutes with it.
@@ -55,10 +54,10 @@ def augment(
     images = normalize(images, config.data)
     targets = smooth_labels(labels_of(batch), num_classes, config.label_smoothing)
     if config.mixing.order == "erase_mix":
-        images = random_erase(erase_key, images, config.mixing, axis_name)
-        return mix(mix_key, images, targets, config.mixing, axis_name)
-    images, targets = mix(mix_key, images, targets, config.mixing, axis_name)
-    return random_erase(erase_key, images, config.mixing, axis_name), targets
+        images = random_erase(erase_key, images, config.mixing, AXIS)
+        return mix(mix_key, images, targets, config.mixing, AXIS)
+    images, targets = mix(mix_key, images, targets, config.mixing, AXIS)
+    return random_erase(erase_key, images, config.mixing, AXIS), targets
 
 
 def loss_and_gradients(

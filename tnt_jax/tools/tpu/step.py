@@ -96,8 +96,13 @@ def compile_step(
         refusal = (found.group(0) if found else str(error).splitlines()[0]).strip()[:300]
     else:
         sizes, text = compiled.memory_analysis(), compiled.as_text()
-        kinds = ("argument", "output", "temp", "alias", "generated_code")
-        memory = Memory(*(getattr(sizes, f"{kind}_size_in_bytes") for kind in kinds))
+        memory = Memory(
+            arguments=sizes.argument_size_in_bytes,
+            outputs=sizes.output_size_in_bytes,
+            temporary=sizes.temp_size_in_bytes,
+            aliased=sizes.alias_size_in_bytes,
+            generated_code=sizes.generated_code_size_in_bytes,
+        )
     return CompiledStep(
         batch_per_chip=local,
         multiply_adds_per_image=multiply_adds(model),
