@@ -1,7 +1,7 @@
 """The numbers behind the paper's figures (section 3.4, appendix A.1): feature maps and attention of one image.
 
-Attention over n sentences is n x n numbers for every head and block, too many at 1024 pixels (n = 4,097). Only the
-blocks and the rows that are asked for are computed here, some rows at a time.
+Attention over n sentences is n x n numbers for every head and block, too many at 1024 pixels (n = 4,097). Here
+those of all blocks are averaged over the heads, some rows at a time; of the class token there is one row, in one block.
 """
 
 import dataclasses
