@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from tnt_jax.models.fast.pallas.layout import LANES, SUBLANES
+from tnt_jax.models.fast.pallas.layout import LANES, SUBLANES, Index, Sizes
 from tnt_jax.models.fast.pallas.tiles import register_at
 
 
@@ -49,7 +49,7 @@ def _over_groups(sizes, body, carry):
     return jax.lax.fori_loop(0, sizes.num_words // count, lambda group, carry: body(group * count, carry), carry)
 
 
-def attend(step, query, key, value, lse, sizes):
+def attend(step: Index, query: jax.Ref, key: jax.Ref, value: jax.Ref, lse: jax.Ref | None, sizes: Sizes) -> None:
     """Query word and head number `step`: softmax over the M words; the output takes the query's slot.
 
     query, key, value refs [M * C registers]; the query carries log2(e) / sqrt(head_dim) already. lse ref
@@ -86,12 +86,22 @@ def attend(step, query, key, value, lse, sizes):
         query[p] = result * inverse
 
 
-def queries_a_step(sizes) -> int:
+def queries_a_step(sizes: Sizes) -> int:
     """Query words of one step of `attend_backward`: two share the loads and stores of the gradients they add to."""
     return 2 if sizes.num_words % 2 == 0 else 1
 
 
-def attend_backward(step, query, key, value, lse, output, key_gradient, value_gradient, sizes):
+def attend_backward(
+    step: Index,
+    query: jax.Ref,
+    key: jax.Ref,
+    value: jax.Ref,
+    lse: jax.Ref,
+    output: jax.Ref,
+    key_gradient: jax.Ref,
+    value_gradient: jax.Ref,
+    sizes: Sizes,
+) -> None:
     """Adds to the gradients of keys and values; the gradients of one head's next queries take the queries' slots.
 
     `step` counts heads fastest, then `queries_a_step` words. output ref [M * C registers] is the gradient of the

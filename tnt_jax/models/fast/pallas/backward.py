@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jax.typing import DTypeLike
 
 from tnt_jax.models.fast.pallas.attention import attend_backward, queries_a_step
 from tnt_jax.models.fast.pallas.forward import load_words, project_attended, project_qkv, rows_of
-from tnt_jax.models.fast.pallas.layout import BIAS_ROWS, LANES, PITCH, SUBLANES, TILE, Sizes
+from tnt_jax.models.fast.pallas.layout import BIAS_ROWS, LANES, PITCH, SUBLANES, TILE, Index, Sizes
 from tnt_jax.models.fast.pallas.tiles import (
     dot,
     gather,
@@ -33,7 +34,17 @@ CHUNK = 2  # groups of 128 lanes whose hidden channels are held in registers at 
 OUTER = (1, 1)  # contraction over the lanes of both operands: the gradient of a matrix
 
 
-def mlp_backward(index, cotangent, masks, normalised, cotangent_in, matrices, totals, sizes, dtype):
+def mlp_backward(
+    index: Index,
+    cotangent: jax.Ref,
+    masks: jax.Ref,
+    normalised: jax.Ref,
+    cotangent_in: jax.Ref,
+    matrices: tuple[jax.Ref, ...],
+    totals: tuple[jax.Ref, ...],
+    sizes: Sizes,
+    dtype: DTypeLike,
+) -> None:
     """Group `index`: ref `cotangent` [M * C, 1024] of the block's output -> of normalised words, ref `cotangent_in`."""
     a_1, t_1, t_2 = matrices
     d_1, d_2, d_b2 = totals
@@ -65,7 +76,19 @@ def mlp_backward(index, cotangent, masks, normalised, cotangent_in, matrices, to
         ref[...] += value
 
 
-def output_backward(index, cotangent, cotangent_in, masks, attended, output, middle, matrices, totals, sizes, dtype):
+def output_backward(
+    index: Index,
+    cotangent: jax.Ref,
+    cotangent_in: jax.Ref,
+    masks: jax.Ref,
+    attended: jax.Ref,
+    output: jax.Ref,
+    middle: jax.Ref,
+    matrices: tuple[jax.Ref, ...],
+    totals: tuple[jax.Ref, ...],
+    sizes: Sizes,
+    dtype: DTypeLike,
+) -> None:
     """Group `index`: residual gradient with the MLP's share -> ref `middle`; the attention output's -> ref `output`."""
     (t_o,), (d_o, d_bo) = matrices, totals
     height, unit = sizes.group * sizes.inner_dim, sizes.unit * sizes.inner_dim
@@ -81,7 +104,16 @@ def output_backward(index, cotangent, cotangent_in, masks, attended, output, mid
         d_bo[...] += functools.reduce(jnp.add, [slope[:, j * LANES : (j + 1) * LANES] for j in range(SUBLANES)])
 
 
-def qkv_backward(index, parts, operand, cotangent_in, t_qkv, d_qkv, sizes, dtype):
+def qkv_backward(
+    index: Index,
+    parts: tuple[jax.Ref, ...],
+    operand: jax.Ref,
+    cotangent_in: jax.Ref,
+    t_qkv: jax.Ref,
+    d_qkv: jax.Ref,
+    sizes: Sizes,
+    dtype: DTypeLike,
+) -> None:
     """Unit `index`: gradients of q, k, v -> of the normalised words, ref `cotangent_in`."""
     height = sizes.unit * sizes.inner_dim
     given = jnp.concatenate([gather(part, index * height, height) for part in parts], axis=0).astype(dtype)
@@ -154,7 +186,15 @@ def _kernel(
     software_pipelined(groups, through_qkv, finish)
 
 
-def backward(words, cotangent, attended, lse, masks, matrices, sizes: Sizes):
+def backward(
+    words: jax.Array,
+    cotangent: jax.Array,
+    attended: jax.Array,
+    lse: jax.Array,
+    masks: jax.Array,
+    matrices: tuple[jax.Array, ...],
+    sizes: Sizes,
+) -> list[jax.Array]:
     """words, cotangent (gradient of the output), attended [M * C, L], lse, masks [2, L], matrices (see `_kernel`) ->
 
     gradient of the words [M * C, L], then float32 sums: d_qkv [u C + 8, 3 u C], d_o [u C, u C], d_bo [u C, 128],

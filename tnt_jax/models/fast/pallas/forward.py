@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jax.typing import DTypeLike
 
 from tnt_jax.models.fast.pallas.attention import attend
-from tnt_jax.models.fast.pallas.layout import LANES, PITCH, SUBLANES, TILE, Sizes
+from tnt_jax.models.fast.pallas.layout import LANES, PITCH, SUBLANES, TILE, Index, Sizes
 from tnt_jax.models.fast.pallas.tiles import (
     dot,
     gather,
@@ -24,18 +25,20 @@ from tnt_jax.models.fast.pallas.tiles import (
 CHUNK = 4  # groups of 128 lanes whose hidden channels are held in registers at once
 
 
-def rows_of(index, height):
+def rows_of(index: Index, height: int) -> pl.Slice:
     """Rows of a block [M * C, 1024] read or written together."""
     return pl.ds(pl.multiple_of(index * height, height), height)
 
 
-def load_words(index, words, registers, sizes):
+def load_words(index: Index, words: jax.Ref, registers: jax.Ref, sizes: Sizes) -> None:
     """Group `index` of words ref [M * C, 1024] -> registers ref."""
     height = sizes.group * sizes.inner_dim
     spread(registers, index * height, words[rows_of(index, height), :].astype(jnp.float32))
 
 
-def project_qkv(index, registers, qkv, a_qkv, sizes, dtype):
+def project_qkv(
+    index: Index, registers: jax.Ref, qkv: tuple[jax.Ref, ...], a_qkv: jax.Ref, sizes: Sizes, dtype: DTypeLike
+) -> jax.Array:
     """Unit `index` of normalised words -> its q, k, v in three refs; returns the product's operand."""
     height = sizes.unit * sizes.inner_dim
     rows = with_bias_rows(gather(registers, index * height, height), dtype)
@@ -45,7 +48,9 @@ def project_qkv(index, registers, qkv, a_qkv, sizes, dtype):
     return rows
 
 
-def project_attended(index, words, rows, masks, a_o, b_o, sizes):
+def project_attended(
+    index: Index, words: jax.Ref, rows: jax.Array, masks: jax.Ref, a_o: jax.Ref, b_o: jax.Ref, sizes: Sizes
+) -> jax.Array:
     """Group `index`: words + masks * (output projection of rows [group * C, 1024]) -> [group * C, 1024] float32."""
     height, unit = sizes.group * sizes.inner_dim, sizes.unit * sizes.inner_dim
     parts = [dot(a_o[...], rows[at : at + unit]) + b_o[...] for at in range(0, height, unit)]
@@ -53,7 +58,18 @@ def project_attended(index, words, rows, masks, a_o, b_o, sizes):
     return before + masks[0:1, :] * jnp.concatenate(parts, axis=0)
 
 
-def mlp(index, registers, middle, masks, out, a_1, a_2, b_2, sizes, dtype):
+def mlp(
+    index: Index,
+    registers: jax.Ref,
+    middle: jax.Ref,
+    masks: jax.Ref,
+    out: jax.Ref,
+    a_1: jax.Ref,
+    a_2: jax.Ref,
+    b_2: jax.Ref,
+    sizes: Sizes,
+    dtype: DTypeLike,
+) -> None:
     """Group `index`: out = middle + masks * MLP(normalised words), a few lanes at a time."""
     height, unit = sizes.group * sizes.inner_dim, sizes.unit * sizes.inner_dim
     slots = [(first, at) for first in range(0, SUBLANES, CHUNK) for at in range(0, height, unit)]
@@ -111,7 +127,9 @@ def _kernel(words, masks, a_qkv, a_o, b_o, a_1, a_2, b_2, out, *rest, sizes, sen
     )
 
 
-def forward(words, masks, matrices, sizes: Sizes, save: bool):
+def forward(
+    words: jax.Array, masks: jax.Array, matrices: tuple[jax.Array, ...], sizes: Sizes, save: bool
+) -> list[jax.Array]:
     """words [M * C, L], masks [2, L] float32 -> [out [M * C, L]] and, with `save`, what the backward pass needs.
 
     That is the attention's output [M * C, L] and log2 of the softmax's sums [M * heads, 8 * tiles, 128] float32.

@@ -24,6 +24,7 @@ BIAS_ROWS = SUBLANES  # constant rows below the inputs of a product: the first c
 PITCH = 9  # rows from a register to the next in scratch: with 8, a strided access meets one memory bank eight times
 SPILLS = 8 << 20  # bytes of vector memory left to the compiler, for the matrices and what registers do not hold
 LOG2_E = 1.4426950408889634
+Index = int | jax.Array  # of a word, a group of words or a step: of a loop over them, traced
 # Bytes of vector memory of a core that a program may use, by jax's device kind: nine tenths of it.
 VECTOR_MEMORY = {
     kind: int(0.9 * mebibytes * 2**20)

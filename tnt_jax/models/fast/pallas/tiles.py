@@ -1,62 +1,65 @@
 """Pieces of the kernels: the two layouts of a tile, products, norms and GELU, all in float32 between the products."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
+from jax.typing import DTypeLike
 
 from tnt_jax.models.fast.gelu import twice_phi_less_one
-from tnt_jax.models.fast.pallas.layout import BIAS_ROWS, LANES, PITCH, SUBLANES, TILE
+from tnt_jax.models.fast.pallas.layout import BIAS_ROWS, LANES, PITCH, SUBLANES, TILE, Index, Sizes
 
 
-def dot(left, right, contract=(1, 0)):
+def dot(left: jax.Array, right: jax.Array, contract: tuple[int, int] = (1, 0)) -> jax.Array:
     """left, right with the given contracted axes -> float32; float32 operands are multiplied in full precision."""
     exact = jax.lax.Precision.HIGHEST if left.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
     dims = (((contract[0],), (contract[1],)), ((), ()))
     return jax.lax.dot_general(left, right, dims, precision=exact, preferred_element_type=jnp.float32)
 
 
-def spread(registers, row, values):
+def spread(registers: jax.Ref, row: Index, values: jax.Array) -> None:
     """values [R, 1024] float32 -> registers ref, rows `row` .. `row` + R - 1."""
     for j in range(SUBLANES):
         part = values[:, j * LANES : (j + 1) * LANES]
         registers[pl.ds(row * PITCH + j, values.shape[0], stride=PITCH), :] = part
 
 
-def gather(registers, row, height, lanes=(0, SUBLANES)):
+def gather(registers: jax.Ref, row: Index, height: int, lanes: tuple[int, int] = (0, SUBLANES)) -> jax.Array:
     """registers ref, rows `row` .. `row` + height - 1 -> [height, 1024] float32, or those groups of 128 lanes."""
     parts = [registers[pl.ds(row * PITCH + j, height, stride=PITCH), :] for j in range(*lanes)]
     return jnp.concatenate(parts, axis=1)
 
 
-def register_at(row):
+def register_at(row: Index) -> tuple[pl.Slice, slice]:
     """Index of register `row` of a registers ref."""
     return pl.ds(row * PITCH, SUBLANES), slice(None)
 
 
-def load_registers(registers, row, height):
+def load_registers(registers: jax.Ref, row: Index, height: int) -> jax.Array:
     """registers ref -> [height, 8, 128]."""
     return jnp.stack([registers[register_at(row + r)] for r in range(height)])
 
 
-def store_registers(registers, row, values):
+def store_registers(registers: jax.Ref, row: Index, values: jax.Array) -> None:
     """values [height, 8, 128] -> registers ref, from `row` on."""
     for r in range(values.shape[0]):
         registers[register_at(row + r)] = values[r]
 
 
-def with_bias_rows(rows, dtype):
+def with_bias_rows(rows: jax.Array, dtype: DTypeLike) -> jax.Array:
     """rows [R, n] float32 -> [R + 8, n] in `dtype`, ones below: the operand of a product whose matrix holds a bias."""
     return jnp.concatenate([rows, jnp.ones((BIAS_ROWS, rows.shape[1]), jnp.float32)], axis=0).astype(dtype)
 
 
-def normalise(values, epsilon):
+def normalise(values: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
     """values [C, 8, 128] -> (normalised over C without scale and bias, 1 / standard deviation [8, 128])."""
     centred = values - jnp.mean(values, axis=0, keepdims=True)
     inverse = jax.lax.rsqrt(jnp.mean(centred * centred, axis=0) + epsilon)
     return centred * inverse, inverse
 
 
-def normalise_in_place(registers, inverses, index, sizes):
+def normalise_in_place(registers: jax.Ref, inverses: jax.Ref | None, index: Index, sizes: Sizes) -> None:
     """Word `index` of registers ref is normalised; 1 / standard deviation goes to inverses ref, unless that is None."""
     channels = sizes.inner_dim
     values, inverse = normalise(load_registers(registers, index * channels, channels), sizes.epsilon)
@@ -65,7 +68,7 @@ def normalise_in_place(registers, inverses, index, sizes):
         inverses[register_at(index)] = inverse
 
 
-def normalise_backward(gradient, normalised, inverses, index, sizes):
+def normalise_backward(gradient: jax.Ref, normalised: jax.Ref, inverses: jax.Ref, index: Index, sizes: Sizes) -> None:
     """Gradient ref of normalised word `index` becomes the gradient of the word, in place."""
     channels = sizes.inner_dim
     cotangent = load_registers(gradient, index * channels, channels)
@@ -76,19 +79,19 @@ def normalise_backward(gradient, normalised, inverses, index, sizes):
     store_registers(gradient, index * channels, cotangent_in)
 
 
-def gelu_twice(values, dtype):
+def gelu_twice(values: jax.Array, dtype: DTypeLike) -> jax.Array:
     """2 x Phi(x); the half is folded into the next layer's weights."""
     return values * (1.0 + twice_phi_less_one(values, dtype))
 
 
-def gelu_twice_and_slope(values, dtype):
+def gelu_twice_and_slope(values: jax.Array, dtype: DTypeLike) -> tuple[jax.Array, jax.Array]:
     """(2 x Phi(x), its derivative 2 Phi(x) + 2 x phi(x))."""
     above = 1.0 + twice_phi_less_one(values, dtype)
     bell = jnp.exp2(values * values * -0.7213475204444817) * 0.7978845608028654
     return values * above, above + values * bell
 
 
-def software_pipelined(count, *stages):
+def software_pipelined(count: int, *stages: Callable[[Index], None]) -> None:
     """Every stage(i) for i below `count`, in order for each i; neighbours share an iteration, so that units overlap.
 
     An iteration holds the first stage of i + n - 1, the second of i + n - 2, ... the last of i: independent work.
@@ -108,7 +111,7 @@ def software_pipelined(count, *stages):
         iteration(index)
 
 
-def mask_padding(sentences, *blocks):
+def mask_padding(sentences: int, *blocks: jax.Ref) -> None:
     """In the last tile, zeroes the lanes beyond the L sentences of each ref [..., 1024]: they hold anything."""
     if sentences % TILE == 0:
         return
@@ -120,7 +123,7 @@ def mask_padding(sentences, *blocks):
             block[...] = jnp.where(lane < sentences % TILE, block[...], jnp.zeros(block.shape, block.dtype))
 
 
-def whole(array):
+def whole(array: jax.Array | jax.ShapeDtypeStruct) -> pl.BlockSpec:
     """A block that is the whole of a small array, the same in every grid step."""
     origin = (0,) * len(array.shape)
     return pl.BlockSpec(array.shape, lambda i: origin)
