@@ -101,12 +101,13 @@ def test_a_pixel_that_is_another_word_in_each_model_is_refused(small):
 def test_an_example_of_a_runs_data_is_the_image_as_it_is(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     config = tiny_config(data__name="digits", data__directory=str(tmp_path), data__eval_split="test[:3]")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run/config.json").write_text(json.dumps(config.to_dict()))
-    pixels = figures.open_image("eval:2", ["tnt_s_patch16_224:x", f"{tmp_path}/run"])
+    run = tmp_path / "run,1"  # a path like another where it does not come from --models
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps(config.to_dict()))
+    pixels = figures.open_image("eval:2", ["tnt_s_patch16_224:x", str(run)])
     assert pixels.shape == (8, 8, 3) and pixels.dtype == np.uint8 and pixels.std() > 20
     with pytest.raises(ValueError, match="no image 3 in 'test.:3.'; they are numbered from 0 to 2"):
-        figures.open_image("eval:3", [f"{tmp_path}/run"])
+        figures.open_image("eval:3", [str(run)])
 
 
 def test_a_runs_own_figures_and_its_accuracy(tmp_path, monkeypatch, capsys):

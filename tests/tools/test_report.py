@@ -162,6 +162,10 @@ def test_the_program_evaluates_and_writes(workdir, monkeypatch, capsys):
         and text.count('alt="Example ') == 3
     )
     assert not list(workdir.glob("*.tmp"))
+    monkeypatch.setattr(report, "batches_of_run", lambda *arguments: pytest.fail("evaluated before the figures' names"))
+    with pytest.raises(SystemExit):
+        report.main([f"--workdir={workdir}", "--figures=feature_map"])
+    assert "feature_map" in capsys.readouterr().err
 
 
 def test_what_cannot_work_ends_with_one_message(tmp_path, workdir, capsys):

@@ -132,16 +132,20 @@ def test_a_saved_configuration_has_the_types_of_default(run):
     assert {key for key in wanted if found.get_type(key) is not wanted.get_type(key)} == set()
 
 
-def test_evaluating_takes_neither_the_processes_nor_the_kernel_of_the_run(run):
+@pytest.mark.parametrize(
+    ("key", "kernel"),
+    [("inner_implementation", "pallas"), ("inner_implementation", "cudnn"), ("outer_implementation", "flash")],
+)
+def test_evaluating_takes_neither_the_processes_nor_the_kernel_of_the_run(run, key, kernel):
     saved = json.loads(SAVED.read_text())
     saved["distributed"] |= {"enabled": True, "num_processes": 4, "coordinator_address": "a:1"}
-    saved["model"]["inner_implementation"] = "pallas"
+    saved["model"][key] = kernel
     (run / "config.json").write_text(json.dumps(saved))
     found = saved_config.saved_config(run, evaluates=True)
     assert found.distributed.to_dict() == default.get_config().distributed.to_dict()
-    assert found.model.inner_implementation == "auto"
+    assert found.model[key] == "auto"
     found = saved_config.saved_config(run, evaluates=False)
-    assert found.distributed.num_processes == 4 and found.model.inner_implementation == "pallas"
+    assert found.distributed.num_processes == 4 and found.model[key] == kernel
 
 
 def test_keys_of_a_saved_configuration_are_changed_as_those_of_a_file(run):

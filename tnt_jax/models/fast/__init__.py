@@ -99,14 +99,14 @@ def choose(config: Config, implementation: str = "auto", device_kind: str | None
     head_dim = config.inner_dim // config.inner_num_heads
     if implementation == "cudnn" and (reason := flash.cudnn_obstacle(config.dtype, head_dim, kind)):
         raise ValueError(f"inner_implementation='cudnn' is not possible: {reason}; use 'auto' or 'xla'")
-    if implementation in INNER_IMPLEMENTATIONS:
-        ops = dataclasses.replace(ops, inner=INNER_IMPLEMENTATIONS[implementation](config).inner)
+    if implementation in NAMED_OPS:
+        ops = dataclasses.replace(ops, inner=NAMED_OPS[implementation](config).inner)
     if difference := _different_layers(config, ops):
         if implementation != "auto":
             raise ValueError(f"inner_implementation={implementation!r} is not possible: {difference}; use 'reference'")
         fused.log_once(f"inner_implementation='auto' is 'reference' here: {difference}")
         return Choice(Ops.definition(config), difference)
-    if implementation in ("xla", *INNER_IMPLEMENTATIONS):
+    if implementation in ("xla", *NAMED_OPS):
         return Choice(ops, f"inner_implementation={implementation!r}")
     if not config.inner_blocks:
         return Choice(ops, "there is no inner block")
@@ -168,8 +168,8 @@ def cudnn_ops(config: Config) -> Ops:
     return dataclasses.replace(ops, inner=dataclasses.replace(ops.inner, attend=flash.cudnn_attention))
 
 
-# inner_implementation -> the ops that compute words so
-INNER_IMPLEMENTATIONS = {"dot": cpu_ops, "broadcast": tpu_ops, "cudnn": cudnn_ops}
+# inner_implementation -> the ops that it names
+NAMED_OPS = {"dot": cpu_ops, "broadcast": tpu_ops, "cudnn": cudnn_ops}
 
 
 def kernel_ops(config: Config, interpret: bool = False, strict: bool = True) -> Ops:
