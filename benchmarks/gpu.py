@@ -3,12 +3,12 @@
     python -m benchmarks.gpu --minutes=8 --output=gpu.json
     python -m benchmarks.gpu --minutes=2 --models=tnt_s_patch16_224 --batch-size=8 --train-batch-size=4 --no-baseline
 
-Every case is a process of its own; the cases of a group (one model and kind of work) take turns. Ours are the forms of
-the inner attention ("dot", "broadcast") and of the outer one ("xla", "flash": cuDNN's), and cuDNN's for both; timm's
-are eager and compiled. The groups come in the order of what they tell; one that would not end in time is not begun.
-Tables are printed and the JSON is written after each group, so that an interrupted run leaves its figures. Needs jax
-with its CUDA build, flax, optax, ml_collections, absl-py, etils and msgpack (no TensorFlow), and for the baseline torch
-and timm in the same Python.
+Every case is a process of its own; the cases of a group (one model and kind of work) take turns. Ours are the
+implementations of the inner attention ("dot", "broadcast") and of the outer one ("xla", "flash": cuDNN's), and cuDNN's
+for both; timm's are eager and compiled. The groups come in the order of what they tell; one that would not end in time
+is not begun. Tables are printed and the JSON is written after each group, so that an interrupted run leaves its
+figures. Needs jax with its CUDA build, flax, optax, ml_collections, absl-py, etils and msgpack (no TensorFlow), and for
+the baseline torch and timm in the same Python.
 """
 
 import argparse
@@ -27,38 +27,38 @@ from tnt_jax.training.config import as_dict, check_config
 from tnt_jax.workdir import write_atomically
 
 MODELS = ["tnt_s_patch16_224", "deit_small_patch16_224", "tnt_ti_patch16_224", "tnt_b_patch16_224"]
-# The inner and the outer implementation.
-FORMS = [("dot", "xla"), ("broadcast", "xla"), ("dot", "flash"), ("broadcast", "flash"), ("cudnn", "flash")]
+# Of the inner and of the outer attention.
+IMPLEMENTATIONS = [("dot", "xla"), ("broadcast", "xla"), ("dot", "flash"), ("broadcast", "flash"), ("cudnn", "flash")]
 COMPILED = {"eager": "no", "compiled": "yes"}  # what baseline.py calls them
 
 
 def groups(options: argparse.Namespace, config: dict[str, Any]) -> list[list[dict[str, Any]]]:
     """The options and a config's plain form -> cases that take turns, the most telling group first.
 
-    A case is one of benchmarks.speed with a "form", such as "dot, flash" or "compiled".
+    A case is one of benchmarks.speed with an "implementation", such as "dot, flash" or "compiled".
     """
     found = []
-    for name in options.models:
-        words = bool(create_model(name).config.inner_blocks)
-        forms = [(inner, outer) for inner, outer in FORMS if words or inner == "dot"]
+    for model in options.models:
+        words = bool(create_model(model).config.inner_blocks)
+        implementations = [(inner, outer) for inner, outer in IMPLEMENTATIONS if words or inner == "dot"]
         for mode in speed.MODES[::-1]:
             size = options.train_batch_size if mode == "train" else options.batch_size
             cases = []
-            for inner, outer in forms:
-                model = config["model"] | {"inner_implementation": inner, "outer_implementation": outer}
-                case = speed.make_case(options, config | {"model": model}, name, mode, size)
-                cases.append(case | {"side": speed.OURS, "form": f"{inner}, {outer}" if words else outer})
-            for form, compiled in COMPILED.items() if options.with_baseline else ():
-                case = speed.make_case(options, config, name, mode, size)
-                cases.append(case | {"side": speed.BASELINE, "form": form, "compile": compiled})
+            for inner, outer in implementations:
+                chosen = config["model"] | {"inner_implementation": inner, "outer_implementation": outer}
+                case = speed.make_case(options, config | {"model": chosen}, model, mode, size)
+                cases.append(case | {"side": speed.OURS, "implementation": f"{inner}, {outer}" if words else outer})
+            for name, compiled in COMPILED.items() if options.with_baseline else ():
+                case = speed.make_case(options, config, model, mode, size)
+                cases.append(case | {"side": speed.BASELINE, "implementation": name, "compile": compiled})
             found.append(cases)
     return found
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
     """Results of groups -> Markdown rows; the ratio is to timm's eager one of the same model and work."""
-    eager = {(r["model"], r["mode"]): speed_of(r) for r in results if r["form"] == "eager"}
-    rows = ["| model | work | batch | form | images/s | to timm eager | memory GB |", "|" + " --- |" * 7]
+    eager = {(r["model"], r["mode"]): speed_of(r) for r in results if r["implementation"] == "eager"}
+    rows = ["| model | work | batch | implementation | images/s | to timm eager | memory GB |", "|" + " --- |" * 7]
     for result in results:
         rate, base = speed_of(result), eager.get((result["model"], result["mode"]))
         memory = result["memory_bytes"]
@@ -66,7 +66,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
             result["model"],
             result["mode"],
             result["batch_size"],
-            f"{result['side']} {result['form']}",
+            f"{result['side']} {result['implementation']}",
             f"{rate:,.0f}" if rate else f"failed: {result['error']}",
             f"{rate / base:.2f}" if rate and base else "",
             f"{memory / 1e9:.1f}" if memory else "",
@@ -116,7 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"Not begun, for want of time: {left}.", flush=True)
             break
         measured = speed.measure(cases, options.rounds, sys.executable)
-        results += [each | {"form": case["form"]} for each, case in zip(measured, cases, strict=True)]
+        results += [
+            each | {"implementation": case["implementation"]} for each, case in zip(measured, cases, strict=True)
+        ]
         longest = max(longest, time.monotonic() - begun)
         print(table(results[-len(cases) :]), flush=True)
         if options.output:

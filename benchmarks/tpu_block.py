@@ -2,9 +2,9 @@
 
     python -m benchmarks.tpu_block --size=s --topology=v5e:2x2 --json=costs.json
 
-Each form is compiled for one chip of the topology, forward and backward, and estimated by benchmarks.tpu.cost (the
+Each block is compiled for one chip of the topology, forward and backward, and estimated by benchmarks.tpu.cost (the
 greater of instruction bundles and padded memory traffic of every operation). No TPU is needed, but libtpu is
-(the extra tpu-report); a form takes one to five minutes of a core. docs/tpu.md has a table and what it says.
+(the extra tpu-report); a block takes one to five minutes of a core. docs/tpu.md has a table and what it says.
 """
 
 import argparse
@@ -28,36 +28,38 @@ from tnt_jax.models.tnt import OuterBlock, TNTBlock
 from tnt_jax.tools.tpu.chips import chip_of
 
 SIZES = {"ti": "tnt_ti_patch16_224", "s": "tnt_s_patch16_224", "b": "tnt_b_patch16_224"}
-FORMS = {"plain": "xla", "kernel": "pallas"}  # of the inner path -> inner_implementation
+OUTER = ("attention", "deit")  # the outer attention alone, and the outer block, which is DeiT's
+TNT = ("xla", "pallas")  # the whole block, by inner_implementation
 
 
-def blocks(
-    name: str, images: int, size: int, dtype: str, device_kind: str, form: str, outer: str
+def make_block(
+    name: str, images: int, size: int, dtype: str, device_kind: str, block: str, outer: str
 ) -> tuple[Callable[..., Any], list[Any]]:
-    """A model's name and a form -> (its block as a function, shapes of arguments).
+    """A model's name and one of OUTER and TNT -> (the block as a function, shapes of arguments).
 
-    "deit" is the outer block alone, "attention" the outer attention alone, from queries, keys and values.
+    "attention" is computed from queries, keys and values.
     """
     config = tnt_jax.create_model(name, image_size=size, dtype=dtype).config
-    ops = choose_outer(config, choose(config, FORMS.get(form, "xla"), device_kind).ops, outer, device_kind)
+    inner = block if block in TNT else "xla"
+    ops = choose_outer(config, choose(config, inner, device_kind).ops, outer, device_kind)
     sentences = config.grid[0] * config.grid[1]
     tokens = jax.ShapeDtypeStruct((images, 1 + sentences, config.outer_dim), config.dtype)
     words = jax.ShapeDtypeStruct((images * sentences, config.num_words, config.inner_dim), config.dtype)
-    if form == "attention":
+    if block == "attention":
         heads = (config.outer_num_heads, config.outer_dim // config.outer_num_heads)
         return ops.outer.attend, [jax.ShapeDtypeStruct((*tokens.shape[:2], *heads), config.dtype)] * 3
     definition, key = Ops.definition(config), jax.random.key(0)
-    if form == "deit":
+    if block == "deit":
         params = jax.eval_shape(lambda x: OuterBlock(config, definition).init(key, x, {}), tokens)
         return lambda params, x: OuterBlock(config, ops).apply(params, x, {})[0], [params, tokens]
     params = jax.eval_shape(lambda *x: TNTBlock(config, definition, True).init(key, *x, {}), words, tokens)
-    block = TNTBlock(config, ops, True)
-    if form == "plain":
-        return lambda params, *x: block.apply(params, *x, {})[:2], [params, words, tokens]
+    module = TNTBlock(config, ops, True)
+    if block == "xla":
+        return lambda params, *x: module.apply(params, *x, {})[:2], [params, words, tokens]
 
     def feature_major(params: Any, words: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Words come and go as the kernel has them: between blocks XLA cancels the transpositions."""
-        words, tokens, _ = block.apply(params, from_feature_major(words, config.num_words), tokens, {})
+        words, tokens, _ = module.apply(params, from_feature_major(words, config.num_words), tokens, {})
         return to_feature_major(words), tokens
 
     words = jax.ShapeDtypeStruct((config.num_words * config.inner_dim, images * sentences), config.dtype)
@@ -65,15 +67,15 @@ def blocks(
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """-> costs of every form by name, in cycles, and what they are of."""
+    """-> costs of every block by name, in cycles, and what they are of."""
     device_kind, found = chip_of(arguments.topology).device_kind, {}
-    for form in arguments.forms:
-        name, outer = SIZES[arguments.size], arguments.outer_implementation
+    for name in arguments.blocks:
+        model, outer = SIZES[arguments.size], arguments.outer_implementation
         sizes = arguments.images, arguments.image_size
-        block, shapes = blocks(name, *sizes, arguments.dtype, device_kind, form, outer)
+        block, shapes = make_block(model, *sizes, arguments.dtype, device_kind, name, outer)
         result = cost(block, *shapes, topology=arguments.topology, gradient=True)
-        print(f"{form}: {result}", flush=True)
-        found[form] = {
+        print(f"{name}: {result}", flush=True)
+        found[name] = {
             "cycles": result.estimate.cycles,
             "cycles_serial": result.estimate.cycles_serial,
             "xla_cycles": result.estimate.xla_cycles,
@@ -84,18 +86,18 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         key: getattr(arguments, key)
         for key in ("size", "topology", "images", "image_size", "dtype", "outer_implementation")
     }
-    return asked | {"static": "compiled, never run", "forms": found}
+    return asked | {"static": "compiled, never run", "blocks": found}
 
 
 def table(report: dict[str, Any]) -> str:
     """-> the report as rows: million cycles, the ratio to DeiT's block, XLA's estimate, memory."""
-    forms = report["forms"]
-    lines = [f"{'form':8s} {'Mcycles':>16s} {'to DeiT':>8s} {'XLA Mcycles':>12s} {'temp GB':>8s}"]
-    for form, each in forms.items():
-        ratio = f"{each['cycles'] / forms['deit']['cycles']:.2f}" if "deit" in forms else "-"
+    blocks = report["blocks"]
+    lines = [f"{'block':9s} {'Mcycles':>16s} {'to DeiT':>8s} {'XLA Mcycles':>12s} {'temp GB':>8s}"]
+    for name, each in blocks.items():
+        ratio = f"{each['cycles'] / blocks['deit']['cycles']:.2f}" if "deit" in blocks else "-"
         span = f"{each['cycles'] / 1e6:.2f}..{each['cycles_serial'] / 1e6:.2f}"
         lines.append(
-            f"{form:8s} {span:>16s} {ratio:>8s} {each['xla_cycles'] / 1e6:12.2f} {each['temp_bytes'] / 1e9:8.2f}"
+            f"{name:9s} {span:>16s} {ratio:>8s} {each['xla_cycles'] / 1e6:12.2f} {each['temp_bytes'] / 1e9:8.2f}"
         )
     return "\n".join(lines)
 
@@ -109,7 +111,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=224, help="pixels")
     parser.add_argument("--outer-implementation", choices=OUTER_IMPLEMENTATIONS, default="auto")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
-    parser.add_argument("--forms", nargs="+", choices=("attention", "deit", *FORMS), default=("deit", *FORMS))
+    parser.add_argument("--blocks", nargs="+", choices=(*OUTER, *TNT), default=("deit", *TNT))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     try:

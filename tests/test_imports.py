@@ -1,9 +1,20 @@
-"""What the model, and a step of it, can be had without."""
+"""Who may import whom, and what the model, and a step of it, can be had without."""
 
+import ast
 import pathlib
 import subprocess
 import sys
 
+ROOT = pathlib.Path(__file__).parents[1]
+BASICS = {"keys", "names", "workdir"}  # modules at the top of the package
+MAY_IMPORT = {
+    "models": set(),
+    "data": set(),
+    "pretrained": {"models"},
+    "training": {"models", "data", "pretrained"},
+    "analysis": {"models", "data", "training"},
+    "tools": {"models", "data", "pretrained", "training", "analysis"},
+}
 PROGRAM = """
 import sys
 
@@ -26,7 +37,30 @@ print(jax.jit(model.apply)(variables, images).shape)
 
 
 def test_a_model_needs_neither_tensorflow_nor_what_training_writes_with():
-    root = pathlib.Path(__file__).parents[1]
-    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "(2, 3)\n"
+
+
+def imported(path):
+    """-> the modules that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_packages_import_one_way():
+    folders = {path.parent.name for path in (ROOT / "tnt_jax").glob("*/__init__.py")}
+    assert folders == set(MAY_IMPORT)
+    for package, others in MAY_IMPORT.items():
+        for path in (ROOT / "tnt_jax" / package).rglob("*.py"):
+            ours = {name.split(".")[1] for name in imported(path) if name.startswith("tnt_jax.")}
+            assert ours <= {package} | others | BASICS, path
+
+
+def test_the_package_imports_neither_configs_nor_what_is_not_installed():
+    outside = {"configs", "main", "tests", "benchmarks"}
+    for path in (ROOT / "tnt_jax").rglob("*.py"):
+        assert not {name.split(".")[0] for name in imported(path)} & outside, path

@@ -17,7 +17,7 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from tests.models.helpers import random_variables, small_model
-from tnt_jax.analysis import figures, maps, panels
+from tnt_jax.analysis import figures, maps, style
 from tnt_jax.analysis.panels import chosen_blocks, put_title, save_figure, visible
 from tnt_jax.analysis.subject import Subject, centre_crop, map_size, read_image
 from tnt_jax.data.settings import EvalImages
@@ -42,7 +42,7 @@ def digests(folder):
     """All six figures written into the folder -> a digest of each file."""
     for name in figures.FIGURES:
         options = {"image_size": (24, 24)} if name in figures.MAP_FIGURES else {}
-        with mock.patch.object(panels, "DPI", 60):
+        with mock.patch.object(style, "DPI", 60):
             save_figure(drawn(name, **options), folder, name)
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 

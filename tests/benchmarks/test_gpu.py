@@ -32,10 +32,10 @@ def timm(monkeypatch):
     monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: True)
 
 
-def test_forms_of_a_model_and_timms_take_turns(timm, program, capsys):
+def test_implementations_of_a_model_and_timms_take_turns(timm, program, capsys):
     found = program("--models=tnt_s_patch16_224", "--train-batch-size=2")
-    forms = ["dot, xla", "broadcast, xla", "dot, flash", "broadcast, flash", "cudnn, flash", "eager", "compiled"]
-    assert [each["form"] for each in found["results"]] == forms * 2
+    expected = ["dot, xla", "broadcast, xla", "dot, flash", "broadcast, flash", "cudnn, flash", "eager", "compiled"]
+    assert [each["implementation"] for each in found["results"]] == expected * 2
     assert [each["mode"] for each in found["results"]] == ["train"] * 7 + ["forward"] * 7
     assert [each["batch_size"] for each in found["results"]] == [2] * 7 + [4] * 7
     printed = capsys.readouterr().out
@@ -44,7 +44,7 @@ def test_forms_of_a_model_and_timms_take_turns(timm, program, capsys):
     assert all(1.2 < float(row[5]) < 3 for row in rows)  # twice timm's eager one, on a busy machine
 
 
-def test_the_forms_are_the_models_settings(timm):
+def test_the_implementations_are_the_models_settings(timm):
     options = gpu.parse(["--models=tnt_s_patch16_224,deit_small_patch16_224"])
     config = speed.as_dict(speed.check_config(speed.command_line.read_config(options)))
     cases = gpu.groups(options, config)
@@ -53,10 +53,10 @@ def test_the_forms_are_the_models_settings(timm):
         for case in cases[0]
         if case["side"] == speed.OURS
     ]
-    forms = [("dot", "xla"), ("broadcast", "xla"), ("dot", "flash"), ("broadcast", "flash"), ("cudnn", "flash")]
-    assert settings == list(map(list, forms))
+    expected = [("dot", "xla"), ("broadcast", "xla"), ("dot", "flash"), ("broadcast", "flash"), ("cudnn", "flash")]
+    assert settings == list(map(list, expected))
     assert [case["compile"] for case in cases[0] if case["side"] == speed.BASELINE] == ["no", "yes"]
-    assert [case["form"] for case in cases[2]] == ["xla", "flash", "eager", "compiled"]  # a DeiT has no words
+    assert [case["implementation"] for case in cases[2]] == ["xla", "flash", "eager", "compiled"]  # a DeiT has no words
     assert {case["dtype"] for group in cases for case in group} == {"bfloat16"}
 
 

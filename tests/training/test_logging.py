@@ -168,7 +168,7 @@ def test_evaluation_line_has_both_weights():
 
 
 def test_versions_name_what_numbers_depend_on():
-    assert {"python", "jax", "jaxlib", "flax", "device"} <= set(logging.versions())
+    assert {"python", "jax", "jaxlib", "flax"} <= set(logging.versions())
 
 
 def test_an_average_that_will_be_half_the_start_is_noted():

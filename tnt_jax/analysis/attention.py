@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from flax.typing import VariableDict
 
-from tnt_jax.analysis.panels import DPI, draw_over, put_title, show_image, unread
+from tnt_jax.analysis.panels import draw_over, put_title, show_image, unread
 from tnt_jax.analysis.style import RED, save, style
 from tnt_jax.data.settings import EvalImages
 from tnt_jax.models.tnt import TNT
@@ -58,4 +58,4 @@ def draw_class_token_attention(
             draw_over(axes[1], image, attention)
         looks = "Test images, and where the class token of the last block looks (bright: more)"
         put_title(figure, looks + unread(model))
-        return save(figure, Path(path), DPI)
+        return save(figure, Path(path))

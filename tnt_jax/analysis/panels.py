@@ -15,7 +15,6 @@ from tnt_jax.analysis.subject import Subject
 from tnt_jax.models.tnt import TNT
 from tnt_jax.names import printable, without_formulas
 
-DPI = 150
 LETTERS_PER_INCH = 13.5  # of a title in 9 points
 Drawn = tuple[Figure, dict[str, np.ndarray]]
 
@@ -24,7 +23,7 @@ def save_figure(drawn: Drawn, folder: Path, name: str) -> list[Path]:
     """A figure with its arrays -> folder/name.png, .pdf (vector; maps in it are images) and .npz; their paths."""
     figure, arrays = drawn
     with style():
-        paths = [save(figure, Path(folder) / f"{name}{ending}", DPI) for ending in (".png", ".pdf")]
+        paths = [save(figure, Path(folder) / f"{name}{ending}") for ending in (".png", ".pdf")]
     paths.append(Path(folder) / f"{name}.npz")
     np.savez_compressed(paths[-1], **arrays)
     return paths

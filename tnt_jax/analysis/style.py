@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 # Okabe and Ito's palette: told apart by the colour-blind and in grey print.
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 
-DPI = 130
+DPI = 150
 STYLE = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -40,10 +40,10 @@ def style() -> Iterator[None]:
         yield
 
 
-def save(figure: Figure, path: Path, dpi: int = DPI) -> Path:
+def save(figure: Figure, path: Path) -> Path:
     """Writes the figure, by the path's ending as PNG or PDF, without dates, and closes it -> the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(as_bytes(figure, path.suffix.removeprefix("."), dpi))
+    path.write_bytes(as_bytes(figure, path.suffix.removeprefix("."), DPI))
     return path
 
 

@@ -12,8 +12,16 @@ from tnt_jax.models.patches import grid_of
 if TYPE_CHECKING:
     from tnt_jax.models.config import Config
 
-_WHOLE = ("in_channels", "patch_size", "word_size", "inner_dim", "outer_dim")
-_WHOLE += ("inner_num_heads", "outer_num_heads", "depth")
+_WHOLE_NUMBERS = (
+    "in_channels",
+    "patch_size",
+    "word_size",
+    "inner_dim",
+    "outer_dim",
+    "inner_num_heads",
+    "outer_num_heads",
+    "depth",
+)
 CHOICES = {
     "pooling": ("class_token", "mean"),
     "sentence_encoding": ("learned", "sincos"),
@@ -32,7 +40,7 @@ def check_model_config(model: "Config") -> None:
     Raises:
       ValueError: sizes of the model that do not fit together; the message has the attribute and the fix.
     """
-    for name in _WHOLE:
+    for name in _WHOLE_NUMBERS:
         value = getattr(model, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name}={value!r} must be a whole number of at least 1")

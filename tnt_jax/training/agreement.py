@@ -5,10 +5,8 @@ waits for a given time, where a sum over the devices would wait for ever). All o
 """
 
 import hashlib
-import importlib.metadata
 import itertools
 import json
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,13 +20,13 @@ from tnt_jax import workdir as workdirs
 from tnt_jax.data.decoding import DECODER
 from tnt_jax.keys import short_repr
 from tnt_jax.training.config import as_dict
+from tnt_jax.training.logging import versions
 from tnt_jax.training.runtime import CannotStart, RunError, lock_holder
 from tnt_jax.training.saved_config import differences, leaves
 from tnt_jax.training.setup import Run
 
 # Keys that may differ between the processes of one run: of the machine, not of the run.
 OWN = ("distributed.", "data.directory", "data.worker_processes", "prefetch_batches")
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 SECONDS_TO_APPEAR = 60  # of a file on another machine of a network file system
 CHECKPOINT = "newest checkpoint in --workdir"
 SHARED = ": the workdir must be on a file system that all processes share"
@@ -80,8 +78,7 @@ def statement(run: Run) -> dict[str, Any]:
     steps = workdirs.checkpoint_steps(run.workdir)
     local = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"  # batches are split evenly
     here = {CHECKPOINT: steps[-1] if steps else None, "number of devices": local}
-    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
-    return config | data | here | versions | {"Python": platform.python_version()} | _code()
+    return config | data | here | versions() | _code()
 
 
 def difference(mine: Mapping[str, Any], first: Mapping[str, Any]) -> str:

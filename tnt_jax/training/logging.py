@@ -327,9 +327,9 @@ def log_faulty(faulty: FaultyImages) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, the packages that numbers depend on, and this one's devices."""
+    """Of Python and the packages that numbers depend on."""
     found = {package: importlib.metadata.version(package) for package in PACKAGES}
-    return {"python": platform.python_version()} | found | {"device": jax.devices()[0].device_kind}
+    return {"python": platform.python_version()} | found
 
 
 def in_words(seconds: float) -> str:

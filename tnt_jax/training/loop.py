@@ -376,7 +376,7 @@ class Trainer:
             "eval_ema": self._results.get("eval_ema"),
             "best": workdirs.select_best(self._results),
             "config": as_dict(self._config),
-            "versions": logging.versions(),
+            "versions": logging.versions() | {"device": jax.devices()[0].device_kind},
         }
         path = self._run.workdir / logging.SUMMARY_FILE
         logging.write_json(path, summary)

@@ -21,8 +21,12 @@ Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 NO_WEIGHT_DECAY = ("word_position", "sentence_position")
 # What lies before the blocks.
 STEM = (
-    *("patch_embedding", "word_embedding", "sentence_embedding"),
-    *("class_token", "word_position", "sentence_position"),
+    "patch_embedding",
+    "word_embedding",
+    "sentence_embedding",
+    "class_token",
+    "word_position",
+    "sentence_position",
 )
 
 

@@ -11,6 +11,16 @@ from tnt_jax.training.monitor import FLOPS_PER_MULTIPLY_ADD, PASSES
 
 STATIC = "static: compiled for the slice, never run on it"
 TOP_OPERATIONS = 10
+MODEL_KEYS = (  # of config.model, in the report
+    "name",
+    "image_size",
+    "dtype",
+    "scan",
+    "remat",
+    "remat_policy",
+    "inner_implementation",
+    "outer_implementation",
+)
 
 
 def describe(
@@ -18,16 +28,18 @@ def describe(
 ) -> dict[str, Any]:
     """Everything about one compiled step; bytes, seconds. time, parts and top_operations are None without costs."""
     flops = step.multiply_adds_per_image * step.batch_per_chip * FLOPS_PER_MULTIPLY_ADD * PASSES
-    model, kind = config.model, chip.device_kind
-    keys = ("name", "image_size", "dtype", "scan", "remat", "remat_policy")
-    keys += ("inner_implementation", "outer_implementation")
-    hardware = {"hbm_bytes": chip.hbm_bytes, "hbm_bytes_per_second": chip.hbm_bandwidth}
     found: dict[str, Any] = {
         "figures": STATIC,
         "topology": topology,
         "chips": chips,
-        "chip": {"name": kind, "peak_flops": chip.peak, "clock_hz": chip.clock} | hardware,
-        "model": {key: getattr(model, key) for key in keys} | {"kernel": step.fused},
+        "chip": {
+            "name": chip.device_kind,
+            "peak_flops": chip.peak,
+            "clock_hz": chip.clock,
+            "hbm_bytes": chip.hbm_bytes,
+            "hbm_bytes_per_second": chip.hbm_bandwidth,
+        },
+        "model": {key: getattr(config.model, key) for key in MODEL_KEYS} | {"kernel": step.fused},
         "batch_size": config.batch_size,
         "batch_per_chip": step.batch_per_chip,
         "accumulation_steps": config.accumulation_steps,
