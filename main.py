@@ -1,11 +1,11 @@
 """Trains or evaluates a model: python main.py --config=configs/NAME.py --workdir=DIR [--config.KEY=VALUE ...].
 
-Without --config, the configuration of the run in the workdir is taken, and --config.KEY=VALUE changes that.
+Without --config, the configuration of the run in the workdir is used, and --config.KEY=VALUE changes it.
 
-Exit codes: 0 done; 2 the command cannot work (one message says what, where and the fix, and nothing was written);
-3 the run had to stop (not a number, a full disk, unreadable data or checkpoints, another process gone: or 134, by jax);
-4 SIGTERM (a machine is taken away) and 130 SIGINT (Ctrl-C): training has saved the step under way. After 3 (and its
-fix), 4 and 130 the same command resumes. A second Ctrl-C ends at once. --verbosity=1 adds where in the code it was.
+Exit codes: 0 done; 2 the command cannot work (one message has cause, place and fix; nothing was written); 3 the run had
+to stop (a value that is not finite, a full disk, unreadable data or checkpoints, or a lost process, for which jax may
+exit with 134 instead); 4 SIGTERM (preemption) and 130 SIGINT (Ctrl-C), after training has saved the current step. After
+3 (once fixed), 4 and 130 the same command resumes. A second Ctrl-C exits at once. --verbosity=1 adds a traceback.
 """
 
 import faulthandler
@@ -14,7 +14,7 @@ import sys
 from argparse import Namespace
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow starts
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # else it says that it is on, and it computes nothing here
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # else it logs that it is on, though nothing here uses it
 
 from absl import logging
 
@@ -25,16 +25,16 @@ from tnt_jax.training.config import check_config
 
 
 def parse() -> Namespace:
-    """The command line -> options."""
+    """Parses the command line."""
     parser = command_line.Parser("main.py", __doc__)
     parser.add_config()
-    parser.add_argument("--workdir", default="", help="folder of the run: checkpoints, metrics; an old run is resumed")
-    parser.add_argument("--mode", choices=("train", "evaluate"), default="train", help="train includes evaluating")
+    parser.add_argument("--workdir", default="", help="folder for checkpoints and metrics; a run in it is resumed")
+    parser.add_argument("--mode", choices=("train", "evaluate"), default="train", help="train also evaluates")
     return parser.parse()
 
 
 def main() -> None:
-    """Checks everything first, then calls the loop, which takes the signals over while it trains."""
+    """Checks everything, then runs the loop, which handles signals itself while it trains."""
     runtime.exit_on_signals()
     options = parse()
     evaluates = options.mode == "evaluate"
@@ -42,15 +42,15 @@ def main() -> None:
         config = command_line.read_config(options, options.workdir, evaluates=evaluates, keys=("",))
         if config is None and not evaluates:
             raise ValueError(
-                "--config is missing: name a file, such as --config=configs/digits.py, or by --workdir a run."
+                "--config is missing: name a file, such as --config=configs/digits.py, or a run with --workdir."
             )
         config = None if config is None else check_config(config)
-        from tnt_jax.training import evaluate, loop, setup  # seconds that a misspelt flag need not wait for
+        from tnt_jax.training import evaluate, loop, setup  # slow, so after the flags are parsed
 
         if config is not None:
             runtime.set_up(config)
             if evaluates:
-                runtime.exit_on_signals()  # again: jax's preemption service has taken SIGTERM, for training
+                runtime.exit_on_signals()  # again: jax's preemption service took SIGTERM, for training
         prepare = setup.prepare_evaluation if evaluates else setup.prepare
         run = prepare(config, options.workdir)
     except (ValueError, FileNotFoundError, PermissionError) as error:
@@ -65,7 +65,7 @@ def stop(error: object, code: int) -> None:
     """Ends the process with a message instead of a traceback."""
     logging.debug("Where it happened:", exc_info=True)
     print(f"main.py: {printable_text(error)}", file=sys.stderr)
-    sys.exit(code) if code in runtime.SIGNAL_CODES.values() else runtime.leave(code)  # several end together, or at once
+    sys.exit(code) if code in runtime.SIGNAL_CODES.values() else runtime.leave(code)  # with the others, or at once
 
 
 if __name__ == "__main__":

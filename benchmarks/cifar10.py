@@ -1,14 +1,14 @@
-"""TNT beside DeiT on CIFAR-10, and the ablations, one run after the other; then table, curves and spread of all.
+"""Trains TNT, DeiT and the ablations on CIFAR-10, one run after the other, and draws table, curves and spread of all.
 
     python -m benchmarks.cifar10 --root=runs/cifar10 --runs model=tnt model=deit --seeds 0 1 2
     python -m benchmarks.cifar10 --root=runs/cifar10 --runs ablations --seeds 0 1 2
     python -m benchmarks.cifar10 --root=runs/cifar10 --runs model=tnt,scale=mini --epochs=11 -- \
         --config.data.name=folder --config.data.directory=CIFAR
 
-A run is main.py with configs/cifar10.py:ARGUMENT in ROOT/ARGUMENT/EPOCHS_epochs/seed_SEED, "+" in place of commas,
-which separate sources in tools.figures; what has ended is not run again, what was stopped resumes. Without --runs
-nothing runs. What follows "--" goes to main.py. ROOT/table.md, curves.png and spread.png are made of every run there;
-with --attention the table also has how even each TNT's inner attention is, for which the images have to be there.
+A run is main.py with configs/cifar10.py:ARGUMENT in ROOT/ARGUMENT/EPOCHS_epochs/seed_SEED, with "+" for commas,
+which separate sources in tools.figures. Finished runs are not run again, and stopped ones resume. Without --runs
+nothing runs. Flags after "--" go to main.py. ROOT/table.md, curves.png and spread.png cover every finished run there;
+with --attention the table also shows how even each TNT's inner attention is, which needs the images.
 """
 
 import argparse
@@ -51,18 +51,18 @@ HEADER = (
     ),
     ("---", "---:", "---:", "---:", "---:", "---:", "---:", "---:", "---:"),
 )
-# What is compared seed by seed: a part of an argument, and what stands there in the other run's.
+# Runs to compare seed by seed: a part of an argument, and its replacement in the other run's argument.
 PAIRS = (("model=tnt", "model=deit"), (",initialization=scaled", ""))
 Runs = dict[tuple[str, float], list[pathlib.Path]]
 
 
 def main() -> None:
-    """Runs what is asked for; prints and writes the table, draws the curves and the spread."""
+    """Runs the chosen experiments; prints and writes the table, draws the curves and the spread."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=pathlib.Path, required=True)
-    parser.add_argument("--runs", nargs="+", default=[], help='arguments of configs/cifar10.py, "ablations" for these')
-    parser.add_argument("--scale", choices=sorted(ABLATIONS), default="full", help='of --runs "ablations"')
-    parser.add_argument("--epochs", type=float, help="instead of the config's")
+    parser.add_argument("--runs", nargs="+", default=[], help='arguments of configs/cifar10.py, or "ablations"')
+    parser.add_argument("--scale", choices=sorted(ABLATIONS), default="full", help='scale of --runs "ablations"')
+    parser.add_argument("--epochs", type=float, help="replaces the config's")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--attention", action="store_true", help="measure how even the inner attention is")
     parser.add_argument("others", nargs="*", help="flags of main.py, after --")
@@ -74,7 +74,7 @@ def main() -> None:
             run(arguments.root, argument, arguments.epochs, seed, arguments.others)
     found = finished(arguments.root)
     if not found:
-        sys.exit(f"--root={arguments.root}: no run in it has ended; name some with --runs.")
+        sys.exit(f"--root={arguments.root}: no run in it has finished; name some with --runs.")
     text = "\n\n".join([table(found), paired(found)] + [attention(found)] * arguments.attention)
     (arguments.root / "table.md").write_text(text + "\n")
     draw_curves(found, arguments.root / "curves.png")
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def run(root: pathlib.Path, argument: str, epochs: float | None, seed: int, others: Sequence[str]) -> None:
-    """One run from start, or from where it stopped, to its end; nothing where it has ended. Exits where it fails."""
+    """Starts or resumes a run and trains it to its end, unless it is finished. Exits if it fails."""
     epochs = epochs or cifar10.get_config(argument).epochs
     workdir = root / argument.replace(",", "+") / f"{epochs:g}_epochs" / f"seed_{seed}"
     if (workdir / "summary.json").exists():
@@ -97,7 +97,7 @@ def run(root: pathlib.Path, argument: str, epochs: float | None, seed: int, othe
 
 
 def finished(root: pathlib.Path) -> Runs:
-    """-> the workdirs of all seeds for each argument and number of epochs. Exits where their settings differ."""
+    """Returns the workdirs of all seeds for each argument and number of epochs. Exits if their settings differ."""
     found: Runs = collections.defaultdict(list)
     for file in sorted(root.glob("*/*_epochs/seed_*/summary.json")):
         argument, epochs = file.parts[-4].replace("+", ","), file.parts[-3].removesuffix("_epochs")
@@ -106,7 +106,7 @@ def finished(root: pathlib.Path) -> Runs:
         for other in others:
             differing = [each for each in different_settings(first, other) if each[0] != "seed"]
             if differing:
-                sys.exit(f"{first} and {other} are no seeds of one experiment: {differing}. Use another --root.")
+                sys.exit(f"{first} and {other} are not seeds of one experiment: {differing}. Use another --root.")
     return found
 
 
@@ -118,13 +118,13 @@ def different_settings(workdir: pathlib.Path, other: pathlib.Path) -> list[tuple
 
 
 def table(found: Runs) -> str:
-    """-> lines of Markdown; a mean and the deviation of a sample where there are several seeds."""
+    """-> lines of Markdown; with several seeds the mean and the sample standard deviation."""
     rows = [*HEADER, *(row(argument, epochs, workdirs) for (argument, epochs), workdirs in found.items())]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
 def row(argument: str, epochs: float, workdirs: Sequence[pathlib.Path]) -> tuple[str, ...]:
-    """The cells of one line, in HEADER's order."""
+    """Returns the cells of one line, in HEADER's order."""
     summaries = [json.loads((workdir / "summary.json").read_text()) for workdir in workdirs]
     first = summaries[0]
     seconds = statistics.mean(summary["seconds"] for summary in summaries)
@@ -141,7 +141,7 @@ def row(argument: str, epochs: float, workdirs: Sequence[pathlib.Path]) -> tuple
 
 
 def paired(found: Runs) -> str:
-    """-> lines of Markdown: what a run of PAIRS has over the other from the same seed, in points of top-1, raw."""
+    """-> lines of Markdown: raw top-1 of each run in PAIRS minus that of the other with the same seed, in points."""
     lines = ["| run | less | epochs | by seed | mean |", "| --- | --- | ---: | --- | ---: |"]
     for part, instead in PAIRS:
         for (argument, epochs), workdirs in found.items():
@@ -157,7 +157,7 @@ def paired(found: Runs) -> str:
 
 
 def attention(found: Runs) -> str:
-    """-> lines of Markdown: how far from even each TNT's inner attention is, block by block, over seeds."""
+    """-> lines of Markdown: how far each TNT's inner attention is from even, by block, over seeds."""
     lines = ["| run | epochs | inner attention at the start, % from even, by block | at the end |"]
     lines.append("| --- | ---: | --- | --- |")
     for (argument, epochs), workdirs in found.items():
@@ -169,9 +169,9 @@ def attention(found: Runs) -> str:
 
 
 def unevenness(workdir: pathlib.Path) -> tuple[list[float], list[float]]:
-    """A TNT's run -> at its start and its end, for each block, the root mean square of M * weight - 1 in %.
+    """A TNT's run -> the root mean square of M * weight - 1 in %, for each block, at its start and its end.
 
-    Of all heads, over 250 test images; raw weights.
+    Over all heads and 250 test images; raw weights.
     """
     import jax
 
@@ -193,7 +193,7 @@ def unevenness(workdir: pathlib.Path) -> tuple[list[float], list[float]]:
 
 
 def last_accuracy(workdir: pathlib.Path) -> float:
-    """Top-1 of the raw weights at the end, in %."""
+    """Returns the final top-1 of the raw weights, in %."""
     return 100 * json.loads((workdir / "summary.json").read_text())["eval"]["accuracy"]
 
 
@@ -202,27 +202,27 @@ def count_multiply_adds(config: Mapping[str, Any]) -> int:
     from tnt_jax.models import complexity
     from tnt_jax.models.variants import create_model
 
-    # Not by check_config: runs of before lack keys that came later.
+    # Without check_config: older runs lack keys that were added later.
     given = {name: value for name, value in config["model"].items() if value is not None}
     settings = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     return complexity.multiply_adds(create_model(**settings))
 
 
 def speed(workdir: pathlib.Path) -> float:
-    """Images a second in training, the median over the run's lines."""
+    """Returns training images per second, the median over the run's log lines."""
     from tnt_jax.analysis.curves import read_metrics
 
     return statistics.median(read_metrics(workdir)["train/images_per_second"][1])
 
 
 def spread(values: Sequence[float]) -> str:
-    """-> the mean, and the deviation of a sample of several."""
+    """-> the mean and, of several values, the sample standard deviation."""
     mean = f"{statistics.mean(values):.2f}"
     return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
 def points(workdir: pathlib.Path) -> Iterator[tuple[float, float, float]]:
-    """A run -> (epoch, minutes, top-1 in %) of each evaluation of the raw weights; minutes are shared out evenly."""
+    """A run -> (epoch, minutes, top-1 in %) of each evaluation of the raw weights; minutes go by steps."""
     from tnt_jax.analysis.curves import read_metrics
 
     summary = json.loads((workdir / "summary.json").read_text())
@@ -233,7 +233,7 @@ def points(workdir: pathlib.Path) -> Iterator[tuple[float, float, float]]:
 
 
 def draw_curves(found: Runs, path: pathlib.Path) -> None:
-    """Test accuracy of every run against its epochs and against its time."""
+    """Draws the test accuracy of every run against its epochs and against its time."""
     import matplotlib.pyplot as plt
 
     from tnt_jax.analysis.style import save, style
@@ -256,7 +256,7 @@ def draw_curves(found: Runs, path: pathlib.Path) -> None:
 
 
 def draw_spread(found: Runs, path: pathlib.Path) -> None:
-    """Test accuracy at the end: a dot for each seed, a stroke at their mean, the best mean at the top."""
+    """Draws the final test accuracy: a dot per seed, a stroke at their mean, the best mean at the top."""
     import matplotlib.pyplot as plt
 
     from tnt_jax.analysis.style import save, style

@@ -1,12 +1,12 @@
-"""TNT and DeiT on a GPU beside timm's, in one command that a short lease can hold.
+"""Times TNT and DeiT against timm's on a GPU, in one command that fits a short lease.
 
     python -m benchmarks.gpu --minutes=8 --output=gpu.json
     python -m benchmarks.gpu --minutes=2 --models=tnt_s_patch16_224 --batch-size=8 --train-batch-size=4 --no-baseline
 
-Every case is a process of its own; the cases of a group (one model and kind of work) take turns. Ours are the
+Every case runs in its own process; the cases of a group (one model and kind of work) take turns. Ours are the
 implementations of the inner attention ("dot", "broadcast") and of the outer one ("xla", "flash": cuDNN's), and cuDNN's
-for both; timm's are eager and compiled. The groups come in the order of what they tell; one that would not end in time
-is not begun. Tables are printed and the JSON is written after each group, so that an interrupted run leaves its
+for both; timm's are eager and compiled. The most informative groups run first; one that would not finish in time is
+not started. Tables are printed and the JSON is written after each group, so that an interrupted run leaves its
 figures. Needs jax with its CUDA build, flax, optax, ml_collections, absl-py, etils and msgpack (no TensorFlow), and for
 the baseline torch and timm in the same Python.
 """
@@ -27,15 +27,15 @@ from tnt_jax.training.config import as_dict, check_config
 from tnt_jax.workdir import write_atomically
 
 MODELS = ["tnt_s_patch16_224", "deit_small_patch16_224", "tnt_ti_patch16_224", "tnt_b_patch16_224"]
-# Of the inner and of the outer attention.
+# (inner attention, outer attention)
 IMPLEMENTATIONS = [("dot", "xla"), ("broadcast", "xla"), ("dot", "flash"), ("broadcast", "flash"), ("cudnn", "flash")]
-COMPILED = {"eager": "no", "compiled": "yes"}  # what baseline.py calls them
+COMPILED = {"eager": "no", "compiled": "yes"}  # their names in baseline.py
 
 
 def groups(options: argparse.Namespace, config: dict[str, Any]) -> list[list[dict[str, Any]]]:
-    """The options and a config's plain form -> cases that take turns, the most telling group first.
+    """The options and a config's plain form -> groups of cases that take turns, the most informative first.
 
-    A case is one of benchmarks.speed with an "implementation", such as "dot, flash" or "compiled".
+    A case is one of benchmarks.speed plus an "implementation", such as "dot, flash" or "compiled".
     """
     found = []
     for model in options.models:
@@ -56,7 +56,7 @@ def groups(options: argparse.Namespace, config: dict[str, Any]) -> list[list[dic
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
-    """Results of groups -> Markdown rows; the ratio is to timm's eager one of the same model and work."""
+    """Results -> a Markdown table; ratios are to timm's eager mode with the same model and work."""
     eager = {(r["model"], r["mode"]): speed_of(r) for r in results if r["implementation"] == "eager"}
     rows = ["| model | work | batch | implementation | images/s | to timm eager | memory GB |", "|" + " --- |" * 7]
     for result in results:
@@ -76,22 +76,22 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 
 
 def speed_of(result: dict[str, Any]) -> float | None:
-    """-> images a second, the median of its turns; None where it failed."""
+    """-> images per second, the median over its turns; None if it failed."""
     return result["images_per_second"]["median"] if result["images_per_second"] else None
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line -> options, with what benchmarks.speed's cases read."""
+    """The command line -> options, with those that the cases of benchmarks.speed read."""
     parser = command_line.Parser("gpu", __doc__)
     parser.add_config(speed.DEFAULT)
-    parser.add_argument("--minutes", type=command_line.at_least(0, float), default=8.0, help="when to begin no more")
-    parser.add_argument("--models", type=speed.listed, default=MODELS, help="names, commas between them")
-    parser.add_argument("--batch-size", type=command_line.at_least(1), default=256, help="images a forward pass")
-    parser.add_argument("--train-batch-size", type=command_line.at_least(1), default=128, help="images a step")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of the arithmetic")
+    parser.add_argument("--minutes", type=command_line.at_least(0, float), default=8.0, help="start no group later")
+    parser.add_argument("--models", type=speed.listed, default=MODELS, help="names, separated by commas")
+    parser.add_argument("--batch-size", type=command_line.at_least(1), default=256, help="images per forward pass")
+    parser.add_argument("--train-batch-size", type=command_line.at_least(1), default=128, help="images per step")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of the computation")
     parser.add_argument("--no-baseline", action="store_true", help="without timm")
     parser.add_argument("--rounds", type=command_line.at_least(1), default=3, help="turns of each case")
-    parser.add_argument("--turn-seconds", type=command_line.at_least(0, float), default=1.0, help="of a turn, at least")
+    parser.add_argument("--turn-seconds", type=command_line.at_least(0, float), default=1.0, help="minimum turn length")
     parser.add_argument("--output", type=Path, help="file for the figures as JSON")
     options = parser.parse(arguments)
     options.with_baseline = not options.no_baseline
@@ -102,7 +102,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints a table after each group; writes the JSON where asked for."""
+    """Prints a table after each group; writes the JSON if asked for."""
     start, options = time.monotonic(), parse(arguments)
     with command_line.one_message("gpu"):
         if options.with_baseline and not all(map(importlib.util.find_spec, ("torch", "timm"))):
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         begun = time.monotonic()
         if begun - start + longest > 60 * options.minutes:
             left = ", ".join(f"{each[0]['model']} {each[0]['mode']}" for each in todo[number:])
-            print(f"Not begun, for want of time: {left}.", flush=True)
+            print(f"Not started for lack of time: {left}.", flush=True)
             break
         measured = speed.measure(cases, options.rounds, sys.executable)
         results += [

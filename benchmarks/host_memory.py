@@ -1,11 +1,11 @@
-"""Resident memory of the input pipelines over thousands of steps: it must not grow.
+"""Measures the resident memory of the input pipelines over thousands of steps: it must not grow.
 
 python -m benchmarks.host_memory --folder DIR [--steps 2000] [--batch-size 8] [--case folder-train]
 
-DIR holds CLASS/NAME.jpg (or .jpeg). Each case runs in a process of its own, one after the other: the folder and
-ImageNet (tfds' own builder, on miniature archives), training as in configs/default.py (RandAugment, three copies)
-and evaluation (over and over again, as a long run does). Prints the resident set in MB after every
-hundred steps, and the slope of the second half. Linux alone: it reads /proc/self/statm.
+DIR holds CLASS/NAME.jpg (or .jpeg). The cases run one after the other, each in its own process: the folder and
+ImageNet (tfds' own builder, on miniature archives), each for training as in configs/default.py (RandAugment, three
+copies) and for evaluation (repeated, as in a long run). Prints the resident set in MB after every hundred steps, and
+the slope of the second half. Linux only: it reads /proc/self/statm.
 """
 
 import argparse
@@ -28,13 +28,13 @@ SIZE = (224, 224)
 
 
 def resident_megabytes() -> float:
-    """Memory of this process that lies in RAM, in units of 2^20 bytes."""
+    """Returns the resident memory of this process, in units of 2^20 bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def make_settings(name: str, directory: Path, folder: Path):
-    """The default recipe's data settings over a data set made in `directory`."""
+    """Makes a data set in `directory` -> the default recipe's data settings for it."""
     from configs.default import get_config
     from tnt_jax.data.settings import DataSettings
 
@@ -58,7 +58,7 @@ def make_settings(name: str, directory: Path, folder: Path):
 
 
 def batches(case: str, directory: Path, folder: Path, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-    """Endless batches of a case."""
+    """Returns endless batches of a case."""
     from tnt_jax.data.batches import eval_batches, train_batches
 
     name, purpose = case.split("-")
@@ -83,7 +83,7 @@ def run_case(case: str, folder: Path, steps: int, batch_size: int) -> None:
         slope = np.polyfit(np.arange(len(half)), half, 1)[0] if len(half) > 1 else float("nan")
         seconds = time.monotonic() - started
         print(
-            f"{case}: {slope:+.2f} MB a hundred steps in the second half; {seconds:.0f} s, batch {batch_size}",
+            f"{case}: {slope:+.2f} MB per hundred steps in the second half; {seconds:.0f} s, batch {batch_size}",
             flush=True,
         )
 
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="CLASS/NAME.jpg")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--case", choices=CASES, help="this one alone, in this process")
+    parser.add_argument("--case", choices=CASES, help="run only this one, in this process")
     options = parser.parse_args()
     if options.case:
         run_case(options.case, options.folder, options.steps, options.batch_size)

@@ -1,17 +1,17 @@
-"""Input speed: the ImageNet training pipeline, from encoded files to finished batches, against timm's loader.
+"""Times the ImageNet training pipeline, from encoded files to finished batches, against timm's loader.
 
 Both sides crop, resize, flip and RandAugment the same JPEGs to 224 x 224 on the same cores, in turns within one run,
-so that a noisy machine disturbs them alike:
+so that a noisy machine affects them alike:
   ours   batches (uint8; the training step normalises on the device), with one copy of an image in a batch
-         and with three, by so many worker processes as there are cores, and by one
+         and with three, by as many worker processes as there are cores, and by one
   timm   timm.data.create_loader: worker processes, then normalisation on timm's device, here the CPU. It decodes an
-         image anew for each repeated copy, so its rate holds for both of ours
-Beside the rates: processor time an image (all processes of a side), and of ours in the main process alone.
+         image again for each repeated copy, so its rate applies to both of ours
+Also reports processor time per image (all processes of a side) and, for ours, that of the main process.
 
     python -m benchmarks.input_pipeline --images DIR --baseline-python PYTHON [--rounds 5] [--output FILE.json]
 
 DIR holds CLASS/*.jpg; PYTHON is an interpreter with torch, torchvision, timm and Pillow below 12. Without it only ours
-is measured. `--index FILES` measures the start on TFRecord files of 1.28 million records instead.
+is measured. `--index` measures the start on TFRecord files of 1.28 million records instead.
 """
 
 import argparse
@@ -28,17 +28,17 @@ from pathlib import Path
 
 BATCH_SIZE = 120  # images, a multiple of 2 and 3
 SIDE = 224  # pixels
-RECORDS, SHARDS = 1_281_167, 1024  # as ImageNet's
+RECORDS, SHARDS = 1_281_167, 1024  # those of ImageNet
 TIMM = "timm"
 
 
 def main() -> None:
-    """Measures, prints one line a round and a summary, and writes the figures as JSON where asked for."""
+    """Measures, prints a line per round and a summary, and writes the figures as JSON if asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", required=True, type=Path, help="folder with CLASS/*.jpg")
-    parser.add_argument("--baseline-python", default="", help="interpreter with timm; empty: measure ours alone")
+    parser.add_argument("--baseline-python", default="", help="interpreter with timm; empty: measure only ours")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
-    parser.add_argument("--batches", type=int, default=24, help=f"batches of {BATCH_SIZE} images a turn")
+    parser.add_argument("--batches", type=int, default=24, help=f"batches of {BATCH_SIZE} images per turn")
     parser.add_argument("--cores", type=int, default=2, help="processor cores, and worker processes")
     parser.add_argument("--output", default="", help="file for the figures as JSON")
     parser.add_argument("--index", action="store_true", help="the start on 1.28 million TFRecords instead")
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace, folder: str) -> dict:
-    """Runs the turns -> the figures of every round, by side, and where and with what."""
+    """Runs the turns -> the figures of every round by side, the machine and the versions."""
     sides = {
         f"{copies} {'copy' if copies == 1 else 'copies'}, {workers} worker{'s' * (workers > 1)}": Ours(
             folder, copies, workers
@@ -74,7 +74,7 @@ def measure(arguments: argparse.Namespace, folder: str) -> dict:
         sides |= {TIMM: baseline}
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
     for side in sides.values():
-        side.run(2)  # the files' cache
+        side.run(2)  # fills the file cache
     for number in range(arguments.rounds):
         for name, side in sides.items():
             rounds[name].append(side.run(arguments.batches))
@@ -103,7 +103,7 @@ class Ours:
         self.settings = DataSettings(**values)
 
     def run(self, batches: int) -> dict[str, float]:
-        """Opens the pipeline, takes this many batches after the first and closes it -> the figures of the turn."""
+        """Opens the pipeline, reads this many batches after the first and closes it -> the figures of the turn."""
         from tnt_jax.data.batches import train_batches
 
         started, children = time.perf_counter(), processor_time(resource.RUSAGE_CHILDREN)
@@ -127,7 +127,7 @@ class Ours:
 
 
 class Baseline:
-    """timm in an interpreter of its own, which waits while it is not its turn."""
+    """timm in its own interpreter, which waits between its turns."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         command = [arguments.baseline_python, __file__, "--as-baseline", "--images", str(arguments.images)]
@@ -136,7 +136,7 @@ class Baseline:
         )
 
     def run(self, batches: int) -> dict[str, float]:
-        """Opens the loader and takes this many batches after the first."""
+        """Opens the loader and reads this many batches after the first -> the figures of the turn."""
         return self.ask(str(batches))
 
     def close(self) -> dict:
@@ -147,7 +147,7 @@ class Baseline:
         return found
 
     def ask(self, question: str) -> dict:
-        """A line to the process -> its answer."""
+        """Sends a line to the process -> its answer."""
         self.process.stdin.write(question + "\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
@@ -157,10 +157,10 @@ class Baseline:
 
 
 def serve_timm(arguments: argparse.Namespace) -> None:
-    """The other process: a line with a number of batches in, a line with the turn's figures out."""
+    """Runs in timm's process: reads lines with a number of batches, answers each with the turn's figures."""
     import torch
 
-    operators = torch.library.Library("torchvision", "DEF")  # beside a CPU build of torch they may be missing
+    operators = torch.library.Library("torchvision", "DEF")  # a CPU build of torch may lack them
     for name in ("nms", "qnms"):
         operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     import PIL
@@ -188,7 +188,7 @@ def serve_timm(arguments: argparse.Namespace) -> None:
 
 
 def timm_loader(paths: list[Path], batches: int, workers: int):
-    """timm's create_loader with the recipe of configs/default.py."""
+    """Returns timm's create_loader with the recipe of configs/default.py."""
     import timm
     import torch
     from PIL import Image
@@ -221,7 +221,7 @@ def timm_loader(paths: list[Path], batches: int, workers: int):
 
 
 def measure_index() -> None:
-    """Prints what the start costs on TFRecord files of as many records as ImageNet has, of 100 bytes each."""
+    """Prints the startup time on TFRecord files with as many records as ImageNet, of 100 bytes each."""
     import struct
 
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -235,52 +235,52 @@ def measure_index() -> None:
             path = Path(folder) / f"{shard}.tfrecord"
             path.write_bytes(record * count)
             files.append((str(path), count))
-        for what in ("the first start, which makes the index", "later starts"):
+        for what in ("first start, which builds the index", "later starts"):
             started = time.perf_counter()
             tfrecords.TFRecordFiles(files).read(SHARDS - 1, 0)
             print(f"{what}: {time.perf_counter() - started:.2f} s", flush=True)
     started = time.perf_counter()
     order.TrainOrder(RECORDS, 1024, 3, 0, 0, 1).local_batch(150 * 1251 + 7)
-    print(f"the order of an epoch, at any step: {time.perf_counter() - started:.2f} s")
+    print(f"order of an epoch, at any step: {time.perf_counter() - started:.2f} s")
 
 
 USAGES = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 
 
 def processor_time(who: int) -> float:
-    """Processor seconds of this process, or of its ended children."""
+    """Returns the processor seconds of this process, or of its children that have ended."""
     usage = resource.getrusage(who)
     return usage.ru_utime + usage.ru_stime
 
 
 def worker_numbers() -> list[int]:
-    """The process ids of the workers."""
+    """Returns the process ids of the workers."""
     tasks = Path(f"/proc/{os.getpid()}/task").glob("*/children")
     children = [int(number) for task in tasks for number in task.read_text().split()]
     return [each for each in children if "spawn_main" in Path(f"/proc/{each}/cmdline").read_text()]
 
 
 def resident_megabytes(number: int) -> float:
-    """Memory of a process that is its own, in units of 2^20 bytes: without the libraries that processes share."""
+    """Returns a process's private resident memory in units of 2^20 bytes, without shared libraries."""
     fields = Path(f"/proc/{number}/statm").read_text().split()
     return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def versions() -> dict[str, str]:
-    """Of what the figures of ours depend on."""
+    """Returns the versions that the figures of ours depend on."""
     from importlib.metadata import version
 
     return {"python": platform.python_version()} | {name: version(name) for name in ("pillow", "grain", "numpy")}
 
 
 def processor_name() -> str:
-    """The processor's name as Linux gives it."""
+    """Returns the processor's name as Linux reports it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def summary(report: dict) -> str:
-    """The medians as the lines of a table, and the medians of the rounds' ratios to timm."""
+    """Returns a table of the medians, with the median over the rounds of the ratio to timm."""
     rounds = report["rounds"]
     lines = ["| side | images/s | / timm | processor ms an image | of it main process | first batch, s | worker, MB |"]
     lines.append("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")

@@ -1,7 +1,7 @@
-"""What it costs to return to a position in the data: python -m benchmarks.resume_position
+"""Measures the cost of returning to a position in the data: python -m benchmarks.resume_position
 
-The first batch of a run that starts, and of one that resumes in the middle of epoch 151, of as many records as ImageNet
-has (synthetic images of 8 pixels, so that the position is all that is measured).
+Times the first batch of a new run and of one that resumes in the middle of epoch 151, with as many records as ImageNet
+(synthetic images of 8 pixels, so that only the position is measured).
 """
 
 import time
@@ -16,7 +16,7 @@ STEP = 188_650  # of the 387,810 of 310 epochs
 
 
 def first_batch(start_step: int) -> float:
-    """Seconds from nothing to the batch of this step."""
+    """Returns the seconds from a cold start to the batch of this step."""
     order._cached_permutation.cache_clear()
     values = default.get_config().data.to_dict() | {"name": "synthetic", "synthetic_examples": IMAGENET}
     settings = DataSettings(**values)

@@ -1,13 +1,13 @@
-"""Images a second and memory of forward passes and training steps on the device at hand, beside timm's in PyTorch.
+"""Images per second and memory of forward passes and training steps on the local device, ours and timm's in PyTorch.
 
     python -m benchmarks.speed --batch-sizes=16 --train-batch-sizes=8 --threads=2 --output=benchmark.json
     python -m benchmarks.speed --models=tnt_s_patch16_224,deit_small_patch16_224 --batch-sizes=64,128 \
         --dtype=bfloat16 --baseline=timm --baseline-python=PYTHON
 
-For each kind of work (forward, training) and batch size, every model on every side runs in a process of its own; they
-take turns within one run, so that a noisy machine disturbs them alike (on a TPU, which belongs to one process, they run
-one after the other). Stated are the median, the least and the greatest of the turns, and ratios as the median over
-the rounds. Compilation and the first steps are not timed. `--config` gives the recipe of the training step and, with
+For each kind of work (forward, training) and batch size, every model on every side runs in its own process; they take
+turns within one run, so that a noisy machine affects them alike (on a TPU, which one process owns, they run one after
+the other). The report has the median, minimum and maximum over the turns, and ratios as the median over the rounds.
+Compilation and the first steps are not timed. `--config` gives the recipe of the training step and, with
 --config.model.KEY=VALUE, settings for all models. PYTHON is an interpreter with torch and timm.
 """
 
@@ -35,26 +35,26 @@ OURS, BASELINE = "tnt_jax", "timm"
 MODES = ("forward", "train")
 OURS_COMMAND = [sys.executable, "-m", "benchmarks.sides.ours"]
 BASELINE_FILE = Path(__file__).parent / "sides/baseline.py"
-# Several processes share a GPU: each must leave memory to the others.
+# Several processes share a GPU: each must leave memory for the others.
 OURS_ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "2"}
-# Settings that change what is computed; the baseline takes image_size, num_classes, depth and drop_path_rate over.
+# Settings that change the computation; the baseline only takes image_size, num_classes, depth and drop_path_rate.
 ARCHITECTURE = (
     *("patch_size", "word_size", "inner_dim", "outer_dim", "inner_num_heads", "outer_num_heads", "mlp_ratio"),
     *("tnt_blocks", "word_position", "sentence_position", "squeeze_excitation", "qkv_bias"),
     *("sentence_encoding", "layer_scale", "pooling"),
 )
-NUM_CLASSES = 1000  # where the config leaves it to the data set
-PAUSE = 0.3  # seconds between turns: threads of the last side that spin for work go to sleep
+NUM_CLASSES = 1000  # if the config leaves it to the data set
+PAUSE = 0.3  # seconds between turns, in which spinning threads of the last side go to sleep
 
 
 def cases(options: argparse.Namespace, config: dict[str, Any]) -> list[list[dict[str, Any]]]:
     """The options and a config's plain form -> groups of cases that take turns. Raises ValueError with the fix.
 
-    A case: side, model, mode, batch_size, and what the workers need (sides/ours.py and baseline.py).
+    A case has side, model, mode, batch_size, and what the workers need (sides/ours.py and baseline.py).
     """
     sides = [OURS] + [BASELINE] * has_baseline(options)
     if not options.models:
-        raise ValueError("--models is empty: name one at least, such as --models=tnt_s_patch16_224.")
+        raise ValueError("--models is empty: name at least one, such as --models=tnt_s_patch16_224.")
     for mode in options.modes:
         if mode not in MODES:
             raise ValueError(f"--modes={mode}: must be forward, train or both.")
@@ -68,7 +68,7 @@ def cases(options: argparse.Namespace, config: dict[str, Any]) -> list[list[dict
 
 
 def positive(text: str) -> int:
-    """A batch size as text -> its number."""
+    """Parses a batch size."""
     if not text.strip().isdigit() or int(text) < 1:
         raise ValueError(f"--batch-sizes={text}: must be whole numbers of images, such as 8,16.")
     return int(text)
@@ -77,10 +77,10 @@ def positive(text: str) -> int:
 def make_case(
     options: argparse.Namespace, config: dict[str, Any], name: str, mode: str, batch_size: int
 ) -> dict[str, Any]:
-    """One model, mode and batch size -> a case without its side. Raises ValueError for a model that cannot be."""
+    """One model, mode and batch size -> a case without its side. Raises ValueError for an impossible model."""
     num_classes = config["model"]["num_classes"] or NUM_CLASSES
     changes = {"name": name, "num_classes": num_classes} | ({"dtype": options.dtype} if options.dtype else {})
-    # No data is read, but more copies of an image than a batch holds would be refused.
+    # No data is read, but check_config rejects more copies of an image than fit in a batch.
     copies = min(config["data"]["repeated_augmentation"], batch_size)
     config = config | {"model": config["model"] | changes, "data": config["data"] | {"repeated_augmentation": copies}}
     config |= {"batch_size": batch_size, "eval_batch_size": batch_size}
@@ -110,7 +110,7 @@ def make_case(
 
 
 def has_baseline(options: argparse.Namespace) -> bool:
-    """Whether timm is to run. Raises ValueError where it is asked for and not there."""
+    """Whether to run timm. Raises ValueError if it is requested but not installed."""
     here = all(importlib.util.find_spec(name) for name in ("torch", "timm"))
     if options.baseline == "none":
         return False
@@ -126,17 +126,17 @@ def has_baseline(options: argparse.Namespace) -> bool:
 
 
 def start(case: dict[str, Any], baseline_python: str) -> Worker:
-    """A case, and the interpreter with torch and timm -> the process that runs it, compiling already."""
+    """Starts a case, timm's with the given interpreter -> its process, which begins to compile."""
     if case["side"] == OURS:
         return Worker(OURS_COMMAND, case, OURS_ENVIRONMENT)
     return Worker([baseline_python, str(BASELINE_FILE)], case)
 
 
 def measure(group: Sequence[dict[str, Any]], rounds: int, baseline_python: str) -> list[dict[str, Any]]:
-    """Cases -> their results, measured in turns; those on a TPU each alone, before the next one starts."""
+    """Cases -> their results, measured in turns; on a TPU one case after the other."""
     contenders, waiting = [], []
     try:
-        for case in group:  # one compiles after the other, so that the seconds of a first step mean something
+        for case in group:  # they compile one by one, so that the time of a first step is meaningful
             contender = Contender(case, baseline_python)
             contenders.append(contender)
             if contender.facts.get("platform") == "tpu":
@@ -155,7 +155,7 @@ def measure(group: Sequence[dict[str, Any]], rounds: int, baseline_python: str) 
 
 
 class Contender:
-    """A case, its worker and what came of it so far."""
+    """A case, its worker and its results so far."""
 
     def __init__(self, case: dict[str, Any], baseline_python: str) -> None:
         self.case, self.rates, self.error = case, [], None
@@ -172,11 +172,11 @@ class Contender:
             self.rates.append(self.facts["steps_a_turn"] * self.case["batch_size"] / seconds)
 
     def end(self) -> None:
-        """Asks for the memory; the worker is gone afterwards."""
+        """Reads the memory and ends the worker."""
         self.memory = self._guarded(self.worker.end) or self.memory
 
     def alone(self, rounds: int) -> None:
-        """All turns on end."""
+        """Runs all turns in a row and ends the worker."""
         try:
             for _ in range(rounds):
                 self.turn()
@@ -185,7 +185,7 @@ class Contender:
             self.worker.close()
 
     def _guarded(self, act: Any) -> Any:
-        """The act's answer; None once the worker has failed, with its message kept."""
+        """Returns the act's result; None once the worker has failed, whose message is kept."""
         if self.error is not None:
             return None
         try:
@@ -196,7 +196,7 @@ class Contender:
             return None
 
     def result(self, interleaved: bool) -> dict[str, Any]:
-        """-> one entry of the report's `results`; images_per_second is None where there is an error."""
+        """Returns one entry of the report's `results`; images_per_second is None after an error."""
         rates = self.rates if self.error is None else []
         speed = None
         if rates:
@@ -214,7 +214,7 @@ class Contender:
 def ratios(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The results of one group -> ours over timm's for each model, and the first model over the others on each side.
 
-    Each a median over the rounds; there is none for a case that failed.
+    Each is a median over the rounds; failed cases have none.
     """
     fast = {(r["model"], r["side"]): r["images_per_second"]["turns"] for r in results if r["images_per_second"]}
     models = list(dict.fromkeys(result["model"] for result in results))
@@ -261,7 +261,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 
 
 def setting(options: argparse.Namespace, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Where and with what: device, processor, threads, versions."""
+    """Returns the setting of the measurement: device, processor, threads, versions."""
     facts = [result for result in results if "platform" in result]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
@@ -274,21 +274,21 @@ def setting(options: argparse.Namespace, results: Sequence[dict[str, Any]]) -> d
         "warmup_steps": options.warmup_steps,
         "versions": {"python": platform.python_version()} | {k: v for f in facts for k, v in f["versions"].items()},
         "training_step": {
-            OURS: "the whole recipe of the config: normalising, mixing, erasing, drop path, AdamW, moving average",
+            OURS: "the config's whole recipe: normalisation, mixing, erasing, drop path, AdamW, moving average",
             BASELINE: "soft targets, drop path, AdamW; no mixing, no moving average",
         },
     }
 
 
 def processor_name() -> str:
-    """The processor's name as Linux gives it."""
+    """Returns the processor's name as Linux reports it."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.exists() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def log(text: str) -> None:
-    """Progress, beside the report."""
+    """Prints progress to standard error, apart from the report."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -302,21 +302,21 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = command_line.Parser("speed", __doc__)
     parser.add_config(DEFAULT)
     models = ["tnt_s_patch16_224", "deit_small_patch16_224"]
-    parser.add_argument("--models", type=listed, default=models, help="names, commas between them")
+    parser.add_argument("--models", type=listed, default=models, help="names, separated by commas")
     parser.add_argument("--modes", type=listed, default=list(MODES), help="what is timed: forward, train or both")
-    parser.add_argument("--batch-sizes", type=listed, default=["16"], help="images a step, over all devices")
-    parser.add_argument("--train-batch-sizes", type=listed, help="the same for training, where it differs")
-    dtype = "of the arithmetic on both sides; the config's unless given"
+    parser.add_argument("--batch-sizes", type=listed, default=["16"], help="images per step, over all devices")
+    parser.add_argument("--train-batch-sizes", type=listed, help="the same for training, if different")
+    dtype = "of the computation on both sides; default: the config's"
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help=dtype)
-    baseline = "auto: timm where --baseline-python or this Python has it"
+    baseline = "auto: timm if --baseline-python or this Python has it"
     parser.add_argument("--baseline", choices=("auto", "timm", "none"), default="auto", help=baseline)
-    parser.add_argument("--baseline-python", help="interpreter with torch and timm; this one unless given")
+    parser.add_argument("--baseline-python", help="interpreter with torch and timm; default: this one")
     compiled = "torch.compile for the baseline; auto: on GPUs"
     parser.add_argument("--baseline-compile", choices=("auto", "yes", "no"), default="auto", help=compiled)
     parser.add_argument("--rounds", type=command_line.at_least(1), default=5, help="turns of each side")
-    warmup = "steps before the first turn, beside the one that compiles"
+    warmup = "steps before the first turn, besides the one that compiles"
     parser.add_argument("--warmup-steps", type=command_line.at_least(1), default=2, help=warmup)
-    seconds = "how long a turn is, at least; one step if that is longer"
+    seconds = "minimum length of a turn; one step if that is longer"
     parser.add_argument("--turn-seconds", type=command_line.at_least(0, float), default=2.0, help=seconds)
     parser.add_argument(
         "--threads", type=command_line.at_least(0), default=0, help="processor cores for each side (Linux); 0: all"
@@ -326,7 +326,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints the table and the ratios; writes the JSON, after every group, where asked for."""
+    """Prints the table and the ratios; writes the JSON after every group if asked for."""
     options = parse(arguments)
     with command_line.one_message("speed"):
         groups = cases(options, as_dict(check_config(command_line.read_config(options))))

@@ -1,10 +1,10 @@
-"""What a TNT block costs on a TPU beside the outer block alone, which is DeiT's: static estimates, nothing runs.
+"""Estimates the cost of a TNT block on a TPU, and of the outer block alone, which is DeiT's: static, nothing runs.
 
     python -m benchmarks.tpu_block --size=s --topology=v5e:2x2 --json=costs.json
 
 Each block is compiled for one chip of the topology, forward and backward, and estimated by benchmarks.tpu.cost (the
-greater of instruction bundles and padded memory traffic of every operation). No TPU is needed, but libtpu is
-(the extra tpu-report); a block takes one to five minutes of a core. docs/tpu.md has a table and what it says.
+greater of instruction bundles and padded memory traffic of every operation). Needs no TPU, but libtpu
+(the extra tpu-report); a block takes one to five minutes on one core. docs/tpu.md has a table and its discussion.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # libtpu compiles here, and has no TPU to compute on
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # libtpu only compiles here; there is no TPU to run on
 
 import jax
 
@@ -35,9 +35,9 @@ TNT = ("xla", "pallas")  # the whole block, by inner_implementation
 def make_block(
     name: str, images: int, size: int, dtype: str, device_kind: str, block: str, outer: str
 ) -> tuple[Callable[..., Any], list[Any]]:
-    """A model's name and one of OUTER and TNT -> (the block as a function, shapes of arguments).
+    """A model's name and one of OUTER or TNT -> (the block as a function, shapes of its arguments).
 
-    "attention" is computed from queries, keys and values.
+    "attention" takes queries, keys and values.
     """
     config = tnt_jax.create_model(name, image_size=size, dtype=dtype).config
     inner = block if block in TNT else "xla"
@@ -58,7 +58,7 @@ def make_block(
         return lambda params, *x: module.apply(params, *x, {})[:2], [params, words, tokens]
 
     def feature_major(params: Any, words: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Words come and go as the kernel has them: between blocks XLA cancels the transpositions."""
+        """Takes and returns words in the kernel's layout: between blocks XLA cancels the transpositions."""
         words, tokens, _ = module.apply(params, from_feature_major(words, config.num_words), tokens, {})
         return to_feature_major(words), tokens
 
@@ -67,7 +67,7 @@ def make_block(
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """-> costs of every block by name, in cycles, and what they are of."""
+    """Returns the costs of every block by name, in cycles, and the settings."""
     device_kind, found = chip_of(arguments.topology).device_kind, {}
     for name in arguments.blocks:
         model, outer = SIZES[arguments.size], arguments.outer_implementation
@@ -90,7 +90,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """-> the report as rows: million cycles, the ratio to DeiT's block, XLA's estimate, memory."""
+    """Returns the report as rows: million cycles, the ratio to DeiT's block, XLA's estimate, memory."""
     blocks = report["blocks"]
     lines = [f"{'block':9s} {'Mcycles':>16s} {'to DeiT':>8s} {'XLA Mcycles':>12s} {'temp GB':>8s}"]
     for name, each in blocks.items():
@@ -103,11 +103,11 @@ def table(report: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Prints costs as they come and a table; writes JSON where asked."""
+    """Prints each block's costs and then a table; writes JSON if asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="s")
-    parser.add_argument("--topology", default="v5e:2x2", help="such as v5p:2x2x1 or v6e:2x2; its first chip counts")
-    parser.add_argument("--images", type=int, default=128, help="a chip")
+    parser.add_argument("--topology", default="v5e:2x2", help="such as v5p:2x2x1 or v6e:2x2; its first chip is used")
+    parser.add_argument("--images", type=int, default=128, help="per chip")
     parser.add_argument("--image-size", type=int, default=224, help="pixels")
     parser.add_argument("--outer-implementation", choices=OUTER_IMPLEMENTATIONS, default="auto")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")

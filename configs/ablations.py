@@ -1,12 +1,12 @@
-"""Every row of the paper's Tables 5, 6, 7, 8 and 12, and any combination of them: TNT-S on ImageNet, the recipe as is.
+"""Every row of the paper's Tables 5, 6, 7, 8 and 12, and any combination of them: TNT-S on ImageNet, with the recipe unchanged.
 
 Command:  python main.py --config=configs/ablations.py:words=64 --workdir=runs/words_64
-          The argument is one or several of these, with commas between them:
+          The argument is one or more of these, separated by commas:
             blocks=all|none|1,4,8,12      blocks with an inner path, numbers from 1 to 12; none is DeiT-S (Table 5)
             sentence_position=true|false  position encodings of the sentences (Table 6)
             word_position=true|false      position encodings of the words (Table 6)
             inner_heads=1|2|4|6|8         heads of the inner attention, or another number that divides C (Table 7)
-            words=64|16|4                 words a sentence M, with C = 6|24|96, so that M * C stays 384 (Table 8)
+            words=64|16|4                 words per sentence M, with C = 6|24|96, so that M * C stays 384 (Table 8)
             se=true|false                 squeeze-and-excitation (Table 12)
           Both encodings off: --config=configs/ablations.py:sentence_position=false,word_position=false
 Hardware: not yet run
@@ -24,8 +24,8 @@ import ml_collections
 from configs import default
 
 DEPTH = 12
-# Words a sentence -> pixels of a word's side, C, inner heads. Table 8 does not name the heads: TNT-S's four do not
-# divide 6, and of the numbers that do, 2 is what Table 7 finds next best.
+# Words per sentence -> pixels of a word's side, C, inner heads. Table 8 does not give the heads: TNT-S's four do not
+# divide 6, and of the numbers that do, 2 ranks next best in Table 7.
 WORDS = {"64": (2, 6, 2), "16": (4, 24, 4), "4": (8, 96, 4)}
 SWITCHES = {"true": True, "false": False}
 ACCEPTED = {
@@ -39,10 +39,10 @@ ACCEPTED = {
 
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
-    """An argument such as "words=64" or "blocks=1,6,se=true" -> TNT-S and the recipe of configs/default.py, changed so.
+    """An argument such as "words=64" or "blocks=1,6,se=true" -> the recipe of configs/default.py with that TNT-S.
 
-    Raises ValueError for an empty argument, an unknown or repeated key, a value that the key does not take, and a key
-    of the inner path beside blocks=none; each message has what is accepted.
+    Raises ValueError for an empty argument, an unknown or repeated key, a value that the key does not accept, or a key
+    of the inner path with blocks=none; each message has what is accepted.
     """
     chosen = parse(argument, ACCEPTED, "configs/ablations.py")
     config = default.get_config()
@@ -70,7 +70,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
 def parse(argument: str, accepted: Mapping[str, str], file: str) -> dict[str, str]:
     """ "blocks=1,6,se=true" -> {"blocks": "1,6", "se": "true"}: a piece without "=" belongs to the key before it.
 
-    accepted: the keys, with what each takes in words. Raises ValueError that has them and names the config's file.
+    accepted: the keys, and in words what each accepts. Raises ValueError with these and the config's file.
     """
     chosen: dict[str, str] = {}
     for piece in argument.split(","):
@@ -91,14 +91,14 @@ def parse(argument: str, accepted: Mapping[str, str], file: str) -> dict[str, st
 
 
 def look_up(key: str, value: str, accepted: Mapping[str, Any]) -> Any:
-    """The value's meaning; ValueError with the accepted ones where it has none."""
+    """Returns what the value stands for. Raises ValueError, with the accepted values, if it is none of them."""
     if value not in accepted:
         raise ValueError(f"{key}={value}: must be one of {', '.join(accepted)}.")
     return accepted[value]
 
 
 def blocks_of(value: str, depth: int) -> tuple[int, ...] | None:
-    """ "1,6" -> (1, 6); "none" -> (); "all" -> None, as model.tnt_blocks has them."""
+    """ "1,6" -> (1, 6); "none" -> (); "all" -> None, the values of model.tnt_blocks."""
     if value in ("all", "none"):
         return None if value == "all" else ()
     numbers = {str(number): number for number in range(1, depth + 1)}
@@ -109,5 +109,5 @@ def blocks_of(value: str, depth: int) -> tuple[int, ...] | None:
 
 
 def divisors(width: int) -> dict[str, int]:
-    """The numbers of heads that a width can be divided among, by their names."""
+    """Returns the numbers of heads that divide a width, by name."""
     return {str(number): number for number in range(1, width + 1) if width % number == 0}

@@ -1,26 +1,26 @@
-"""TNT against DeiT on CIFAR-10 from random weights at 32 x 32: equal recipe, equal size (parameters within 1%).
+"""TNT against DeiT on CIFAR-10 from random weights at 32 x 32: same recipe, same size (parameters within 1%).
 
 Command:  python main.py --config=configs/cifar10.py --workdir=runs/cifar10_tnt
           python main.py --config=configs/cifar10.py:model=deit --workdir=runs/cifar10_deit
-          tfds downloads 163 MB; of images in folders, add --config.data.name=folder --config.data.directory=CIFAR.
-          After the colon may stand one or several of these, with commas between them:
-            model=tnt|deit                DeiT is wider by as much as makes up for the inner path's parameters
-            scale=full|mini               mini: for two cores of a CPU
+          tfds downloads 163 MB; for images in folders, add --config.data.name=folder --config.data.directory=CIFAR.
+          The argument after the colon is one or more of these, separated by commas:
+            model=tnt|deit                DeiT is wider, to make up for the inner path's parameters
+            scale=full|mini               mini: for two CPU cores
             blocks=all|1,4,8,12           blocks with an inner path (Table 5)
             sentence_position=true|false  position encodings of the sentences (Table 6)
             word_position=true|false      position encodings of the words (Table 6)
             inner_heads=1|2|3|4|6|12      heads of the inner attention (Table 7)
-            words=16|4                    words a sentence M, M * C stays the same (Table 8); mini: 64|16|4. With 64
+            words=16|4                    words per sentence M; M * C stays the same (Table 8); mini: 64|16|4. With 64
                                           words C is 3, so there is one head; 4 words of C = 48 have 12% more parameters
             initialization=published|scaled
-                                          how weights start: as the recipe's, or as short runs want it
+                                          initial weights: the recipe's, or those for short runs
 Hardware: full: not yet run. mini: benchmarks/cifar10.md
 Time:     full: not yet run. mini: benchmarks/cifar10.md
 Accuracy: full: not yet run. mini: benchmarks/cifar10.md
 
-The recipe is TNT's but for what 50,000 small photographs ask for: crops of at least 30% of the area, no RandAugment (it
-was made for 224 pixels) and no repeated copies, so that the set stays on the device (data.on_device); the learning rate
-is 1e-3 for a batch of 1024 as in the recipe, the weights' average remembers an epoch or two, epochs are 200.
+The recipe is TNT's, adapted to 50,000 small photographs: crops of at least 30% of the area, no RandAugment (made for 224
+pixels), and no repeated copies, so that the set stays on the device (data.on_device). The learning rate is 1e-3 for a
+batch of 1024, as in the recipe, the average of the weights spans an epoch or two, and there are 200 epochs.
 """
 
 from typing import Any
@@ -34,7 +34,7 @@ STARTS = {"published": "published", "scaled": "scaled"}
 MINI = {"patch_size": 8, "depth": 4, "outer_num_heads": 4}
 SCALES = {"full": FULL, "mini": MINI}
 WIDTHS = {"full": {"tnt": 192, "deit": 201}, "mini": {"tnt": 128, "deit": 136}}  # D; DeiT's makes up for the inner path
-# Words a sentence -> pixels of a word's side, C, inner heads; M * C is 192 in all of them.
+# Words per sentence -> pixels of a word's side, C, inner heads; M * C is always 192.
 WORDS = {
     "full": {"16": (1, 12, 2), "4": (2, 48, 2)},
     "mini": {"64": (1, 3, 1), "16": (2, 12, 2), "4": (4, 48, 2)},
@@ -52,10 +52,10 @@ ACCEPTED = {
 
 
 def get_config(argument: str = "model=tnt") -> ml_collections.ConfigDict:
-    """An argument such as "model=deit,scale=mini" -> the experiment.
+    """An argument such as "model=deit,scale=mini" -> the config.
 
-    Raises ValueError for an unknown or repeated key, a value that the key does not take, and a key of the inner path
-    beside model=deit; each message has what is accepted.
+    Raises ValueError for an unknown or repeated key, a value that the key does not accept, or a key of the inner path
+    with model=deit; each message has what is accepted.
     """
     chosen = ablations.parse(argument, ACCEPTED, "configs/cifar10.py")
     scale = chosen.get("scale", "full")
@@ -109,7 +109,7 @@ def _set_model(model: ml_collections.ConfigDict, chosen: dict[str, str], sizes: 
 
 
 def _set_inner(model: ml_collections.ConfigDict, chosen: dict[str, str], words: dict[str, Any]) -> None:
-    """Fills in what the inner path has."""
+    """Fills in the settings of the inner path."""
     inner = ablations.look_up("words", chosen.get("words", "16"), words)
     model.word_size, model.inner_dim, model.inner_num_heads = inner
     if "inner_heads" in chosen:

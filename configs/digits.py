@@ -21,7 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.learning_rate = 3e-3
     config.schedule_unit = "step"
     config.warmup_epochs = 5.0
-    config.ema_decay = 0.99  # remembers about 100 steps, of 1,100 in all
+    config.ema_decay = 0.99  # averages over about 100 of 1,100 steps
     config.log_every_steps = 22  # an epoch
     config.eval_every_steps = 220
     config.checkpoint_every_steps = 220
@@ -46,7 +46,7 @@ def get_config() -> ml_collections.ConfigDict:
     data.crop_area = (0.7, 1.0)
     data.crop_aspect = (0.9, 1.1)
     data.train_interpolation = "bilinear"
-    data.flip_probability = 0.0  # a mirrored digit is no digit
+    data.flip_probability = 0.0  # a mirrored digit is not a digit
     data.randaugment = ""
     data.color_jitter = 0.0
     data.eval_crop_fraction = 1.0

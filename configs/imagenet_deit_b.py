@@ -1,7 +1,7 @@
 """DeiT-B on ImageNet with TNT's recipe, for a like-for-like comparison.
 
 Command:  python main.py --config=configs/imagenet_deit_b.py --workdir=runs/imagenet_deit_b
-          To evaluate published DeiT weights, whose images were made otherwise, add
+          To evaluate published DeiT weights, which need other preprocessing, add
           --config.data.mean="(0.485, 0.456, 0.406)" --config.data.std="(0.229, 0.224, 0.225)"
           --config.data.eval_crop_fraction=0.875
 Hardware: not yet run

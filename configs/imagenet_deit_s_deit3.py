@@ -1,13 +1,13 @@
-"""DeiT-S on ImageNet with DeiT III's recipe: imagenet_tnt_s_deit3.py with another model, its baseline.
+"""DeiT-S on ImageNet with DeiT III's recipe: the baseline of imagenet_tnt_s_deit3.py, which differs only in the model.
 
 Command:  python main.py --config=configs/imagenet_deit_s_deit3.py --workdir=runs/imagenet_deit_s_deit3
 Hardware: not yet run
-Time:     not yet run. Static, 500,000 steps without evaluations, the batch as it is:
-          v5e:4x4 120 ms a step, 16.7 h, 268 chip-hours, 6.4 of 17.2 GB a chip;
+Time:     not yet run. Static estimate, 500,000 steps without evaluations, at this batch size:
+          v5e:4x4 120 ms per step, 16.7 h, 268 chip-hours, 6.4 of 17.2 GB per chip;
           v5e:4x8 58 ms, 8.0 h, 257 chip-hours, 3.5 GB; by
           python -m tnt_jax.tools.tpu_report --config=configs/imagenet_deit_s_deit3.py --topology=v5e:4x4
           --config.model.scan=True
-          Too high for element-wise operations (docs/measuring.md)
+          An overestimate for element-wise operations (docs/measuring.md)
 Accuracy: not yet run (published: 81.4% top-1 after 800 epochs, arXiv 2204.07118)
 """
 

@@ -1,4 +1,4 @@
-"""DeiT-S on ImageNet with DeiT's own recipe: imagenet_deit_s.py with DeiT's column of the recipe.
+"""DeiT-S on ImageNet with DeiT's own recipe: imagenet_deit_s.py with the recipe's DeiT column.
 
 Command:  python main.py --config=configs/imagenet_deit_s_original.py --workdir=runs/imagenet_deit_s_original
 Hardware: not yet run

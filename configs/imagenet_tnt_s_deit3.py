@@ -3,18 +3,18 @@
 Command:  python main.py --config=configs/imagenet_tnt_s_deit3.py --workdir=runs/imagenet_tnt_s_deit3
           400 epochs: --config.epochs=400
 Hardware: not yet run
-Time:     not yet run. Static, 500,000 steps without evaluations, the batch as it is:
-          v5e:4x4 197 ms a step, 27.3 h, 437 chip-hours, 7.6 of 17.2 GB a chip;
+Time:     not yet run. Static estimate, 500,000 steps without evaluations, at this batch size:
+          v5e:4x4 197 ms per step, 27.3 h, 437 chip-hours, 7.6 of 17.2 GB per chip;
           v5e:4x8 99 ms, 13.7 h, 438 chip-hours, 4.2 GB; by
           python -m tnt_jax.tools.tpu_report --config=configs/imagenet_tnt_s_deit3.py --topology=v5e:4x4
           --config.model.scan=True
-          and 1.7 million cycles a block of 128 images for the inner kernels (docs/tpu.md). Too high: by instruction
-          bundles, as there, less than half
-Accuracy: not yet run. DeiT III has 81.4% for ViT-S after 800 epochs, and TNT-S's published weights, by another recipe,
-          81.5%: beside imagenet_deit_s_deit3.py this run tells what TNT adds under the same recipe
+          and 1.7 million cycles per block and 128 images for the inner kernels (docs/tpu.md). An overestimate: by
+          instruction bundles, as there, less than half
+Accuracy: not yet run. DeiT III reports 81.4% for ViT-S after 800 epochs, and TNT-S's published weights, by another
+          recipe, have 81.5%: next to imagenet_deit_s_deit3.py this run shows what TNT adds under the same recipe
 Source:   the training command for deit_small_patch16_LS in README_revenge.md of github.com/facebookresearch/deit, the
-          defaults of its main.py, and LAMB's clipping by apex's default; models_v2.py for its models, which drop
-          all blocks with the same probability
+          defaults of its main.py, and LAMB's clipping by apex's default; models_v2.py for its models, which
+          use the same drop path rate in all blocks
 """
 
 import ml_collections
@@ -33,7 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.gradient_clip_norm = 1.0
     config.label_smoothing = 0.0
     config.loss = "sigmoid"
-    config.bce_threshold = 0.0  # a mixed image has both of its classes, wholly
+    config.bce_threshold = 0.0  # a mixed image has target 1 for both of its classes
 
     config.model.name = "tnt_s_patch16_224"
     config.model.layer_scale = 1e-4

@@ -125,7 +125,7 @@ def test_seeds_of_other_settings_are_not_one_experiment(tmp_path):
         workdir.mkdir(parents=True)
         (workdir / "summary.json").write_text(json.dumps({"config": {"seed": seed, "warmup_epochs": warmup}}))
     with pytest.raises(
-        SystemExit, match=r"seed_0 and .*seed_1 are no seeds of one experiment: .*warmup_epochs', 1.0, 2.0"
+        SystemExit, match=r"seed_0 and .*seed_1 are not seeds of one experiment: .*warmup_epochs', 1.0, 2.0"
     ):
         benchmark.finished(tmp_path)
 

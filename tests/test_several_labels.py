@@ -81,5 +81,5 @@ def test_every_tool_reads_it_or_says_why_not(trained, tmp_path, capsys):
 def test_softmax_is_refused_with_the_fix(trained, tmp_path):
     root, *_ = trained
     config = tiny_config(data__name="folder", data__directory=str(root), data__eval_split="test")
-    with pytest.raises(ValueError, match=r"several labels an image.*--config\.loss=sigmoid"):
+    with pytest.raises(ValueError, match=r"several labels per image.*--config\.loss=sigmoid"):
         setup.prepare(config, tmp_path)

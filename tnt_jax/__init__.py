@@ -1,4 +1,4 @@
-"""Transformer in Transformer (TNT) in JAX and Flax: models, published weights, training and a look inside."""
+"""Transformer in Transformer (TNT) in JAX and Flax: models, published weights, training and analysis."""
 
 import importlib
 
@@ -16,7 +16,7 @@ __all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> object:
-    """Imports what is asked for when it is asked for: worker processes use tnt_jax.data alone, without jax."""
+    """Imports public names on first use: worker processes use only tnt_jax.data, without jax."""
     if name not in _HOMES:
         raise AttributeError(f"module 'tnt_jax' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,4 +1,4 @@
-"""Groups of configuration keys as dataclasses: one field a key, with its type and limits, checked when one is made."""
+"""Groups of configuration keys as dataclasses: one field per key, with type and limits, checked on construction."""
 
 import dataclasses
 import functools
@@ -9,33 +9,33 @@ import typing
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-INT32 = 2**31 - 1  # the type of whole numbers on the devices
+INT32 = 2**31 - 1  # largest integer on the devices
 ALWAYS = object()  # the `before` of a key that every run has written
 
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """What a key accepts beside its type: numbers (those of a tuple one by one) or strings."""
+    """What a key accepts besides its type: limits of a number (or of each in a tuple), or choices of a string."""
 
     low: float = -math.inf
     high: float = math.inf
     above: float = -math.inf  # the bound itself is excluded
     below: float = math.inf  # likewise
     choices: tuple[Any, ...] = ()
-    # A resumed run may change it: the weights it ends with do not depend on it (up to rounding, for those of the model
-    # and the devices), or it says how to continue after a step that was not finite.
+    # A resumed run may change it: the final weights do not depend on it (up to rounding, for keys of the model and the
+    # devices), or it controls how to continue after a step that was not finite.
     resumable: bool = False
-    # An evaluation of the run may have another value: of training alone, or of how exactly the same weights compute.
+    # An evaluation of the run may use another value: it affects only training, or only the precision of computing.
     evaluates_otherwise: bool = False
-    # The value that a run of before, which lacks the key, resumes with; never changes. Every new key needs one.
+    # The value with which an older run, which lacks the key, resumes; never changes. Every new key needs one.
     before: Any = ALWAYS
 
     def admits(self, value: float) -> bool:
-        """Whether the number lies within. Every number has a `high` or a `below`: infinity is never within."""
+        """Whether the number is within the limits. Every number has a `high` or `below`, so infinity never is."""
         return self.low <= value <= self.high and self.above < value < self.below
 
     def limits(self) -> str:
-        """In words."""
+        """Returns the limits in words."""
         words = {"at least": self.low, "at most": self.high, "greater than": self.above, "less than": self.below}
         return " and ".join(
             f"{word} {bound:g}" if bound == float(f"{bound:g}") else f"{word} {bound:,}"
@@ -45,13 +45,13 @@ class Key:
 
 
 def key(low: float = -math.inf, high: float = math.inf, **more: Any) -> Any:
-    """A field of a group, with its `Key`."""
+    """Returns a group's field with its `Key`."""
     return dataclasses.field(metadata={"key": Key(low, high, **more)})
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Base of the groups. Making one raises ValueError with the key, the value found and what is accepted."""
+    """Base class of the groups. Construction raises ValueError with the key, its value and what is accepted."""
 
     prefix: ClassVar[str] = ""  # of its keys' names, such as "model."
 
@@ -63,12 +63,12 @@ class Group:
 
 
 def key_of(field: dataclasses.Field) -> Key:
-    """The `Key` of a group's field."""
+    """Returns the `Key` of a group's field."""
     return field.metadata.get("key", Key())
 
 
 def keys_of(group: type[Group]) -> Iterator[tuple[str, Key]]:
-    """A group, and the groups in it -> (dotted name, Key)."""
+    """Yields (dotted name, Key) for every key of a group and the groups in it."""
     for field in dataclasses.fields(group):
         if dataclasses.is_dataclass(field.type):
             yield from keys_of(field.type)
@@ -84,7 +84,7 @@ def without_none(kind: Any) -> Any:
 
 
 def short_repr(value: object) -> str:
-    """A value as an error message has it, cut where it is long. Python itself refuses to write very long numbers."""
+    """Returns a value's repr for an error message, shortened if long. Python refuses to print very long integers."""
     if isinstance(value, int) and value.bit_length() > 128:
         return f"{'-' * (value < 0)}2**{value.bit_length() - 1} or more"
     text = repr(value) if not isinstance(value, (tuple, list)) else f"({', '.join(map(short_repr, value))})"
@@ -92,7 +92,7 @@ def short_repr(value: object) -> str:
 
 
 def _typed(name: str, value: Any, wanted: Any, key: Key) -> Any:
-    """The value as the annotated type, within the key's limits and choices."""
+    """Returns the value as the annotated type. Raises ValueError outside the key's type, limits and choices."""
     if value is None and wanted != without_none(wanted):
         return None
     wanted = without_none(wanted)
@@ -103,12 +103,12 @@ def _typed(name: str, value: Any, wanted: Any, key: Key) -> Any:
             raise ValueError(f"config.{name}={short_repr(value)}: must be a number, or a tuple such as (96, 160).")
     if typing.get_origin(wanted) is tuple:
         return _typed_tuple(name, value, typing.get_args(wanted), key)
-    accepted = (int, float) if wanted is float else wanted  # a whole number serves where any number does
+    accepted = (int, float) if wanted is float else wanted  # an int is accepted as a float
     if not isinstance(value, accepted) or (wanted is not bool and isinstance(value, bool)):
         words = {int: "a whole number", float: "a number", str: "a string", bool: "True or False"}[wanted]
         raise ValueError(f"config.{name}={short_repr(value)}: must be {words}.")
     if wanted is str and not value.isprintable():  # no path, address or name can hold these
-        raise ValueError(f"config.{name}={short_repr(value)}: must be of characters that can be printed.")
+        raise ValueError(f"config.{name}={short_repr(value)}: must contain only printable characters.")
     if wanted in (int, float) and not key.admits(value):
         raise ValueError(f"config.{name}={short_repr(value)}: must be {key.limits()}.")
     if key.choices and value not in key.choices:

@@ -1,15 +1,15 @@
-"""What a run leaves in its workdir, for whoever reads it: the configuration and the weights.
+"""Reads what a run leaves in its workdir: configuration, metrics and weights.
 
 Format, WORKDIR/checkpoints/STEP/:
     state/      the TrainState as a pytree of float32 and integer arrays, one copy whatever the number of devices:
                 step, params, opt_state, ema_params (absent where ema_decay is 0), key, metrics
     metadata/   JSON: step, seconds (of training so far, over all sessions), device_count, process_count,
                 best_accuracy (so far, null before the first evaluation), checksums (CRC-32 of every array) and more:
-                docs/checkpoints.md has all of it
+                see docs/checkpoints.md
 orbax writes into a temporary folder and renames it, so a folder named by a number is complete. WORKDIR/config.json
-holds the whole configuration, the model's with every size filled in, and WORKDIR/classes.json the names of the
-classes, a list in the order of the labels (null where the data set has none). WORKDIR/metrics.jsonl is the log in
-numbers: a line for each write, {"step": 100, "train/loss": 1.5, ...}, null for what was not finite.
+holds the whole configuration, with every size of the model filled in, and WORKDIR/classes.json the class names, a list
+in label order (null if the data set has none). WORKDIR/metrics.jsonl is the log in numbers: one line per write,
+{"step": 100, "train/loss": 1.5, ...}, with null for values that were not finite.
 """
 
 import concurrent.futures
@@ -32,20 +32,20 @@ CLASSES_FILE = "classes.json"
 METRICS_FILE = "metrics.jsonl"
 SUMMARY_FILE = "summary.json"
 SUITE_FILE = "report_card.json"
-# A checkpoint's sets of weights, as messages and --weights call them: their name in its state, and in an evaluation.
+# A checkpoint's sets of weights, as in messages and --weights -> their names in its state and in an evaluation.
 IN_STATE = {"raw": "params", "averaged": "ema_params"}
 IN_EVALUATION = {"raw": "eval", "averaged": "eval_ema"}
-IN_WORDS = {name: kind for kind, name in IN_EVALUATION.items()}  # of an evaluation's set, in words
-WEIGHTS = ("best", *IN_STATE)  # what may be asked for; "best": whichever the last evaluation found better
+IN_WORDS = {name: kind for kind, name in IN_EVALUATION.items()}  # name in an evaluation -> name in messages
+WEIGHTS = ("best", *IN_STATE)  # choices of --weights; "best": whichever the last evaluation found better
 
 
-# orbax takes paths for patterns, and tensorstore a backslash for a slash: what they wrote could not be read again.
+# orbax reads paths as patterns, and tensorstore a backslash as a slash: they could not read back what they wrote.
 _NOT_IN_PATHS = "[]*?\\"
-_LONGEST_NAME, _LONGEST_PATH = 255, 4096 - 512  # bytes; the rest of a path is for what a run writes into the folder
+_LONGEST_NAME, _LONGEST_PATH = 255, 4096 - 512  # bytes; 512 are left for what a run writes into the folder
 
 
 def user_path(name: str | os.PathLike[str]) -> Path:
-    """A path as people give it -> with the user's home for ~. Raises ValueError where there is no such user."""
+    """A user's path -> the path with ~ expanded. Raises ValueError if there is no such user."""
     try:
         return Path(name).expanduser()
     except RuntimeError as error:
@@ -53,9 +53,9 @@ def user_path(name: str | os.PathLike[str]) -> Path:
 
 
 def folder_path(name: str | os.PathLike[str]) -> Path:
-    """A folder's name -> its path, absolute, with the user's home for ~; the folder need not exist.
+    """A folder's name -> its absolute path with ~ expanded; the folder need not exist.
 
-    Raises ValueError with the fix for a name that no folder can have, or in which nothing could be read again.
+    Raises ValueError, with the fix, for a name that no folder can have, or whose content could not be read back.
     """
     text = os.fspath(name)
     path = user_path(text).absolute()
@@ -82,7 +82,7 @@ def folder_path(name: str | os.PathLike[str]) -> Path:
 
 
 def read_config(workdir: Path) -> dict[str, Any] | None:
-    """The configuration that a run left in its workdir, or None where there is none."""
+    """Returns the configuration that a run left in its workdir, or None if there is none."""
     path = workdir / CONFIG_FILE
     fix = "Use another --workdir, or fix the file."
     if not path.is_file():
@@ -97,12 +97,12 @@ def read_config(workdir: Path) -> dict[str, Any] | None:
 
 
 def read_summary(workdir: Path) -> dict[str, Any] | None:
-    """A run's results; None before its end. Raises ValueError for a damaged file."""
+    """Returns a run's results, or None before its end. Raises ValueError for a damaged file."""
     return read_json(workdir / SUMMARY_FILE)
 
 
 def read_json(path: Path, fix: str = "Fix or remove the file.") -> Any:
-    """The content of a file that a run may have left, or None. Raises ValueError that names a damaged one."""
+    """Returns the content of a file that a run may have left, or None. Raises ValueError for a damaged file."""
     if not path.is_file():
         return None
     try:
@@ -112,7 +112,7 @@ def read_json(path: Path, fix: str = "Fix or remove the file.") -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, whose last value would win where a key is there twice."""
+    """Returns a JSON object. Raises ValueError for a repeated key, whose last value would win."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -120,17 +120,17 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-@functools.cache  # a configuration is read several times on the way to an evaluation
+@functools.cache  # an evaluation reads a configuration several times
 def warn_once(message: str) -> None:
-    """Logs a warning, the first time."""
+    """Logs a warning once."""
     logging.warning("%s", message)
 
 
 def with_current_keys(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """A configuration of any version, or a checkpoint's metadata -> with today's keys, and what was changed, in words.
+    """A configuration of any version, or a checkpoint's metadata -> the same with today's keys, notes on the changes.
 
-    model.inner_attention's "broadcast" and "dot" were forms of what "xla" now chooses by the device: the same numbers
-    up to rounding. data.reader_threads, threads that batches never depended on, is left out.
+    model.inner_attention's "broadcast" and "dot" were forms of what "xla" now chooses by device: equal up to rounding.
+    data.reader_threads is dropped; batches never depended on it.
     """
     config, notes = dict(config), []
     data, model = config.get("data"), config.get("model")
@@ -155,7 +155,7 @@ def with_current_keys(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[s
 
 
 def parse_metrics_line(line: bytes | str) -> dict[str, Any] | None:
-    """A line of metrics.jsonl -> its object; None for one that is torn or damaged, so that it holds no such object."""
+    """A line of metrics.jsonl -> its values, or None if the line is truncated or damaged."""
     try:
         values = json.loads(line)
     except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError too
@@ -166,12 +166,12 @@ def parse_metrics_line(line: bytes | str) -> dict[str, Any] | None:
 
 
 def measure(result: Mapping[str, Any]) -> str:
-    """What an evaluation is judged by: mean_average_precision of several labels an image, else accuracy."""
+    """Returns the metric that ranks evaluations: mean_average_precision for several labels per image, or accuracy."""
     return "mean_average_precision" if "mean_average_precision" in result else "accuracy"
 
 
 def select_best(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """The name of the result with the highest `measure`; among equals the one with the lowest loss."""
+    """Returns the name of the result with the highest `measure`; among equals, the lowest loss."""
 
     def quality(name: str) -> tuple[float, float]:
         value, loss = results[name][measure(results[name])], results[name]["loss"]
@@ -181,10 +181,10 @@ def select_best(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def last_evaluation(workdir: Path, step: int) -> tuple[int, dict[str, dict[str, float | None]]] | None:
-    """The last evaluation up to a step -> (its step, {"raw": {"accuracy": 0.9, "loss": 0.3}, "averaged": ...}).
+    """Returns the last evaluation up to a step: (its step, {"raw": {"accuracy": 0.9, "loss": 0.3}, "averaged": ...}).
 
-    With mean_average_precision where images have several labels. From metrics.jsonl; None where that has none. Losses
-    that were not finite are None.
+    It also has mean_average_precision if images have several labels. Reads metrics.jsonl, and returns None if that has
+    no evaluation. Losses that were not finite are None.
     """
     path = workdir / METRICS_FILE
     lines = map(parse_metrics_line, path.read_bytes().splitlines()) if path.is_file() else ()
@@ -207,7 +207,7 @@ def last_evaluation(workdir: Path, step: int) -> tuple[int, dict[str, dict[str, 
 
 
 def read_class_names(workdir: Path) -> tuple[str, ...] | None:
-    """The class names that a run left in its workdir; () where its data set has none; None where there is no file."""
+    """Returns the class names in a run's workdir: () if its data set has none, None if there is no file."""
     path = workdir / CLASSES_FILE
     if not path.is_file():
         return None
@@ -225,7 +225,7 @@ def read_class_names(workdir: Path) -> tuple[str, ...] | None:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes the whole file, its folder too, or leaves the old one as it is."""
+    """Writes the whole file, creating its folder if needed, or leaves the old file as it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -233,7 +233,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def checkpoint_steps(workdir: Path) -> list[int]:
-    """The steps of the complete checkpoints in a workdir, ascending; reads folder names alone."""
+    """Returns the steps of the complete checkpoints in a workdir, ascending; reads only folder names."""
     folder = workdir / FOLDER
     if not folder.is_dir():
         return []
@@ -244,10 +244,10 @@ def checkpoint_steps(workdir: Path) -> list[int]:
 def read_weights(workdir: Path, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
     """A workdir and a step (None: the newest) -> (weights, metadata), without knowing the model.
 
-    weights: "params" and, where the run averaged them, "ema_params", nested dicts of numpy arrays. Where the run goes
-    on meanwhile and removes the checkpoint that is read, the newest one then is taken.
+    weights: "params" and, if the run averaged them, "ema_params", nested dicts of numpy arrays. If step is None and
+    the run removes the checkpoint while it is read, the one that is then the newest is read instead.
 
-    Raises ValueError where there is no such checkpoint, and where it is damaged, with the one before it.
+    Raises ValueError if there is no such checkpoint, or if it is damaged; the message then names the one before it.
     """
     while True:
         steps = checkpoint_steps(workdir)
@@ -262,7 +262,7 @@ def read_weights(workdir: Path, step: int | None = None) -> tuple[dict[str, Any]
             return _read_folder(folder)
         except Exception as error:  # whatever orbax and tensorstore make of damaged files
             if taken not in checkpoint_steps(workdir):
-                continue  # removed while it was read: the run has a newer one, or the loop says what there is
+                continue  # removed during the read: take a newer one, or raise with what there is
             before = [str(earlier) for earlier in steps if earlier < taken]
             fix = f"The one before it is {folder.parent / before[-1]}." if before else "There is none before it."
             why = str(error).partition("\n")[0] or type(error).__name__
@@ -271,7 +271,7 @@ def read_weights(workdir: Path, step: int | None = None) -> tuple[dict[str, Any]
 
 def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """A checkpoint's folder -> (weights, metadata)."""
-    # orbax takes seconds to import, which nobody who reads a configuration should wait for.
+    # Imported here because it takes seconds, which reading a configuration should not.
     import orbax.checkpoint as ocp
 
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
@@ -284,11 +284,11 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def checksums(tree: Any) -> dict[str, int]:
-    """A tree of numpy arrays -> the CRC-32 of each one's bytes, by its path ("params/head/kernel").
+    """A tree of numpy arrays -> the CRC-32 of each one's bytes, by path ("params/head/kernel").
 
-    orbax' files have checksums in some places only: a changed byte could come back as another number.
+    orbax's files have checksums only in places: a changed byte could be read as another number.
     """
-    import jax  # seconds, which nobody who reads a configuration should wait for
+    import jax  # takes seconds, which reading a configuration should not
     import numpy as np
 
     def checksum(leaf: Any) -> int:
@@ -296,19 +296,19 @@ def checksums(tree: Any) -> dict[str, int]:
 
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
-    with concurrent.futures.ThreadPoolExecutor() as pool:  # zlib lets go of Python's lock
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # zlib releases the GIL
         return dict(zip(names, pool.map(checksum, [leaf for _, leaf in leaves]), strict=True))
 
 
 def sign(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata with a checksum of itself, in place of one that it may have."""
+    """Returns the metadata with a checksum of itself, replacing any old one."""
     return dict(metadata) | {"metadata_checksum": _metadata_checksum(metadata)}
 
 
 def verify(tree: Any, metadata: Mapping[str, Any]) -> None:
-    """Raises ValueError where arrays of a checkpoint, or its metadata, are not what was written.
+    """Raises ValueError if arrays of a checkpoint, or its metadata, are not what was written.
 
-    A tree with a part of the arrays will do. Checkpoints of earlier versions have no checksums, and are taken as read.
+    The tree may have only some of the arrays. Checkpoints of earlier versions have no checksums and are not checked.
     """
     if "checksums" not in metadata:
         return

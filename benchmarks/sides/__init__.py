@@ -1,1 +1,1 @@
-"""The processes that benchmarks.speed times: one side of a comparison each, in turns."""
+"""Processes that benchmarks.speed times in turns: one side of a comparison each."""

@@ -1,14 +1,14 @@
 """A worker of benchmarks.speed: timm's model of the same name in PyTorch, on a GPU if there is one.
 
-Run as a file by an interpreter with torch and timm, which need not have jax or this project. Training is forward,
+An interpreter with torch and timm runs this file; it needs neither jax nor this project. Training is forward,
 softmax cross-entropy on soft targets, backward, AdamW (biases, norms and encodings without decay); images and targets
-stay on the device. bfloat16 means autocast, as timm trains. It mixes nothing and keeps no average, which ours does.
+stay on the device. bfloat16 means autocast, as timm trains. Unlike ours, it neither mixes images nor averages weights.
 """
 
 import contextlib
 from typing import Any
 
-import turns  # lies beside this file, whose folder Python puts in front of the path
+import turns  # in this file's folder, which Python puts first on the path
 
 
 class Timm(turns.Side):
@@ -52,7 +52,7 @@ class Timm(turns.Side):
         return self._torch.autocast(self._device.type, dtype=getattr(self._torch, self._dtype))
 
     def _training(self, model: Any, images: Any, targets: Any, compiled: bool) -> Any:
-        """-> a function that does one training step."""
+        """Returns a function that runs one training step."""
         torch = self._torch
         model.train()
         undecayed = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
@@ -74,7 +74,7 @@ class Timm(turns.Side):
         return step
 
     def _forward(self, model: Any, images: Any, compiled: bool) -> Any:
-        """-> a function that computes the logits of one batch."""
+        """Returns a function that computes the logits of one batch."""
         torch = self._torch
         model.eval()
         apply = torch.compile(model) if compiled else model
@@ -111,7 +111,7 @@ class Timm(turns.Side):
 
 
 def import_timm(torch: Any) -> Any:
-    """timm, beside a torchvision that may lack its compiled operators (a CPU build of torch)."""
+    """Imports timm, even if torchvision lacks its compiled operators (a CPU build of torch)."""
     try:
         import timm
     except RuntimeError as error:

@@ -23,7 +23,7 @@ STEPS_PER_EPOCH = 1000  # of the schedule; the speed does not depend on it
 
 
 class Ours(turns.Side):
-    """Case: config (plain form, with the model and batch in it), training (bool)."""
+    """Case: config (plain form, with the model and batch size), training (bool)."""
 
     def open(self, case: dict[str, Any]) -> dict[str, Any]:
         """-> platform, device_kind, device_count, versions."""
@@ -46,7 +46,7 @@ class Ours(turns.Side):
         }
 
     def _training(self, config: Config, model: nn.Module, params: Any, images: np.ndarray) -> Any:
-        """-> a function that does one training step and returns what the loop would read."""
+        """Returns a function that runs one training step and returns what the loop would read."""
         schedule = make_schedule(config, STEPS_PER_EPOCH)
         optimizer = make_optimizer(config, schedule)
         state = jax.jit(lambda params: initial_state(config, model, optimizer, params))(params)
@@ -64,7 +64,7 @@ class Ours(turns.Side):
         return step
 
     def _forward(self, config: Config, model: nn.Module, params: Any, images: np.ndarray) -> Any:
-        """-> a function that computes the logits of one batch of normalised images."""
+        """Returns a function that computes the logits of one batch of normalised images."""
         model = steps.for_platform(model, jax.local_devices())
         forward = steps.over_devices(lambda params, images: model.apply({"params": params}, images, train=False))
         params, images = replicate(stack_layers(params, config)), on_devices(images.astype(np.float32) / 127.5 - 1)
@@ -77,7 +77,7 @@ class Ours(turns.Side):
         jax.block_until_ready(result)
 
     def memory(self) -> tuple[int | None, str]:
-        """The fullest device's peak where the platform counts it, else the process's."""
+        """Returns the highest peak of a device if the platform counts it; on a CPU the process's."""
         counted = [device.memory_stats() for device in jax.local_devices()]
         peaks = [counts["peak_bytes_in_use"] for counts in counted if counts and "peak_bytes_in_use" in counts]
         if peaks:
@@ -104,7 +104,7 @@ def batch_shape(config: Config, device_count: int) -> tuple[int, ...]:
 
 
 def random_params(model: nn.Module) -> Any:
-    """-> the model's parameters on the host, N(0, 0.02) and scales 1: as fast as any others, and soon made."""
+    """Draws the model's parameters on the host, N(0, 0.02) and scales 1: quick to make, and no slower to use."""
     shape = jax.ShapeDtypeStruct((1, *model.input_shape), jnp.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), shape)["params"]
     rng = np.random.default_rng(0)

@@ -1,10 +1,10 @@
-"""A process that waits for its turn: the parent's end of the pipe, the worker's end, and a process's memory.
+"""A process that runs in turns: the parent's end of the pipe, the worker's end, and the process's memory.
 
-Standard library alone and no import of the project, because the baseline's interpreter has neither jax nor tnt_jax.
+Imports only the standard library, because the baseline's interpreter has neither jax nor tnt_jax.
 
-A line of JSON either way. The worker starts with its case as its argument, sends {"ready": {...}} once everything is
-compiled and warm, or {"error": TEXT}; answers "turn" with {"seconds": S} for its fixed number of steps, and "end" with
-{"memory_bytes": N or null, "memory_basis": TEXT}.
+The worker starts with its case as its argument and writes lines of JSON. It sends {"ready": {...}} once everything is
+compiled and warm, or {"error": TEXT}; it answers "turn" with {"seconds": S} for its fixed number of steps, and "end"
+with {"memory_bytes": N or null, "memory_basis": TEXT}.
 """
 
 import json
@@ -23,11 +23,11 @@ PEAK_SINCE_START = "peak resident memory of the process, compilation and librari
 
 
 class WorkerError(RuntimeError):
-    """The worker cannot run its case; the message is its own."""
+    """The worker cannot run its case; the message is the worker's."""
 
 
 class Worker:
-    """A started worker. Entering its turns blocks; between them it sleeps in a read."""
+    """A started worker. Its methods block until it answers; between turns it sleeps in a read."""
 
     def __init__(self, command: list[str], case: dict[str, Any], environment: dict[str, str] | None = None) -> None:
         self._process = subprocess.Popen(
@@ -39,15 +39,15 @@ class Worker:
         )
 
     def ready(self) -> dict[str, Any]:
-        """Waits for the end of the warm-up -> the worker's description of itself. Raises WorkerError."""
+        """Waits for the end of the warm-up -> the worker's description. Raises WorkerError."""
         return self._answer()["ready"]
 
     def turn(self) -> float:
-        """-> the seconds that the worker's number of steps took. Raises WorkerError."""
+        """Runs a turn -> the seconds that its steps took. Raises WorkerError."""
         return self._ask("turn")["seconds"]
 
     def end(self) -> dict[str, Any]:
-        """-> memory_bytes and memory_basis; the process is gone afterwards. Raises WorkerError."""
+        """Ends the process -> memory_bytes and memory_basis. Raises WorkerError."""
         answer = self._ask("end")
         self.close()
         return answer
@@ -64,14 +64,14 @@ class Worker:
             self._process.stdin.write(question + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # it has ended, and the answer says how
+            pass  # it has ended; _answer reports how
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
         line = self._process.stdout.readline()
         if not line:
             status = self._process.wait()
-            cause = "killed, for want of memory most likely" if status == -9 else "its message is above"
+            cause = "killed, most likely for lack of memory" if status == -9 else "its message is above"
             raise WorkerError(f"the process ended with status {status} ({cause})")
         answer = json.loads(line)
         if "error" in answer:
@@ -84,29 +84,29 @@ class Side:
     """What a worker times. A subclass opens its case in `open` and defines the rest."""
 
     def open(self, case: dict[str, Any]) -> dict[str, Any]:
-        """Builds and compiles the case -> its description of itself. Raises ValueError for what cannot be."""
+        """Builds and compiles the case -> its description. Raises ValueError for an impossible case."""
         raise NotImplementedError
 
     def run(self, steps: int) -> None:
-        """Runs so many steps and waits for the last one."""
+        """Runs this many steps and waits for the last one."""
         raise NotImplementedError
 
     def watch_memory(self) -> None:
-        """Forgets the peak so far."""
+        """Resets the peak."""
         reset_peak_memory()
 
     def memory(self) -> tuple[int | None, str]:
-        """-> (the peak in bytes since `watch_memory` or None, of what)."""
+        """Returns (peak in bytes since `watch_memory` or None, what it measures)."""
         return peak_memory()
 
     def out_of_memory(self, error: Exception) -> bool:
-        """Whether the error is a lack of memory."""
+        """Whether the error means out of memory."""
         return isinstance(error, MemoryError)
 
 
 def serve(make_side: Callable[[], Side]) -> None:
-    """The worker's life. The case: threads (0: all), warmup_steps, turn_seconds, and what the side needs."""
-    # Libraries print where they like; the pipe is for answers alone.
+    """Runs the worker. The case has threads (0: all), warmup_steps, turn_seconds, and what the side needs."""
+    # Libraries may print to standard output; the pipe must carry only answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
@@ -141,28 +141,28 @@ def serve(make_side: Callable[[], Side]) -> None:
 
 
 def steps_a_turn(side: Side, warmup_steps: int, turn_seconds: float) -> int:
-    """Runs the warm-up -> how many steps fill a turn, by the speed of its last one."""
+    """Runs the warm-up -> the number of steps in a turn, by the time of its last step."""
     for _ in range(warmup_steps - 1):
         side.run(1)
     return max(1, math.ceil(turn_seconds / timed(side, 1)))
 
 
 def timed(side: Side, steps: int) -> float:
-    """-> the seconds that so many steps take, the end of the last one included."""
+    """Returns the seconds that this many steps take, to the end of the last one."""
     start = time.perf_counter()
     side.run(steps)
     return time.perf_counter() - start
 
 
 def limit_threads(threads: int) -> None:
-    """Keeps this process, and every pool of threads that it makes from now on, on so many cores (Linux alone)."""
+    """Limits this process and all threads that it starts from now on to this many cores (Linux only)."""
     if not hasattr(os, "sched_setaffinity"):
-        raise OSError("--threads needs Linux: elsewhere a process cannot be kept on some cores. Leave it out.")
+        raise OSError("--threads needs Linux: elsewhere a process cannot be limited to some cores. Leave it out.")
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
 def reset_peak_memory() -> None:
-    """Sets the process's peak of resident memory back to what it is now; where Linux does not let it, nothing."""
+    """Resets the process's peak resident memory to its current value, if Linux allows it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -173,7 +173,7 @@ reset_peak_memory.failed = False
 
 
 def peak_memory() -> tuple[int | None, str]:
-    """-> (the process's peak of resident memory in bytes, what that includes); None where the system does not say."""
+    """Returns (peak resident memory in bytes, what that includes); None if the system does not report it."""
     try:
         found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     except OSError:

@@ -1,7 +1,7 @@
-"""Instruction bundles that libtpu dumps for each operation -> cycles, with the turns of their loops.
+"""Instruction bundles that libtpu dumps for each operation -> cycles, counting the iterations of loops.
 
-A TPU core issues one bundle (a very long instruction word) a cycle when nothing stalls. In a dump each line is a bundle
-with its address, marks of control flow ("LB" where a loop's body begins) and a ">" for each loop around it.
+A TPU core issues one bundle (a very long instruction word) per cycle unless it stalls. Each line of a dump is a bundle
+with its address, control flow marks ("LB" at the start of a loop's body) and a ">" for each loop around it.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ def dumped(folder: Path) -> dict[str, Path]:
 
 
 def cycles(path: Path) -> int:
-    """A dump -> its bundles, those of a loop times its turns; a loop without a constant number counts once."""
+    """A dump -> its bundles, those of a loop times its iterations; a loop without a constant count counts once."""
     bundles: list[_Bundle] = []
     for line in path.read_text(errors="replace").splitlines():
         found = _BUNDLE.match(line)
@@ -41,7 +41,7 @@ def cycles(path: Path) -> int:
 
 
 def _total(bundles: list[_Bundle], depth: int) -> int:
-    """Cycles of bundles that stand, at least, so deep in loops."""
+    """Returns the cycles of bundles that are at least this deep in loops."""
     total, at = 0, 0
     while at < len(bundles):
         if not (bundles[at].begins_loop and bundles[at].depth > depth):
@@ -60,7 +60,7 @@ def _total(bundles: list[_Bundle], depth: int) -> int:
 
 
 def _turns(body: list[_Bundle]) -> int:
-    """A loop's bundles -> the constant of its exit test, 1 where there is none."""
+    """A loop's bundles -> the constant of its exit test, 1 if there is none."""
     depth = body[0].depth
     own = "\n".join(bundle.text for bundle in body if bundle.depth == depth)
     found = _EXIT_TEST.findall(own) or (_ANY_TEST.findall(own) if depth > 1 else [])

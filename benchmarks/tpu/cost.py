@@ -1,11 +1,11 @@
-"""The cost of a function on a TPU, forward or with its backward pass, on a machine without a TPU.
+"""Estimates the cost of a function on a TPU, with or without its backward pass, on a machine without a TPU.
 
     from benchmarks.tpu.cost import cost
     print(cost(block, jax.ShapeDtypeStruct((128, 197, 384), jnp.bfloat16), topology="v5e:2x2", gradient=True))
 
-libtpu compiles for one chip of a topology and dumps its final instruction bundles, in a form that it does not document.
-An operation costs the greater of its bundles and its padded memory traffic; stalls are not in it. Static: compiled,
-never run, and never checked on a TPU. Needs libtpu (the extra tpu-report), and that this process has not loaded it.
+libtpu compiles for one chip of a topology and dumps its final instruction bundles, in an undocumented format. An
+operation costs the greater of its bundles and its padded memory traffic, without stalls. Static: compiled, never run,
+and never checked on a TPU. Needs libtpu (the extra tpu-report), which this process must not have loaded yet.
 """
 
 import atexit
@@ -32,26 +32,26 @@ from tnt_jax.tools.tpu.hlo import Program
 
 @dataclasses.dataclass(frozen=True)
 class BundleEstimate(CostEstimate):
-    """A whole program by its bundles; cycles of one chip."""
+    """Estimate of a whole program by its bundles, in cycles of one chip."""
 
-    hbm_cycles: float  # all traffic at the memory's full speed: nothing runs faster than this
-    copy_cycles: float  # of asynchronous copies, which delay nothing unless the memory has no more to give
+    hbm_cycles: float  # all traffic at the memory's full speed: a lower bound
+    copy_cycles: float  # of asynchronous copies, which delay nothing until the memory is saturated
     xla_cycles: float  # the sum of XLA's own estimates
 
     @property
     def cycles(self) -> float:
-        """Of all operations one after the other, asynchronous copies behind them; or all traffic if that is more."""
+        """Of all operations in sequence, with asynchronous copies hidden; or of all traffic if that is more."""
         return max(sum(each.cycles for each in self.operations), self.hbm_cycles)
 
     @property
     def cycles_serial(self) -> float:
-        """The same if no asynchronous copy overlaps."""
+        """The same if no asynchronous copy is hidden."""
         return sum(each.cycles for each in self.operations) + self.copy_cycles
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What `cost` found."""
+    """Result of `cost`."""
 
     estimate: BundleEstimate
     temp_bytes: int
@@ -75,7 +75,7 @@ class Cost:
 
 @functools.cache
 def bundle_folder() -> Path:
-    """The process's folder of dumps, removed at its end.
+    """Returns the process's folder of dumps, which is removed when it ends.
 
     Raises:
       RuntimeError: libtpu, which reads the folder's name when it is loaded, is loaded already.
@@ -84,14 +84,14 @@ def bundle_folder() -> Path:
         raise RuntimeError("libtpu is loaded already, without the dump of its bundles: start a new process.")
     folder = Path(tempfile.mkdtemp(prefix="tpu_bundles_"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    # Without the filter by pass a small program dumps hundreds of megabytes.
+    # Without the pass filter even a small program dumps hundreds of megabytes.
     dump = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final_bundles"
     os.environ["LIBTPU_INIT_ARGS"] = f"{dump} {os.environ.get('LIBTPU_INIT_ARGS', '')}".strip()
     return folder
 
 
 def by_bundles(text: str, chip: Chip, folder: Path, device_count: int = 1) -> BundleEstimate:
-    """A program's text and the folder of its dump -> each operation by its bundles, at least its memory traffic."""
+    """A program's text and its folder of dumps -> each operation's bundles, or its memory traffic if that is more."""
     program, files = Program(text), bundles.dumped(folder)
     costs, hbm, copies, xla = [], 0.0, 0.0, 0.0
     for operation in program.operations():
@@ -117,8 +117,8 @@ def empty(folder: Path) -> None:
 def cost(function: Callable[..., Any], *arguments: Any, topology: str = "v5e:2x2", gradient: bool = False) -> Cost:
     """Compiles a function of trees of arrays or jax.ShapeDtypeStruct for one chip of a topology -> its cost.
 
-    gradient: its forward pass, and the backward pass to all arguments of floating point. Raises ValueError for a
-    topology that does not exist, ImportError without libtpu.
+    gradient: adds the backward pass to all floating-point arguments. Raises ValueError for an unknown topology,
+    ImportError without libtpu.
     """
     folder = bundle_folder()
     device = devices_of(topology)[0]

@@ -1,15 +1,15 @@
-"""The training step of a config on a slice of TPUs by libtpu's bundles: part by part, nothing runs.
+"""Estimates a config's training step on a TPU slice by libtpu's bundles, part by part; nothing runs.
 
     python -m benchmarks.tpu.step --config=configs/imagenet_tnt_s.py --topology=v5e:2x2 [--config.KEY=VALUE ...]
 
-What tnt_jax.tools.tpu_report does with XLA's estimates, by benchmarks/tpu/cost.py: for work on kernels,
-of which XLA knows the memory traffic alone. A step dumps hundreds of megabytes into the temporary folder, gone at the
-end, and takes minutes. Needs libtpu (the extra tpu-report).
+Like tnt_jax.tools.tpu_report, with benchmarks/tpu/cost.py in place of XLA's estimates: for work on kernels, of which
+XLA only knows the memory traffic. A step takes minutes and dumps hundreds of megabytes into the temporary folder, which
+are removed at the end. Needs libtpu (the extra tpu-report).
 """
 
 import os
 
-os.environ["JAX_PLATFORMS"] = "cpu"  # libtpu compiles here, and has no TPU to compute on
+os.environ["JAX_PLATFORMS"] = "cpu"  # libtpu only compiles here; there is no TPU to run on
 
 from benchmarks.tpu.cost import bundle_folder, by_bundles
 from tnt_jax.tools import command_line
@@ -20,7 +20,7 @@ from tnt_jax.training.runtime import limit_tiles
 
 
 def main() -> None:
-    """Prints million cycles of a chip, the whole step's and each part's."""
+    """Prints the million cycles of a chip for the whole step and for each part."""
     parser = command_line.Parser("step", __doc__)
     parser.add_config()
     parser.add_argument("--topology", default="v5e:2x2", help="the slice (default v5e:2x2)")

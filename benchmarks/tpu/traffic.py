@@ -1,4 +1,4 @@
-"""Bytes that an operation of a compiled program reads from and writes to a TPU's high-bandwidth memory."""
+"""Counts the bytes that an operation of a compiled program reads from and writes to a TPU's HBM."""
 
 import functools
 import math
@@ -13,10 +13,10 @@ ASYNCHRONOUS = {"copy-start", "slice-start", "async-start", "collective-permute-
 
 
 def traffic(program: Program, operation: Operation) -> int:
-    """-> bytes of one trip, padding of tiles included.
+    """-> bytes of one trip, including the padding of tiles.
 
-    A slice of a large array, read or updated in place (a scan's stacked parameters and activations), counts as what it
-    touches.
+    For a slice of a large array, read or updated in place (a scan's stacked parameters and activations), only the bytes
+    of the slice count.
     """
     instruction = operation.instruction
     if instruction.opcode in ASYNCHRONOUS:
@@ -35,14 +35,14 @@ def traffic(program: Program, operation: Operation) -> int:
 
 
 def _copied_bytes(shape: str) -> int:
-    """The shape of an asynchronous copy's start, (destination, source, ...) -> bytes to and from the memory."""
+    """Shape (destination, source, ...) of the start of an asynchronous copy -> bytes to and from HBM."""
     arrays = [match.group(0) for match in ARRAY.finditer(shape)]
     copied = min((array_bytes(array, everywhere=True) for array in arrays[:2]), default=0)
     return copied * sum("S(" not in array for array in arrays[:2])
 
 
 class _Fusion:
-    """What a fused computation, with the fusions inside it, touches of its operands and of its result."""
+    """The bytes of its operands and result that a fused computation, with its inner fusions, reads and writes."""
 
     def __init__(self, instructions: dict[str, Instruction], computations: dict[str, dict[str, Instruction]]) -> None:
         self._instructions, self._computations = instructions, computations
@@ -64,7 +64,7 @@ class _Fusion:
         return None if called is None else _Fusion(called, self._computations)
 
     def read(self, number: int, shape: str) -> int:
-        """Bytes read of an operand of this shape; those of slices where nothing else looks at it."""
+        """Returns the bytes read of an operand of this shape; of slices only, if nothing else reads it."""
         whole = array_bytes(shape)
         if not whole or number not in self._parameters:
             return whole
@@ -85,7 +85,7 @@ class _Fusion:
         return min(touched, whole)
 
     def written(self, shape: str) -> int:
-        """Bytes written of a result of this shape; those of the update where an operand is updated in place."""
+        """Returns the bytes written of a result of this shape; of the update only, if it is in place."""
         root = next(each for each in self._instructions.values() if each.is_root)
         if root.opcode != "tuple":
             return self._written(root, shape)
@@ -108,9 +108,9 @@ class _Fusion:
 
 
 def array_bytes(shape: str, everywhere: bool = False) -> int:
-    """An HLO shape, tuples too -> bytes of its arrays, padded to their tiles.
+    """An HLO shape, possibly a tuple -> bytes of its arrays, padded to their tiles.
 
-    Arrays in the chip's own memories ("S(1)" in the layout) count as none, unless `everywhere`.
+    Arrays in on-chip memory ("S(1)" in the layout) do not count, unless `everywhere`.
     """
     return sum(
         _padded_items(dims, layout or "") * ITEM_BYTES[dtype]

@@ -65,7 +65,7 @@ def test_what_would_not_end_in_time_is_named_and_what_was_measured_stays(program
     monkeypatch.setattr(gpu.time, "monotonic", lambda: next(clock))
     found = program("--models=tnt_s_patch16_224,deit_small_patch16_224", "--no-baseline", "--minutes=1.5")
     assert {(each["model"], each["mode"]) for each in found["results"]} == {("tnt_s_patch16_224", "train")}
-    left = "Not begun, for want of time: tnt_s_patch16_224 forward, deit_small_patch16_224 train"
+    left = "Not started for lack of time: tnt_s_patch16_224 forward, deit_small_patch16_224 train"
     assert left in capsys.readouterr().out
 
 

@@ -317,7 +317,7 @@ def test_a_simple_crop_is_torchvisions_on_the_same_draws(photographs):
     [
         ({"three_augment": True, "randaugment": "rand-m9"}, "three_augment=True and config.data.randaugment='rand-m9'"),
         ({"three_augment": True, "on_device": True}, "data.three_augment to False"),
-        ({"crop": "simple", "on_device": True}, "random resized crops alone"),
+        ({"crop": "simple", "on_device": True}, "only random resized crops"),
         ({"crop": "centre"}, "must be one of random_resized, simple"),
     ],
 )

@@ -79,7 +79,7 @@ def test_a_class_without_a_training_image_is_left_out_by_name(opened, plain):
     fill(plain, {"train/empty": 0, "test/zebra": 2})
     dataset = opened(plain)
     assert dataset.class_names == ("cat", "dog") and labels(dataset, "test") == ["cat", "dog", "dog"]
-    assert "Note: classes left out, without an image to train on: empty (0 images), zebra (2 images)" in dataset.found
+    assert "Note: classes left out, without a training image: empty (0 images), zebra (2 images)" in dataset.found
 
 
 def test_a_class_that_only_training_has_is_named(opened, plain):
@@ -102,7 +102,7 @@ def test_classes_come_from_the_splits_in_use(opened, plain):
 @pytest.mark.parametrize("where", ["train/cat", "test/cat"])
 def test_a_single_class_is_refused_with_the_reason(opened, tmp_path, where):
     fill(tmp_path, {where: 3})
-    with pytest.raises(ValueError, match=r"has a single class, 'cat': there is nothing to tell apart"):
+    with pytest.raises(ValueError, match=r"has a single class, 'cat': there is nothing to classify"):
         opened(tmp_path)
 
 

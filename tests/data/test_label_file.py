@@ -51,9 +51,9 @@ def test_labels_go_by_path_and_are_separated_by_semicolons(settings, listed):
     assert dataset.class_counts("train").tolist() == [1, 2, 1]
     assert dataset.found[0].endswith("train 4 images, test 1 images; 3 classes: cat 1, dog 3, traffic light 1")
     assert dataset.found[1:] == (
-        "Note: classes left out, without an image to train on: zebra (1 images)",
+        "Note: classes left out, without a training image: zebra (1 images)",
         "Note: classes without an image in test: cat, traffic light",
-        "Note: images of none of the classes: train 1",
+        "Note: images in none of the classes: train 1",
         "Note: not read: 1 not in labels.csv",
     )
 
@@ -96,9 +96,9 @@ def test_labels_of_a_set_on_the_device_are_the_same(settings, listed):
         ("image,classes\na.jpg,cat\n", "first line is not path,labels"),
         ("", "first line is not path,labels"),
         ("path,labels\n", "lists no image"),
-        ("path,labels\na.jpg,cat,dog\n", "line 2 has not a path and its labels: a.jpg,cat,dog"),
+        ("path,labels\na.jpg,cat,dog\n", "line 2 is not a path and its labels: a.jpg,cat,dog"),
         ("path,labels\na.jpg,cat\na.jpg,dog\n", "line 3 has a.jpg a second time"),
-        ("path,labels\nb.jpg,cat\nc.txt,dog\na.jpg,dog\n", r"lists b.jpg and 1 more, and there is no such image"),
+        ("path,labels\nb.jpg,cat\nc.txt,dog\na.jpg,dog\n", r"lists b.jpg and 1 more, but there is no such image"),
         ("path,labels\n../test/a.jpg,cat\n", "no such image"),
         ('path,labels\n"a.jpg,cat\n', "unexpected end of data"),
         ("path,labels\na.jpg,c\0at\n", "not UTF-8"),

@@ -188,5 +188,5 @@ def test_plain_enhancements_reach_from_a_tenth_to_1_9(name):
 
 
 def test_an_unknown_operation_is_an_error():
-    with pytest.raises(ValueError, match="'Blur' is no operation"):
+    with pytest.raises(ValueError, match="'Blur' is not an operation"):
         randaugment.operate("Blur", Image.new("RGB", (4, 4)), 9.0, False, False, True, FILL)

@@ -169,7 +169,7 @@ def test_without_a_network_a_download_is_refused_at_once(settings_for, tmp_path,
 
     monkeypatch.setattr(prepared.socket, "create_connection", unreachable)
     monkeypatch.setattr(prepared.urllib.request, "getproxies", dict)
-    with pytest.raises(FileNotFoundError, match=r"cifar10 is not prepared in .*no way to www\.cs\.toronto\.edu"):
+    with pytest.raises(FileNotFoundError, match=r"cifar10 is not prepared in .*no connection to www\.cs\.toronto\.edu"):
         sources.open_dataset(settings_for("cifar10", tmp_path))
     assert not list(tmp_path.iterdir())
 

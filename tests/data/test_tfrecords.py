@@ -72,14 +72,14 @@ def test_an_unwritable_cache_costs_a_warning_alone(tmp_path, file, monkeypatch, 
 @pytest.mark.parametrize("cut", [1, 4, 17, 30])
 def test_a_file_that_was_cut_off_is_named(cache, file, cut):
     os.truncate(file, os.path.getsize(file) - cut)
-    with pytest.raises(ValueError, match=r"some\.tfrecord: record \d+, at byte \d+, reaches beyond"):
+    with pytest.raises(ValueError, match=r"some\.tfrecord: record \d+, at byte \d+, extends beyond"):
         tfrecords.TFRecordFiles([(file, 20)])
 
 
 def test_a_missing_file_and_a_wrong_count_are_named(cache, file, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.tfrecord is missing"):
         tfrecords.TFRecordFiles([(str(tmp_path / "gone.tfrecord"), 5)])
-    with pytest.raises(ValueError, match=r"holds 20 records, but dataset_info\.json beside it says 19"):
+    with pytest.raises(ValueError, match=r"holds 20 records, but dataset_info\.json beside it lists 19"):
         tfrecords.TFRecordFiles([(file, 19)])
 
 

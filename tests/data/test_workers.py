@@ -85,9 +85,7 @@ def test_how_many_workers_there_are(settings_for, examples, changes, expected):
     assert batches.worker_processes(settings_for(changes.pop("name"), **changes), examples) == expected
 
 
-@pytest.mark.parametrize(
-    ("code", "words"), [(-9, "memory was full"), (-7, "/dev/shm.*--shm-size"), (1, "exit code 1,")]
-)
+@pytest.mark.parametrize(("code", "words"), [(-9, "out of memory"), (-7, "/dev/shm.*--shm-size"), (1, "exit code 1,")])
 def test_the_message_says_why_a_worker_may_have_ended(code, words):
     assert re.search(f"One of 3 worker processes .*{words}.*worker_processes, or 0", worker.last_words(code, 3))
 

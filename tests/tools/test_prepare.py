@@ -28,7 +28,7 @@ def test_digits_too(tmp_path, capsys):
     "name, message",
     [
         ("imagenet2012", r"archives must be fetched by hand.*ILSVRC2012_img_train\.tar.*tools\.prepare imagenet2012"),
-        ("imagenet2021", "is no tfds data set.*imagenet2012"),
+        ("imagenet2021", "is not a tfds data set.*imagenet2012"),
     ],
 )
 def test_what_cannot_be_prepared_ends_with_the_fix(tmp_path, capsys, name, message):

@@ -77,12 +77,12 @@ class OtherFiles(TinyPipeline):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"seed": 5}, "process 2 has another config.seed (5 there, 0 in process 0)"),
-        ({"batch_size": 32}, "process 2 has another config.batch_size (32 there, 16 in process 0)"),
+        ({"seed": 5}, "process 2 differs in config.seed (5 there, 0 in process 0)"),
+        ({"batch_size": 32}, "process 2 differs in config.batch_size (32 there, 16 in process 0)"),
         ({"model__depth": 2}, "config.model.depth (2 there, 1 in process 0)"),
-        ({"pipeline": OtherPipeline}, "another training examples (81 there, 80 in process 0)"),
-        ({"pipeline": OtherPipeline}, "another classes (('red', 'green', 'blue', 'gray') there"),
-        ({"pipeline": OtherFiles}, "another data set ('other files' there, 'tiny' in process 0)"),
+        ({"pipeline": OtherPipeline}, "training examples (81 there, 80 in process 0)"),
+        ({"pipeline": OtherPipeline}, "classes (('red', 'green', 'blue', 'gray') there"),
+        ({"pipeline": OtherFiles}, "data set ('other files' there, 'tiny' in process 0)"),
     ],
 )
 def test_what_differs_is_named_in_all_processes(tmp_path, together, changes, words):
@@ -95,7 +95,7 @@ def test_other_weights_under_the_same_path_are_named(tmp_path, together):
     run = prepared(tmp_path / "run")
     starts = [dataclasses.replace(run, pretrained={"head": np.full(3, value, np.float32)}) for value in (1, 1, 2)]
     (said,) = set(together(lambda number: agreement.check_same_start(starts[number])))
-    assert "process 2 has another weights at the start ('" in said and "process 1 has" not in said
+    assert "process 2 differs in weights at the start ('" in said and "process 1 differs" not in said
     assert together(lambda number: agreement.check_same_start(starts[0])) == [None] * 3
 
 
@@ -114,7 +114,7 @@ def test_another_number_of_devices_is_named(tmp_path, together, monkeypatch):
     run = prepared(tmp_path / "run")
     monkeypatch.setattr(jax, "local_device_count", lambda: 2 if jax.process_index() == 1 else 4)
     (said,) = set(together(lambda number: agreement.check_same_start(run)))
-    assert "process 1 has another number of devices ('2 x cpu' there, '4 x cpu' in process 0)" in said
+    assert "process 1 differs in number of devices ('2 x cpu' there, '4 x cpu' in process 0)" in said
 
 
 def test_what_is_of_the_machine_may_differ(tmp_path, together):
@@ -131,7 +131,7 @@ def test_another_version_of_the_code_is_named(tmp_path, together, monkeypatch):
     by_number = {number: next(made) for number in range(3)}
     monkeypatch.setattr(agreement, "statement", lambda run: by_number[jax.process_index()])
     (said,) = set(together(lambda number: agreement.check_same_start(run)))
-    assert "process 1 has another jax (0.1" in said.replace("'", "") and "another tnt_jax/training/loop.py" in said
+    assert "process 1 differs in jax (0.1" in said.replace("'", "") and "tnt_jax/training/loop.py" in said
 
 
 def test_a_workdir_that_one_process_does_not_see_is_said_by_all(tmp_path, together, monkeypatch):
@@ -146,7 +146,7 @@ def test_a_workdir_that_one_process_does_not_see_is_said_by_all(tmp_path, togeth
     assert "on a file system that all processes share" in said
     (mine.workdir / "checkpoints" / "5").mkdir(parents=True)
     (said,) = set(together(lambda number: agreement.check_same_start(runs[number])))
-    assert "process 2 has another newest checkpoint in --workdir (None there, 5 in process 0): the workdir" in said
+    assert "process 2 differs in newest checkpoint in --workdir (None there, 5 in process 0): the workdir" in said
 
 
 def test_a_process_that_never_says_anything_is_not_waited_for_without_end(tmp_path, together):
@@ -191,8 +191,8 @@ def test_a_run_begun_before_says_that_the_remaining_images_are_made_by_another_d
     folder_config.steps = 3
     loop.train_and_evaluate(folder_config, workdir)
     out = capsys.readouterr().out
-    assert out.count("Note: images were made by Pillow 9.9.9 then and are made by Pillow ") == 1
+    assert out.count("Note: images were decoded by Pillow 9.9.9 then and are decoded by Pillow ") == 1
     assert [line["step"] for line in lines(workdir) if "train/loss" in line] == [1, 2, 3]
     folder_config.steps = 4
     loop.train_and_evaluate(folder_config, workdir)
-    assert "images were made by" not in capsys.readouterr().out
+    assert "images were decoded by" not in capsys.readouterr().out

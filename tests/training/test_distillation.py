@@ -78,7 +78,7 @@ def test_classes_are_those_of_the_same_name(trained):
     np.testing.assert_array_equal(teacher.logits(teacher.params, images, config.data)[0], all_of_them[0, [2, 0, 1]])
     with pytest.raises(ValueError, match="distillation.teacher=.*does not know: 'violet'"):
         distillation.load_teacher(config, 3, ("blue", "red", "violet"))
-    with pytest.raises(ValueError, match="it knows 4 classes and the student 5, and which are the same is not known"):
+    with pytest.raises(ValueError, match="it knows 4 classes and the student 5, and they cannot be matched"):
         distillation.load_teacher(config, 5, None)
 
 
@@ -90,7 +90,7 @@ def test_a_teacher_that_cannot_see_the_students_images_or_speak_of_its_labels_is
     config = checked_config(distillation__teacher=str(trained))
     with pytest.raises(ValueError, match="it knows 3 classes and the student 5"):  # the head has more than the names
         load(config, 5, ("blue", "red", "green"))
-    with pytest.raises(ValueError, match="for one label an image, and imagenet2012 has several. Leave it out"):
+    with pytest.raises(ValueError, match="for one label per image, but imagenet2012 has several. Leave it out"):
         load(config, 4, None, several_labels=True)
 
 

@@ -280,7 +280,7 @@ def test_a_label_outside_the_sets_classes_is_an_error(tmp_path, directory, weigh
 
 def test_sets_with_several_labels_are_trained_on_with_the_sigmoid_alone(tmp_path, directory):
     changes = {"data__name": "imagenet2012_real", "data__directory": str(directory), "data__train_split": "validation"}
-    with pytest.raises(ValueError, match=r"several labels an image.*--config.loss=sigmoid"):
+    with pytest.raises(ValueError, match=r"several labels per image.*--config.loss=sigmoid"):
         setup.prepare(tiny_config(**changes), tmp_path)
     pipeline = make_input_pipeline(checked_config(**changes, loss="sigmoid", batch_size=4))
     assert pipeline.steps_per_epoch == 1 and pipeline.several_labels

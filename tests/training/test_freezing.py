@@ -154,7 +154,7 @@ def test_a_scan_trains_what_the_definition_trains_where_blocks_of_a_stack_are_no
 def test_a_run_with_frozen_parameters_resumes_to_the_same_bits(tmp_path, capsys, name):
     changes = {"freeze": ("norm/.*", "class_token"), "optimizer": name, "layer_decay": 0.8}
     loop.train(make_run(tmp_path / "whole", **changes))
-    assert "parameters are trained; frozen, as they are drawn (config.pretrained is empty): class_token, norm\n" in (
+    assert "parameters are trained; frozen at random values (config.pretrained is empty): class_token, norm\n" in (
         capsys.readouterr().out
     )
     pipeline = DyingPipeline(tiny_config(**INTERVALS), 7)
@@ -167,10 +167,10 @@ def test_a_run_with_frozen_parameters_resumes_to_the_same_bits(tmp_path, capsys,
 @pytest.mark.parametrize(
     ("patterns", "words"),
     [
-        (("block_7/.*",), "'block_7/.*' matches no parameter. Near it: block_"),
-        (("block_1",), "'block_1' matches no parameter. A pattern has to match a whole name: 'block_1/.*'"),
-        (("blocks_1/inner/norm/.*",), "Near it: block_1/inner/norm"),
-        (("xyzzy",), "The names are such as "),
+        (("block_7/.*",), "'block_7/.*' matches no parameter. Similar names: block_"),
+        (("block_1",), "'block_1' matches no parameter. A pattern must match a whole name: 'block_1/.*'"),
+        (("blocks_1/inner/norm/.*",), "Similar names: block_1/inner/norm"),
+        (("xyzzy",), "Names look like "),
         ((".*",), "matches every parameter: nothing is left to train"),
         (("head/.*", "(?!head/).*"), "matches every parameter"),
     ],

@@ -104,7 +104,7 @@ def test_the_start_says_the_images_and_every_line_its_epoch_and_seconds(finished
         loop.train(make_run(tmp_path, DyingPipeline(tiny_config(**INTERVALS), 6)))
     said = capsys.readouterr().out
     assert "80 images to train (train), 35 to evaluate (validation), 4 classes" in said
-    assert "20 steps of 16 images (5 an epoch)" in said
+    assert "20 steps of 16 images (5 per epoch)" in said
     found = lines(finished[0])
     assert all(line["epoch"] == line["step"] / 5 for line in found)
     assert sorted(line["seconds"] for line in found) == [line["seconds"] for line in found] and found[0]["seconds"] > 0

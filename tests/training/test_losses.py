@@ -142,7 +142,7 @@ def test_an_image_of_none_of_several_classes_is_never_right():
         ({"class_weights": '{"cat": 0}'}, "gives 'cat' the weight 0"),
         ({"class_weights": '{"cat": true}'}, "the weight True"),
         ({"class_weights": '{"cat": 1, "cat": 2}'}, "'cat' twice"),
-        ({"bce_threshold": 0.2}, r"bce_threshold=0.2 belongs to config.loss=sigmoid"),
+        ({"bce_threshold": 0.2}, r"bce_threshold=0.2 needs config.loss=sigmoid"),
         ({"bce_sum_classes": True}, r"--config.loss=sigmoid"),
         ({"loss": "focal"}, "one of softmax, sigmoid"),
     ],

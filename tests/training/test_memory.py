@@ -126,7 +126,7 @@ def test_a_containers_limit_is_the_machines(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("error", [jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"), MemoryError()])
 def test_a_full_memory_ends_the_run_with_the_fix(error):
-    with pytest.raises(RunError, match="memory does not suffice: .*accumulation_steps"), memory.enough():
+    with pytest.raises(RunError, match="Out of memory: .*accumulation_steps"), memory.enough():
         raise error
 
 

@@ -98,7 +98,7 @@ def test_a_cpu_that_will_take_long_is_told_what_to_lower(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1}, raising=False)
     config, tnt_s = checked_config(batch_size=128), 5_227_508_740
     note = monitor.cpu_note(config, tnt_s, 100)  # 2 * 3 * 5.2e9 * 12,800 / 2 / 50e9
-    assert "2 cores of a CPU these 100 steps take about 1 h 6 min" in note and "--config.model.name" in note
+    assert "2 CPU cores these 100 steps take about 1 h 6 min" in note and "--config.model.name" in note
     taught = monitor.cpu_note(checked_config(batch_size=128, pretrained="weights.safetensors"), tnt_s, 100)
     assert "--config.freeze='(\"(?!head/).*\",)'" in taught and "tnt_ti" not in taught
     assert "tnt_ti" not in monitor.cpu_note(config, 10**9, 1000)
@@ -238,7 +238,7 @@ def test_the_trace_holds_the_steps_asked_for_and_no_others(tmp_path, monkeypatch
     assert f"profiled steps is in {tmp_path / 'profile'}" in capsys.readouterr().out
     # The run resumes behind them.
     assert train(monkeypatch, tmp_path, steps=6, profile_steps=(3, 2)) == [{3, 4}]
-    assert "is done already" in capsys.readouterr().out
+    assert "is already done" in capsys.readouterr().out
 
 
 def test_without_the_key_there_is_no_trace(tmp_path, monkeypatch):

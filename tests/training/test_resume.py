@@ -112,7 +112,7 @@ def test_an_evaluation_that_was_due_is_made_up_for_however_often_it_is_stopped(f
         ({"process_count": 2}, "Note: 8 x cpu in 2 processes then, 8 x cpu in 1 process now. "),
         ({"device_kind": "TPU v4"}, "Note: 8 x TPU v4 in 1 process then, 8 x cpu in 1 process now. "),
         ({"train_examples": 1000}, "had 1,000 examples then and has 80 now"),
-        ({"data_set": "small"}, "is not what it was (small then, tiny now)"),
+        ({"data_set": "small"}, "has changed (small then, tiny now)"),
     ],
 )
 def test_going_on_elsewhere_is_allowed_and_said(tmp_path, capsys, there, words):
@@ -163,8 +163,8 @@ def test_more_steps_than_a_finished_run_had_are_allowed_with_a_note(finished, tm
     shutil.copytree(finished[0], tmp_path / "run")
     assert loop.train(make_run(tmp_path / "run", steps=22))["steps"] == 22
     said = capsys.readouterr().out
-    assert "the run had ended there and resumes to step 22" in said and "stays that of 4 + 0 epochs" in said
-    with pytest.raises(ValueError, match=r"epochs \(4.0 there, 6.0 now\).*another schedule.*--config.pretrained="):
+    assert "the run ended there and now resumes to step 22" in said and "is still that of 4 + 0 epochs" in said
+    with pytest.raises(ValueError, match=r"epochs \(4.0 there, 6.0 now\).*rate schedule.*--config.pretrained="):
         make_run(tmp_path / "run", epochs=6.0)
 
 
@@ -237,7 +237,7 @@ class EventsRemovingPipeline(RemovingPipeline):
 def test_events_that_are_removed_while_the_run_goes_on_are_said_and_begin_again(tmp_path, capsys):
     workdir = tmp_path / "run"
     loop.train(make_run(workdir, EventsRemovingPipeline(tiny_config(**INTERVALS), workdir)))
-    assert f"{workdir / logging.EVENT_FILES} was gone. It begins again at step " in capsys.readouterr().out
+    assert f"{workdir / logging.EVENT_FILES} was gone. It starts again at step " in capsys.readouterr().out
     assert ("eval/accuracy", 20) in points(workdir) and len(list(workdir.glob(logging.EVENT_FILES))) == 1
 
 
@@ -253,7 +253,7 @@ def test_what_is_damaged_or_removed_alone_is_written_again(tmp_path, kind, name,
     path = tmp_path / "run" / name
     run = make_run(tmp_path / "run", kind(tiny_config(**INTERVALS), path))
     loop.train(run)
-    assert f"Note: {path} was {how}. What the run needs to be read is written again." in capsys.readouterr().out
+    assert f"Note: {path} was {how}. The files that describe the run are written again." in capsys.readouterr().out
     written = {"config.json": as_dict(run.config), "classes.json": list(TinyPipeline.class_names)}
     assert json.loads(path.read_text()) == written[name]
 
@@ -325,6 +325,6 @@ def test_a_workdir_that_is_taken_away_ends_the_run_with_a_message(tmp_path):
                     (tmp_path / "file").replace(place)
                 yield made
 
-    with pytest.raises(RunError, match="could not be written|cannot be written any more"):
+    with pytest.raises(RunError, match="could not be written|can no longer be written"):
         loop.train(make_run(place / "run", LosingPipeline(config)))
     assert place.is_file()

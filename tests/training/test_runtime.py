@@ -56,7 +56,7 @@ def test_a_process_that_never_comes_is_said_with_the_keys(process):
     session = start_main("train", seconds=2, process=process)
     _, said = session.communicate(timeout=120)
     assert session.returncode == 2, said
-    assert "not all of them have come within 2 s (initialization_timeout_seconds)" in said
+    assert "not all of them joined within 2 s (initialization_timeout_seconds)" in said
     assert "config.distributed.coordinator_address" in said
     assert "Traceback" not in said and "Check failure" not in said
 
@@ -83,10 +83,10 @@ def test_a_port_and_a_number_that_are_taken_are_said_before_jax_is_asked(family)
             checked_config(**{f"distributed__{key}": value for key, value in (group | {"process_id": number}).items()})
             for number in (0, 1)
         )
-        with pytest.raises(ValueError, match=f"coordinator_address=localhost:{port}: port {port} of this machine is"):
+        with pytest.raises(ValueError, match=f"coordinator_address=localhost:{port}: port {port} on this machine is"):
             runtime.join_processes(first)
         runtime._claim_number(second.distributed)
-        with pytest.raises(ValueError, match=r"process_id=1 is taken: another process of this machine"):
+        with pytest.raises(ValueError, match=r"process_id=1 is taken: another process on this machine"):
             runtime.join_processes(second)
 
 
@@ -210,7 +210,7 @@ def test_a_file_system_without_locks_is_said_and_done_without(tmp_path, monkeypa
     held = runtime.WorkdirLock(tmp_path)
     held.take("token")
     assert (
-        f"{tmp_path} lies on a file system without locks" in held.note
+        f"{tmp_path} is on a file system without locks" in held.note
         and runtime.lock_holder(tmp_path)["token"] == "token"
     )
 

@@ -34,10 +34,10 @@ def test_sizes_that_are_open_are_those_of_the_run_and_said(source, tmp_path):
     assert (model.patch_size, model.word_size, model.depth, model.tnt_blocks) == (4, 2, 2, (2,))
     assert model.num_classes is None  # of the new data set
     (note,) = notes
-    assert note.startswith(f"sizes of the model that the config leaves open are those of {source}: patch_size=4, ")
+    assert note.startswith(f"model sizes that the config leaves open are taken from {source}: patch_size=4, ")
     assert "depth=2, tnt_blocks=(2,)" in note and "mlp_ratio" not in note  # which is every variant's
     (_, note) = taken(source, tmp_path / "new", model__image_size=16)[1]
-    assert note == "the weights were trained on images of 8 pixels, and config.model.image_size is 16."
+    assert note == "the weights were trained at image size 8, but config.model.image_size is 16."
 
 
 def test_sizes_that_are_given_stay(source, tmp_path):
@@ -167,9 +167,9 @@ def test_evaluating_classes_that_the_run_does_not_know_is_an_error_that_names_th
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (("arctic_fox", "cat", "dog"), "'fox' there alone and 'arctic_fox' in the data set alone"),
-        (("cat", "dog", "fox", "owl"), "others now: 'owl' in the data set alone"),
-        (("cat", "dog"), "others now: 'fox' there alone"),
+        (("arctic_fox", "cat", "dog"), "'fox' only there and 'arctic_fox' only in the data set"),
+        (("cat", "dog", "fox", "owl"), "now has others: 'owl' only in the data set"),
+        (("cat", "dog"), "now has others: 'fox' only there"),
         (("dog", "cat", "fox"), "the same in another order, 'cat', 'dog', 'fox' there and 'dog', 'cat', 'fox' now"),
     ],
 )
@@ -212,7 +212,7 @@ def test_an_evaluation_counts_by_name(run):
 def test_fewer_classes_without_names_are_not_counted_by_number(run, known, names):
     (run / "classes.json").write_text(json.dumps(known))
     settings = checked_config(model__num_classes=3)
-    with pytest.raises(ValueError, match="has 2 classes and the model 3, and which of them these are is not known"):
+    with pytest.raises(ValueError, match="has 2 classes and the model 3, and they cannot be matched"):
         check_classes(settings, run, 2, names, evaluates=True)
     assert check_classes(settings, run, 3, names, evaluates=True) is None  # as many: there is nothing else to go by
     (run / "classes.json").write_text("null")

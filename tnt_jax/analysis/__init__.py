@@ -1,1 +1,1 @@
-"""What it learned: curves, attention maps and figures of a run."""
+"""What a model learned: curves, attention maps, mistakes and figures of a run."""

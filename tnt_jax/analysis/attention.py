@@ -1,4 +1,4 @@
-"""Where the class token looks (paper, appendix A.1, Figure 7)."""
+"""What the class token attends to (paper, appendix A.1, Figure 7)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +19,8 @@ from tnt_jax.training.device_augment import normalize
 def class_token_attention(model: TNT, variables: VariableDict, images: jax.Array) -> tuple[np.ndarray, np.ndarray]:
     """images [B, H, W, C], normalised -> (logits [B, K], maps [B, rows, columns]): the last block's class token.
 
-    A map is the attention of the class token over the sentences, averaged over the heads; with what the token gives
-    to itself it sums to one.
+    A map is the class token's attention to the sentences, averaged over the heads; with its attention to itself it
+    sums to one.
     """
     apply = jax.jit(lambda v, x: model.apply(v, x, return_features=("outer_attention",)))
     logits, features = apply(variables, images)
@@ -39,10 +39,10 @@ def draw_class_token_attention(
     preprocessing: EvalImages,
     class_names: Sequence[str] | None = None,
 ) -> Path:
-    """pixels [B, H, W, C] and labels [B] -> a figure of each image and, under it, the attention over it.
+    """pixels [B, H, W, C], labels [B] -> a figure of each image and, below it, the attention over it; its path.
 
     labels [B, k]: 1 for each of an image's labels; a prediction is right if it is one of them.
-    preprocessing: how the model is given images. class_names: what the labels mean; None: the numbers.
+    preprocessing: how images are prepared for the model. class_names: names of the labels; None: numbers.
     """
     logits, maps = class_token_attention(model, variables, normalize(pixels, preprocessing))
     names = [figure_label(name) for name in class_names or range(logits.shape[-1])]

@@ -30,11 +30,11 @@ PANELS = (
 
 
 def read_metrics(workdir: Path) -> Series:
-    """A run's workdir -> for each metric its steps and values, in the order written; nulls (not finite) left out.
+    """A run's workdir -> steps and values of each metric, in the order written, without nulls (not finite).
 
     Raises:
       FileNotFoundError: the workdir has no metrics file.
-      ValueError: a line of it is damaged, or torn by the end of a process.
+      ValueError: a line of it is damaged, or cut off by the end of a process.
     """
     path = Path(workdir) / METRICS_FILE
     if not path.is_file():
@@ -68,9 +68,9 @@ def draw_curves(workdir: Path, path: Path) -> Path:
 
 
 def draw_panel(axes: Axes, series: Series, title: str, names: Mapping[str, str]) -> None:
-    """One of PANELS, on its axes; its title tells where nothing of it was logged."""
+    """Draws one of PANELS on its axes; the title says if nothing was logged."""
     found = {name: label for name, label in names.items() if name in series}
-    if "eval/mean_average_precision" in found:  # of several labels an image; the accuracies would hide it
+    if "eval/mean_average_precision" in found:  # several labels per image; accuracies would hide it
         found = {name: label for name, label in found.items() if name not in ("eval/accuracy", "eval_ema/accuracy")}
     if not found:
         hide_axes(axes)
@@ -81,4 +81,4 @@ def draw_panel(axes: Axes, series: Series, title: str, names: Mapping[str, str])
         axes.plot(steps, values, label=label, marker="" if len(steps) > 1 else "o", linewidth=1.4)
     axes.set(title=title, xlabel="step")
     if len(found) > 1:
-        axes.legend(framealpha=0.8, edgecolor="none")  # it may lie on a curve
+        axes.legend(framealpha=0.8, edgecolor="none")  # it may cover a curve

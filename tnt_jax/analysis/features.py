@@ -22,7 +22,7 @@ KINDS = ("class_token", "mean")
 
 
 class Features(NamedTuple):
-    """Of the images of a split, in its order."""
+    """Features and labels of the images of a split, in its order."""
 
     values: np.ndarray  # float32 [n, D]
     labels: np.ndarray  # int32 [n]
@@ -31,9 +31,9 @@ class Features(NamedTuple):
 def block_features(params: Params, images: jax.Array, *, model: TNT, block: int, kind: str) -> jax.Array:
     """params, images [b, H, W, C] normalised -> [b, D] float32 of the sentences after `block` (1-based).
 
-    kind: "class_token", or "mean" over the other sentences. The model's final norm is applied whatever the block, as
-    DINO does with its intermediate layers (Caron et al. 2021, arXiv 2104.14294, get_intermediate_layers); the class
-    token of the last block is then what the head sees. Later blocks are not computed once this is compiled.
+    kind: "class_token", or "mean" over the other sentences. The model's final norm is applied after any block, as in
+    DINO (Caron et al. 2021, arXiv 2104.14294, get_intermediate_layers); the class token of the last block is then what
+    the head sees. Once compiled, this does not compute later blocks.
     """
     model = fast.replace(model, scan=False)  # a scan would compute all blocks
     _, features = model.apply({"params": params}, images, return_features=("sentences",))
@@ -54,10 +54,10 @@ def extract_features(
 ) -> Features:
     """The labelled images of `split` (tfds notation) of config.data -> features, each once, in the split's order.
 
-    Images are resized, cropped and normalised as for the evaluation of `config`, at the model's input_size; batches
-    of eval_batch_size go over all devices (of all processes), and every process gets all features.
+    Images are resized, cropped and normalised as for the evaluation of `config`, at the model's input_size; all devices
+    (of all processes) share batches of eval_batch_size, and every process gets all features.
     block: 1-based; kind: see block_features.
-    Raises ValueError for a block or a kind that is not there, and what the data package raises.
+    Raises ValueError for an unknown block or kind and for several labels per image, and the errors of the data package.
     """
     from tnt_jax.data import sources
 
@@ -68,7 +68,7 @@ def extract_features(
     if sources.open_dataset(config.data).several_labels:
         raise ValueError(
             f"config.data.name={config.data.name} has several labels an image; the linear probe and nearest neighbours "
-            "measure one. Set --config.data.name to a set with one."
+            "need one. Set --config.data.name to a set with one."
         )
     settings = dataclasses.replace(config.data, eval_split=split)
     batches = evaluation_batches(settings, model, config.eval_batch_size)

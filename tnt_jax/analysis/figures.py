@@ -1,7 +1,7 @@
 """The paper's six figures (section 3.4, appendix A.1): each function takes models and an image, and draws one.
 
-Every function gives (matplotlib Figure, arrays by name): the numbers that it shows. Names of arrays begin with the
-model's title. `panels.save_figure` writes them. The same models, image and seed give the same bytes.
+Every function returns (matplotlib Figure, {name: array} of the numbers that it shows). Names of arrays begin with the
+model's title. `panels.save_figure` writes both. The same models, image and seed give the same bytes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ from tnt_jax.models.variants import nearest
 from tnt_jax.names import figure_label
 
 CHANNELS = 12
-LARGEST = 400  # pixels a side of a drawn attention matrix; larger ones are averaged down
+LARGEST = 400  # side of a drawn attention matrix in pixels; larger ones are averaged down
 
 
 def feature_maps(
@@ -33,8 +33,8 @@ def feature_maps(
 ) -> Drawn:
     """Figure 3a: pixels [H, W, C] -> sentences by position, after the first, the middle and the last block.
 
-    image_size: (height, width) of the input, which interpolates the positions; None: map_size, the paper's 1024 for a
-    model of 224. CHANNELS of the D are drawn at random by `seed`, for each model.
+    image_size: (height, width) of the input, with interpolated positions; None: map_size, the paper's 1024 for a model
+    of 224. `seed` draws CHANNELS of each model's D channels at random.
     Arrays: maps [blocks, channels, rows, columns], channels, blocks.
     """
     rows = [(subject, block) for subject in subjects for block in chosen_blocks(subject.model.depth)]
@@ -67,17 +67,17 @@ def feature_maps(
 
 
 def pick_channels(width: int, seed: int) -> np.ndarray:
-    """-> CHANNELS different channels of `width`, at random, ascending."""
+    """Draws CHANNELS different channels of `width` at random, in ascending order."""
     return np.sort(np.random.default_rng(seed).choice(width, size=min(CHANNELS, width), replace=False))
 
 
 def channel_tsne(
     subjects: Sequence[Subject], pixels: np.ndarray, *, seed: int = 0, image_size: tuple[int, int] | None = None
 ) -> Drawn:
-    """Figure 3b: pixels [H, W, C] -> t-SNE of all D feature maps of the last block, one point a channel.
+    """Figure 3b: pixels [H, W, C] -> t-SNE of all D feature maps of the last block, one point per channel.
 
-    A channel's map is its vector of rows x columns numbers; input size as in feature_maps. scikit-learn's t-SNE, from
-    the first two principal components. Arrays: points [D, 2], correlation: mean |r| over pairs of channels' maps.
+    A channel's vector is its map of rows x columns numbers; input size as in feature_maps. scikit-learn's t-SNE starts
+    from the first two principal components. Arrays: points [D, 2], correlation: mean |r| over pairs of channels' maps.
     """
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
@@ -89,8 +89,8 @@ def channel_tsne(
             model = subject.model
             inputs = subject.inputs(centre_crop(pixels, image_size or map_size(model)))
             found = maps.sentence_maps(model, subject.variables, inputs, (model.depth,))[0].reshape(model.outer_dim, -1)
-            # "exact", for some hundred points, takes seconds. On one thread: more of them sum in another order, and
-            # points end elsewhere.
+            # "exact" takes seconds for some hundred points. One thread, because more sum in another order and move the
+            # points.
             tsne = TSNE(
                 init="pca",
                 method="exact",
@@ -122,7 +122,7 @@ def word_maps(subjects: Sequence[Subject], pixels: np.ndarray) -> Drawn:
     """Figure 4: pixels [H, W, C] -> word embeddings by position after each TNT block, averaged over channels.
 
     At the model's own input size: 14 x 14 sentences of 4 x 4 words make a map of 56 x 56. Arrays: maps [blocks, rows,
-    columns], blocks. Raises ValueError where a model has no inner path.
+    columns], blocks. Raises ValueError if a model has no inner path.
     """
     check_inner(subjects, "the word embeddings")
     arrays: dict[str, np.ndarray] = {}
@@ -193,9 +193,9 @@ def averaged_down(matrix: np.ndarray) -> np.ndarray:
 
 
 def class_attention(subjects: Sequence[Subject], pixels: np.ndarray) -> Drawn:
-    """Figure 7: pixels [H, W, C] -> the last block's class token over the sentences, drawn over the image.
+    """Figure 7: pixels [H, W, C] -> attention of the last block's class token to the sentences, over the image.
 
-    At the models' own input size. The mean of the heads, then every head. Arrays: attention
+    At the models' own input size. The mean of the heads, then up to six heads. Arrays: attention
     [heads, 1 + N], the class token itself first, a row sums to one; maps [heads, rows, columns].
     """
     arrays: dict[str, np.ndarray] = {}
@@ -237,14 +237,14 @@ FIGURES: dict[str, Callable[..., Drawn]] = {
     "outer_attention": outer_attention,
     "class_attention": class_attention,
 }
-MAP_FIGURES = ("feature_maps", "tsne")  # drawn at a larger input, and by a seed
-INNER_FIGURES = ("words", "inner_attention")  # of models with an inner path
+MAP_FIGURES = ("feature_maps", "tsne")  # drawn at a larger input, with a seed
+INNER_FIGURES = ("words", "inner_attention")  # only for models with an inner path
 
 
 def chosen_figures(text: str, subjects: Sequence[Subject] | None = None) -> list[str]:
-    """ "all", numbers from 1 or names, commas between them -> names, in the paper's order.
+    """ "all", or comma-separated numbers from 1 or names -> names, in the paper's order.
 
-    With models, "all" leaves out INNER_FIGURES where none has an inner path.
+    "all" leaves out INNER_FIGURES if models are given and none has an inner path.
     """
     names = list(FIGURES)
     if text == "all":
@@ -271,9 +271,9 @@ def draw(
 ) -> Iterator[tuple[str, Drawn]]:
     """Models and an image -> (name, figure with its arrays), one at a time.
 
-    image_size: of figures 1 and 2; attention_size: of the others; both (height, width) in pixels. queries: as in
-    queries.parse_query; none: chosen by contrast. In the figures of words, models without any are left out. Raises
-    ValueError for sizes, queries or figures that a model does not have.
+    image_size: for figures 1 and 2; attention_size: for the others; both (height, width) in pixels. queries: as in
+    queries.parse_query; empty: chosen by contrast. Figures of words leave out models without words. Raises ValueError
+    for sizes, queries or figures that a model does not support.
     """
     for size in filter(None, (image_size, attention_size)):
         for subject in subjects:
@@ -290,7 +290,7 @@ def draw(
 
 
 def ask(subjects: Sequence[Subject], queries: Sequence[str]) -> list[Query] | None:
-    """Queries as text -> (sentence, word) for all models alike; None where there are none."""
+    """Queries as text -> (sentence, word), the same for all models; None without queries or models."""
     if not queries or not subjects:
         return None
     for text in queries:

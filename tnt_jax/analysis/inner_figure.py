@@ -21,8 +21,8 @@ def inner_attention(
     """Figure 5: pixels [H, W, C] -> inner attention of query words over their sentence's words, on the image.
 
     At the model's own input size, in its first, middle and last TNT block, averaged over the heads. queries: (sentence,
-    word) from 0 (queries.py reads them from text); None: four words of much contrast. Arrays: attention [queries,
-    blocks, heads, M], rows sum to one; queries [queries, 2]; blocks. Raises ValueError where a model has no inner path.
+    word) from 0 (queries.py reads them from text); None: four words of high contrast. Arrays: attention [queries,
+    blocks, heads, M], rows sum to one; queries [queries, 2]; blocks. Raises ValueError if a model has no inner path.
     """
     check_inner(subjects, "the inner attention")
     arrays: dict[str, np.ndarray] = {}
@@ -51,20 +51,20 @@ def inner_attention(
 
 
 def _blocks(subject: Subject) -> tuple[int, ...]:
-    """The first, middle and last block with an inner path, 1-based."""
+    """Returns the first, middle and last block with an inner path, 1-based."""
     inner = subject.model.inner_blocks
     return tuple(inner[i - 1] for i in chosen_blocks(len(inner)))
 
 
 def _show_queries(axes, subject: Subject, image: np.ndarray, queries: Sequence[Query]) -> None:
-    """The whole image, with each query's sentence framed and numbered."""
+    """Draws the whole image, with each query's sentence framed and numbered."""
     show_image(axes, image, "input")
     side = subject.model.patch_size
     for i, query in enumerate(queries):
         top, left = corner(query, subject.model)
         frame = Rectangle((left - 0.5, top - 0.5), side, side, fill=False, edgecolor=RED, linewidth=1.5)
         axes.add_patch(frame)
-        inside = left + side < image.shape[1] * 0.93  # the number stands beside its frame, where there is room
+        inside = left + side < image.shape[1] * 0.93  # the number goes beside its frame if there is room
         axes.annotate(
             str(i + 1),
             (left + side if inside else left, top),
@@ -79,7 +79,7 @@ def _show_queries(axes, subject: Subject, image: np.ndarray, queries: Sequence[Q
 
 
 def _show_panels(part, subject: Subject, image: np.ndarray, queries: Sequence[Query], attention: np.ndarray) -> None:
-    """attention [queries, blocks, M] -> a row a query: its sentence, then the attention over it, a block each."""
+    """Draws attention [queries, blocks, M], a row per query: its sentence, then the attention over it in each block."""
     model, blocks = subject.model, _blocks(subject)
     grid = part.subplots(len(queries), 1 + len(blocks), squeeze=False)
     side = model.patch_size // model.word_size
@@ -91,7 +91,7 @@ def _show_panels(part, subject: Subject, image: np.ndarray, queries: Sequence[Qu
         for j, axes in enumerate(grid[i]):
             axes.imshow(visible(image))
             if j:
-                # A pale image that hardly shows: under a strong one the colours would not be those of the bar.
+                # A pale image: with a stronger one the colours would not match the colour bar.
                 axes.imshow(visible(image).mean(-1), cmap="gray", vmin=-255, vmax=255)
                 words = attention[i, j - 1].reshape(side, side)
                 axes.imshow(words, cmap=colors.cmap, norm=colors.norm, alpha=0.9, extent=extent)

@@ -1,7 +1,7 @@
 """The numbers behind the paper's figures (section 3.4, appendix A.1): feature maps and attention of one image.
 
-Attention over n sentences is n x n numbers for every head and block, too many at 1024 pixels (n = 4,097). Here
-those of all blocks are averaged over the heads, some rows at a time; of the class token there is one row, in one block.
+Outer attention over n tokens has n x n weights per head and block, too many at 1024 pixels (n = 4,097). Here those
+of all blocks are averaged over the heads, some rows at a time; the class token has one row, in one block.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from tnt_jax.models.config import Config
 from tnt_jax.models.layers import Ops, attention_weights
 from tnt_jax.models.tnt import TNT
 
-ROWS = 256  # queries whose attention is held at a time
+ROWS = 256  # queries whose attention is in memory at a time
 
 
 def sentence_maps(model: TNT, variables: VariableDict, images: np.ndarray, blocks: Sequence[int]) -> np.ndarray:
@@ -40,7 +40,7 @@ def _sentences(model: TNT, variables: VariableDict, images: jax.Array, blocks: t
 def word_maps(model: TNT, variables: VariableDict, images: np.ndarray) -> np.ndarray:
     """images [1, H, W, C] -> [TNT blocks, H / s, W / s] float32, s the side of a word.
 
-    Words after a block, averaged over their channels, each at its place in its sentence, and that in the image.
+    Words after each block, averaged over their channels, at their positions in the image.
     """
     words = np.asarray(_words(_plain(model), variables, images))
     rows, columns = _grid(model, images)
@@ -61,7 +61,7 @@ def inner_attention(
 ) -> np.ndarray:
     """images [1, H, W, C], queries (sentence, word) from 0, 1-based TNT blocks -> [queries, blocks, heads, M] float32.
 
-    What a query word attends to among the words of its sentence; sums to one over them.
+    Attention from a query word to the words of its sentence; sums to one over them.
     """
     sentences, words = (np.asarray([query[i] for query in queries]) for i in (0, 1))
     return np.asarray(_inner(_plain(model), variables, images, sentences, words, tuple(blocks)))
@@ -99,7 +99,7 @@ def outer_attention(model: TNT, variables: VariableDict, images: np.ndarray) -> 
 def class_attention(model: TNT, variables: VariableDict, images: np.ndarray) -> np.ndarray:
     """images [1, H, W, C] -> [heads, 1 + N] float32: what the class token attends to in the last block.
 
-    The first number is what it gives to itself; a row sums to one.
+    The first weight is its attention to itself; a row sums to one.
     """
     ((query, key),) = _queries_and_keys(_plain(model), variables, images, (model.depth - 1,))
     return np.asarray(_rows(query[:1], key)[:, 0])
@@ -109,7 +109,7 @@ def class_attention(model: TNT, variables: VariableDict, images: np.ndarray) -> 
 def _queries_and_keys(
     model: TNT, variables: VariableDict, images: jax.Array, blocks: Sequence[int]
 ) -> list[tuple[jax.Array, jax.Array]]:
-    """blocks from 0 -> for each (queries, keys), both [1 + N, heads, D / heads], of its outer attention."""
+    """0-based blocks -> (queries, keys) of each outer attention, both [1 + N, heads, D / heads]."""
     found = []
 
     def ops(config: Config) -> Ops:
@@ -123,7 +123,7 @@ def _queries_and_keys(
 
     model.clone(ops=ops).apply(variables, images)
     if len(found) != model.depth:
-        raise ValueError(f"{len(found)} outer attentions in {model.depth} blocks: maps of attention need one in each")
+        raise ValueError(f"{len(found)} outer attentions in {model.depth} blocks: attention maps need one in each")
     return [found[block] for block in blocks]
 
 
@@ -131,10 +131,10 @@ _rows = jax.jit(attention_weights)  # queries [q, heads, d], keys [n, heads, d] 
 
 
 def _plain(model: TNT) -> TNT:
-    """The same model without a scan, which would compute all blocks and hide their names."""
+    """Returns the model without scan, which would compute all blocks and hide their names."""
     return fast.replace(model, scan=False, remat=False)
 
 
 def _grid(model: TNT, images: np.ndarray) -> tuple[int, int]:
-    """-> (rows, columns) of sentences in the images."""
+    """Returns (rows, columns) of sentences in the images."""
     return images.shape[1] // model.patch_size, images.shape[2] // model.patch_size

@@ -22,24 +22,24 @@ class Mistake(NamedTuple):
 
 
 class Evaluated(NamedTuple):
-    """A model on a split."""
+    """Results of a model on a split."""
 
-    confusion: np.ndarray  # int64 [K, K]: examples of class row that were taken for class column
+    confusion: np.ndarray  # int64 [K, K]: examples of class row predicted as class column
     worst: list[Mistake]  # the least probable label first
 
     @property
     def count(self) -> int:
-        """Examples."""
+        """Number of examples."""
         return int(self.confusion.sum())
 
     @property
     def accuracy(self) -> float:
-        """0..1."""
+        """Fraction of right predictions, 0..1."""
         return float(np.trace(self.confusion) / max(self.count, 1))
 
 
 class MistakeOfSeveral(NamedTuple):
-    """An image whose classes above a probability of one half are not its labels."""
+    """An image whose predicted classes (probability above one half) are not its labels."""
 
     index: int  # the example's number in the split
     pixels: np.ndarray  # [H, W, C], as the model got it
@@ -49,17 +49,17 @@ class MistakeOfSeveral(NamedTuple):
 
 
 class EvaluatedSeveral(NamedTuple):
-    """A model on a split with several labels an image."""
+    """Results of a model on a split with several labels per image."""
 
     precisions: list[float | None]  # average precision of each class, 0..1; None: no image has it
-    examples: list[int]  # of each class
+    examples: list[int]  # per class
     count: int
-    subset_accuracy: float  # images whose classes above one half are their labels, 0..1
+    subset_accuracy: float  # fraction of images whose classes above one half are their labels
     worst: list[MistakeOfSeveral]  # the highest loss first
 
     @property
     def mean_average_precision(self) -> float:
-        """Over the classes that are there, 0..1."""
+        """Mean over the classes that have images, 0..1."""
         return float(np.mean([each for each in self.precisions if each is not None] or [np.nan]))
 
 
@@ -80,8 +80,8 @@ def find_mistakes(
 ) -> Evaluated:
     """Batches [b, ...] of an evaluation (image, label, mask, index) -> where the model is wrong.
 
-    logits_of: [b, H, W, C] -> [b, K]. keep: how many mistakes to keep; a mistake is the worse, the less probable the
-    model holds the label, by a softmax. Raises ValueError for a set with several labels an image.
+    logits_of: [b, H, W, C] -> [b, K]. keep: how many mistakes to keep; the worst have the least (softmax) probability
+    of the label. Raises ValueError for a set with several labels per image.
     """
     confusion = np.zeros((num_classes, num_classes), np.int64)
     worst: list[tuple[float, int, Mistake]] = []
@@ -106,7 +106,7 @@ def find_mistakes_of_several(
     batches: Iterable[Mapping[str, np.ndarray]],
     keep: int = 24,
 ) -> EvaluatedSeveral:
-    """`find_mistakes` for several labels an image: order and sign of the logits count, as in training.evaluation."""
+    """Like `find_mistakes`, for several labels per image; uses order and sign of logits, as in training.evaluation."""
     scores, presents, worst = [], [], []
     for batch in batches:
         real = batch["mask"] > 0

@@ -1,4 +1,4 @@
-"""The page of tools.report: from a run's files and what was found in it to one HTML file. Everything is escaped."""
+"""Renders the page of tools.report, one HTML file, from a run's files and its evaluation. All text is escaped."""
 
 import base64
 import io
@@ -23,31 +23,31 @@ from tnt_jax.training.logging import in_words
 from tnt_jax.workdir import IN_WORDS, SUITE_FILE, measure, read_json
 
 TEMPLATE = Path(__file__).with_name("page.html")
-MOST_NUMBERS = 25  # classes up to which the confusion matrix shows numbers
-MOST_LISTED = 15  # confusions, and classes with the lowest accuracy
+MOST_NUMBERS = 25  # most classes for which the confusion matrix shows numbers
+MOST_LISTED = 15  # rows of confusions, and of classes with the lowest accuracy
 
 CAPTIONS = {
     "feature_maps": "Sentence embeddings by position: some channels, first, middle and last block (Figure 3a).",
-    "tsne": "t-SNE of all channels' maps of the last block, one point a channel (Figure 3b).",
+    "tsne": "t-SNE of all channels' maps of the last block, one point per channel (Figure 3b).",
     "words": "Word embeddings by position, averaged over the channels, after every TNT block (Figure 4).",
     "inner_attention": "What query words attend to inside their sentence (Figure 5).",
     "outer_attention": "What each sentence attends to, block by block (Figure 6).",
     "class_attention": "What the class token of the last block attends to (Figure 7).",
 }
-# Of an evaluation: the metric, its label, a remark.
+# A metric of an evaluation, its label, a remark.
 MEASURES = (
     ("balanced_accuracy", "balanced accuracy", "mean over the classes"),
     ("accuracy_top5", "top-5 accuracy", ""),
     ("subset_accuracy", "subset accuracy", "all classes of an image right"),
 )
-# Series of metrics.jsonl: its label, how to write a value.
+# A series of metrics.jsonl, its label, the format of a value.
 SPEEDS = (
-    ("train/images_per_second", "Images a second", "{:,.0f}"),
-    ("train/images_per_second_per_device", "Images a second a device", "{:,.0f}"),
+    ("train/images_per_second", "Images per second", "{:,.0f}"),
+    ("train/images_per_second_per_device", "Images per second per device", "{:,.0f}"),
     ("train/model_flops_utilization", "Fraction of the device's peak", "{:.1%}"),
     ("train/input_wait_share", "Time spent waiting for data", "{:.1%}"),
-    ("train/host_memory_gb", "Memory of the host, GB", "{:.2f}"),
-    ("train/device_memory_gb", "Memory of the device, GB", "{:.2f}"),
+    ("train/host_memory_gb", "Host memory, GB", "{:.2f}"),
+    ("train/device_memory_gb", "Device memory, GB", "{:.2f}"),
 )
 
 
@@ -62,7 +62,7 @@ def render(
     figures: Mapping[str, bytes],
     image: str,
 ) -> str:
-    """A run -> HTML. figures: PNG files by name. Raises FileNotFoundError or ValueError for missing metrics."""
+    """A run -> HTML. figures: PNG files by name. Raises FileNotFoundError or ValueError as read_metrics."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_without_escapes
     )
@@ -92,7 +92,7 @@ def render(
 
 
 def _confusions(evaluated: Evaluated, names: Sequence[str]) -> dict[str, Any]:
-    """What the page shows of one label an image."""
+    """Returns what the page shows for one label per image."""
     few = len(names) <= MOST_NUMBERS
     return {
         "matrix": _matrix(evaluated.confusion) if few else None,
@@ -103,13 +103,13 @@ def _confusions(evaluated: Evaluated, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _precisions(evaluated: EvaluatedSeveral, names: Sequence[str]) -> dict[str, Any]:
-    """What the page shows of several: (class, average precision, examples), the lowest first, those without last."""
+    """For several labels: rows (class, average precision, examples), the lowest first, those without one last."""
     rows = zip(names, evaluated.precisions, evaluated.examples, strict=True)
     return {"precisions": sorted(rows, key=lambda row: (row[1] is None, row[1]))}
 
 
 def key_numbers(config: Config, summary: Mapping[str, Any] | None, series: Series) -> list[tuple[str, str, str]]:
-    """-> what a reader looks for first: (value, what it is, a remark)."""
+    """Returns the figures at the top of the page: (value, label, remark)."""
     if summary is None:
         step = max((steps[-1] for steps, _ in series.values()), default=0)
         return [(f"{step:,}", "steps so far", "the run has not ended")]
@@ -120,12 +120,12 @@ def key_numbers(config: Config, summary: Mapping[str, Any] | None, series: Serie
             remark += f"; {IN_WORDS[name]}: {summary[name][judged]:.1%}"
     speed = summary["images_per_second"]
     wanted = ("balanced_accuracy", "accuracy_top5") if judged == "accuracy" else ("subset_accuracy",)
-    # Runs of before have no balanced accuracy.
+    # Older runs have no balanced accuracy.
     measures = [each for each in MEASURES if each[0] in wanted and each[0] in best]
     return [
         (f"{best[judged]:.1%}", judged.replace("_", " "), remark),
         *((f"{best[metric]:.1%}", label, note) for metric, label, note in measures),
-        (f"{best['loss']:.3f}", "loss", "nats an image"),
+        (f"{best['loss']:.3f}", "loss", "nats per image"),
         (f"{summary['parameters']:,}", "parameters", ""),
         (f"{summary['steps']:,}", "steps", f"of {config.batch_size:,} images"),
         (in_words(summary["seconds"]), "training", summary["versions"]["device"]),
@@ -134,14 +134,14 @@ def key_numbers(config: Config, summary: Mapping[str, Any] | None, series: Serie
 
 
 def suite_rows(suite: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """An evaluation suite's JSON -> its rows, set by set; the published one, where there is one, after the measured."""
-    rows = [*suite["results"], *suite.get("published", [])]  # suites of before have none published
+    """An evaluation suite's JSON -> its rows, set by set; published figures, if any, after the measured ones."""
+    rows = [*suite["results"], *suite.get("published", [])]  # older suites have none
     order = [(row["set"], row["split"]) for row in rows]
     return sorted(rows, key=lambda row: order.index((row["set"], row["split"])))
 
 
 def speeds(series: Series) -> list[tuple[str, str, str, str]]:
-    """Metrics -> (label, median, least, most) of what was logged of speed and memory."""
+    """Metrics -> (label, median, minimum, maximum) of the logged speed and memory."""
     rows = []
     for name, label, form in SPEEDS:
         if name in series:
@@ -157,12 +157,12 @@ def _matrix(confusion: np.ndarray) -> list[list[tuple[int, float]]]:
 
 
 def _fractions(confusion: np.ndarray) -> np.ndarray:
-    """confusion [K, K] -> of each class's examples."""
+    """confusion [K, K] -> fractions [K, K] of each class's examples."""
     return confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
 
 
 def weakest_classes(confusion: np.ndarray) -> list[tuple[int, float, int]]:
-    """confusion [K, K] -> (class, accuracy, examples) of the classes with the lowest accuracy, if not all are right."""
+    """confusion [K, K] -> (class, accuracy, examples) of the classes with the lowest accuracy, below 1."""
     accuracies = class_accuracies(confusion)
     order = [int(i) for i in np.argsort(accuracies, kind="stable") if accuracies[i] < 1]  # nan is last, and not < 1
     return [(i, float(accuracies[i]), int(confusion[i].sum())) for i in order[:MOST_LISTED]]
@@ -171,7 +171,7 @@ def weakest_classes(confusion: np.ndarray) -> list[tuple[int, float, int]]:
 def draw_confusion(confusion: np.ndarray, names: Sequence[str]) -> Figure:
     """confusion [K, K] of many classes -> a figure: each row's fractions as colours, on a square-root scale.
 
-    The scale shows a confusion of one in a hundred beside classes that are nearly always right.
+    This scale keeps a confusion of one in a hundred visible beside classes that are nearly always right.
     """
     count = len(names)
     side = min(max(6.5, 0.045 * count + 2.5), 12.0)
@@ -204,12 +204,12 @@ def config_groups(config: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, 
 
 
 def _without_escapes(value: object) -> object:
-    """What the page shows: names have no control characters, nor anything that is no text."""
+    """Escapes control characters, and bytes that are not text, in strings and paths for the page."""
     return printable(value) if isinstance(value, str | Path) else value
 
 
 def _curves(series: Series) -> list[tuple[str, str]]:
-    """-> (title, data URI) of each panel: one beside the other on a wide screen, one above the other on a phone."""
+    """Returns (title, data URI) of each panel: side by side on a wide screen, stacked on a phone."""
     found = []
     for panel in PANELS:
         with style():

@@ -1,4 +1,4 @@
-"""What the paper's figures share: panels, names of arrays, and the files of a figure."""
+"""Shared by the paper's figures: panels, names of arrays, and the files of a figure."""
 
 import re
 import textwrap
@@ -15,12 +15,12 @@ from tnt_jax.analysis.subject import Subject
 from tnt_jax.models.tnt import TNT
 from tnt_jax.names import printable, without_formulas
 
-LETTERS_PER_INCH = 13.5  # of a title in 9 points
+LETTERS_PER_INCH = 13.5  # of a title of 9 points
 Drawn = tuple[Figure, dict[str, np.ndarray]]
 
 
 def save_figure(drawn: Drawn, folder: Path, name: str) -> list[Path]:
-    """A figure with its arrays -> folder/name.png, .pdf (vector; maps in it are images) and .npz; their paths."""
+    """Writes a figure and its arrays as folder/name.png, .pdf (vector; maps are images) and .npz; returns the paths."""
     figure, arrays = drawn
     with style():
         paths = [save(figure, Path(folder) / f"{name}{ending}") for ending in (".png", ".pdf")]
@@ -30,19 +30,19 @@ def save_figure(drawn: Drawn, folder: Path, name: str) -> list[Path]:
 
 
 def chosen_blocks(depth: int) -> tuple[int, ...]:
-    """-> the first, the middle and the last of `depth` blocks, 1-based: 1, 6 and 12 of twelve, as in the paper."""
+    """Returns the first, the middle and the last of `depth` blocks, 1-based: 1, 6 and 12 of twelve, as in the paper."""
     return tuple(sorted({1, max(depth // 2, 1), depth}))
 
 
 def put_title(part: FigureBase, text: str) -> None:
-    """A figure, or a part of one -> the text above it, in as many lines as its width asks for."""
+    """Puts a title above a figure or a part of one, wrapped to its width."""
     inches = part.bbox.width / part.get_figure(root=True).dpi
     lines = textwrap.fill(printable(text), max(int(inches * LETTERS_PER_INCH), 20))
     part.suptitle(without_formulas(lines), fontsize=9)
 
 
 def unread(model: TNT) -> str:
-    """What the title of a figure of the class token adds where the head does not read it."""
+    """Returns a note for titles of class token figures if the head does not read the class token."""
     return "; the head reads the mean of the sentences instead" if model.pooling == "mean" else ""
 
 
@@ -56,7 +56,7 @@ def enlarge(maps: np.ndarray, height: int, width: int) -> np.ndarray:
 def visible(pixels: np.ndarray) -> np.ndarray:
     """[..., C], uint8 or uint16 -> uint8 [..., 3]: the first three of three or four channels, else their mean in grey.
 
-    Of 16 bits the upper eight are shown.
+    16-bit pixels show their upper eight bits.
     """
     if pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
@@ -66,14 +66,14 @@ def visible(pixels: np.ndarray) -> np.ndarray:
 
 
 def draw_over(axes, image: np.ndarray, attention: np.ndarray) -> None:
-    """image [H, W, C], attention [rows, columns] -> the attention over the grey image, its least to its most."""
+    """Draws attention [rows, columns] over the image [H, W, C] in grey, scaled from its minimum to its maximum."""
     axes.imshow(visible(image).mean(-1), cmap="gray", vmin=0, vmax=255)
     axes.imshow(enlarge(attention[None], *image.shape[:2])[0], cmap="inferno", alpha=0.65, vmin=0, vmax=1)
     hide_axes(axes)
 
 
 def show_image(axes, image: np.ndarray | None, title: str) -> None:
-    """The image under its title; None: an empty place."""
+    """Draws the image under its title; None leaves the place empty."""
     if image is not None:
         axes.imshow(visible(image))
     axes.set_title(title, fontsize=8)
@@ -81,7 +81,7 @@ def show_image(axes, image: np.ndarray | None, title: str) -> None:
 
 
 def check_inner(subjects: Sequence[Subject], what: str) -> None:
-    """Raises ValueError where a model has no words."""
+    """Raises ValueError if a model has no words."""
     without = [subject.title for subject in subjects if not subject.model.inner_blocks]
     if without or not subjects:
         raise ValueError(
@@ -90,10 +90,10 @@ def check_inner(subjects: Sequence[Subject], what: str) -> None:
 
 
 def slug(title: str) -> str:
-    """A model's title -> what stands before its arrays' names: "TNT-S" -> "tnt_s"."""
+    """A model's title -> the prefix of its arrays' names: "TNT-S" -> "tnt_s"."""
     return re.sub(r"\W+", "_", title.lower()).strip("_")
 
 
 def named(subject: Subject, **arrays: np.ndarray) -> dict[str, np.ndarray]:
-    """Arrays by name -> the same, the model's title in front: "TNT-S" -> tnt_s_maps."""
+    """Adds the model's title to the names of arrays: maps of "TNT-S" -> tnt_s_maps."""
     return {f"{slug(subject.title)}_{name}": array for name, array in arrays.items()}

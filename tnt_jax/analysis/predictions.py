@@ -1,4 +1,4 @@
-"""Classes of image files, a batch at a time; an image that cannot be read stops nothing."""
+"""Predicts the classes of image files in batches, and goes on after an image that cannot be read."""
 
 import concurrent.futures
 import functools
@@ -20,11 +20,11 @@ from tnt_jax.training.device_augment import normalize
 from tnt_jax.training.state import replicate
 from tnt_jax.training.steps import for_platform, over_devices
 
-_READERS = 4  # images decoded at a time
+_READERS = 4  # images decoded at once
 
 
 class Guess(NamedTuple):
-    """A class for an image."""
+    """A class predicted for an image."""
 
     label: int
     name: str
@@ -32,7 +32,7 @@ class Guess(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """The most probable classes of an image, the best first; none where none is probable enough."""
+    """The most probable classes of an image, best first; empty if none is probable enough."""
 
     path: Path
     guesses: tuple[Guess, ...]
@@ -60,8 +60,8 @@ def classify(
     """Image files -> the `top` classes of each, or all with a probability `above` that, lazily, in the files' order.
 
     images: how files become the model's input (data.augment.eval_image at model.input_size, then mean and std).
-    class_names: [K], one a logit. per_class: as Config.per_class. A batch goes over all local devices; the next
-    one is read meanwhile.
+    class_names: [K], one per logit. per_class: as Config.per_class. All local devices share a batch, while the next
+    one is read.
     """
     batch_size = whole_batch(batch_size)
     logits_of = predictor(model, variables, images)
@@ -78,13 +78,13 @@ def classify(
                 yield Failure(path, item)
                 continue
             scores, row = next(rows)
-            best = np.argsort(-scores, kind="stable")  # of probabilities many may be 1
+            best = np.argsort(-scores, kind="stable")  # by logits: many probabilities may be 1
             best = best[:top] if above is None else best[row[best] > above]
             yield Prediction(path, tuple(Guess(int(i), class_names[i], float(row[i])) for i in best))
 
 
 def whole_batch(batch_size: int) -> int:
-    """-> the next size that the local devices share equally."""
+    """Rounds a batch size up to a multiple of the number of local devices."""
     devices = jax.local_device_count()
     return math.ceil(batch_size / devices) * devices
 
@@ -92,9 +92,9 @@ def whole_batch(batch_size: int) -> int:
 def predictor(
     model: TNT, variables: VariableDict, images: DataSettings | EvalImages
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """-> a function from pixels [b, H, W, C] to logits float32 [b, K], over all local devices.
+    """Returns the function pixels [b, H, W, C] -> logits [b, K] float32, over all local devices.
 
-    b is a size of `whole_batch`; each new one is compiled.
+    b must be a size of `whole_batch`; each new one is compiled.
     """
     step, variables = _logits(model, images), replicate(variables)
 
@@ -114,13 +114,12 @@ def read_image(
 ) -> np.ndarray:
     """An image file (data.folder.SUFFIXES) -> [H, W, channels] as the evaluation sees it (data.augment.eval_image).
 
-    Pixels have images.pixel_bits; `changed` is data.decoding.decode's. The image is rotated as its EXIF orientation
-    says, unless images.exif_orientation is False. Raises OSError or ValueError where the file cannot be read as an
-    image.
+    Pixels have images.pixel_bits; `changed` is data.decoding.decode's. The image is rotated by its EXIF orientation,
+    unless images.exif_orientation is False. Raises OSError or ValueError if the file cannot be read as an image.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
-        raise ValueError("it is no regular file")  # a pipe would be waited for without end
+        raise ValueError("it is not a regular file")  # reading a pipe may never end
     wanted = Channels(channels, images.pixel_bits)
     image = decode(path.read_bytes(), images.exif_orientation, wanted, changed)
     return augment.eval_image(image, images, image_size)
@@ -129,7 +128,7 @@ def read_image(
 def _batches(
     paths: Sequence[Path], batch_size: int, images: DataSettings | EvalImages, model: TNT
 ) -> Iterator[list[tuple[Path, np.ndarray | str]]]:
-    """Files -> lists of at most `batch_size` (file, its pixels or why there are none); the next list is being read."""
+    """Files -> lists of at most `batch_size` (file, its pixels or the error); reads the next list meanwhile."""
 
     faulty = FaultyImages()
 
@@ -163,9 +162,9 @@ def _batches(
 
 @functools.lru_cache(maxsize=8)  # a notebook predicts image by image
 def _logits(model: TNT, images: DataSettings | EvalImages) -> Callable[[VariableDict, np.ndarray], jax.Array]:
-    """-> a function over the devices: variables, pixels [d, b / d, H, W, C] -> [d, b / d, K] float32.
+    """Returns a function over the devices: variables, pixels [d, b / d, H, W, C] -> [d, b / d, K] float32.
 
-    Not by jit of sharded arrays: XLA cannot divide a TPU's kernels among chips.
+    It does not jit over sharded arrays, because XLA cannot partition TPU kernels among chips.
     """
     model = for_platform(model, jax.devices())
     return over_devices(lambda variables, pixels: model.apply(variables, normalize(pixels, images)))

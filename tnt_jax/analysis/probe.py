@@ -9,9 +9,9 @@ from tnt_jax.analysis.features import Features
 INVERSE_PENALTIES = tuple(10.0**power for power in range(-4, 3))  # scikit-learn's C, from strong to weak
 NEIGHBOURS = 20
 TEMPERATURE = 0.07
-HELD_OUT = 0.2  # of the training split, to choose the penalty by
+HELD_OUT = 0.2  # fraction of the training split for the choice of the penalty
 ITERATIONS = 1000  # of L-BFGS, at most
-_CHUNK = 1024  # test images whose similarities are held at a time
+_CHUNK = 1024  # test images whose similarities are in memory at a time
 
 
 def linear_probe(
@@ -20,11 +20,11 @@ def linear_probe(
     """Features [n, D] of two splits -> accuracy (0..1, on `test`), inverse_penalty, held_out_accuracy, and two bools.
 
     Multinomial logistic regression (scikit-learn's, L-BFGS) on features standardised by the training split's mean and
-    deviation. The penalty is chosen on a stratified fraction (HELD_OUT) of the training split, then the regression is
-    fitted on all of it; the test split plays no part in the choice. Among equals the strongest penalty is taken.
-    `converged`: the regression did; `at_end`: the choice is at an end of the grid and better than the one beside it, so
-    that a better one may lie beyond. class_names: for messages; without them classes are numbers.
-    Raises ValueError that names a class with one image, of which none could be held out.
+    deviation. The penalty is chosen on a stratified fraction (HELD_OUT) of the training split, never on the test split,
+    then the regression is fitted on the whole training split. Ties take the strongest penalty. `converged`: whether the
+    regression converged; `at_end`: whether the penalty is at an end of the grid and better than its neighbour, so that
+    a better one may lie beyond. class_names: for messages; without them classes are numbers.
+    Raises ValueError if too few images can be held out, such as for a class with one image, which it names.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import train_test_split
@@ -53,7 +53,7 @@ def linear_probe(
 
 
 def _check_counts(labels: np.ndarray, class_names: Sequence[str] | None) -> None:
-    """Raises ValueError where there is one class, a class has one image, or too few can be held out for all classes."""
+    """Raises ValueError if there is one class, a class has one image, or fewer images are held out than classes."""
     classes, counts = np.unique(labels, return_counts=True)
     names = [str(each) if class_names is None else class_names[each] for each in classes]
     if len(classes) < 2:
@@ -75,7 +75,7 @@ def _check_counts(labels: np.ndarray, class_names: Sequence[str] | None) -> None
 def nearest_neighbours(train: Features, test: Features) -> float:
     """Features [n, D] of two splits -> accuracy (0..1) of the weighted vote of the nearest training images.
 
-    Nearness is the cosine; each of the NEIGHBOURS votes for its class with exp(cosine / TEMPERATURE) (Wu et al. 2018,
+    Similarity is the cosine; each of the NEIGHBOURS votes for its class with exp(cosine / TEMPERATURE) (Wu et al. 2018,
     arXiv 1805.01978, section 3.4; k = 20 and 0.07 as in DINO, Caron et al. 2021, arXiv 2104.14294).
     With fewer training images than neighbours, all of them vote.
     """
@@ -94,5 +94,5 @@ def nearest_neighbours(train: Features, test: Features) -> float:
 
 
 def _unit(values: np.ndarray) -> np.ndarray:
-    """Rows of length 1; a row of zeros stays."""
+    """Scales rows to length 1; rows of zeros stay zero."""
     return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)

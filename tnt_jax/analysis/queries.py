@@ -1,4 +1,4 @@
-"""Which words to ask what they attend to: named by pixel or number, or chosen by contrast."""
+"""Query words for figures of inner attention: given by pixel or number, or chosen by contrast."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ def parse_query(text: str, model: TNT) -> Query:
     """ "ROW,COLUMN", a pixel of the model's input, or "NUMBER" of a word, counted sentence by sentence -> the query.
 
     Raises:
-      ValueError: neither, or outside the image.
+      ValueError: the text is neither, or outside the image.
     """
     height, width = model.input_size
     try:
@@ -35,9 +35,9 @@ def parse_query(text: str, model: TNT) -> Query:
 
 
 def default_queries(pixels: np.ndarray, model: TNT) -> list[Query]:
-    """pixels [H, W, C] at the model's input size -> the words with most contrast, of sentences that do not touch.
+    """pixels [H, W, C] at the model's input size -> one word in each of the sentences of most contrast, none adjacent.
 
-    Where all pixels are alike, attention tells nothing. Contrast is the deviation of the pixels' grey.
+    Where all pixels are alike, attention shows nothing. Contrast is the standard deviation of the grey values.
     """
     patch, word = model.patch_size, model.word_size
     rows, columns = model.grid
@@ -56,14 +56,14 @@ def default_queries(pixels: np.ndarray, model: TNT) -> list[Query]:
 
 
 def _word(cell: np.ndarray, word: int) -> int:
-    """A sentence's grey [p, p] -> the word that differs most from its sentence's mean."""
+    """A sentence's grey values [p, p] -> the word that differs most from the sentence's mean."""
     side = len(cell) // word
     means = cell.reshape(side, word, side, word).mean((1, 3))
     return int(np.abs(means - cell.mean()).argmax())
 
 
 def centre(query: Query, model: TNT) -> tuple[float, float]:
-    """-> (row, column) in pixels of the middle of the query word, in the image, pixel centres at whole numbers."""
+    """Returns (row, column) of the query word's centre in the image, in pixels; pixel centres are whole numbers."""
     (top, left), side = corner(query, model), model.patch_size // model.word_size
     row, column = divmod(query[1], side)
     middle = (model.word_size - 1) / 2
@@ -71,6 +71,6 @@ def centre(query: Query, model: TNT) -> tuple[float, float]:
 
 
 def corner(query: Query, model: TNT) -> tuple[int, int]:
-    """-> (row, column) of the first pixel of the query's sentence."""
+    """Returns (row, column) of the first pixel of the query's sentence."""
     row, column = divmod(query[0], model.grid[1])
     return row * model.patch_size, column * model.patch_size

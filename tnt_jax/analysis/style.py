@@ -1,4 +1,4 @@
-"""One look for every figure, and files whose bytes depend on the numbers alone."""
+"""One style for all figures, and files whose bytes depend only on the numbers."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ if "MPLBACKEND" not in os.environ:  # a notebook sets it, and shows figures
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-# Okabe and Ito's palette: told apart by the colour-blind and in grey print.
+# Okabe and Ito's palette: distinct for colour-blind readers and in grey print.
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 
 DPI = 150
@@ -35,20 +35,20 @@ STYLE = {
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """Figures made inside have the project's look, whatever the caller's settings."""
+    """Context in which figures have the project's style, whatever the caller's settings."""
     with plt.rc_context(STYLE):
         yield
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Writes the figure, by the path's ending as PNG or PDF, without dates, and closes it -> the path."""
+    """Writes the figure as PNG or PDF (by the suffix), without dates, closes it and returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(as_bytes(figure, path.suffix.removeprefix("."), DPI))
     return path
 
 
 def as_bytes(figure: Figure, kind: str = "png", dpi: int = DPI) -> bytes:
-    """-> the figure as the content of a "png" or "pdf" file, without a date; closes it."""
+    """Returns the figure as the content of a "png" or "pdf" file, without a date; closes it."""
     content = io.BytesIO()
     dates = {"CreationDate": None, "ModDate": None} if kind == "pdf" else {"Software": None}
     figure.savefig(content, format=kind, dpi=dpi, metadata=dates)
@@ -57,7 +57,7 @@ def as_bytes(figure: Figure, kind: str = "png", dpi: int = DPI) -> bytes:
 
 
 def hide_axes(axes) -> None:
-    """An image needs no ticks, frame or grid."""
+    """Hides ticks, frame and grid, which an image does not need."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(False)

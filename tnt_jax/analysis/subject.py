@@ -1,4 +1,4 @@
-"""A model as figures show it, and its image: read, cut to the model's shape, normalised."""
+"""A model to draw in figures, and its image: read, cropped to the model's shape, normalised."""
 
 import dataclasses
 from pathlib import Path
@@ -15,27 +15,27 @@ from tnt_jax.models.variants import update
 from tnt_jax.training.device_augment import normalize
 from tnt_jax.workdir import user_path
 
-PAPERS_SIZE, PAPERS_INPUT = 1024, 224  # pixels: the input of Figure 3, and the size trained at
+PAPERS_SIZE, PAPERS_INPUT = 1024, 224  # pixels: the input of Figure 3, and of training
 
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A model with weights, as figures show it."""
+    """A model with weights, to draw in figures."""
 
     title: str  # in the figures, such as "TNT-S"
     model: TNT
     variables: VariableDict  # {"params": ...}
-    images: EvalImages  # how it is given images
-    weights: str = ""  # which these are, such as "raw weights of step 200"
+    images: EvalImages  # how its images are preprocessed
+    weights: str = ""  # such as "raw weights of step 200"
 
     @property
     def heading(self) -> str:
-        """Title and weights, for what a reader sees; arrays are named by the title alone."""
+        """Title and weights, to show to a reader; array names have only the title."""
         return f"{self.title}, {self.weights}" if self.weights else self.title
 
     @property
     def channels(self) -> Channels:
-        """Of its images."""
+        """Channels and bits of its images."""
         return Channels(self.model.in_channels, self.images.pixel_bits)
 
     def inputs(self, pixels: np.ndarray) -> np.ndarray:
@@ -43,7 +43,7 @@ class Subject:
         return np.asarray(normalize(pixels[None], self.images))
 
     def at(self, size: tuple[int, int]) -> "Subject":
-        """The same for images of (height, width) pixels, sentence positions interpolated."""
+        """Returns the subject for images of (height, width) pixels, with interpolated sentence positions."""
         model, params = update(self.model, image_size=size), self.variables["params"]
         if "sentence_position" in params:
             positions = resize_sentence_positions(params["sentence_position"], self.model.grid, model.grid)
@@ -56,7 +56,7 @@ def read_image(path: str | Path, channels: Channels = RGB) -> np.ndarray:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is no image.
+      ValueError: it is not an image.
     """
     path = user_path(path)
     if not path.is_file():
@@ -70,11 +70,11 @@ def read_image(path: str | Path, channels: Channels = RGB) -> np.ndarray:
 def centre_crop(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """pixels [H, W, C], (height, width) -> [height, width, C]: the largest centred part of that shape, bicubic.
 
-    Unlike an evaluation's crop it keeps all of the shorter side: one looks at the whole image.
+    Unlike an evaluation's crop it keeps all of the shorter side, to show the whole image.
     """
     rows, columns = pixels.shape[:2]
     scale = min(rows / size[0], columns / size[1])
-    height, width = min(scale * size[0], rows), min(scale * size[1], columns)  # rounding may not leave the image
+    height, width = min(scale * size[0], rows), min(scale * size[1], columns)  # rounding must not leave the image
     top, left = (rows - height) / 2, (columns - width) / 2
     image = from_array(np.ascontiguousarray(pixels))
     box = (left, top, left + width, top + height)
@@ -82,10 +82,10 @@ def centre_crop(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def map_size(model: TNT) -> tuple[int, int]:
-    """model -> (height, width) in pixels for feature maps: as much larger than its own input as in the paper.
+    """model -> (height, width) in pixels for feature maps: its own input enlarged by the paper's factor.
 
-    1024 for a model of 224 (section 3.4 of the paper), 72 for one of 16 with patches of 4: more would show what the
-    interpolation makes of so few positions. Never above 1024, unless the model's own input is.
+    1024 for a model of 224 (section 3.4 of the paper), 72 for one of 16 with patches of 4: with so few positions, more
+    pixels would mainly show their interpolation. Never above 1024, unless the model's own input is.
     """
 
     def enlarged(side: int) -> int:

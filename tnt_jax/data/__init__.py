@@ -1,1 +1,1 @@
-"""What goes in: data sets by name, augmentation, numpy batches. Neither jax nor TensorFlow is imported here."""
+"""Input pipeline: data sets by name, augmentation, NumPy batches. Imports neither jax nor TensorFlow."""

@@ -1,7 +1,7 @@
-"""From a decoded image to the network's size, by Pillow: crop, resize, flip, RandAugment, three-augment, colour jitter.
+"""Augments decoded images with Pillow: crop, resize, flip, RandAugment, three-augment, colour jitter.
 
-What is drawn (`draw`) is a function of the seeds alone. The recipe is timm's, pixel for pixel on the same draws: random
-resized crop, flip, then RandAugment, or colour jitter where there is none. DeiT III's is there too (Touvron et al.,
+All draws (`draw`) depend only on the seeds. The recipe is timm's, pixel for pixel with the same draws: random resized
+crop, flip, then RandAugment, or colour jitter without it. DeiT III's recipe is available too (Touvron et al.,
 arXiv 2204.07118): a simple crop, and three-augment before colour jitter. Random erasing and mixing happen later, on
 the device.
 """
@@ -17,26 +17,25 @@ from tnt_jax.data.decoding import Pixels, as_array, from_array
 from tnt_jax.data.settings import DataSettings, EvalImages
 
 _CROP_TRIES = 10
-_PADDING = 4  # pixels on each side of the image that a simple crop is taken of
-_BLUR = (0.1, 2.0)  # three-augment's, the deviation in pixels
+_PADDING = 4  # reflected pixels added on each side before a simple crop
+_BLUR = (0.1, 2.0)  # three-augment's range of standard deviations, in pixels
 _JITTER = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 _RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 class Draws(NamedTuple):
-    """The choices for images with leading axes [...], all float64."""
+    """The random choices for images with leading axes [...], all float64."""
 
-    tries: np.ndarray  # [..., 10, 2]: crops as (rows, columns), multiples of the square root of the image's pixels
-    corner: np.ndarray  # [..., 2]: where the crop lies, rows and columns, uniform in 0..1
-    choices: (
-        np.ndarray
-    )  # [..., n]: bicubic, flip, then RandAugment's Draws, or three-augment's two, colour jitter's six
+    tries: np.ndarray  # [..., 10, 2]: crop sizes (rows, columns), in units of the square root of the image's area
+    corner: np.ndarray  # [..., 2]: position of the crop, rows and columns, uniform in 0..1
+    # [..., n]: bicubic, flip, then RandAugment's Draws, or three-augment's two and colour jitter's six, as far as used
+    choices: np.ndarray
 
 
 def draw(seeds: np.ndarray, settings: DataSettings) -> Draws:
-    """seeds integers [..., 2] -> everything that is drawn for the images, all of them at once.
+    """seeds integers [..., 2] -> the Draws for all images at once.
 
-    A crop's area is uniform in data.crop_area, its aspect (width / height) log-uniform in data.crop_aspect.
+    A crop's area is uniform in data.crop_area, and its aspect (width / height) log-uniform in data.crop_aspect.
     """
     area, aspect = np.moveaxis(draws.uniform(seeds, draws.CROP, 2, _CROP_TRIES), -2, 0)
     uniform = draws.uniform(seeds, draws.CROP_CHOICES, 4)
@@ -59,7 +58,7 @@ def draw(seeds: np.ndarray, settings: DataSettings) -> Draws:
 
 
 def train_image(image: Pixels, chosen: Draws, settings: DataSettings, image_size: tuple[int, int]) -> np.ndarray:
-    """Image and the choices for one copy of it (of `draw`, no leading axes) -> [H, W, C], uint8 or uint16."""
+    """Image and the Draws for one copy of it (no leading axes) -> [H, W, C], uint8 or uint16."""
     bicubic, flip = chosen.choices[:2] > 0
     resample, choices = _RESAMPLE["bicubic" if bicubic else "bilinear"], chosen.choices[2:]
     if settings.crop == "simple":
@@ -87,8 +86,8 @@ def train_image(image: Pixels, chosen: Draws, settings: DataSettings, image_size
 def crop_box(size: tuple[int, int], chosen: Draws, settings: DataSettings) -> tuple[int, int, int, int]:
     """Image size (width, height) -> left, top, width, height of torchvision's RandomResizedCrop.
 
-    The first of the ten tries that fits, anywhere in the image. If none fits: the largest centred part whose aspect is
-    allowed, of at least a pixel.
+    Takes the first of the ten tries that fits, anywhere in the image. If none fits: the largest centred part with an
+    allowed aspect, of at least one pixel.
     """
     columns, rows = size
     side = math.sqrt(columns * rows)
@@ -102,9 +101,9 @@ def crop_box(size: tuple[int, int], chosen: Draws, settings: DataSettings) -> tu
 
 
 def simple_crop(image: Pixels, corner: np.ndarray, image_size: tuple[int, int], resample: int) -> Pixels:
-    """DeiT III's: resized until it covers image_size, then a part of that size, anywhere in the image and a margin.
+    """DeiT III's crop: resizes the image to cover image_size, pads it by reflection and crops it to that size.
 
-    The margin is the image's own, reflected. corner [2]: rows and columns, uniform in 0..1.
+    corner [2]: position of the crop in the padded image, rows and columns, uniform in 0..1.
     """
     array = as_array(image.resize(_covering(image.size, image_size[::-1]), resample))
     array = np.pad(array, ((_PADDING, _PADDING), (_PADDING, _PADDING), (0, 0)), "reflect")
@@ -125,11 +124,11 @@ def three_augment(image: Image.Image, operation: float, strength: float) -> Imag
 
 
 def eval_image(image: Pixels, settings: DataSettings | EvalImages, image_size: tuple[int, int]) -> np.ndarray:
-    """Image -> [H, W, C], uint8 or uint16: resized, then the centre.
+    """Image -> [H, W, C], uint8 or uint16: resized, then cropped to the centre.
 
-    The image is resized so that image_size is data.eval_crop_fraction of it, its aspect kept, as timm does: for a
-    square the shorter side becomes floor(side / fraction) and the longer is cut to whole pixels (torchvision's Resize);
-    for another shape both sides cover the target and are rounded (timm's ResizeKeepRatio).
+    Resizing keeps the aspect and makes image_size data.eval_crop_fraction of the image, as timm does: for a square
+    image_size the shorter side becomes floor(side / fraction) and the longer is truncated to whole pixels
+    (torchvision's Resize); otherwise both sides cover the target and are rounded (timm's ResizeKeepRatio).
     """
     size = _covering(image.size, tuple(math.floor(side / settings.eval_crop_fraction) for side in image_size[::-1]))
     image = image.resize(size, _RESAMPLE[settings.eval_interpolation])
@@ -138,7 +137,7 @@ def eval_image(image: Pixels, settings: DataSettings | EvalImages, image_size: t
 
 
 def _covering(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
-    """Sizes as (width, height) -> the smallest that covers the target, of the same aspect but for rounding."""
+    """Sizes as (width, height) -> the smallest that covers the target, with the same aspect up to rounding."""
     if target[0] == target[1]:
         return tuple(target[0] * side // min(size) for side in size)
     ratio = min(side / target_side for side, target_side in zip(size, target, strict=True))

@@ -1,9 +1,9 @@
-"""Batches of a training or evaluation run: numpy arrays [local devices, batch / devices, ...], ready for pmap.
+"""Training and evaluation batches: NumPy arrays [local devices, batch / devices, ...], ready for pmap.
 
-A batch is a function of its step: which images it holds (order.py), their records by number (sources.py), decoded
-(decoding.py) and augmented (augment.py) with draws from (seed, epoch, example, copy). So it is the same for any number
-of workers, and whether or not the steps before it were made. Grain makes it in pieces of some images, in worker
-processes or in threads of this one; here they are only put together.
+A batch is a function of its step: order.py selects its images, sources.py reads their records by number, decoding.py
+decodes them, and augment.py augments them with draws from (seed, epoch, example, copy). So it is the same for any
+number of workers, and whether or not earlier batches were made. Grain makes it in pieces of a few images, in worker
+processes or in threads of this one; this module only assembles the pieces.
 """
 
 import dataclasses
@@ -24,17 +24,17 @@ from tnt_jax.data.settings import DataSettings
 
 Batch = dict[str, np.ndarray]
 
-_PIECE = 64  # images made at a time: a worker holds some pieces in memory, and each costs the main process 0.5 ms
-_SMALL = 10_000  # examples; of fewer, workers would take longer to start than they save
-_MOST_WORKERS = 64  # by default; at 2.7 ms of a core an image they make 20,000 images/s
-_LOOKED_AT = 10  # images of a split, before a run starts
-_ATTEMPTS = 100  # draws of an example in place of a faulty one
+_PIECE = 64  # images made at a time: a worker holds a few pieces in memory, and each costs the main process 0.5 ms
+_SMALL = 10_000  # examples; with fewer, workers take longer to start than they save
+_MOST_WORKERS = 64  # by default; at 2.7 ms of a core per image they make 20,000 images/s
+_LOOKED_AT = 10  # images of a split that are checked before a run starts
+_ATTEMPTS = 100  # draws of a replacement for a faulty example
 
 
 def steps_per_epoch(settings: DataSettings, batch_size: int) -> int:
-    """Training steps an epoch: examples of data.train_split // batch_size (repeated copies count as samples).
+    """Training steps per epoch: examples of data.train_split // batch_size (repeated copies count as samples).
 
-    Raises ValueError for a batch that is larger than the split.
+    Raises ValueError for a batch larger than the split.
     """
     dataset = sources.open_dataset(settings)
     num_examples = dataset.num_examples(settings.train_split, "config.data.train_split")
@@ -47,10 +47,10 @@ def steps_per_epoch(settings: DataSettings, batch_size: int) -> int:
 
 
 def check_channels(settings: DataSettings, channels: int) -> None:
-    """Raises ValueError where files have no images of these channels and of data.pixel_bits.
+    """Raises ValueError if the files have no images with these channels and data.pixel_bits.
 
-    That is, where none of the first images of data.eval_split can be decoded so. RGB is made of every file but .npy's,
-    so the others are not looked at for it: damaged ones have messages of their own.
+    That is, if none of the first images of data.eval_split can be decoded to that. Every file but .npy can give RGB, so
+    for RGB only .npy files are checked: damaged files have messages of their own.
     """
     requested, reasons = Channels(channels, settings.pixel_bits), []
     if settings.name == "synthetic" or (requested == RGB and settings.name != "folder"):
@@ -65,8 +65,8 @@ def check_channels(settings: DataSettings, channels: int) -> None:
         except Undecodable as error:
             reasons.append(f"{source.where(index)}: {error}")
     raise ValueError(
-        f"config.model.in_channels={channels}, config.data.pixel_bits={settings.pixel_bits}: of the first "
-        f"{len(reasons)} images none can be used so. {reasons[0]}. Set the two keys to what the images have."
+        f"config.model.in_channels={channels}, config.data.pixel_bits={settings.pixel_bits}: none of the "
+        f"first {len(reasons)} images can be decoded to that. {reasons[0]}. Set the two keys to what the images have."
     )
 
 
@@ -83,22 +83,22 @@ def train_batches(
     process_count: int = 1,
     faulty: FaultyImages | None = None,
 ) -> Iterator[Batch]:
-    """This process's part of the batches of steps start_step, start_step + 1, ...; endless.
+    """Yields this process's part of the batches of steps start_step, start_step + 1, ... without end.
 
     With d = local_devices and b = batch_size / (process_count * d), a batch has
       "image" [d, b, H, W, channels], uint8 or, with data.pixel_bits=16, uint16 (augmented, not normalised),
       "label" int32 [d, b], "mask" float32 [d, b] (all 1), "index" int32 [d, b] (the example's number in the split);
-      where the set has several labels an image also "labels" uint8 [d, b, classes], 1 for each of them ("label" is the
-      first, 0 where there is none).
-    The batch of a step is a function of (settings, seed, step) alone: see order.TrainOrder for the order and for what
-    repeated augmentation does. batch_size counts samples over all processes.
+      with several labels per image also "labels" uint8 [d, b, classes], 1 for each of them ("label" is the first, 0 if
+      there is none).
+    The batch of a step depends only on (settings, seed, step): see order.TrainOrder for the order and for repeated
+    augmentation. batch_size counts samples over all processes.
 
-    An example whose image cannot be decoded is noted in `faulty`, and its slot (with the draws for it) taken by the one
-    that order.replacement draws; "index" and "label" are then that one's.
+    An example whose image cannot be decoded is noted in `faulty`, and the one that order.replacement draws takes its
+    slot (and the slot's draws); "index" and "label" are then the replacement's.
 
     Raises ValueError for a batch that the devices do not divide or that is larger than the split; while iterating, for
-    more faulty images than data.max_faulty_images, a file that cannot be read or a label out of range (by name), and
-    ChildProcessError where a worker process was killed.
+    more faulty images than data.max_faulty_images, and, with the example, for a file that cannot be read or a label out
+    of range; and ChildProcessError if a worker process was killed.
     """
     _check_devices("batch_size", batch_size, local_devices, process_count)
     steps_per_epoch(settings, batch_size)
@@ -124,13 +124,13 @@ def eval_batches(
     faulty: FaultyImages | None = None,
     count_unlabelled: bool = False,
 ) -> Iterator[Batch]:
-    """This process's part of data.eval_split in its own order, each example once; ends after ceil(n / batch_size).
+    """Yields this process's part of data.eval_split in its order, each example once, in ceil(n / batch_size) batches.
 
-    Arrays as in train_batches, images resized and cropped to the centre. The last batch is padded: "mask" 0,
+    Arrays as in train_batches, with images resized and cropped to the centre. The last batch is padded: "mask" 0,
     "index" -1, "label" 0, black images. All processes yield the same number of batches. Errors as in train_batches; an
-    image that cannot be decoded is one, or, with data.allow_faulty_eval, is noted in `faulty` and leaves its slot
-    empty. Where the set has several labels an image there is also "labels" uint8 [d, b, classes], 1 for each of them;
-    "label" is the first, and an image without any has "label" 0 and, unless `count_unlabelled`, "mask" 0.
+    image that cannot be decoded is an error too, or, with data.allow_faulty_eval, is noted in `faulty` and leaves its
+    slot empty. With several labels per image there is also "labels" uint8 [d, b, classes], 1 for each of them; "label"
+    is the first, and an image without any has "label" 0 and, unless `count_unlabelled`, "mask" 0.
     """
     _check_devices("eval_batch_size", batch_size, local_devices, process_count)
     dataset = sources.open_dataset(settings)
@@ -146,12 +146,12 @@ def eval_batches(
 
 @dataclasses.dataclass
 class _Plan:
-    """Which c images a piece holds."""
+    """The c images of a piece."""
 
-    slot: np.ndarray  # int [c], where they stand in the local batch
-    index: np.ndarray  # int64 [c], their numbers in the split; the copies of an image one after the other
-    draws: augment.Draws | None = None  # [c, ...]; None: as for an evaluation
-    replace: Callable[[int, int, int], int] | None = None  # (example, attempt, examples of the split) -> another one
+    slot: np.ndarray  # int [c], their positions in the local batch
+    index: np.ndarray  # int64 [c], their numbers in the split; copies of an image are adjacent
+    draws: augment.Draws | None = None  # [c, ...]; None: for evaluation
+    replace: Callable[[int, int, int], int] | None = None  # (example, attempt, size of the split) -> another example
 
 
 def _plan_training(steps: order.TrainOrder, settings: DataSettings, pieces: int, step: int, piece: int) -> _Plan:
@@ -172,30 +172,30 @@ def _plan_evaluation(
 
 
 class _Classes(NamedTuple):
-    """What a batch needs to know of the labels."""
+    """How a batch encodes labels."""
 
     count: int
     several_labels: bool
-    count_unlabelled: bool = True  # an image without a label is one of none of the classes, not one left out
+    count_unlabelled: bool = True  # an image without a label belongs to no class, and is not masked out
 
 
 @dataclasses.dataclass
 class _Assembler:
-    """Makes the pieces of a process's batches, by their number over all steps; it goes to the worker processes."""
+    """Makes the pieces of a process's batches, by their number over all steps. Worker processes get it."""
 
     source: sources.Source
     classes: _Classes
     settings: DataSettings
     image_size: tuple[int, int]
     channels: Channels
-    samples: int  # of this process in a batch
-    pieces: int  # of a batch
-    plan: Callable[[int, int], _Plan]  # step, piece of its batch
+    samples: int  # per batch, in this process
+    pieces: int  # per batch
+    plan: Callable[[int, int], _Plan]  # of a step and a piece of its batch
 
     def __call__(self, number: int) -> dict[str, object]:
         """-> "image", "index", "label" or "labels" as in a batch but [c, ...]; "slot"; "faulty": [(image, reason)].
 
-        "changed" is what decoding did to them.
+        "changed" holds the changes that decoding made.
         """
         plan, faulty, changed = self.plan(*divmod(number, self.pieces)), [], Changes()
         index, slot = plan.index.copy(), plan.slot
@@ -205,7 +205,7 @@ class _Assembler:
             shape = len(index), *self.image_size, self.channels.count
             images, labels, sound, last = np.empty(shape, self.channels.dtype), [], [], None
             for row, example in enumerate(plan.index.tolist()):
-                if example != last:  # an image is decoded once for its copies
+                if example != last:  # an image is decoded once for all its copies
                     found, last = self._find(example, plan.replace, faulty, changed), example
                 if found is not None:
                     index[row], image, label = found
@@ -220,7 +220,7 @@ class _Assembler:
     def _find(
         self, example: int, replace: Callable | None, faulty: list, changed: Changes
     ) -> tuple[int, Pixels, object] | None:
-        """The example, or what takes its place -> its number, image and label; None: its slot stays empty."""
+        """Reads an example or its replacement -> its number, image and label, or None: its slot stays empty."""
         index = example
         for attempt in range(1, _ATTEMPTS + 1):
             try:
@@ -230,7 +230,7 @@ class _Assembler:
                 if replace is None and not self.settings.allow_faulty_eval:
                     raise ValueError(
                         f"{where} cannot be read: {error}. Repair or remove it, or leave such images out of the "
-                        "evaluation by --config.data.allow_faulty_eval=True."
+                        "evaluation with --config.data.allow_faulty_eval=True."
                     ) from error
                 faulty.append((where, str(error)))
             if replace is None:
@@ -248,13 +248,13 @@ class _Assembler:
 def decoded(
     source: sources.Source, index: int, settings: DataSettings, channels: Channels, changed: Changes
 ) -> tuple[Pixels, object]:
-    """-> image and label of an example. Undecodable, or ValueError with its name where it cannot be read at all.
+    """-> image and label of an example. Adds what decoding changed to `changed`.
 
-    What decoding changed is added to `changed`.
+    Raises Undecodable, or ValueError with the example if it cannot be read at all.
     """
     try:
         record = source[index]
-    except Exception as error:  # a missing or damaged file, by whatever library reads it
+    except Exception as error:  # a missing or damaged file; the type depends on the library that reads it
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise ValueError(f"{source.where(index)} cannot be read: {reason}") from error
     kinds: set[str] = set()
@@ -266,9 +266,9 @@ def decoded(
 def label_array(
     source: sources.Source, index: Sequence[int], labels: Sequence[int | np.ndarray], num_classes: int, several: bool
 ) -> np.ndarray:
-    """Labels of the examples `index` [c] -> int32 [c], or, of several an image, uint8 [c, num_classes], 1 for each.
+    """Labels of the examples `index` [c] -> int32 [c] or, with several per image, uint8 [c, num_classes], 1 for each.
 
-    Raises ValueError that names the example for a label out of range.
+    Raises ValueError with the example for a label out of range.
     """
     for example, label in zip(index, labels, strict=True):
         for each in label if several else (label,):
@@ -282,7 +282,7 @@ def label_array(
 
 
 def check_label(source: sources.Source, index: int, label: int, num_classes: int) -> None:
-    """Raises ValueError that names the example for a label out of range."""
+    """Raises ValueError with the example for a label out of range."""
     if not 0 <= label < num_classes:
         raise ValueError(
             f"{source.where(index)} has the label {label}; labels are 0 to {num_classes - 1}. (Test splits of some "
@@ -291,7 +291,7 @@ def check_label(source: sources.Source, index: int, label: int, num_classes: int
 
 
 def worker_processes(settings: DataSettings, num_examples: int) -> int:
-    """data.worker_processes, and what -1 stands for: none for a small or synthetic set, else one a core."""
+    """Returns data.worker_processes; -1 means none for a small or synthetic set, else one per core, at most 64."""
     small = num_examples < _SMALL or settings.name == "synthetic"
     automatic = 0 if small else min(usable_cores(), _MOST_WORKERS)
     return automatic if settings.worker_processes < 0 else settings.worker_processes
@@ -300,7 +300,7 @@ def worker_processes(settings: DataSettings, num_examples: int) -> int:
 def _batches(
     assembler: _Assembler, first: int, end: int, local_devices: int, faulty: FaultyImages, purpose: str
 ) -> Iterator[Batch]:
-    """Pieces number first, ..., end - 1 -> batches, made ahead once the first is asked for."""
+    """Pieces number first, ..., end - 1 -> batches, prefetched once the first is requested."""
     workers = min(worker_processes(assembler.settings, len(assembler.source)), end - first)
     ahead = 0 if workers else 2 * assembler.pieces
     threads = grain.ReadOptions(num_threads=min(usable_cores(), ahead), prefetch_buffer_size=ahead)
@@ -329,14 +329,14 @@ def _batches(
             close()
 
     iterator = batches()
-    weakref.finalize(iterator, close)  # at the program's end too, while there are modules to end workers with
+    weakref.finalize(iterator, close)  # at exit too, while the modules that end workers are still there
     return iterator
 
 
 def _next_batch(
     assembler: _Assembler, pieces: Iterator[dict], local_devices: int, faulty: FaultyImages, purpose: str
 ) -> Batch:
-    """The next pieces, put together."""
+    """Assembles the next pieces into a batch."""
     changed = Changes()
     batch: Batch = {"mask": np.zeros(assembler.samples, np.float32), "index": np.full(assembler.samples, -1, np.int32)}
     for _ in range(assembler.pieces):
@@ -349,7 +349,7 @@ def _next_batch(
         batch["mask"][slot] = 1
         for name, field in piece.items():
             if name not in batch:
-                batch[name] = np.empty((assembler.samples, *field.shape[1:]), field.dtype)  # NumPy asks for huge pages
+                batch[name] = np.empty((assembler.samples, *field.shape[1:]), field.dtype)  # NumPy requests huge pages
             batch[name][slot] = field
     faulty.log_changes(purpose, changed)
     for name in batch.keys() - {"index"}:
@@ -368,5 +368,5 @@ def _check_devices(key: str, batch_size: int, local_devices: int, process_count:
 
 
 def usable_cores() -> int:
-    """The processor cores that this process may use."""
+    """Number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Names of classes for people: ImageNet's sets are labelled by WordNet numbers, which nobody reads."""
+"""Readable class names: ImageNet's data sets name their classes by WordNet numbers."""
 
 import functools
 import re
@@ -11,8 +11,8 @@ _WORDNET = re.compile(r"n\d{8}")
 def imagenet_names() -> tuple[str, ...]:
     """-> ImageNet's 1,000 class names in the order of its labels, shortened to the first of several synonyms.
 
-    They come with tfds, with its SI-Score data set. Where two classes would have one name (crane, maillot, ...), both
-    keep all their synonyms.
+    They come from tfds' SI-Score data set. Where two classes would have the same name (crane, maillot, ...), both keep
+    all their synonyms.
     """
     from tensorflow_datasets.datasets.siscore import labels
 
@@ -23,14 +23,14 @@ def imagenet_names() -> tuple[str, ...]:
 
 @functools.cache
 def imagenet_numbers() -> tuple[str, ...]:
-    """-> ImageNet's 1,000 WordNet numbers ("n01440764", ...) in the order of its labels, as tfds' imagenet2012 has."""
+    """-> ImageNet's 1,000 WordNet numbers ("n01440764", ...) in the order of tfds' imagenet2012 labels."""
     import tensorflow_datasets as tfds
 
     return tuple(tfds.core.tfds_path("datasets/imagenet2012/labels.txt").read_text().split())
 
 
 def readable(names: Sequence[str]) -> tuple[str, ...]:
-    """Class names of a data set -> the same, with ImageNet's names in the place of WordNet numbers."""
+    """Class names of a data set -> the same, with ImageNet's names in place of WordNet numbers."""
     if not any(_WORDNET.fullmatch(name) for name in names):
         return tuple(names)
     known = dict(zip(imagenet_numbers(), imagenet_names(), strict=True))

@@ -1,7 +1,7 @@
-"""From an encoded image to pixels of the network's channels: files by Pillow, .npy files as arrays.
+"""Decodes images to the channels and bits that the network needs: image files with Pillow, .npy files as arrays.
 
-One and three channels of 8 bits are Pillow's images of mode L and RGB. For others it has no mode, or a wrong one: they
-are `Bands`, an image for each channel, which crops, resizes and flips like one.
+One or three channels of 8 bits are Pillow images of mode L or RGB. Pillow has no mode, or a wrong one, for the rest:
+these become `Bands`, one image per channel, which crops, resizes and flips like a single image.
 """
 
 import dataclasses
@@ -15,45 +15,45 @@ from PIL import Image
 
 DECODER = f"Pillow {PIL.__version__}"
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow's names; it would try many more
-MAX_SCANS = 100  # of a progressive JPEG; usual are ten. Each costs a pass over all pixels, and Pillow has no limit
-_SCANNED_PIXELS = 1 << 30  # scans times pixels; a photograph of 89 million pixels has twelve scans
-_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # of a segment, a scan or the end; codes have \xff\x00 alone
-_PIXELS_A_BYTE = 512  # at most, of a JPEG: of each 8 x 8 pixels one Huffman code at least is there, of one bit
+MAX_SCANS = 100  # of a progressive JPEG; ten are usual. Each is a pass over all pixels, and Pillow has no limit
+_SCANNED_PIXELS = 1 << 30  # limit on scans times pixels; allows twelve scans of 89 million pixels
+_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # of a segment, a scan or the end; coded data has \xff\x00 instead
+_PIXELS_A_BYTE = 512  # upper limit of a JPEG: each 8 x 8 block has at least one Huffman code of one bit
 _WEBP_SIDE = 16_383  # pixels, the format's limit
-_NPY = b"\x93NUMPY"  # how such a file begins
+_NPY = b"\x93NUMPY"  # first bytes of an .npy file
 
-_ORIENTATION = 0x0112  # EXIF's number for it
-_SAMPLES = 277  # TIFF's number for the channels
+_ORIENTATION = 0x0112  # EXIF tag
+_SAMPLES = 277  # TIFF tag SamplesPerPixel, the number of channels
 _TURNS = dict(enumerate(("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM"), 2))
 _TURNS |= dict(enumerate(("TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"), 5))
 
-# What an image may lose or gain, as `decode` says it of some images.
-GREY = "are grey: the channel is taken three times"
-COLOUR = "have colours and become grey, as Pillow converts them"
-ALPHA = "have a transparency or a further channel, which is dropped (model.in_channels=4 keeps it)"
-TRANSPARENT = "have 16 bits and a grey that stands for transparent pixels, which is taken as it is"
-OPAQUE = "have no fourth channel: it is made opaque"
-BITS = "have 16 bits a channel, of which the upper eight are kept (data.pixel_bits=8)"
-LOST = {COLOUR, ALPHA, TRANSPARENT, BITS}  # those that lose what was there
+# What `decode` may change in images. Each text completes "3 of 64 images ..." in the log.
+GREY = "are grey: the channel is repeated three times"
+COLOUR = "have colours, which Pillow converts to grey"
+ALPHA = "have transparency or an extra channel, which is dropped (model.in_channels=4 keeps it)"
+TRANSPARENT = "have 16 bits and a grey value that marks transparent pixels, which is kept as a grey value"
+OPAQUE = "have no fourth channel: an opaque one is added"
+BITS = "have 16 bits per channel, of which the upper eight are kept (data.pixel_bits=8)"
+LOST = {COLOUR, ALPHA, TRANSPARENT, BITS}  # changes that lose information
 
 
 class Undecodable(ValueError):
-    """An example's image cannot be decoded; the message is the reason."""
+    """An example's image cannot be decoded; the message gives the reason."""
 
 
 @dataclasses.dataclass
 class Changes:
-    """What `decode` did to images (GREY, ...): to how many of them, and the name of the first."""
+    """Changes that `decode` made (GREY, ...): how many images each one affects, and the name of the first."""
 
     images: int = 0
     found: dict[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
 
     def add(self, kinds: set[str], name: str) -> None:
-        """Notes an image."""
+        """Adds an image and the changes made to it."""
         self.update(Changes(1, {kind: (1, name) for kind in kinds}))
 
     def update(self, others: "Changes") -> None:
-        """Notes what was found elsewhere."""
+        """Adds the counts of `others`."""
         self.images += others.images
         for kind, (more, name) in others.found.items():
             count, first = self.found.get(kind, (0, name))
@@ -61,14 +61,14 @@ class Changes:
 
 
 class Channels(NamedTuple):
-    """What pixels are to have: config.model.in_channels and config.data.pixel_bits."""
+    """Requested channels and bits per channel: config.model.in_channels and config.data.pixel_bits."""
 
     count: int = 3
     bits: int = 8
 
     @property
     def dtype(self) -> type:
-        """numpy's, of their arrays."""
+        """NumPy type of the pixel arrays."""
         return np.uint8 if self.bits == 8 else np.uint16
 
 
@@ -79,9 +79,9 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 class Bands(NamedTuple):
-    """An image of any number of channels: of each an image of mode L for 8 bits, or F, which holds 16 bits exactly.
+    """An image with any number of channels, each a Pillow image of mode L (8 bits) or F (holds 16 bits exactly).
 
-    Its methods are those of Pillow's images. Alpha is a channel like the others, and not multiplied into colours.
+    It has the same methods as a Pillow image. Alpha is an ordinary channel, not multiplied into the colours.
     """
 
     images: tuple[Image.Image, ...]
@@ -92,15 +92,15 @@ class Bands(NamedTuple):
         return self.images[0].size
 
     def crop(self, box: Box) -> "Bands":
-        """A box of each channel."""
+        """Crops each channel to `box`."""
         return Bands(tuple(image.crop(box) for image in self.images))
 
     def resize(self, size: tuple[int, int], resample: Image.Resampling, box: Box | None = None) -> "Bands":
-        """Each channel, or a box of it, resized to (width, height)."""
+        """Resizes each channel, or `box` of it, to (width, height)."""
         return Bands(tuple(image.resize(size, resample, box) for image in self.images))
 
     def transpose(self, method: Image.Transpose) -> "Bands":
-        """Each channel flipped."""
+        """Flips or rotates each channel."""
         return Bands(tuple(image.transpose(method) for image in self.images))
 
 
@@ -117,7 +117,7 @@ def as_array(pixels: Pixels) -> np.ndarray:
 
 
 def from_array(array: np.ndarray) -> Pixels:
-    """[h, w, C], uint8 or uint16 -> the same as an image."""
+    """array [h, w, C], uint8 or uint16 -> the same pixels as an image."""
     if array.dtype == np.uint8 and array.shape[-1] in (1, 3):
         return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
     kind = np.uint8 if array.dtype == np.uint8 else np.float32
@@ -127,13 +127,13 @@ def from_array(array: np.ndarray) -> Pixels:
 def decode(
     image: bytes | np.ndarray, upright: bool = False, channels: Channels = RGB, changed: set[str] | None = None
 ) -> Pixels:
-    """A file's bytes in one of FORMATS or of an .npy file, or an array [h, w, c] -> an image of `channels`.
+    """Bytes of an image file (FORMATS) or an .npy file, or an array [h, w, c] -> an image with `channels`.
 
-    upright: rotated as its EXIF orientation says (Pillow rotates a TIFF in any case). Of several frames the first is
-    taken. For one, three and four channels (RGBA, or near infrared in place of alpha) Pillow converts grey, colours and
-    transparency; an .npy file's array [h, w, C], uint8 or uint16, has the right channels itself. 8 bits become 16 by
-    257; of 16 the upper eight are taken. changed: gets what of this was done (GREY, ...). Raises Undecodable, for more
-    than Pillow's Image.MAX_IMAGE_PIXELS too.
+    upright: applies the EXIF orientation (Pillow always does for TIFF). Only the first of several frames is read. For
+    one, three and four channels (RGBA, or near infrared in place of alpha) Pillow converts grey, colours and
+    transparency; an .npy file must hold the right channels, [h, w, C] of uint8 or uint16. 8 bits become 16 by a factor
+    of 257; 16 bits become the upper eight. changed: receives the changes made (GREY, ...). Raises Undecodable, also for
+    more pixels than Pillow's Image.MAX_IMAGE_PIXELS.
     """
     changed = set() if changed is None else changed
     try:
@@ -150,13 +150,13 @@ def decode(
         return from_array(_with_bits(array, channels.bits, changed))
     except Undecodable:
         raise
-    except Exception as error:  # a damaged file can meet any of Pillow's, zlib's and struct's errors
-        reason = str(error).partition(" <_io.BytesIO")[0] or repr(error)  # of a file in memory the address says nothing
+    except Exception as error:  # a damaged file can raise any error of Pillow, zlib or struct
+        reason = str(error).partition(" <_io.BytesIO")[0] or repr(error)  # without the in-memory file's address
         raise Undecodable(reason) from error
 
 
 def _open(image: bytes | np.ndarray, upright: bool, channels: Channels, changed: set[str]) -> Image.Image:
-    """-> Pillow's image of 8 bits or, where 16 are wanted, of 16-bit grey."""
+    """-> a Pillow image with 8 bits or, where 16 are requested, with 16-bit grey."""
     if isinstance(image, np.ndarray):
         opened, sixteen = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image), False
     else:
@@ -171,7 +171,7 @@ def _open(image: bytes | np.ndarray, upright: bool, channels: Channels, changed:
     if opened.mode in ("I", "F"):
         raise Undecodable(f"its pixels are 32-bit numbers (Pillow's mode {opened.mode}) of an unknown range")
     grey = opened.mode.startswith("I;16")
-    if grey and opened.has_transparency_data:  # a shade that stands for transparent pixels, in any number of channels
+    if grey and opened.has_transparency_data:  # a grey value that marks transparent pixels, for any requested channels
         changed.add(TRANSPARENT)
     if grey and channels.bits == 8:  # Pillow's own conversion makes everything above 255 white
         opened = Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8))
@@ -179,17 +179,17 @@ def _open(image: bytes | np.ndarray, upright: bool, channels: Channels, changed:
         changed.add(BITS)
     if sixteen and not grey and channels.bits == 16:
         raise Undecodable(
-            "it has colours or transparency of 16 bits, of which Pillow keeps eight: save it as an .npy file "
-            "[H, W, C], or take data.pixel_bits=8"
+            "it has 16-bit colours or transparency, of which Pillow keeps eight bits: save it as an .npy file "
+            "[H, W, C], or set data.pixel_bits=8"
         )
     return opened
 
 
 def _keep_fourth(opened: Image.Image, count: int, changed: set[str]) -> None:
-    """Of a TIFF, not yet loaded: Pillow reads red, green and blue alone where a further channel is no alpha."""
+    """Keeps the fourth channel of a TIFF not yet loaded, if requested: Pillow reads only RGB unless it is alpha."""
     samples = opened.tag_v2.get(_SAMPLES, 1)
     if samples == 4 and count == 4 and opened.tile and opened.tile[0].args[0] == "RGBX":
-        opened._mode = "RGBX"  # what it is then read as, all four channels
+        opened._mode = "RGBX"  # Pillow then reads all four channels
     if samples > len(opened.getbands()):
         if count == 4:
             raise Undecodable(
@@ -200,7 +200,7 @@ def _keep_fourth(opened: Image.Image, count: int, changed: set[str]) -> None:
 
 
 def _converted(opened: Image.Image, count: int, changed: set[str]) -> Image.Image:
-    """Of 8 bits, in any of Pillow's modes -> L, RGB or, for four channels, RGBA or RGBX."""
+    """An 8-bit image of any Pillow mode -> L, RGB or, for four channels, RGBA or RGBX."""
     grey = opened.mode in ("1", "L", "LA", "La")
     alpha = opened.has_transparency_data or opened.mode == "RGBX"
     if count == 1 and not grey:
@@ -216,7 +216,7 @@ def _converted(opened: Image.Image, count: int, changed: set[str]) -> Image.Imag
 
 
 def _channels(opened: Image.Image, count: int, changed: set[str]) -> np.ndarray:
-    """-> [h, w, count], uint8 or, of 16-bit grey, uint16."""
+    """-> [h, w, count], uint8 or, for 16-bit grey, uint16."""
     if count not in (1, 3, 4):
         raise Undecodable(
             f"it is an image, but model.in_channels={count} needs .npy files [H, W, {count}] of uint8 or uint16"
@@ -234,7 +234,7 @@ def _channels(opened: Image.Image, count: int, changed: set[str]) -> np.ndarray:
 
 
 def _with_bits(array: np.ndarray, bits: int, changed: set[str]) -> np.ndarray:
-    """uint8 or uint16 -> uint8 or uint16."""
+    """uint8 or uint16 -> uint8 for 8 `bits`, uint16 for 16."""
     if array.dtype == np.uint16 and bits == 8:
         changed.add(BITS)
         return (array >> 8).astype(np.uint8)
@@ -244,7 +244,7 @@ def _with_bits(array: np.ndarray, bits: int, changed: set[str]) -> np.ndarray:
 
 
 def _checked(array: np.ndarray, count: int) -> np.ndarray:
-    """The array; Undecodable for another than [h, w, count] of uint8 or uint16."""
+    """Returns the array. Raises Undecodable unless it is [h, w, count] of uint8 or uint16, and not empty."""
     if array.ndim != 3 or array.dtype not in (np.uint8, np.uint16) or array.shape[-1] != count or not array.size:
         raise Undecodable(
             f"it holds {array.dtype} {list(array.shape)}, where model.in_channels={count} needs uint8 or uint16 "
@@ -254,32 +254,32 @@ def _checked(array: np.ndarray, count: int) -> np.ndarray:
 
 
 def _check_size(encoded: bytes, opened: Image.Image) -> None:
-    """Raises Undecodable for an image that takes many seconds or a gigabyte and can be no photograph."""
+    """Raises Undecodable for an image that would take many seconds or a gigabyte and cannot be a photograph."""
     (width, height), limit = opened.size, Image.MAX_IMAGE_PIXELS
-    if limit and width * height > limit:  # up to twice as many Pillow only warns
-        raise Undecodable(f"{width} x {height} pixels, of at most {limit:,} (Pillow's Image.MAX_IMAGE_PIXELS)")
-    if opened.format == "WEBP" and max(width, height) > _WEBP_SIDE:  # a damaged animation's: 20 s for two rows
-        raise Undecodable(f"a WebP of {width} x {height} pixels, of at most {_WEBP_SIDE:,} a side")
+    if limit and width * height > limit:  # Pillow only warns, up to twice as many
+        raise Undecodable(f"{width} x {height} pixels, over the limit of {limit:,} (Pillow's Image.MAX_IMAGE_PIXELS)")
+    if opened.format == "WEBP" and max(width, height) > _WEBP_SIDE:  # a damaged animation took 20 s for two rows
+        raise Undecodable(f"a WebP of {width} x {height} pixels, over the limit of {_WEBP_SIDE:,} per side")
     if opened.format not in ("JPEG", "MPO"):
         return
     scans = _scans(encoded)
     if scans > MAX_SCANS or scans * width * height > _SCANNED_PIXELS:
         raise Undecodable(f"a JPEG of {scans} scans of {width} x {height} pixels: too many to decode")
     if width * height > _PIXELS_A_BYTE * len(encoded):
-        raise Undecodable(f"a JPEG of {len(encoded)} bytes that says {width} x {height} pixels: most are missing")
+        raise Undecodable(f"a JPEG of {len(encoded)} bytes that claims {width} x {height} pixels: most are missing")
 
 
 def _scans(encoded: bytes) -> int:
-    """How many scans a JPEG has, up to its end: a film or another image may follow. Stops above MAX_SCANS."""
+    """Counts the scans of a JPEG up to its end marker; a film or another image may follow. Stops above MAX_SCANS."""
     scans, at = 0, 2
     while scans <= MAX_SCANS and (found := _MARKER.search(encoded, at)) and found[0] != b"\xff\xd9":
         scans += found[0] == b"\xff\xda"
-        at = found.end() + int.from_bytes(encoded[found.end() : found.end() + 2], "big")  # behind the segment
+        at = found.end() + int.from_bytes(encoded[found.end() : found.end() + 2], "big")  # skips the segment
     return scans
 
 
 def _orientation(opened: Image.Image) -> object:
     try:
         return opened.getexif().get(_ORIENTATION)
-    except Exception:  # a damaged EXIF block says nothing of its image, which is sound
+    except Exception:  # the image may be sound although its EXIF block is damaged
         return None

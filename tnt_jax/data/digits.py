@@ -10,8 +10,8 @@ import tensorflow_datasets as tfds
 class Digits(tfds.core.GeneratorBasedBuilder):
     """8 x 8 pixel images (PNG, uint8, the grey value in all three channels) of the digits 0 to 9.
 
-    "test" is a fixed, stratified fifth: of the images sorted by class (in scikit-learn's order within a class), each
-    fifth, 360 images; "train" is the other 1,437. The same people wrote the digits of both.
+    "test" is a fixed, stratified fifth: every fifth of the images sorted by class (in scikit-learn's order within a
+    class), 360 images; "train" is the other 1,437. The same people wrote the digits of both.
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
     """
 
@@ -28,7 +28,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples(test=False), "test": self._generate_examples(test=True)}
 
     def _generate_examples(self, test: bool) -> Iterator[tuple[int, dict[str, object]]]:
-        from sklearn import datasets  # a second's import, needed once on a machine
+        from sklearn import datasets  # takes a second to import, needed once per machine
 
         digits = datasets.load_digits()
         held_out = np.zeros(len(digits.target), bool)

@@ -1,20 +1,20 @@
 """Random numbers for augmentation: NumPy arrays as a pure function of the seeds.
 
-They come from order.mix64, as the order of the examples does, so that no library's upgrade changes a resumed run.
+They come from order.mix64, like the order of the examples, so no library upgrade changes a resumed run.
 """
 
 import numpy as np
 
 from tnt_jax.data.order import mix64
 
-CROP, CROP_CHOICES, POLICY, POLICY_NORMAL, POLICY_WEIGHTED, JITTER, THREE = range(1, 8)  # one number a purpose
-BICUBIC_BELOW = {"random": 0.5, "bicubic": 1.0, "bilinear": 0.0}  # data.train_interpolation, of a uniform draw
+CROP, CROP_CHOICES, POLICY, POLICY_NORMAL, POLICY_WEIGHTED, JITTER, THREE = range(1, 8)  # one number per purpose
+BICUBIC_BELOW = {"random": 0.5, "bicubic": 1.0, "bilinear": 0.0}  # limit of a uniform draw, by data.train_interpolation
 
 
 def uniform(seeds: np.ndarray, purpose: int, *shape: int) -> np.ndarray:
     """seeds integers [..., 2] (order.augmentation_seeds) -> float64 [..., *shape], uniform in 0 <= x < 1.
 
-    purpose: a number, so that two kinds of draws for one seed have nothing in common.
+    purpose: a number that keeps different kinds of draws for one seed independent.
     """
     seeds = np.asarray(seeds)[..., None]
     positions = np.arange(int(np.prod(shape)), dtype=np.int64)
@@ -23,6 +23,6 @@ def uniform(seeds: np.ndarray, purpose: int, *shape: int) -> np.ndarray:
 
 
 def normal(seeds: np.ndarray, purpose: int, *shape: int) -> np.ndarray:
-    """As `uniform`, from the normal distribution of mean 0 and deviation 1 (Box and Muller, 1958)."""
+    """Like `uniform`, from the standard normal distribution (Box and Muller, 1958)."""
     first, second = np.moveaxis(uniform(seeds, purpose, 2, *shape), -1 - len(shape), 0)
     return np.sqrt(-2.0 * np.log1p(-first)) * np.cos(2.0 * np.pi * second)

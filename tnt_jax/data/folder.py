@@ -1,4 +1,4 @@
-"""Images in folders by class, SPLIT/CLASS/.../NAME, as people have them, or with labels listed in SPLIT/labels.csv."""
+"""Images in one folder per class, SPLIT/CLASS/.../NAME, or with labels listed in SPLIT/labels.csv."""
 
 import collections
 import os
@@ -14,13 +14,13 @@ from tnt_jax.data.label_file import LABELS_FILE, labels_of_images
 from tnt_jax.names import printable
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".npy")
-CLASSES_FILE = "classes.txt"  # beside the splits: one class a line, in the order of the labels
+CLASSES_FILE = "classes.txt"  # beside the splits: one class per line, in the order of the labels
 LAYOUT = (
-    f"Images are looked for as train/CLASS/NAME.jpg and test/CLASS/NAME.jpg ({', '.join(SUFFIXES)}), or, with several "
+    f"Images are expected as train/CLASS/NAME.jpg and test/CLASS/NAME.jpg ({', '.join(SUFFIXES)}), or, with several "
     f"labels each, as train/{LABELS_FILE} and test/{LABELS_FILE} list them."
 )
 
-_SHOWN = 5  # of many names, in a line
+_SHOWN = 5  # names listed in one line
 _OUTSIDE = "outside of a class folder"
 
 
@@ -31,7 +31,7 @@ class FolderSource:
         self.name, self._root, self._several = name, root, several
         self._labels = np.array([label for each in labels for label in each], np.int64)
         self._label_ends = np.cumsum([len(each) for each in labels])
-        # Relative paths, one after the other: a million Python strings would take a multiple of that in every worker.
+        # Relative paths, concatenated: a million Python strings would take several times the memory in every worker.
         encoded = [os.fsencode(path) for path in paths]
         self._ends, self._paths = np.cumsum([len(path) for path in encoded]), b"".join(encoded)
 
@@ -45,11 +45,11 @@ class FolderSource:
         return {"image": image, "label": labels if self._several else int(labels[0])}
 
     def labels(self) -> np.ndarray:
-        """All labels of all examples, int64."""
+        """Returns all labels of all examples, int64."""
         return self._labels
 
     def where(self, index: int) -> str:
-        """The example in words, for messages."""
+        """Describes an example for messages."""
         return f"example {index} of {self.name} ({printable(self._path(index))})"
 
     def _path(self, index: int) -> str:
@@ -58,17 +58,17 @@ class FolderSource:
 
 
 class Folder:
-    """What lies below a root: the images of the splits in use and their classes.
+    """The images below a root folder, for the splits in use, and their classes.
 
-    The classes are the folders with images in the training splits, by text, or the lines of classes.txt; without a
-    training split, those of the others. Names that start with "." are skipped. Where the splits hold labels.csv, its
-    labels take the place of folders, any number an image (`several_labels`). Raises ValueError or FileNotFoundError
-    that name the folder and the fix.
+    The classes are the folders with images in the training splits, sorted by name, or the lines of classes.txt; without
+    a training split, the folders of the other splits. Names that start with "." are skipped. If the splits have
+    labels.csv, its labels replace the folders, any number per image (`several_labels`). Raises ValueError or
+    FileNotFoundError with the folder and the fix.
     """
 
     def __init__(self, root: str, train: Iterable[str], others: Iterable[str]):
         self.root, self._skipped = root, collections.Counter()
-        self._folders: set[str] = set()  # of classes, with or without images
+        self._folders: set[str] = set()  # class folders, with or without images
         names = [name for name, is_folder, _ in _entries(root) if is_folder and not name.startswith(".")]
         train_names, train = list(train), [split for split in train if split in names]
         used = [split for split in dict.fromkeys([*train, *others]) if split in names]
@@ -88,20 +88,20 @@ class Folder:
         if not any(self._files.values()):
             raise FileNotFoundError(
                 f"There are no images in the splits {_shortened([*train_names, *others])} of data.directory={root!r}, "
-                f"which holds the folders {_shortened([printable(name) for name in names]) or '-'}. {LAYOUT} Other "
-                "names of the splits: --config.data.train_split and --config.data.eval_split."
+                f"which holds the folders {_shortened([printable(name) for name in names]) or '-'}. {LAYOUT} Set "
+                "other split names with --config.data.train_split and --config.data.eval_split."
             )
         self._counts = counts
         self.splits = {split: len(self._files.get(split, ())) for split in names}  # 0: not in use
 
     def open(self, spec: str, ranges: Iterable[tuple[str, int, int]]) -> FolderSource:
-        """A split in words, and its pieces (whole split, first image, end) -> its images."""
+        """A split's description and its pieces (whole split, first image, end) -> its images."""
         files = [file for split, start, stop in ranges for file in self._files[split][start:stop]]
         name, labels = f"folder {printable(self.root)}, split {spec!r}", [labels for _, labels in files]
         return FolderSource(name, self.root, (path for path, _ in files), labels, self.several_labels)
 
     def identity(self) -> str:
-        """A checksum of the images' paths below the root, and their labels."""
+        """Returns a checksum of the images' paths below the root and their labels."""
         checksum = 0
         for files in self._files.values():
             for path, labels in files:
@@ -110,7 +110,7 @@ class Folder:
         return f"files with checksum {checksum:08x}"
 
     def found(self) -> list[str]:
-        """Lines that say what is there, and what was left out."""
+        """Returns log lines about the images found and what was left out."""
         total = collections.Counter()
         for split in self._files:
             total.update(self._counts[split])
@@ -122,32 +122,32 @@ class Folder:
         ]
         if self._left_out:
             named = [f"{printable(name)} ({total[name]:,} images)" for name in self._left_out]
-            lines.append(f"Note: classes left out, without an image to train on: {_shortened(named)}")
+            lines.append(f"Note: classes left out, without a training image: {_shortened(named)}")
         for split, counts in self._counts.items():
             if missing := [printable(name) for name in self.class_names if not counts.get(name)]:
                 lines.append(f"Note: classes without an image in {split}: {_shortened(missing)}")
         if unlabelled := {split: sum(not labels for _, labels in files) for split, files in self._files.items()}:
             found = [f"{split} {count:,}" for split, count in unlabelled.items() if count]
-            lines += [f"Note: images of none of the classes: {_shortened(found)}"] * bool(found)
+            lines += [f"Note: images in none of the classes: {_shortened(found)}"] * bool(found)
         if self._skipped:
             kinds = [f"{count:,} {kind}" for kind, count in self._skipped.most_common()]
             lines.append(f"Note: not read: {_shortened(kinds)}")
         if unused := [printable(split) for split, count in self.splits.items() if split not in self._files]:
-            lines.append(f"Note: folders that are no split in use: {_shortened(unused)}")
+            lines.append(f"Note: folders that are not a split in use: {_shortened(unused)}")
         return lines
 
     def _has_labels_files(self, splits: list[str]) -> bool:
-        """Whether the splits have labels.csv. Raises ValueError where some have and others have not."""
+        """Whether the splits have labels.csv. Raises ValueError if only some of them do."""
         with_file = [split for split in splits if epath.Path(f"{self.root}/{split}/{LABELS_FILE}").exists()]
         if without := [split for split in splits if split not in with_file] if with_file else []:
             raise ValueError(
-                f"{printable(self.root)}/{with_file[0]} has a {LABELS_FILE}, and {_shortened(without)} has none: all "
+                f"{printable(self.root)}/{with_file[0]} has a {LABELS_FILE}, but {_shortened(without)} has none: all "
                 "splits in use need one, or none of them."
             )
         return bool(with_file)
 
     def _listed_images(self, split: str) -> dict[str, tuple[str, ...]]:
-        """-> paths, below the root, of the images that the split's labels.csv lists -> their classes."""
+        """-> {path below the root: classes} of the images that the split's labels.csv lists."""
         folder, skipped = f"{self.root}/{split}", collections.Counter()
         there = list(images_in(folder, skipped, (os.path.realpath(self.root),)))
         found = labels_of_images(epath.Path(f"{folder}/{LABELS_FILE}"), there)
@@ -156,20 +156,20 @@ class Folder:
         return {f"{split}/{path}": labels for path, labels in found.items()}
 
     def _images_by_class(self, split: str) -> dict[str, tuple[str, ...]]:
-        """-> paths of the images below the root -> their class alone, sorted by class and path."""
+        """-> {path below the root: (class,)} of the split's images, sorted by class and path."""
         found, folder = {}, f"{self.root}/{split}"
         for name, is_folder, _ in _entries(folder):
             if is_folder and not name.startswith("."):
                 above = (os.path.realpath(self.root), os.path.realpath(folder))
                 paths = [f"{split}/{name}/{path}" for path in images_in(f"{folder}/{name}", self._skipped, above)]
-                found.setdefault(unicodedata.normalize("NFC", name), []).extend(paths)  # macOS splits letters
+                found.setdefault(unicodedata.normalize("NFC", name), []).extend(paths)  # macOS decomposes letters
             else:
                 self._skipped["hidden" if name.startswith(".") else _OUTSIDE] += 1
         self._folders.update(found)
         return {path: (name,) for name, paths in found.items() for path in paths}
 
     def _classes(self, counts: dict[str, dict[str, int]], train: list[str]) -> tuple[tuple[str, ...], list[str]]:
-        """Images by split and class, the training splits -> names of the classes; those that are left out."""
+        """Image counts by split and class, the training splits -> the names of the classes, and those left out."""
         there = sorted(self._folders.union(*counts.values()))
         used = [name for name in there if any(counts[split].get(name) for split in (train or counts))]
         listed = epath.Path(f"{self.root}/{CLASSES_FILE}")
@@ -181,7 +181,7 @@ class Folder:
             if unknown := [printable(name) for name in used if name not in names]:
                 raise ValueError(
                     f"{listed} lacks classes with images: {_shortened(unknown)}. Add a line for each, move its folder "
-                    "elsewhere, or remove the file: classes are then in the order of their names."
+                    "elsewhere, or remove the file to order the classes by name."
                 )
         else:
             names = used
@@ -189,16 +189,16 @@ class Folder:
             raise ValueError(f"{printable(self.root)}: no image of the training splits has a label in {LABELS_FILE}.")
         if len(used) == 1 and not self.several_labels:
             raise ValueError(
-                f"data.directory={self.root!r} has a single class, {printable(used[0])!r}: there is nothing to tell "
-                f"apart, every accuracy would be 1. {LAYOUT}"
+                f"data.directory={self.root!r} has a single class, {printable(used[0])!r}: there is nothing to "
+                f"classify, every accuracy would be 1. {LAYOUT}"
             )
         return tuple(names), [name for name in there if name not in names]
 
 
 def images_in(folder: str, skipped: collections.Counter, above: tuple[str, ...] = ()) -> Iterator[str]:
-    """A folder -> paths, below it, of the images in it and the folders in it, by name; hidden ones are none.
+    """Yields paths, relative to `folder`, of the images in it and its subfolders, by name; skips hidden names.
 
-    skipped counts what is not read, by kind. above: where the folder lies, so that no loop of links is walked.
+    skipped: counts what is not read, by kind. above: the folders above, so that loops of links are not followed.
     """
     here = os.path.realpath(folder)
     if here in above:
@@ -219,7 +219,7 @@ def images_in(folder: str, skipped: collections.Counter, above: tuple[str, ...] 
 
 
 def _entries(folder: str) -> list[tuple[str, bool, bool]]:
-    """-> (name, whether it is a folder, whether it is a regular file) of what lies in a folder, by name."""
+    """-> (name, whether it is a folder, whether it is a regular file) of a folder's entries, by name."""
     if "://" in folder:
         paths = [(path.name, path.is_dir()) for path in epath.Path(folder).iterdir()]
         return sorted((name, is_folder, not is_folder) for name, is_folder in paths)
@@ -228,19 +228,19 @@ def _entries(folder: str) -> list[tuple[str, bool, bool]]:
             return sorted((entry.name, *_kind(entry)) for entry in entries)
     except PermissionError as error:
         raise PermissionError(
-            f"{printable(folder)} cannot be read (no permission): change its rights or move it."
+            f"{printable(folder)} cannot be read (no permission): change its permissions or move it."
         ) from error
 
 
 def _kind(entry: os.DirEntry) -> tuple[bool, bool]:
     try:
-        return entry.is_dir(), entry.is_file()  # of a link: of what it leads to
-    except OSError:  # it leads to itself
+        return entry.is_dir(), entry.is_file()  # follows links
+    except OSError:  # a link to itself
         return False, False
 
 
 def _read_classes(path: epath.Path) -> list[str]:
-    """classes.txt -> its lines in Unicode's composed form, without blanks around them."""
+    """classes.txt -> its lines in Unicode's composed form, stripped, without empty ones."""
     try:
         text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
     except OSError as error:

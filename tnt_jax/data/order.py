@@ -1,9 +1,8 @@
-"""Which examples a step sees, in which order and with which augmentation seeds: arithmetic on indices, no reading.
+"""Which examples a step sees, in which order and with which augmentation seeds. Index arithmetic only; reads no data.
 
-Everything here is a pure function of (seed, step): returning to a step costs one shuffle of the indices, and neither
-threads nor the number of processes can change which samples a global batch holds. Draws come from a hash of their own
-(splitmix64) because the streams of NumPy's generators may change from one release to the next, and a resumed run must
-not notice an upgrade.
+Everything here is a pure function of (seed, step): resuming at any step costs one shuffle of the indices, and neither
+threads nor the number of processes can change which samples a global batch holds. Draws come from a hash (splitmix64)
+because the streams of NumPy's generators may change between releases, and an upgrade must not change a resumed run.
 """
 
 import dataclasses
@@ -12,17 +11,17 @@ import functools
 import numpy as np
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-# One number a purpose, so that two kinds of draws never share a hash.
+# One number per purpose, so that two kinds of draws never share a hash.
 _ORDER, _AUGMENTATION, _ARRANGEMENT, _REPLACEMENT = range(1, 5)
 
 
 def mix64(*parts: int | np.ndarray) -> np.ndarray:
-    """Whole numbers (or arrays of them, broadcast together) -> uint64 hashes, uniform and stateless.
+    """Integers (or arrays of them, broadcast together) -> uint64 hashes, uniform and stateless.
 
     Each part is taken modulo 2^64 and goes through one round of splitmix64 (Steele, Lea and Flood, OOPSLA 2014).
     """
     state = np.zeros((), np.uint64)
-    with np.errstate(over="ignore"):  # the arithmetic is meant to be modulo 2^64
+    with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is intended
         for part in parts:
             part = part.astype(np.uint64) if isinstance(part, np.ndarray) else np.uint64(part & 0xFFFFFFFFFFFFFFFF)
             state = state + _GOLDEN + part
@@ -43,9 +42,9 @@ def augmentation_seeds(seed: int, epoch: int, index: np.ndarray, copy: np.ndarra
 
 
 def replacement(seed: int, epoch: int, index: int, attempt: int, num_examples: int) -> int:
-    """The example that takes the place of the faulty example `index` in an epoch.
+    """Returns the example that replaces the faulty example `index` in an epoch.
 
-    attempt: 1, and 2, 3, ... where that one is faulty too. Drawn from all examples, so that one of them may come twice
+    attempt: 1, then 2, 3, ... if the replacement is faulty too. Drawn from all examples, so an example may occur twice
     in an epoch; the same in every process and session.
     """
     return int(mix64(_REPLACEMENT, seed, epoch, index, attempt) % np.uint64(num_examples))
@@ -53,10 +52,10 @@ def replacement(seed: int, epoch: int, index: int, attempt: int, num_examples: i
 
 @dataclasses.dataclass(frozen=True)
 class LocalBatch:
-    """What one process reads for one step: m different images, of k copies each, and n samples among these m * k.
+    """What one process reads for one step: m different images with k copies each, and n samples among these m * k.
 
-    Samples are in the order of the global batch: image by image. All k copies of an image are samples, unless it lies
-    at an end of the local batch and has its other copies in the neighbouring one.
+    Samples are in the order of the global batch, image by image. All k copies of an image are samples, unless it is at
+    an end of the local batch and has its other copies in the neighbouring one.
     """
 
     epoch: int
@@ -75,15 +74,15 @@ class TrainOrder:
     """The samples of every training step, for one of `process_count` processes.
 
     An epoch is a permutation p0, p1, p2, ... of the split. Repeated augmentation with k copies turns it into the
-    sample sequence p0, p0, p0, p1, p1, p1, ... (k = 3; Hoffer et al. 2020, and DeiT's RASampler), which is cut into
-    batches of `batch_size` samples; the epoch ends after num_examples // batch_size batches, as if there were no
-    copies, and so sees about num_examples / k different images. Where k does not divide the batch size, the image at
-    a batch's end has its remaining copies at the start of the next batch: at batch 1024, k = 3 and 1,281,167 examples
-    that makes 1,251 steps, 1,281,024 samples and exactly 427,008 different images, as in the recipe.
+    sample sequence p0, p0, p0, p1, p1, p1, ... (k = 3; Hoffer et al. 2020, and DeiT's RASampler), cut into batches of
+    `batch_size` samples. The epoch ends after num_examples // batch_size batches, as if there were no copies, and so
+    sees about num_examples / k different images. If k does not divide the batch size, the last image of a batch has
+    its remaining copies at the start of the next one: batch 1024, k = 3 and 1,281,167 examples give 1,251 steps,
+    1,281,024 samples and exactly 427,008 different images, as in the recipe.
 
-    A process takes one contiguous piece of each global batch. So the global batches, and the number of different
-    images an epoch, do not depend on the number of processes; a process decodes each of its images once for its
-    copies, and only an image that lies across two pieces is decoded by two processes.
+    Each process takes one contiguous part of each global batch, so the global batches, and the number of different
+    images per epoch, do not depend on the number of processes. A process decodes each of its images once for all
+    copies; only an image that spans two parts is decoded by two processes.
     """
 
     num_examples: int
@@ -103,9 +102,9 @@ class TrainOrder:
         """n, the samples of one process in one step."""
         return self.batch_size // self.process_count
 
-    @functools.lru_cache(maxsize=4)  # noqa: B019 - asked for with every piece of a batch
+    @functools.lru_cache(maxsize=4)  # noqa: B019 - called for every piece of a batch
     def local_batch(self, step: int) -> LocalBatch:
-        """The images, copies and seeds of this process at `step` (counted from 0 over all epochs)."""
+        """Returns the images, copies and seeds of this process at `step` (counted from 0 over all epochs)."""
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
         first = step_of_epoch * self.batch_size + self.process_index * self.samples
         position = np.arange(first, first + self.samples, dtype=np.int64)
@@ -116,13 +115,13 @@ class TrainOrder:
 
     @functools.lru_cache(maxsize=4)  # noqa: B019
     def arrangement(self, step: int) -> np.ndarray:
-        """-> int64 [n]: the order in which the samples of the local batch go to the devices of this process.
+        """-> int64 [n]: the order in which the samples of the local batch go to this process's devices.
 
-        Mixing pairs the global batch with itself reversed, so one process meets its own part reversed, and of several
-        processes each meets another's. In the order image by image, and in any fixed spreading of the copies, all
-        copies of an image would meet copies of one other image, or of itself. So with copies the local batch is
-        shuffled, and pairs of copies of one image are then broken up by exchanging one of the two with the next sample
-        that solves them. (Where an image fills more than half of the batch some must stay.)
+        Mixing pairs the global batch with its reverse: a single process pairs with its own part reversed, one of
+        several with another's part. Image by image, or with any fixed spread of the copies, all copies of an image
+        would be mixed with copies of one other image, or of itself. So with copies the local batch is shuffled, and
+        pairs of copies of one image are then broken up by swapping one of the two with the next sample that resolves
+        the pair. (If one image fills more than half of the batch, some pairs must stay.)
         """
         if self.copies == 1:
             return np.arange(self.samples)
@@ -141,7 +140,7 @@ class TrainOrder:
         return order
 
 
-@functools.lru_cache(maxsize=2)  # the epoch that is read and the one that prefetching may have begun
+@functools.lru_cache(maxsize=2)  # the current epoch and the next, which prefetching may have begun
 def _cached_permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     permutation = epoch_permutation(seed, epoch, num_examples)
     permutation.setflags(write=False)

@@ -1,6 +1,6 @@
-"""tfds data sets by name: found, prepared where that is possible, and read by the number of an example.
+"""Finds tfds data sets by name, prepares them where possible, and reads their examples by number.
 
-TensorFlow is imported by tfds where it prepares a set, and by nothing else here.
+tfds imports TensorFlow when it prepares a data set; nothing else here does.
 """
 
 import difflib
@@ -20,22 +20,22 @@ from tnt_jax.data import tfrecords
 
 Builder = tfds.core.DatasetBuilder
 
-BUILT_IN = ("synthetic", "folder", "digits")  # sets that are not tfds' own: `_open` in sources.py has a branch for each
-FILE_FORMAT = "array_record"  # of the sets prepared here: read by number without an index of our own
+BUILT_IN = ("synthetic", "folder", "digits")  # not in tfds' catalog; `_open` in sources.py has a branch for each
+FILE_FORMAT = "array_record"  # of data sets prepared here; supports random access without a separate index
 _PROBE_SECONDS = 10
 
 
 class Features(NamedTuple):
-    """What of a set is read."""
+    """The features of a data set that are read."""
 
-    image: str  # the feature's name
+    image: str  # feature name
     label: str
     classes: tfds.features.ClassLabel
-    several: bool  # an image has any number of classes, in place of one
+    several: bool  # an image has any number of classes instead of one
 
 
 class TfdsSource:
-    """A split (tfds notation) of a prepared builder by the number of an example; images stay encoded.
+    """Examples of a prepared builder's split (tfds notation) by number; images stay encoded.
 
     Raises ValueError for a file format without random access, and FileNotFoundError for a missing file.
     """
@@ -73,16 +73,16 @@ class TfdsSource:
         return dict(zip(("image", "label"), map(example.get, self._keys), strict=True))
 
     def labels(self) -> np.ndarray:
-        """All labels of all examples, int64; reads every record, and decodes no image."""
+        """Returns all labels of all examples, int64. Reads every record but decodes no image."""
         return np.concatenate([np.atleast_1d(self[index]["label"]).astype(np.int64) for index in range(len(self))])
 
     def where(self, index: int) -> str:
-        """The example in words, for messages."""
+        """Describes an example for messages."""
         file, record = self._locate(index)
         return f"example {index} of {self.name} ({self._files[file].filename}, record {record})"
 
     def _locate(self, index: int) -> tuple[int, int]:
-        """Number in the split -> (which file, record number in it). IndexError beyond the split."""
+        """Number in the split -> (file, record in it), as numbers. Raises IndexError beyond the split."""
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of a split of {len(self)} examples")
         file = int(np.searchsorted(self._ends, index, side="right"))
@@ -90,23 +90,23 @@ class TfdsSource:
 
 
 def open_builder(name: str, directory: str) -> Builder:
-    """A tfds name (with /config and :version if wanted) and tfds' data_dir (empty: its default) -> prepared builder.
+    """A tfds name (optionally with /config and :version) and data_dir (empty: tfds' default) -> a prepared builder.
 
-    Prepares the data set if it is not there, with a line in the log. Raises ValueError or FileNotFoundError that name
-    the data set, the directory and the fix: an unknown name, a directory that does not exist, another version of the
-    set there, archives that must be fetched by hand, no network.
+    Prepares a missing data set and logs that it does. Raises ValueError or FileNotFoundError, with the data set, the
+    directory and the fix, for an unknown name, a directory that does not exist or holds another version of the set,
+    archives that must be downloaded by hand, and no network.
     """
     directory = os.path.expanduser(directory)
     if directory and not epath.Path(directory).is_dir():
         raise FileNotFoundError(
-            f"data.directory={directory!r} does not exist. Make it (mkdir -p) if {name} is to be prepared there, "
+            f"data.directory={directory!r} does not exist. Create it (mkdir -p) to prepare {name} there, "
             "or set --config.data.directory to the folder that holds the prepared data sets."
         )
     return ensure_prepared(lambda: find_builder(name, directory), asked=name)
 
 
 def ensure_prepared(make_builder: Callable[[], Builder], asked: str = "") -> Builder:
-    """A function that makes a builder -> the builder, its data set prepared; see open_builder for what is raised."""
+    """A function that makes a builder -> the builder with its data set prepared. Errors as in open_builder."""
     builder = make_builder()
     features_of(builder)  # before anything is downloaded
     if builder.info.splits:
@@ -119,8 +119,8 @@ def ensure_prepared(make_builder: Callable[[], Builder], asked: str = "") -> Bui
     others = sorted(path.parent.name for path in place.parent.glob("*/dataset_info.json"))
     if others and ":" not in asked:
         raise FileNotFoundError(
-            f"{name} is asked for in version {builder.version}, tfds' newest, but {place.parent} holds version "
-            f"{', '.join(others)}. Take that by --config.data.name={name}:{others[-1]}, or prepare the other: {command}"
+            f"{name} without a version means {builder.version}, tfds' newest, but {place.parent} holds version "
+            f"{', '.join(others)}. Set --config.data.name={name}:{others[-1]}, or prepare the newest: {command}"
         )
     manual, instructions = root / "downloads" / "manual", (builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "").strip()
     if instructions and not (manual.exists() and any(manual.iterdir())):
@@ -143,11 +143,11 @@ def ensure_prepared(make_builder: Callable[[], Builder], asked: str = "") -> Bui
 
 
 def features_of(builder: Builder) -> Features:
-    """-> what is read of a set. Raises ValueError where it is not (image, class) or (image, classes)."""
+    """-> the features that are read. Raises ValueError unless they are (image, class) or (image, classes)."""
     name, features, keys = builder.info.full_name, builder.info.features, builder.info.supervised_keys
     if not (isinstance(keys, tuple) and len(keys) == 2 and all(isinstance(key, str) for key in keys)):
         raise ValueError(
-            f"{name} has no (image, label) pair (its supervised_keys are {keys}): it cannot be classified."
+            f"{name} has no (image, label) pair (its supervised_keys are {keys}): it cannot be used for classification."
         )
     image, label = features[keys[0]], features[keys[1]]
     pixels = isinstance(image, tfds.features.Tensor) and len(image.shape) == 3
@@ -156,42 +156,44 @@ def features_of(builder: Builder) -> Features:
     several = isinstance(label, tfds.features.Sequence)
     label = label.feature if several else label
     if not isinstance(label, tfds.features.ClassLabel) or label.num_classes is None:
-        raise ValueError(f"{name}: the feature {keys[1]!r} is {label}, not one class, or several, of a known number.")
+        raise ValueError(
+            f"{name}: the feature {keys[1]!r} is {label}, not one or more labels of a known number of classes."
+        )
     return Features(*keys, label, several)
 
 
 def find_builder(name: str, directory: str) -> Builder:
-    """A tfds name and data_dir -> its builder, prepared or not; ValueError for a name that is not known."""
+    """A tfds name and data_dir -> its builder, prepared or not. Raises ValueError for an unknown name."""
     if name in BUILT_IN:
-        raise ValueError(f"data.name={name!r} is read as it lies: there is nothing to prepare.")
+        raise ValueError(f"data.name={name!r} is read as it is: there is nothing to prepare.")
     try:
         return tfds.builder(name, data_dir=os.path.expanduser(directory) or None)
     except tfds.core.DatasetNotFoundError as error:
         near = difflib.get_close_matches(name, [*BUILT_IN, *tfds.list_builders()], n=3)
-        near = f"Near names: {', '.join(near)}." if near else "Names: https://www.tensorflow.org/datasets/catalog."
+        near = f"Similar names: {', '.join(near)}." if near else "Names: https://www.tensorflow.org/datasets/catalog."
         place = directory or "tfds' default data_dir"
-        raise ValueError(f"data.name={name!r} is no tfds data set, and none of it lies in {place}. {near}") from error
+        raise ValueError(f"data.name={name!r} is not a tfds data set, and not in {place}. {near}") from error
     except Exception as error:  # a wrong config, version or argument: tfds raises many kinds
         raise ValueError(f"data.name={name!r} cannot be opened: {_in_short(error)}") from error
 
 
 def _check_network(builder: Builder, command: str) -> None:
-    """Raises FileNotFoundError where downloading is hopeless: tfds itself would retry for minutes before it says so."""
+    """Raises FileNotFoundError if a download cannot work: tfds itself would retry for minutes before it fails."""
     urls = [urllib.parse.urlsplit(url) for url in builder.url_infos or ()]
     hosts = [(url.hostname, url.port or 443) for url in urls if url.scheme == "https" and url.hostname]
     fetched = builder.data_dir_root / "downloads" / builder.name
     complete = fetched.exists() and any(".tmp." not in file.name for file in fetched.iterdir())
     if not hosts or complete or urllib.request.getproxies():
-        return  # nothing to ask, archives that are there already, or no way to ask directly
+        return  # nothing to download, archives already there, or no direct connection to test
     try:
         socket.create_connection(hosts[0], timeout=_PROBE_SECONDS).close()
     except OSError as error:
         raise FileNotFoundError(
-            f"{builder.name} is not prepared in {builder.data_dir_root} and cannot be downloaded: no way to "
+            f"{builder.name} is not prepared in {builder.data_dir_root} and cannot be downloaded: no connection to "
             f"{hosts[0][0]} ({error}). Prepare it where there is a network ({command}) and copy the folder."
         ) from error
 
 
 def _in_short(error: Exception) -> str:
-    """The first lines of an error (tfds appends lists of hundreds of names)."""
+    """Shortens an error to 400 characters (tfds appends lists of hundreds of names)."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"

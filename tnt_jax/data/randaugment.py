@@ -1,9 +1,9 @@
-"""RandAugment in timm's notation, "rand-m9-mstd0.5-inc1", with timm's meaning, drawn from seeds, through Pillow.
+"""RandAugment with timm's notation, "rand-m9-mstd0.5-inc1", and meaning, drawn from seeds and applied with Pillow.
 
-`parse` reads the notation, `draw` makes every random choice as a pure function of the seeds, `apply` carries the
-choices for one image out. Sources: Cubuk et al., "RandAugment", arXiv 1909.13719; notation, magnitudes and random parts
-as in timm's auto_augment.py. Of its other sets of operations the weighted one is taken (tweights); those for DeiT III
-(t3a, t3aw), its AutoAugment and its AugMix are not.
+`parse` reads the notation, `draw` makes every random choice as a pure function of the seeds, `apply` applies the
+choices to one image. Sources: Cubuk et al., "RandAugment", arXiv 1909.13719; notation, magnitudes and random choices as
+in timm's auto_augment.py. Of timm's other sets of operations only the weighted one (tweights) is supported, not those
+for DeiT III (t3a, t3aw), AutoAugment or AugMix.
 """
 
 import dataclasses
@@ -25,11 +25,11 @@ OPERATIONS = (
 _OFTEN = {"Rotate": 3.0, "ShearX": 2.0, "ShearY": 2.0, "TranslateX": 1.0, "TranslateY": 1.0}
 _OFTEN |= {"Color": 0.25, "Sharpness": 0.25, "AutoContrast": 0.25}
 WEIGHTS = {name: _OFTEN.get(name, 0.05) for name in OPERATIONS}
-Fill = tuple[int, ...]  # a number a channel, in 0..255
+Fill = tuple[int, ...]  # one value per channel, in 0..255
 
 _UNIFORM_FROM = 100.0  # a deviation above this means: uniform in 0..m
 _EXAMPLE = "'rand-m9-mstd0.5-inc1'"
-_PARTS = {  # letters -> field, type, least, most
+_PARTS = {  # letters -> field, type, minimum, maximum
     "m": ("magnitude", float, 0.0, 30.0),
     "n": ("layers", int, 1, 100),
     "p": ("probability", float, 0.0, 1.0),
@@ -41,19 +41,19 @@ _PARTS = {  # letters -> field, type, least, most
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """What the notation says. Magnitudes are in 0..10 unless magnitude_max says otherwise."""
+    """The parsed notation. Magnitudes are clipped to 0..magnitude_max."""
 
     magnitude: float = 10.0  # m: mean of the magnitude, before it is clipped
     layers: int = 2  # n: operations drawn for an image, with replacement unless weighted
-    probability: float = 0.5  # p: that a drawn operation is applied
-    deviation: float = 0.0  # mstd: of the magnitude, normal; infinite: uniform in 0..m
+    probability: float = 0.5  # p: probability that a drawn operation is applied
+    deviation: float = 0.0  # mstd: standard deviation of the magnitude; infinite: uniform in 0..m
     magnitude_max: float = 10.0  # mmax: the magnitude is clipped to 0..this
     increasing: bool = False  # inc: Posterize, Solarize and the enhancements grow stronger with the magnitude
-    weighted: bool = False  # tweights: drawn as WEIGHTS say, without replacement, all of them increasing
+    weighted: bool = False  # tweights: drawn by WEIGHTS, without replacement, all increasing
 
 
 class Draws(NamedTuple):
-    """The choices for images, [..., layers] each."""
+    """The random choices for images, each [..., layers]."""
 
     operation: np.ndarray  # int, index into OPERATIONS
     applied: np.ndarray  # bool
@@ -62,13 +62,13 @@ class Draws(NamedTuple):
     bicubic: np.ndarray  # bool: the interpolation of the geometric ones
 
 
-@functools.lru_cache(maxsize=8)  # asked for with every image
+@functools.lru_cache(maxsize=8)  # called for every image
 def parse(notation: str) -> Policy:
-    """'rand-m9-mstd0.5-inc1' -> Policy. ValueError names the part that is not understood and what is accepted."""
+    """'rand-m9-mstd0.5-inc1' -> Policy. Raises ValueError with the part that is not understood and what is accepted."""
     where = f"data.randaugment={notation!r}"
     kind, *parts = notation.split("-")
     if kind != "rand":
-        raise ValueError(f"{where} must start with 'rand', such as {_EXAMPLE}; empty: none")
+        raise ValueError(f"{where} must start with 'rand', such as {_EXAMPLE}; '' turns it off")
     values = {}
     if "tweights" in parts:
         values["weighted"] = True
@@ -86,7 +86,7 @@ def parse(notation: str) -> Policy:
             raise ValueError(f"{where} gives {match[1]!r} twice; keep one")
         if read is int and "." in match[2]:
             raise ValueError(f"{where}: {match[1]!r} needs a whole number, not {match[2]!r}")
-        values[field] = read(match[2][:400])  # int refuses thousands of digits; so many are out of range in any case
+        values[field] = read(match[2][:400])  # int() refuses thousands of digits, which are out of range anyway
         most = len(OPERATIONS) if field == "layers" and "weighted" in values else most
         if not least <= values[field] <= most:
             raise ValueError(f"{where}: {match[1]} is {values[field]}, must lie in {least} to {most}")
@@ -100,7 +100,7 @@ def draw(seeds: np.ndarray, policy: Policy, interpolation: str = "random") -> Dr
     """seeds integers [..., 2] -> Draws for each. interpolation: "bilinear", "bicubic" or "random" (either)."""
     uniform = np.moveaxis(draws.uniform(seeds, draws.POLICY, 5, policy.layers), -2, 0)
     operation = (uniform[0] * len(OPERATIONS)).astype(np.int64)
-    if policy.weighted:  # without replacement: the largest of their logarithms, each with Gumbel noise
+    if policy.weighted:  # without replacement: the largest log weights, each with Gumbel noise
         noise = -np.log(-np.log1p(-draws.uniform(seeds, draws.POLICY_WEIGHTED, len(OPERATIONS))))
         operation = np.argsort(-(np.log(list(WEIGHTS.values())) + noise), axis=-1)[..., : policy.layers]
     if math.isinf(policy.deviation):
@@ -117,9 +117,9 @@ def draw(seeds: np.ndarray, policy: Policy, interpolation: str = "random") -> Dr
 
 
 def apply(image: Image.Image, chosen: Draws, policy: Policy, fill: Fill) -> Image.Image:
-    """Image of mode RGB or L, the choices for it [layers] -> the same mode and size.
+    """Image of mode RGB or L and its choices [layers] -> an image of the same mode and size.
 
-    fill: a number a channel in 0..255, shown where a geometric operation leaves the image.
+    fill: one value per channel in 0..255, for pixels that a geometric operation takes from outside the image.
     """
     for operation, applied, *choices in zip(*(field.tolist() for field in chosen), strict=True):
         if applied:
@@ -130,8 +130,8 @@ def apply(image: Image.Image, chosen: Draws, policy: Policy, fill: Fill) -> Imag
 def operate(
     name: str, image: Image.Image, magnitude: float, negative: bool, bicubic: bool, increasing: bool, fill: Fill
 ) -> Image.Image:
-    """One operation of OPERATIONS by name on an image of mode RGB or L; the rest as in Draws and `apply`."""
-    level = magnitude / 10  # of the operation's own range; mmax may go beyond
+    """Applies one of OPERATIONS by name to an image of mode RGB or L. Other arguments as in Draws and `apply`."""
+    level = magnitude / 10  # fraction of the operation's own range; mmax may exceed it
     signed = -level if negative else level
     resample = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
 
@@ -171,4 +171,4 @@ def operate(
             return affine(1, 0, signed * 0.45 * image.width, 0, 1, 0)
         case "TranslateY":
             return affine(1, 0, 0, 0, 1, signed * 0.45 * image.height)
-    raise ValueError(f"{name!r} is no operation of RandAugment; accepted: {', '.join(OPERATIONS)}")
+    raise ValueError(f"{name!r} is not an operation of RandAugment; accepted: {', '.join(OPERATIONS)}")

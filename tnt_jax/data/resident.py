@@ -1,8 +1,8 @@
-"""A small data set held whole in memory: decoded once, then addressed by number.
+"""A small data set held entirely in memory: decoded once, then addressed by number.
 
-The order, the repeated copies and the augmentation seeds are those of every other source (order.py), so a batch is a
-function of (seed, step) here too, and a resumed run sees the same samples. What is drawn from a seed, and the
-cropping itself, happen on the device (training/device_augment.py).
+The order, the repeated copies and the augmentation seeds come from order.py, as for every other source, so a batch is
+a function of (seed, step) here too, and a resumed run sees the same samples. The draws from a seed and the cropping
+happen on the device (training/device_augment.py).
 """
 
 import concurrent.futures
@@ -23,11 +23,10 @@ def load(
 ) -> tuple[np.ndarray, np.ndarray]:
     """-> images [n, h, w, channels] and labels of data.train_split, in the split's order.
 
-    Images are uint8 or uint16; labels are int32 [n], or, where the set has several an image, uint8 [n, classes], 1 for
-    each of them. h and w are the images' own; "synthetic" ones come at `image_size`. An example that cannot be decoded
-    is noted in `faulty` and is a copy of another one that order.replacement draws. Raises ValueError that names the
-    examples where these are more than data.max_faulty_images, for an image of another size than the first, and for a
-    label out of range.
+    Images are uint8 or uint16; labels are int32 [n] or, with several per image, uint8 [n, classes], 1 for each of them.
+    h and w are the images' own size; "synthetic" images have `image_size`. An example that cannot be decoded is noted
+    in `faulty` and replaced by a copy of the one that order.replacement draws. Raises ValueError, with the examples,
+    for more of these than data.max_faulty_images, an image whose size differs from the first, and a label out of range.
     """
     faulty = FaultyImages() if faulty is None else faulty
     dataset, requested = sources.open_dataset(settings), Channels(channels, settings.pixel_bits)
@@ -82,10 +81,10 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """This process's part of the batches of steps start_step, start_step + 1, ...; endless, made of numbers alone.
+    """Yields this process's part of the batches of steps start_step, start_step + 1, ... without end or images.
 
     With d = local_devices and b = batch_size / (process_count * d), a batch has "index" int32 [d, b] (the example's
-    number), "seed" uint32 [d, b, 2] (of its augmentation), "label" int32 [d, b] or, of several an image, "labels"
+    number), "seed" uint32 [d, b, 2] (for its augmentation), "label" int32 [d, b] or, with several per image, "labels"
     uint8 [d, b, classes], and "mask" float32 [d, b] (all 1).
     """
     steps = order.TrainOrder(len(labels), batch_size, copies, seed, process_index, process_count)

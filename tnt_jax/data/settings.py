@@ -1,4 +1,4 @@
-"""The typed form of `config.data`: one field a key, the same names, checked when it is made."""
+"""Typed form of `config.data`: one field per key, with the same name, checked when it is created."""
 
 import dataclasses
 
@@ -10,9 +10,9 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 
 @dataclasses.dataclass(frozen=True)
 class EvalImages:
-    """How an image becomes the network's input where no data set is at hand: keys of `config.data`, the same meanings.
+    """How an image becomes the network's input without a data set: keys of `config.data` with the same meaning.
 
-    `training.starting_point.published_images` gives those of a model's published weights.
+    `training.starting_point.published_images` returns those of a model's published weights.
     """
 
     mean: tuple[float, ...]
@@ -25,10 +25,10 @@ class EvalImages:
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings(Group):
-    """`config.data`: which examples, and what happens to an image before it is a [H, W, C] array of uint8 or uint16.
+    """`config.data`: which examples to use, and how their images become [H, W, C] arrays of uint8 or uint16.
 
-    `DataSettings(**config.data)` raises ValueError with the key's name, the value found and what is accepted.
-    configs/default.py has values and units, so there are no defaults.
+    `DataSettings(**config.data)` raises ValueError with the key, the value found and what is accepted.
+    There are no defaults here: configs/default.py has the values and units.
     """
 
     prefix = "data."
@@ -62,7 +62,7 @@ class DataSettings(Group):
         super().__post_init__()
         for name in ("mean", "std"):
             if not getattr(self, name):
-                raise ValueError(f"config.data.{name}=(): must hold a number a channel, or one for all.")
+                raise ValueError(f"config.data.{name}=(): must hold one number per channel, or one for all.")
         for name in ("name", "train_split", "eval_split"):
             if not getattr(self, name).strip():
                 raise ValueError(f"config.data.{name}={short_repr(getattr(self, name))}: must not be empty.")
@@ -79,12 +79,12 @@ class DataSettings(Group):
             )
         if self.on_device and (self.randaugment or self.color_jitter or self.three_augment):
             raise ValueError(
-                "config.data.on_device=True crops and flips on the device and has no operations on colours there: set "
+                "config.data.on_device=True crops and flips on the device and has no colour operations there: set "
                 f"data.randaugment={self.randaugment!r} to '', data.color_jitter={self.color_jitter} to 0 and "
                 "data.three_augment to False."
             )
         if self.on_device and self.crop != "random_resized":
             raise ValueError(
-                f"config.data.on_device=True has random resized crops alone, not data.crop={self.crop!r}: set one of "
+                f"config.data.on_device=True has only random resized crops, not data.crop={self.crop!r}: set one of "
                 "the two to its default, False or 'random_resized'."
             )

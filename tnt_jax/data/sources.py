@@ -1,4 +1,4 @@
-"""Data sets by name -> classes, splits, and the examples of a split by their number.
+"""Opens data sets by name: their classes, their splits, and the examples of a split by number.
 
 `data.name` is a tfds name, "folder" (images by class), "digits" (comes with the project, nothing is downloaded) or
 "synthetic" (noise, to measure training without its input).
@@ -22,13 +22,13 @@ from tnt_jax.data.prepared import BUILT_IN
 from tnt_jax.data.settings import DataSettings
 from tnt_jax.keys import short_repr
 
-Pieces = list[tuple[str, int, int]]  # of a split: whole split's name, first example, end
+Pieces = list[tuple[str, int, int]]  # of a split: (name of the whole split, first example, end)
 
 
 class Source(Protocol):
-    """The examples of a split by number. It goes to worker processes: it can be pickled, and needs no TensorFlow."""
+    """The examples of a split by number. Worker processes get it: it can be pickled, and needs no TensorFlow."""
 
-    name: str  # data set and split in words, for messages
+    name: str  # data set and split, for messages
 
     def __len__(self) -> int: ...
 
@@ -36,32 +36,32 @@ class Source(Protocol):
         """-> "image" (a file's bytes, or an array [h, w, c]) and "label" (a number, or an array of several)."""
 
     def labels(self) -> np.ndarray:
-        """All labels of all examples, int [n]; reads every record where they are nowhere else."""
+        """Returns all labels of all examples, int [n]. Reads every record if they are stored nowhere else."""
 
     def where(self, index: int) -> str:
-        """The example in words (data set, split, number, file), for messages."""
+        """Describes an example (data set, split, number, file) for messages."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A data set: its classes and splits, and the way to its examples."""
+    """A data set: its classes, its splits, and access to its examples."""
 
     name: str
     num_classes: int
     class_names: tuple[str, ...] | None  # in the order of the labels; None where the data set has no names
     splits: Mapping[str, int]  # name -> number of examples
-    several_labels: bool  # an image has any number of classes, in place of one
+    several_labels: bool  # an image has any number of classes instead of one
     opener: Callable[[str, Pieces], Source] = dataclasses.field(repr=False)
-    # What is there, wherever it lies: equal for the same examples in the same order.
+    # Identifies the content, wherever it is stored: equal for the same examples in the same order.
     identity: Callable[[], str] = dataclasses.field(default=str, repr=False)
     labels_at_hand: bool = False  # `class_counts` reads no record
-    found: tuple[str, ...] = ()  # lines that say what is there, of a folder
+    found: tuple[str, ...] = ()  # log lines about the images found, for a folder
     opened: dict[str, Source] = dataclasses.field(default_factory=dict, repr=False)
 
     def num_examples(self, spec: str, key: str = "") -> int:
-        """Examples in a split, in tfds notation ("train", "train[:80%]", "train+test"); reads nothing.
+        """Number of examples in a split, in tfds notation ("train", "train[:80%]", "train+test"); reads nothing.
 
-        key: of the config, which is named where there is no such split.
+        key: the config key to name if there is no such split.
         """
         try:
             return sum(stop - start for _, start, stop in self._pieces(spec))
@@ -69,18 +69,18 @@ class Dataset:
             raise ValueError(f"{key}: {error}" if key else str(error)) from error
 
     def class_counts(self, spec: str) -> np.ndarray:
-        """A split -> int64 [K], its examples of each class; of several labels an image, each counts."""
+        """A split -> int64 [K], its examples per class. An image with several labels counts for each of them."""
         labels = self.open_split(spec).labels()
         return np.bincount(labels[(labels >= 0) & (labels < self.num_classes)], minlength=self.num_classes)
 
     def open_split(self, spec: str) -> Source:
-        """A split, in tfds notation -> its examples. Opened once in a process (an index over the files is built)."""
+        """A split, in tfds notation -> its examples. Opened once per process (may index its files)."""
         if spec not in self.opened:
             self.opened[spec] = self.opener(spec, self._pieces(spec))
         return self.opened[spec]
 
     def _pieces(self, spec: str) -> Pieces:
-        """ValueError for an unknown, ill-formed or empty split."""
+        """A split -> its pieces. Raises ValueError for an unknown, malformed or empty split."""
         infos = {
             name: tfds.core.SplitInfo(name=name, shard_lengths=[n], num_bytes=0) for name, n in self.splits.items()
         }
@@ -88,7 +88,7 @@ class Dataset:
         fix = f"{self.name} has the splits {held}; slices are written as in 'train[:80%]' or 'train[1000:]'."
         try:
             instructions = tfds.core.ReadInstruction.from_spec(spec).to_absolute(infos)
-        except Exception as error:  # tfds raises ValueError, AssertionError and NotImplementedError, by the mistake
+        except Exception as error:  # ValueError, AssertionError or NotImplementedError, by kind of mistake
             raise ValueError(f"There is no split {short_repr(spec)}: {fix}") from error
         pieces = []
         for each in instructions:
@@ -101,26 +101,26 @@ class Dataset:
 
 
 def open_dataset(settings: DataSettings) -> Dataset:
-    """The data set that `settings` name, prepared if need be; opened once in a process.
+    """Opens the data set that `settings` name, and prepares it if necessary; once per process.
 
-    Raises ValueError or FileNotFoundError that name the data set, the directory and the fix: see
-    prepared.open_builder for tfds names; for "folder" a missing folder, or one without SPLIT/CLASS/IMAGE files.
+    Raises ValueError or FileNotFoundError with the data set, the directory and the fix: as prepared.open_builder for
+    tfds names; for "folder", if the folder is missing or has no SPLIT/CLASS/IMAGE files.
     """
     splits = settings.train_split, settings.eval_split
     if epath.Path(os.path.expanduser(settings.directory)).is_file():
-        raise ValueError(f"data.directory={settings.directory!r} is a file, and must be a folder.")
+        raise ValueError(f"data.directory={settings.directory!r} is a file; it must be a folder.")
     return _open(settings.name, settings.directory, settings.synthetic_examples, *(_names(spec) for spec in splits))
 
 
 def is_prepared(settings: DataSettings) -> bool:
-    """Whether `open_dataset` would find the set, without preparing it. Raises ValueError for unknown names."""
+    """Whether `open_dataset` finds the set without a download; prepares nothing. ValueError for unknown names."""
     if settings.name in BUILT_IN:
         return True  # there is nothing to fetch
     return bool(prepared.find_builder(settings.name, settings.directory).info.splits)
 
 
 def classes(settings: DataSettings) -> tuple[int, tuple[str, ...] | None]:
-    """-> the number of classes of the set that `settings` name and their names, if it has any; prepares nothing."""
+    """-> the number of classes of the data set in `settings`, and their names if it has any. Downloads nothing."""
     if settings.name in BUILT_IN:
         dataset = open_dataset(settings)
         return dataset.num_classes, dataset.class_names
@@ -129,15 +129,15 @@ def classes(settings: DataSettings) -> tuple[int, tuple[str, ...] | None]:
 
 
 def applies_exif(settings: DataSettings) -> bool:
-    """Whether EXIF orientation is applied: tfds sets stay as stored, as the published accuracies are."""
+    """Whether EXIF orientation is applied: tfds sets stay as stored, as for the published accuracies."""
     return settings.exif_orientation and settings.name == "folder"
 
 
 def read_example(settings: DataSettings, split: str, index: int, channels: int = 3) -> np.ndarray:
     """A data set, a split (tfds notation) and a number from 0 -> the image at its own size.
 
-    It is [h, w, channels], uint8 or, with data.pixel_bits=16, uint16.
-    Raises ValueError for a number or a split that is not there, and what opening the data set raises.
+    The image is [h, w, channels], uint8 or, with data.pixel_bits=16, uint16.
+    Raises ValueError for a number or a split that does not exist, and the errors of open_dataset.
     """
     dataset = open_dataset(settings)
     count = dataset.num_examples(split)

@@ -1,4 +1,4 @@
-"""`synthetic`: images made from their number alone, at the network's size, to measure training without its input."""
+"""`synthetic`: images computed from their number, at the network's size, to measure training without input costs."""
 
 import functools
 
@@ -8,11 +8,11 @@ from tnt_jax.data import order
 from tnt_jax.data.decoding import RGB, Channels
 
 NUM_CLASSES = 1000
-_WINDOWS = 1 << 16  # different images
+_WINDOWS = 1 << 16  # number of different images
 
 
 class SyntheticSource:
-    """Examples by number; unlike those of other sources they come at the network's size, as `examples` makes them."""
+    """A synthetic split; unlike other sources it has no records: `examples` makes images at the network's size."""
 
     def __init__(self, name: str, num_examples: int):
         self.name, self._num_examples = name, num_examples
@@ -21,15 +21,15 @@ class SyntheticSource:
         return self._num_examples
 
     def labels(self) -> np.ndarray:
-        """int64 [n], those of `examples`."""
+        """Returns the labels that `examples` gives, int64 [n]."""
         return np.arange(self._num_examples) % NUM_CLASSES
 
 
 def examples(index: np.ndarray, image_size: tuple[int, int], channels: Channels = RGB) -> tuple[np.ndarray, np.ndarray]:
     """index int [n] -> images [n, H, W, C] of uniform noise, labels int64 [n] in 0..999, evenly spread.
 
-    Images are uint8 or uint16. An image depends on its number and the size alone: it is a window of one block of noise,
-    so that it costs a copy.
+    Images are uint8 or uint16. An image depends only on its number and size: it is a window of one block of noise, so
+    it costs only a copy.
     """
     height, width = image_size
     size = height * width * channels.count

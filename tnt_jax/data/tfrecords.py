@@ -1,7 +1,7 @@
-"""Records of TFRecord files by their number, for sets that lie on disks and in buckets as tfds used to write them.
+"""Reads records of TFRecord files by number, for data sets on disks and in buckets that older tfds versions wrote.
 
 A TFRecord file is a chain of [length, uint64 little endian][crc of the length, 4 bytes][data][crc of the data, 4 bytes]
-and has no index. Walking the lengths once gives one, which is kept in the user's cache directory. The checksums are not
+and has no index. One walk over the lengths builds it, and the user's cache directory keeps it. The checksums are not
 verified. Files in a bucket are read through etils.epath.
 """
 
@@ -18,12 +18,12 @@ from absl import logging
 from etils import epath
 
 _HEADER, _FOOTER = 12, 4  # bytes around the data
-_BLOCK = 8 << 20  # bytes; a remote file is walked in large reads: a request costs more than a megabyte
+_BLOCK = 8 << 20  # bytes per read of a remote file, where a request costs more than a megabyte
 _THREADS = 16
 
 
 class TFRecordFiles:
-    """`read(file, record)` -> the record's bytes. Pickling takes the index along, so a worker need not make it."""
+    """`read(file, record)` -> the record's bytes. Pickling includes the index, so workers need not build it."""
 
     def __init__(self, files: Sequence[tuple[str, int]]):
         """files: (path, records). Raises FileNotFoundError for a missing file, ValueError for a damaged one."""
@@ -31,7 +31,7 @@ class TFRecordFiles:
         self._offsets = _indexed(files)
 
     def read(self, file: int, record: int) -> bytes:
-        """Number of the file, and of the record in it -> the record. ValueError: the file has changed meanwhile."""
+        """Number of a file and of a record in it -> the record. Raises ValueError if the file has changed since."""
         start, end = (int(offset) for offset in self._offsets[file][record : record + 2])
         with epath.Path(self._paths[file]).open("rb") as opened:
             opened.seek(start + _HEADER)
@@ -42,12 +42,12 @@ class TFRecordFiles:
 
 
 def cache_directory() -> pathlib.Path:
-    """Where indices are kept: $XDG_CACHE_HOME/tnt_jax/tfrecords, or the same in ~/.cache."""
+    """Returns the folder of the indices: tnt_jax/tfrecords in $XDG_CACHE_HOME, by default ~/.cache."""
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tnt_jax" / "tfrecords"
 
 
 def _indexed(files: Sequence[tuple[str, int]]) -> list[np.ndarray]:
-    """(path, records) of files -> for each int64 [records + 1]: the bytes where records begin, and the file's size."""
+    """(path, records) per file -> int64 [records + 1] per file: the offsets of its records, and its size, in bytes."""
     started = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         versions = list(pool.map(_version, [path for path, _ in files]))
@@ -65,14 +65,14 @@ def _indexed(files: Sequence[tuple[str, int]]) -> list[np.ndarray]:
         np.save(writing := kept.with_name(f"{os.getpid()}_{kept.name}"), np.concatenate(found))
         os.replace(writing, kept)
     except OSError as error:
-        why = f"in {kept.parent} ({error}): it is made again at every start. Set XDG_CACHE_HOME to a writable folder."
-        logging.warning("The index of the TFRecord files cannot be kept %s", why)
+        why = f"in {kept.parent} ({error}): it is rebuilt at every start. Set XDG_CACHE_HOME to a writable folder."
+        logging.warning("The index of the TFRecord files cannot be saved %s", why)
     logging.info("Indexed %d TFRecord files in %.1f s", len(files), time.monotonic() - started)
     return found
 
 
 def _version(path: str) -> tuple[int, float]:
-    """-> size in bytes, and the time of the last change."""
+    """-> size in bytes, and the time of the last modification."""
     try:
         if "://" not in path:
             return (stat := os.stat(path)).st_size, stat.st_mtime_ns
@@ -84,7 +84,7 @@ def _version(path: str) -> tuple[int, float]:
 
 
 def _walk(path: str, count: int, size: int) -> np.ndarray:
-    """A file of `count` records and `size` bytes -> int64 [count + 1], see _indexed. Raises ValueError."""
+    """A file of `count` records and `size` bytes -> int64 [count + 1], see _indexed. Raises ValueError on a mismatch."""
     offsets, start, block = [0], 0, b""
 
     def header_at(offset: int) -> bytes:
@@ -102,12 +102,12 @@ def _walk(path: str, count: int, size: int) -> np.ndarray:
             offsets.append(offsets[-1] + _HEADER + length + _FOOTER)
             if offsets[-1] > size:
                 raise ValueError(
-                    f"{path}: record {len(offsets) - 2}, at byte {offsets[-2]}, reaches beyond the {size} bytes: "
-                    "it is cut off, damaged or no TFRecord file. Copy it again or prepare the data set again."
+                    f"{path}: record {len(offsets) - 2}, at byte {offsets[-2]}, extends beyond the {size} bytes: "
+                    "it is truncated, damaged or not a TFRecord file. Copy it again or prepare the data set again."
                 )
     if len(offsets) - 1 != count:
         raise ValueError(
-            f"{path} holds {len(offsets) - 1} records, but dataset_info.json beside it says {count}: the files are not "
-            "of one preparation. Remove the folder and prepare the data set again."
+            f"{path} holds {len(offsets) - 1} records, but dataset_info.json beside it lists {count}: the files are "
+            "not from the same preparation. Remove the folder and prepare the data set again."
         )
     return np.array(offsets, np.int64)

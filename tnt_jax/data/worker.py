@@ -1,7 +1,7 @@
-"""What a worker process of Grain runs before anything else, in place of the program's main module.
+"""The first module that a Grain worker process runs, in place of the program's main module.
 
-A spawned process imports the program's main module anew, and Grain imports jax wherever it is installed: both would
-take seconds and memory in every worker, and the accelerator. `prepare_workers` has them begin with this module instead.
+A spawned process imports the program's main module again, and Grain imports jax wherever it is installed: both would
+take seconds and memory in every worker, and the accelerator. `prepare_workers` starts workers with this module instead.
 """
 
 import atexit
@@ -17,12 +17,12 @@ from multiprocessing import shared_memory, spawn
 
 from absl import flags, logging
 
-_WORKERS = "grain-process-prefetch"  # how the names of Grain's processes begin
+_WORKERS = "grain-process-prefetch"  # name prefix of Grain's processes
 _preparation_data = spawn.get_preparation_data
 
 
 class _NoJax(importlib.abc.MetaPathFinder):
-    """Makes `import jax` fail as if it were not installed, which Grain is prepared for."""
+    """Makes `import jax` fail as if it were not installed, which Grain allows for."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name.partition(".")[0] == "jax":
@@ -30,7 +30,7 @@ class _NoJax(importlib.abc.MetaPathFinder):
 
 
 def prepare_workers() -> None:
-    """In the main process: workers that Grain starts from now on run this module instead of the program's."""
+    """In the main process: makes workers that Grain starts from now on run this module instead of the program's."""
 
     def preparation_data(name: str) -> dict[str, object]:
         data = _preparation_data(name)
@@ -42,33 +42,33 @@ def prepare_workers() -> None:
     if spawn.get_preparation_data is _preparation_data:
         atexit.register(clear_shared_memory, os.getpid())
     spawn.get_preparation_data = preparation_data
-    if not flags.FLAGS.is_parsed():  # in a notebook; Grain asks for flags of its own
+    if not flags.FLAGS.is_parsed():  # in a notebook; Grain reads its own flags
         flags.FLAGS.mark_as_parsed()
 
 
 def last_words(exit_code: int, workers: int) -> str:
-    """Why one of `workers` worker processes may have ended so, and the fix."""
+    """Returns why one of `workers` worker processes may have ended with `exit_code`, and the fix."""
     reasons = {
-        -signal.SIGKILL: "it was killed (SIGKILL), by the system if the memory was full",
-        -signal.SIGBUS: "/dev/shm, through which batches come, was full (in a container: --shm-size)",
+        -signal.SIGKILL: "it was killed (SIGKILL), by the system if it ran out of memory",
+        -signal.SIGBUS: "/dev/shm, which carries the batches, was full (in a container: --shm-size)",
     }
     return (
         f"One of {workers} worker processes that make batches has ended: "
-        f"{reasons.get(exit_code, f'exit code {exit_code}, its own last words are above')}. Take fewer by "
+        f"{reasons.get(exit_code, f'exit code {exit_code}, its own messages are above')}. Use fewer with "
         "--config.data.worker_processes, or 0 for none; the same command resumes from the last checkpoint."
     )
 
 
 def clear_shared_memory(parent: int) -> None:
-    """Removes what workers of the process `parent` have left in shared memory; its batches are of no use afterwards.
+    """Removes what workers of the process `parent` left in shared memory; its batches are unusable afterwards.
 
-    A worker that is killed while it makes a segment has not told Python's resource tracker of it yet.
+    A worker killed while it creates a segment has not yet registered it with Python's resource tracker.
     """
-    for path in pathlib.Path("/dev/shm").glob(f"{_prefix(parent)}*"):  # Linux alone has the folder
+    for path in pathlib.Path("/dev/shm").glob(f"{_prefix(parent)}*"):  # only Linux has the folder
         with contextlib.suppress(FileNotFoundError):  # the tracker was faster
             segment = shared_memory.SharedMemory(path.name)
             segment.close()
-            segment.unlink()  # tells the tracker, too
+            segment.unlink()  # also informs the tracker
 
 
 def _prefix(parent: int) -> str:
@@ -76,8 +76,8 @@ def _prefix(parent: int) -> str:
 
 
 def _begin() -> None:
-    """In a worker: signals are the main process's business, which ends its workers; without it they end themselves."""
-    # Segments with a name that tells whose they are, in place of Python's psm_1234abcd.
+    """In a worker: ignores signals, since the main process ends its workers, and exits if that process is gone."""
+    # Names segments after the main process, in place of Python's psm_1234abcd.
     shared_memory._SHM_NAME_PREFIX = f"/{_prefix(os.getppid())}"
     shared_memory._SHM_SAFE_NAME_LENGTH = len(shared_memory._SHM_NAME_PREFIX) + 16
     logging.set_verbosity(logging.ERROR)  # Grain warns in each worker that there is no jax

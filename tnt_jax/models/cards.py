@@ -1,4 +1,4 @@
-"""What is known of the named models: sizes, counts, the images they expect, and the accuracy of published weights."""
+"""Cards of the named models: sizes, counts, the images they expect, and the accuracy of their published weights."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,13 +8,13 @@ from tnt_jax.models.variants import VARIANTS, create_model, nearest
 
 
 class Accuracy(NamedTuple):
-    """In %, on a data set."""
+    """Accuracy in % on one data set."""
 
     top1: float
     top5: float
 
 
-# Data sets by their tfds names, in the order of the rows below, and the file of timm's results that has them.
+# Data sets by tfds name, in the order of the rows below -> the file of timm's results.
 RESULTS = {
     "imagenet2012": "results-imagenet",
     "imagenet2012_real": "results-imagenet-real",
@@ -24,7 +24,7 @@ RESULTS = {
     "imagenet_sketch": "results-sketch",
 }
 SOURCE = "https://github.com/huggingface/pytorch-image-models, results/ at 4e5207c7 (30 October 2025)"
-# Name of the weights on the hub, top-1 and top-5 on each of RESULTS. TNT-Ti has no published weights.
+# Name of the weights on the hub, and (top-1, top-5) on each of RESULTS. TNT-Ti has no published weights.
 _PUBLISHED: dict[str, tuple[str, tuple[tuple[float, float], ...]]] = {
     "tnt_s_patch16_224": (
         "timm/tnt_s_patch16_224.in1k",
@@ -51,8 +51,8 @@ _PUBLISHED: dict[str, tuple[str, tuple[tuple[float, float], ...]]] = {
         ((81.98, 95.74), (86.833, 97.062), (70.97, 89.18), (27.173, 58.64), (44.913, 59.183), (32.39, 50.986)),
     ),
 }
-# Trainable parameters, and multiply-adds of an image of 224 x 224, with 1,000 classes, as models/complexity.py counts
-# them, in seconds that nobody who asks for a card should wait for.
+# Trainable parameters and multiply-adds per 224 x 224 image, with 1,000 classes. Stored here because counting them
+# (models/complexity.py) takes seconds.
 _COUNTS = {
     "tnt_ti_patch16_224": (6_076_408, 1_409_231_080),
     "tnt_s_patch16_224": (23_768_584, 5_227_892_200),
@@ -68,39 +68,38 @@ _DEIT_IMAGES = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}  # 
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """A model card. mean, std, eval_crop_fraction and eval_interpolation mean what the keys of config.data do.
+    """A model card. mean, std, eval_crop_fraction and eval_interpolation are as in config.data.
 
-    The four are those of the published weights, as timm's pretrained_cfg has them; of a model without any, TNT's
-    recipe's.
+    These four are from timm's pretrained_cfg of the published weights; without published weights, from TNT's recipe.
     """
 
     name: str
     image_size: tuple[int, int]  # pixels
     patch_size: int
-    word_size: int | None  # None, and the other two of words: the model has none
+    word_size: int | None  # this and the next two are None if the model has no words
     inner_dim: int | None
     inner_num_heads: int | None
     outer_dim: int
     outer_num_heads: int
     depth: int
     parameters: int  # trainable, with 1,000 classes
-    multiply_adds: int  # of one image, with 1,000 classes
+    multiply_adds: int  # per image, with 1,000 classes
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     eval_crop_fraction: float
     eval_interpolation: str
-    hub_name: str | None  # for hf-hub:NAME; None: there are no published weights
-    accuracy: Mapping[str, Accuracy]  # of these, by tfds name of the data set; empty where there are none
+    hub_name: str | None  # for hf-hub:NAME; None: no published weights
+    accuracy: Mapping[str, Accuracy]  # of the published weights, by tfds name; empty if there are none
     source: str | None  # of the accuracy
 
 
 def list_models() -> list[str]:
-    """The names that create_model and model_info take."""
+    """Returns the names that create_model and model_info accept."""
     return list(VARIANTS)
 
 
 def model_info(name: str) -> ModelInfo:
-    """A model's name -> its card. Raises ValueError with the nearest name for one that is not in list_models()."""
+    """Returns the card of a model. Raises ValueError, with the nearest name, if list_models() lacks the name."""
     if name not in VARIANTS:
         raise ValueError(f"there is no model {name!r}; {nearest(name, list_models())}")
     model = create_model(name)

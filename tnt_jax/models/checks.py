@@ -1,4 +1,4 @@
-"""Impossible sizes stop here, at construction, with the fix."""
+"""Checks of a model's settings, at construction, and of its inputs; the error messages have the fix."""
 
 import math
 from collections.abc import Sequence
@@ -35,10 +35,10 @@ FEATURES = ("sentences", "words", "outer_attention", "inner_attention")
 
 
 def check_model_config(model: "Config") -> None:
-    """A model's Config -> None.
+    """Checks a model's Config.
 
     Raises:
-      ValueError: sizes of the model that do not fit together; the message has the attribute and the fix.
+      ValueError: sizes that do not fit together; the message has the attribute and the fix.
     """
     for name in _WHOLE_NUMBERS:
         value = getattr(model, name)
@@ -81,7 +81,7 @@ def check_model_config(model: "Config") -> None:
 
 
 def _check_image(model: "Config") -> None:
-    """image_size is a side or (H, W), each a multiple of the patch size."""
+    """Checks that image_size is a side or (H, W), each a multiple of the patch size."""
     size = model.image_size
     sides = (size, size) if isinstance(size, int) else size
     if not isinstance(sides, Sequence) or len(sides) != 2 or not all(isinstance(side, int) for side in sides):
@@ -90,7 +90,7 @@ def _check_image(model: "Config") -> None:
 
 
 def _check_blocks(model: "Config") -> None:
-    """tnt_blocks are different 1-based indices of blocks that exist."""
+    """Checks that tnt_blocks are distinct 1-based indices of existing blocks."""
     if model.tnt_blocks is None:
         return
     if not isinstance(model.tnt_blocks, Sequence):
@@ -104,10 +104,10 @@ def _check_blocks(model: "Config") -> None:
 
 
 def check_features(asked: bool | Sequence[str]) -> tuple[str, ...]:
-    """return_features as given -> the names asked for.
+    """return_features as given -> the requested names.
 
     Raises:
-      ValueError: a name that no feature has.
+      ValueError: an unknown name.
     """
     if isinstance(asked, bool):
         return ("sentences", "words") if asked else ()
@@ -119,11 +119,11 @@ def check_features(asked: bool | Sequence[str]) -> tuple[str, ...]:
 
 
 def check_images(images: jax.Array, config: "Config") -> None:
-    """A model's input -> None.
+    """Checks a model's input.
 
     Raises:
-      ValueError: it is no array, not [B, H, W, in_channels], with what it seems to be, or not of a floating type; a
-        side is not a multiple of the patch size.
+      ValueError: not an array, not [B, H, W, in_channels] (with a guess at its layout), not of a floating type, or a
+        side that is not a multiple of the patch size.
     """
     channels = config.in_channels
     if not hasattr(images, "shape") or not hasattr(images, "dtype"):
@@ -132,8 +132,8 @@ def check_images(images: jax.Array, config: "Config") -> None:
     if len(shape) == 4 and shape[-1] == channels and shape[0] != 0:
         if not jnp.issubdtype(images.dtype, jnp.floating):
             raise ValueError(
-                f"images must be floating-point numbers, got {images.dtype}; make pixels so by "
-                "(pixels / 255 - mean) / std, with the mean and deviation of the training"
+                f"images must be floating-point numbers, got {images.dtype}; convert pixels by "
+                "(pixels / 255 - mean) / std, with the mean and std of the training"
             )
         grid_of(shape[1:3], config.patch_size)
         return

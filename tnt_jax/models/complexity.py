@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of a model: as its program has them, and by the paper's equations 14 to 18."""
+"""Parameters and multiply-adds of a model: counted in its program, and by the paper's equations 14 to 18."""
 
 import dataclasses
 import re
@@ -16,10 +16,10 @@ from tnt_jax.models.tnt import TNT
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A module of a model, in all its blocks together, and what it costs for one image.
+    """A module of a model, summed over all blocks, and its cost for one image.
 
-    `multiply_adds` are those of matrix products and convolutions with their biases, attention's among them: what
-    published FLOPs count. Norms, positions, softmax, GELU and residual additions (together about 2%) are left out.
+    `multiply_adds` counts matrix products, attention's included, and convolutions, with their biases, as published
+    FLOPs do. Norms, positions, softmax, GELU and residual additions (together about 2%) are left out.
     """
 
     name: str  # such as "inner/attention", "projection", "head"
@@ -28,31 +28,28 @@ class Part:
 
 
 def parameter_shapes(model: TNT) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """model -> the shape of each parameter by its path in the tree, such as ("block_1", "inner", "norm1", "scale").
-
-    Nothing is computed.
-    """
+    """model -> parameter shapes by path, such as ("block_1", "inner", "norm1", "scale"). Nothing is computed."""
     tree = jax.eval_shape(model.init, jax.random.key(0), _image(model))["params"]
     return {path: tuple(leaf.shape) for path, leaf in flax.traverse_util.flatten_dict(tree).items()}
 
 
 def count_parameters(model: TNT) -> int:
-    """model -> the number of its trainable parameters, exactly."""
+    """model -> the exact number of its trainable parameters."""
     return sum(int(np.prod(shape)) for shape in parameter_shapes(model).values())
 
 
 def multiply_adds(model: TNT) -> int:
-    """model -> multiply-adds of one image of its size."""
+    """model -> multiply-adds for one image of its input size."""
     return sum(part.multiply_adds for part in count_parts(model))
 
 
 def count_parts(model: TNT) -> list[Part]:
-    """model -> its modules by name, counted from the traced definition, so that any module counts, known or not.
+    """model -> its modules, counted in the traced definition, so that modules unknown to this file count too.
 
-    A padding zero counts like any pixel.
+    Padding zeros count like pixels.
     """
     model = model.clone(ops=Ops.definition)
-    trace = jax.make_jaxpr(model.init_with_output, return_shape=True)  # shapes of parameters and the program in one
+    trace = jax.make_jaxpr(model.init_with_output, return_shape=True)  # program and parameter shapes in one trace
     program, (_, variables) = trace(jax.random.key(0), _image(model))
     products: dict[str, int] = {}
     for scopes, count in _products(program.jaxpr):
@@ -68,13 +65,13 @@ def count_parts(model: TNT) -> list[Part]:
 
 
 def _module_of(path: tuple[str, ...]) -> str:
-    """A parameter's path -> the module that holds its layer, blocks put together: "inner/attention", "head"."""
+    """A parameter's path -> the module that holds its layer, without the block: "inner/attention", "head"."""
     path = path[1:] if len(path) > 1 and re.fullmatch(r"block_\d+", path[0]) else path
     return "/".join(path[:-2] or path[:1])
 
 
 def _products(jaxpr: Jaxpr, outer: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
-    """A traced program -> the modules around each product, outermost first, and its multiply-adds."""
+    """A traced program -> for each product, the modules around it, outermost first, and its multiply-adds."""
     producers = {id(output): equation for equation in jaxpr.eqns for output in equation.outvars}
     for equation in jaxpr.eqns:
         scopes = (*outer, *module_scopes(str(equation.source_info.name_stack)))
@@ -90,13 +87,13 @@ def _products(jaxpr: Jaxpr, outer: tuple[str, ...] = ()) -> Iterator[tuple[tuple
             yield scopes, size
         turns = equation.params["length"] if equation.primitive.name == "scan" else 1
         for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda value: hasattr(value, "eqns")):
-            inner = getattr(value, "jaxpr", value)  # a closed one
+            inner = getattr(value, "jaxpr", value)  # of a ClosedJaxpr
             if hasattr(inner, "eqns"):
                 yield from ((path, turns * count) for path, count in _products(inner, scopes))
 
 
 def _adds_bias(equation: JaxprEqn, producers: dict[int, JaxprEqn]) -> bool:
-    """Whether an addition is a product plus a vector, reshaped or not: one more term of the product's sums."""
+    """Whether an addition adds a vector, reshaped or not, to a product: one more term in the product's sums."""
     names, ranks = [], []
     for variable in equation.invars:
         producer = producers.get(id(variable))
@@ -113,9 +110,9 @@ def _adds_bias(equation: JaxprEqn, producers: dict[int, JaxprEqn]) -> bool:
 
 
 def module_scopes(source: str) -> tuple[str, ...]:
-    """The scopes an operation was traced in -> its modules by name, from the model's (left out) or a block's inwards.
+    """An operation's name stack -> the scopes inside the model or block, outermost first; () outside a model.
 
-    "jit(step)/jvp(TNT)/block_1/vmap(inner)/norm1/mul" -> ("inner", "norm1", "mul"). Without a model: ().
+    "jit(step)/jvp(TNT)/block_1/vmap(inner)/norm1/mul" -> ("inner", "norm1", "mul").
     """
     scopes = re.findall(r"[\w.]+", re.sub(r"\w+\(", "", source))  # "vmap(inner)" -> "inner"
     starts = [i for i, scope in enumerate(scopes) if re.fullmatch(r"TNT(\.\w+)?|TNTBlock|block_\d+", scope)]
@@ -123,25 +120,25 @@ def module_scopes(source: str) -> tuple[str, ...]:
 
 
 def _image(model: TNT) -> jax.ShapeDtypeStruct:
-    """-> the shape of one image."""
+    """Returns the shape and type of a batch of one image."""
     return jax.ShapeDtypeStruct((1, *model.config.input_shape), jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Formula:
-    """What the paper's formulas give: no biases, norms, stem, head or class token."""
+    """Counts by the paper's formulas, which leave out biases, norms, stem, head and class token."""
 
     parameters: float
     multiply_adds: float
 
 
 def standard_block(n: int, d: int, r: float = 4.0) -> Formula:
-    """n sentences of width d, MLP ratio r -> a standard block (eq. 14, 15): 12 d d and 2 n d (6 d + n) at r = 4."""
+    """n sentences of width d, MLP ratio r -> a standard block, eq. 14 and 15: 12 d d, 2 n d (6 d + n) at r = 4."""
     return Formula((4 + 2 * r) * d * d, n * d * ((4 + 2 * r) * d + 2 * n))
 
 
 def tnt_block(n: int, d: int, m: int, c: int, r: float = 4.0) -> Formula:
-    """n sentences of width d, each of m words of width c, MLP ratio r -> a TNT block (eq. 16 to 18).
+    """n sentences of width d, each of m words of width c, MLP ratio r -> a TNT block, eq. 16 to 18.
 
     12 c c + m c d + 12 d d parameters; 2 n m c (6 c + m) + n m c d + 2 n d (6 d + n) multiply-adds at r = 4.
     """
@@ -153,17 +150,17 @@ def tnt_block(n: int, d: int, m: int, c: int, r: float = 4.0) -> Formula:
 
 
 def by_formula(model: TNT) -> Formula:
-    """model -> its blocks by the paper's formulas, added up."""
+    """model -> the sum of the paper's formulas over its blocks."""
     parts = formula_parts(model).values()
     return Formula(sum(part.parameters for part in parts), sum(part.multiply_adds for part in parts))
 
 
 def formula_parts(model: TNT) -> dict[str, Formula]:
-    """model -> what the paper's formulas say of each part that they speak of, all its blocks together.
+    """model -> the paper's formulas for each part that they cover, summed over all blocks.
 
-    Of a standard block's 12 d d parameters and 2 n d (6 d + n) multiply-adds (eq. 14, 15) attention has 4 d d and
-    2 n d (2 d + n), the MLP the rest; inner blocks likewise, with m and c, for each of the n sentences. The projection
-    has m c d and n m c d (eq. 16 to 18).
+    Of a standard block's 12 d d parameters and 2 n d (6 d + n) multiply-adds (eq. 14, 15), attention has 4 d d and
+    2 n d (2 d + n), and the MLP has the rest. An inner block has the same in m and c, with its multiply-adds for each
+    of the n sentences. The projection has m c d and n m c d (eq. 16 to 18).
     """
     config = model.config
     n, d, r = config.grid[0] * config.grid[1], config.outer_dim, config.mlp_ratio
@@ -182,9 +179,9 @@ def formula_parts(model: TNT) -> dict[str, Formula]:
 
 
 def inner_path_ratio(model: TNT) -> Formula:
-    """model -> its TNT block over the standard block of the same n and d, by formula: parameters and multiply-adds.
+    """model -> the ratio of its TNT block to a standard block of the same n and d, by formula.
 
-    TNT-S: 1.08 and 1.14 (section 3.3 of the paper).
+    TNT-S: 1.08 in parameters and 1.14 in multiply-adds (section 3.3 of the paper).
     """
     config = model.config
     n, d, r = config.grid[0] * config.grid[1], config.outer_dim, config.mlp_ratio
@@ -193,9 +190,9 @@ def inner_path_ratio(model: TNT) -> Formula:
 
 
 def frozen_outer_tokens(model: TNT) -> int:
-    """model -> N * D: the frozen zeros `outer_tokens` that the official code of TNT keeps, never uses, and counts.
+    """model -> N * D, the size of `outer_tokens`: frozen zeros that the official TNT code never uses but counts.
 
-    They are why the paper gives 65.6 M parameters for TNT-B, which has 65.43 M trainable ones. DeiT: 0.
+    They are why the paper gives TNT-B 65.6 M parameters, of which 65.43 M are trainable. DeiT: 0.
     """
     if not model.config.inner_blocks:
         return 0

@@ -1,4 +1,4 @@
-"""From pixels to words and sentences: the two stems, and the position encodings at any image size."""
+"""The stems, which turn pixels into words and sentences, and fixed position encodings for any image size."""
 
 import flax.linen as nn
 import jax
@@ -12,9 +12,9 @@ from tnt_jax.models.patches import KERNEL_SIZE, convolve, cut_into_cells, grid_o
 
 
 class WordEmbedding(nn.Module):
-    """images [B, H, W, F] -> words [B * N, M, C]: a 7 x 7 convolution inside each patch on its own (eq. 5).
+    """images [B, H, W, F] -> words [B * N, M, C]: a 7 x 7 convolution of each patch on its own (eq. 5).
 
-    With `legacy` it runs over the whole image before that is cut, as in the older published weights.
+    With `legacy` the whole image is convolved before it is cut into patches, as in the older published weights.
     """
 
     config: Config
@@ -71,8 +71,8 @@ class PatchEmbedding(nn.Module):
 def sincos_positions(grid: tuple[int, int], width: int) -> jax.Array:
     """(rows, columns) of sentences, D -> fixed encodings [1 + N, D] float32, zero for the class token.
 
-    Quarters of a row: sine and cosine of the column, sine and cosine of the row, times D / 4 frequencies from 1 down to
-    1 / 10,000 (big_vision's; Beyer et al. 2022, arXiv 2205.01580).
+    The quarters of an encoding are the sine and cosine of the sentence's column, then of its row, at D / 4 frequencies
+    from 1 down to 1 / 10,000 (as in big_vision; Beyer et al. 2022, arXiv 2205.01580).
     """
     frequencies = 10_000.0 ** -np.linspace(0, 1, width // 4)
     rows, columns = (axis.reshape(-1, 1) * frequencies for axis in np.mgrid[: grid[0], : grid[1]])

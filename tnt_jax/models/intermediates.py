@@ -1,4 +1,4 @@
-"""What a model has inside, by timm's names: forward_features and forward_intermediates."""
+"""Intermediate features under timm's names: forward_features and forward_intermediates."""
 
 import dataclasses
 import numbers
@@ -14,9 +14,9 @@ from tnt_jax.models.tnt import TNT
 
 
 def forward_features(model: TNT, variables: VariableDict, images: jax.Array) -> jax.Array:
-    """Normalised images [B, H, W, C] -> [B, 1 + N, D], the tokens that are pooled: after the last block and norm.
+    """Normalised images [B, H, W, C] -> [B, 1 + N, D]: the tokens before pooling, after the last block and norm.
 
-    The class token is first. As timm's method of this name.
+    The class token is first. Like timm's method of this name.
     """
     return forward_intermediates(model, variables, images, indices=1, norm=True, maps=False, class_token=True)[0]
 
@@ -31,19 +31,19 @@ def forward_intermediates(
     maps: bool = True,
     class_token: bool = False,
 ) -> list[jax.Array]:
-    """Normalised images [B, H, W, C] -> after each of these blocks the sentences as a map [B, h, w, D].
+    """Normalised images [B, H, W, C] -> the sentences after each of the chosen blocks, as maps [B, h, w, D].
 
-    Blocks behind the last of them are not computed (timm's stop_early). As timm's method of this name, which gives
-    [B, D, h, w].
+    Blocks after the last chosen one are not computed (timm's stop_early). Like timm's method of this name, which
+    returns [B, D, h, w].
 
     Args:
-      indices: which blocks, from 0 as in timm, negative ones from the end; a number: the last so many; None: all.
-      norm: whether the model's last norm is applied to each.
-      maps: False: tokens [B, N, D] in place of maps.
-      class_token: whether it is there too, first; tokens alone can hold it.
+      indices: blocks, from 0 as in timm; negative ones count from the end. A number n means the last n, None all.
+      norm: whether to apply the model's final norm to each.
+      maps: False returns tokens [B, N, D] instead of maps.
+      class_token: whether to include the class token, first; only with maps=False.
 
     Raises:
-      ValueError: an index that no block has, or a map with a class token.
+      ValueError: an index out of range, or a map with a class token.
     """
     if maps and class_token:
         raise ValueError("class_token=True: a map has no place for it; ask for tokens, maps=False")
@@ -67,7 +67,7 @@ def forward_intermediates(
 
 
 def _blocks(model: TNT, indices: int | Sequence[int] | None) -> list[int]:
-    """forward_intermediates' indices -> numbers of blocks, from 0, in the order asked for."""
+    """forward_intermediates' indices -> block numbers from 0, in the given order."""
     depth = model.depth
     if indices is None:
         indices = range(depth)

@@ -1,6 +1,6 @@
-"""The layers of the inner and the outer transformer, each by its definition, and `Ops`, which says what computes them.
+"""Reference layers of the inner and outer transformers, and `Ops`, which selects what computes them.
 
-models/fast has other ways to compute the same functions of the same parameters.
+models/fast has faster implementations of the same functions with the same parameters.
 """
 
 import dataclasses
@@ -30,46 +30,46 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """x [...] -> [...]: x Phi(x), exact, evaluated in float32."""
+    """x [...] -> [...]: the exact GELU, x Phi(x), evaluated in float32."""
     y = x.astype(jnp.float32)
     return (0.5 * y * (1.0 + jax.lax.erf(y * 0.5**0.5))).astype(x.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-    """What a transformer is made of."""
+    """The layers of one transformer: their constructors, functions and settings."""
 
-    dtype: DTypeLike  # of the arithmetic
+    dtype: DTypeLike  # of the computation
     epsilon: float  # of the norms
     dense_layer: Callable[..., Callable[[jax.Array], jax.Array]] = nn.Dense
     norm_layer: Callable[..., Callable[[jax.Array], jax.Array]] = nn.LayerNorm
     attend: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] = attend
     gelu: Callable[[jax.Array], jax.Array] = gelu
     kernel_init: Initializer = normal_init  # of dense layers
-    layer_scale: float = 0.0  # where LayerScales start; 0: there are none
+    layer_scale: float = 0.0  # initial factor of every LayerScale; 0: no LayerScale
 
     @classmethod
     def of(cls, config: Config, **changes: Any) -> "Layers":
-        """A model's Config, and what is not as defined -> its layers."""
+        """Returns the layers of a model's Config; `changes` replaces fields of the definition."""
         start = {"kernel_init": kernel_init(config.initialization), "layer_scale": config.layer_scale}
         return cls(config.dtype, config.norm_epsilon, **start, **changes)
 
     def dense(self, name: str, features: int, use_bias: bool = True) -> Callable[[jax.Array], jax.Array]:
-        """x [..., F] -> [..., features]; biases start from 0."""
+        """x [..., F] -> [..., features]: a dense layer; biases start at 0."""
         return self.dense_layer(features, use_bias=use_bias, dtype=self.dtype, kernel_init=self.kernel_init, name=name)
 
     def norm(self, name: str) -> Callable[[jax.Array], jax.Array]:
-        """x [..., F] -> [..., F]: a LayerNorm, statistics in float32, scale from 1 and bias from 0."""
-        # The one-pass variance E[x^2] - E[x]^2 loses digits where the mean is large; the two passes fuse anyway.
+        """x [..., F] -> [..., F]: LayerNorm with float32 statistics; scale starts at 1, bias at 0."""
+        # The one-pass variance E[x^2] - E[x]^2 loses precision when the mean is large; two passes are fused anyway.
         return self.norm_layer(epsilon=self.epsilon, dtype=self.dtype, use_fast_variance=False, name=name)
 
     def scale(self, name: str) -> Callable[[jax.Array], jax.Array]:
-        """x [..., F] -> [..., F]: a LayerScale; x as it is where the model has none."""
+        """x [..., F] -> [..., F]: LayerScale, or the identity if the model has none."""
         return LayerScale(self.layer_scale, name=name) if self.layer_scale else lambda x: x
 
 
 class LayerScale(nn.Module):
-    """x [..., F] -> [..., F]: a learned factor for each channel of a residual branch (CaiT, arXiv 2103.17239)."""
+    """x [..., F] -> [..., F]: a learned factor per channel of a residual branch (CaiT, arXiv 2103.17239)."""
 
     start: float
 
@@ -80,7 +80,7 @@ class LayerScale(nn.Module):
 
 
 def over_sentences(block: type[nn.Module]) -> type[nn.Module]:
-    """A block of one sentence -> the same for a leading axis of them, with one set of weights; none sees another."""
+    """A block for one sentence -> the block for a leading axis of independent sentences, which share its weights."""
     split = {"params": False, "dropout": True}
     return nn.vmap(block, variable_axes={"params": None}, split_rngs=split, in_axes=(0, 0, None))
 
@@ -89,16 +89,16 @@ def over_sentences(block: type[nn.Module]) -> type[nn.Module]:
 class Ops:
     """How a model is computed. The defaults are the definitions; models/fast replaces them."""
 
-    inner: Layers  # of words
+    inner: Layers  # on words
     projection: Layers  # from words to sentences
-    outer: Layers  # of sentences
+    outer: Layers  # on sentences
     over_sentences: Callable[[type[nn.Module]], type[nn.Module]] = over_sentences
     convolve_patches: Callable[..., jax.Array] = convolve_patches
     run_blocks: Callable[..., tuple[Any, jax.Array, list[dict[str, jax.Array]]]] | None = None  # None: TNT's own loop
 
     @classmethod
     def definition(cls, config: Config) -> "Ops":
-        """A model's Config -> everything as it is defined."""
+        """Returns the reference ops of a model's Config."""
         layers = Layers.of(config)
         return cls(inner=layers, projection=layers, outer=layers)
 
@@ -106,8 +106,8 @@ class Ops:
 class Attention(nn.Module):
     """x [..., n, F] -> (mixed [..., n, F], weights [..., heads, n, n] float32 or None): self-attention (eq. 2, 3).
 
-    Queries and keys come from one projection and values from another, as in the published weights. The weights are
-    computed only where `return_weights` asks for them.
+    Queries and keys share one projection and values have another, as in the published weights. The weights are
+    computed only with `return_weights`.
     """
 
     num_heads: int
@@ -120,7 +120,7 @@ class Attention(nn.Module):
         features = x.shape[-1]
         both = self.layers.dense("query_key", 2 * features, self.qkv_bias)(x)
         value = self.layers.dense("value", features, self.qkv_bias)(x)
-        # Cut along the channels before the heads get their axis: an axis of 2 costs a TPU a tenth of an outer block.
+        # Split the channels before adding the head axis: an axis of size 2 costs a TPU a tenth of an outer block.
         heads = (*x.shape[:-1], self.num_heads, features // self.num_heads)
         query, key, value = (part.reshape(heads) for part in (*jnp.split(both, 2, axis=-1), value))
         mixed = self.layers.attend(query, key, value).reshape(x.shape)
@@ -129,7 +129,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """x [..., F] -> [..., F]: two dense layers with a GELU between, `ratio` times as wide in the middle (eq. 4)."""
+    """x [..., F] -> [..., F]: dense, GELU, dense, with a hidden width of `ratio` * F (eq. 4)."""
 
     ratio: float
     layers: Layers
@@ -142,9 +142,9 @@ class MLP(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """x [B, n, D] -> [B, n, D]: x + gate * x, a tanh gate that sees each channel's mean over the tokens (Table 12).
+    """x [B, n, D] -> [B, n, D]: x + gate * x, with a gate computed from each channel's mean over the tokens (Table 12).
 
-    The gate is norm, dense to D / 4, ReLU, dense to D, tanh: the published TNT + SE (24.7 M parameters for TNT-S).
+    The gate is norm, dense to D / 4, ReLU, dense to D, tanh, as in the published TNT + SE (TNT-S: 24.7 M parameters).
     """
 
     layers: Layers

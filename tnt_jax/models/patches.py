@@ -1,8 +1,8 @@
-"""Images cut into patches, and the convolution that makes the words of each."""
+"""Cutting images into patches, and the convolution that turns patches into words."""
 
 import jax
 
-KERNEL_SIZE = 7  # of the convolution that makes words
+KERNEL_SIZE = 7  # of the convolution from pixels to words
 PADDING = 3
 
 
@@ -29,9 +29,9 @@ def cut_into_cells(images: jax.Array, patch_size: int, word_size: int) -> jax.Ar
 
 
 def convolve_patches(images: jax.Array, kernel: jax.Array, patch_size: int, word_size: int) -> jax.Array:
-    """images [B, H, W, F], kernel [7, 7, F, C] -> [B * N, M, C]: a convolution inside each patch on its own.
+    """images [B, H, W, F], kernel [7, 7, F, C] -> [B * N, M, C]: a convolution of each patch on its own.
 
-    Words and sentences in row-major order. Zeros surround every patch, so no pixel of one reaches another's words.
+    Words and sentences are in row-major order. Each patch is padded with zeros, so its words see no other patch.
     """
     channels, features = kernel.shape[-2:]
     patches = cut_into_cells(images, patch_size, patch_size).reshape(-1, patch_size, patch_size, channels)

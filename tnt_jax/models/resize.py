@@ -1,4 +1,4 @@
-"""Sentence position encodings for another image size."""
+"""Resizing of sentence position encodings to another image size."""
 
 import jax
 import jax.numpy as jnp
@@ -7,12 +7,12 @@ import jax.numpy as jnp
 def resize_sentence_positions(positions: jax.Array, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> jax.Array:
     """positions [1 + N, D] on old_grid (rows, columns) -> [1 + N', D] on new_grid.
 
-    The sentences are numbered row by row. The class token's encoding, the first row, is kept; the others are resized
-    bicubically with antialiasing, as timm's resample_abs_pos_embed does (Keys' kernel with a = -0.5; the kernel is
-    widened when the grid shrinks). Computed in float32, returned in the given dtype. Equal grids: the very same bits.
-    Differentiable, and fine inside jit: the grids are static.
+    Sentences are in row-major order. The class token's encoding, the first row, is kept; the others are resized
+    bicubically with antialiasing, like timm's resample_abs_pos_embed (Keys' kernel with a = -0.5, widened when the grid
+    shrinks). Computed in float32, returned in the dtype of `positions`. Equal grids return `positions` as they are.
+    Differentiable, and works inside jit: the grids are static.
 
-    Raises ValueError when positions do not lie on old_grid or a side is not positive.
+    Raises ValueError if `positions` do not lie on old_grid or a side is not positive.
     """
     for name, grid in (("old_grid", old_grid), ("new_grid", new_grid)):
         if len(grid) != 2 or min(grid) < 1:

@@ -1,7 +1,7 @@
 """Transformer in Transformer (Han et al., NeurIPS 2021, arXiv 2103.00112); a TNT without inner blocks is a DeiT.
 
-B images of N patches ("visual sentences", width D), each of M sub-patches ("visual words", width C). This file is the
-definition. `ops` says how it is computed: as it stands here, or by models/fast from the same parameters.
+B images have N patches each ("visual sentences", width D), and a patch has M sub-patches ("visual words", width C).
+This file defines the model. `ops` computes it as written here, or by models/fast with the same parameters.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from tnt_jax.models.stochastic_depth import BRANCHES, DropMasks, drop_path, stoc
 
 
 class InnerBlock(nn.Module):
-    """words Y [M, C] of ONE sentence -> (words, attention [heads, M, M] or None). Eq. 6, 7.
+    """Inner block, eq. 6 and 7: words Y [M, C] of ONE sentence -> (words, attention [heads, M, M] or None).
 
     Y' = Y + MSA(LN(Y)), Y'' = Y' + MLP(LN(Y')).
     """
@@ -41,9 +41,9 @@ class InnerBlock(nn.Module):
 
 
 class Projection(nn.Module):
-    """words Y [B * N, M, C] -> [B, N, D], what they add to their sentences: LN(FC(LN(Vec(Y)))). Equation 8.
+    """Projection of words to sentences, eq. 8: words Y [B * N, M, C] -> [B, N, D], to be added to the sentences.
 
-    With `legacy`, FC(Vec(LN(Y))), the norm over each word and FC with a bias.
+    LN(FC(LN(Vec(Y)))), with no bias in FC. With `legacy`, FC(Vec(LN(Y))), with LN over each word and a bias in FC.
     """
 
     config: Config
@@ -60,7 +60,10 @@ class Projection(nn.Module):
 
 
 class OuterBlock(nn.Module):
-    """sentences Z [B, 1 + N, D] -> (Z, attention or None): Z' = Z + MSA(LN(Z)), Z = Z' + MLP(LN(Z')). Eq. 9, 10."""
+    """Outer block, eq. 9 and 10: sentences Z [B, 1 + N, D] -> (sentences, attention [B, heads, 1 + N, 1 + N] or None).
+
+    Z' = Z + MSA(LN(Z)), Z'' = Z' + MLP(LN(Z')).
+    """
 
     config: Config
     ops: Ops
@@ -78,9 +81,10 @@ class OuterBlock(nn.Module):
 
 
 class TNTBlock(nn.Module):
-    """(words [B * N, M, C], sentences [B, 1 + N, D]) -> (words, sentences, the requested features). Eq. 6 to 10.
+    """TNT block, eq. 6 to 10: words [B * N, M, C], sentences [B, 1 + N, D] -> (words, sentences, requested features).
 
-    Words attend inside their sentence and are added to it; then sentences attend. Without words it is DeiT's block.
+    The words of each sentence attend to each other and are projected and added to it; then the sentences attend to each
+    other. Without the inner block (`has_inner` False) it is a DeiT block.
     """
 
     config: Config
@@ -105,7 +109,7 @@ class TNTBlock(nn.Module):
 
 
 def pool(sentences: jax.Array, pooling: str) -> jax.Array:
-    """sentences [B, 1 + N, D], after the last norm -> [B, D] float32: the class token, or the mean of the others."""
+    """sentences [B, 1 + N, D] after the final norm -> [B, D] float32: the class token, or the mean of the others."""
     return sentences[:, 0].astype(jnp.float32) if pooling == "class_token" else sentences[:, 1:].mean(1, jnp.float32)
 
 
@@ -113,10 +117,10 @@ class TNT(nn.Module):
     """Normalised images [B, H, W, in_channels] float32 -> logits [B, num_classes] float32. See `create_model`."""
 
     config: Config
-    ops: Callable[[Config], Ops] = Ops.definition  # parameters are made by the definition, whatever this is
+    ops: Callable[[Config], Ops] = Ops.definition  # for apply; init always uses the definition
 
     def __getattr__(self, name: str) -> Any:
-        """The config's sizes are the model's: model.outer_dim."""
+        """Makes the config's fields and properties attributes of the model, such as model.outer_dim."""
         return getattr(self.config, name) if hasattr(Config, name) else super().__getattr__(name)
 
     @nn.compact
@@ -125,11 +129,14 @@ class TNT(nn.Module):
     ) -> jax.Array | tuple[jax.Array, dict[str, list[jax.Array]]]:
         """images [B, H, W, in_channels] -> logits, or (logits, features).
 
-        At another size than image_size learned sentence positions are resized. `train` draws stochastic depth and the
-        head's dropout from the "dropout" stream; nothing else differs. `return_features` is True for sentences and
-        words, or names among "sentences" (after each block [B, 1 + N, D], class token first), "words" (after each TNT
-        block [B, N, M, C]), "outer_attention" (each block's [B, heads, 1 + N, 1 + N], rows are queries) and
-        "inner_attention" (each TNT block's [B, N, heads, M, M]).
+        Args:
+          images: of any size that the patch size divides; learned sentence positions are resized to it.
+          train: applies stochastic depth and the head's dropout, both from the "dropout" stream; nothing else differs.
+          return_features: True for sentences and words, or any of the following names, each a list over blocks:
+            "sentences": after each block, [B, 1 + N, D], class token first.
+            "words": after each TNT block, [B, N, M, C].
+            "outer_attention": of each block, [B, heads, 1 + N, 1 + N]; rows are queries.
+            "inner_attention": of each TNT block, [B, N, heads, M, M]; rows are queries.
         """
         config, requested, keys = self.config, check_features(return_features), None
         ops = Ops.definition(config) if self.is_initializing() else self.ops(config)
@@ -156,7 +163,7 @@ class TNT(nn.Module):
         return outputs, {name: [found[name] for found in features if name in found] for name in requested}
 
     def embed(self, images: jax.Array, ops: Ops) -> tuple[jax.Array | None, jax.Array]:
-        """images -> words Y_0 [B * N, M, C] (DeiT: None), sentences [B, 1 + N, D], with positions: eq. 5, 12, 13."""
+        """images -> Y_0 [B * N, M, C] (None for DeiT) and Z_0 [B, 1 + N, D], both with positions: eq. 5, 12, 13."""
         check_images(images, self.config)
         config, batch, words = self.config, images.shape[0], None
         init = position_init(config.initialization)

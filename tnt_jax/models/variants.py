@@ -1,4 +1,4 @@
-"""The named sizes: TNT of Table 1, its legacy form, and the DeiT baselines."""
+"""The named models: TNT (Table 1), its legacy version, and the DeiT baselines."""
 
 import dataclasses
 import difflib
@@ -11,11 +11,11 @@ from tnt_jax.models.config import Config
 from tnt_jax.models.fast import Backend
 from tnt_jax.models.tnt import TNT
 
-# Settings of a model that say how it is computed, and what Backend calls them.
+# Settings for how a model is computed -> their names in Backend.
 BACKEND = {"inner_implementation": "implementation", "outer_implementation": "outer"} | {
     name: name for name in ("device_kind", "scan", "remat", "remat_policy")
 }
-# Of these settings, the values that need an accelerator.
+# Values of these settings that need an accelerator.
 KERNELS = {"inner_implementation": ("pallas", "cudnn"), "outer_implementation": ("flash",)}
 
 _TNT_S = {"inner_dim": 24, "outer_dim": 384, "inner_num_heads": 4, "outer_num_heads": 6}
@@ -34,19 +34,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def nearest(name: str, names: list[str]) -> str:
-    """A misspelt name and the accepted ones -> the end of an error message that fixes it."""
+    """A misspelt name, the accepted names -> the fix that ends an error message."""
     close = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {close[0]!r}?" if close else f"the names are {', '.join(sorted(names))}"
 
 
 def create_model(name: str, **overrides: Any) -> TNT:
-    """A variant's name, and settings to change -> the module (see models.tnt.TNT for shapes).
+    """Creates a named model, with some settings changed (see models.tnt.TNT for shapes).
 
     Args:
       name: one of VARIANTS, such as "tnt_s_patch16_224".
-      **overrides: num_classes, image_size, tnt_blocks, dtype ("bfloat16" or a type), ... as models.config.Config has
-        them; inner_implementation, outer_implementation, device_kind, scan, remat, remat_policy, as
-        models.fast.Backend has them.
+      **overrides: fields of models.config.Config, such as num_classes, image_size, tnt_blocks or dtype ("bfloat16" or a
+        type); and inner_implementation, outer_implementation, device_kind, scan, remat and remat_policy, for
+        models.fast.Backend.
 
     Raises:
       ValueError: an unknown name or override, or sizes that do not fit together.
@@ -58,14 +58,14 @@ def create_model(name: str, **overrides: Any) -> TNT:
 
 
 def update(model: TNT, **overrides: Any) -> TNT:
-    """A model and settings to change, as create_model takes them -> the model with these."""
+    """Returns the model with some settings changed, as in create_model."""
     config, backend = _settings("the model", overrides)
     model = model.clone(config=dataclasses.replace(model.config, **config))
     return fast.replace(model, **backend) if backend else model
 
 
 def _settings(name: str, overrides: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A model's name and settings -> attributes of Config and of Backend."""
+    """A model's name (for messages) and settings -> fields of Config, fields of Backend."""
     known = [field.name for field in dataclasses.fields(Config)]
     for key in overrides:
         if key not in known and key not in BACKEND:

@@ -1,4 +1,4 @@
-"""Published PyTorch weights and this project's runs <-> parameters: names, layouts, and a check of every one."""
+"""Loads and saves weights, published PyTorch files and this project's runs, and checks every name and shape."""
 
 from tnt_jax.pretrained.load import load_model, load_pretrained, save_pretrained
 

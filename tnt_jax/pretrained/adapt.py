@@ -1,4 +1,4 @@
-"""A source's arrays where the model has another image size or number of channels than they were trained with."""
+"""Adapts a source's arrays to a model with another image size or number of channels than in training."""
 
 import math
 
@@ -14,16 +14,16 @@ STEMS = (("word_embedding", "kernel"), ("patch_embedding", "kernel"))
 
 
 def without_outer_tokens(weights: Weights) -> dict[str, np.ndarray]:
-    """The arrays without the official files' `outer_tokens` [1, N, D], which never took part: frozen at zero.
+    """Removes the official files' `outer_tokens` [1, N, D], which are frozen at zero and never used.
 
     Raises:
-      ValueError: they are not zero, so that the file is not of the code that is known here.
+      ValueError: they are not zero, so the file comes from other code than the published.
     """
     arrays = dict(weights.arrays)
     tokens = arrays.pop("outer_tokens", None)
     if tokens is not None and np.any(tokens):
         raise ValueError(
-            f"{weights.source}: outer_tokens should be zero (the published code never uses them) and reach "
+            f"{weights.source}: outer_tokens should be zero (the published code never uses them) but reach "
             f"{np.abs(tokens).max():.3g}; these weights belong to another model"
         )
     return arrays
@@ -32,9 +32,9 @@ def without_outer_tokens(weights: Weights) -> dict[str, np.ndarray]:
 def resize_positions(
     arrays: dict[str, np.ndarray], entries: list[Entry], weights: Weights, grid: tuple[int, int]
 ) -> dict[str, np.ndarray]:
-    """The arrays with the sentence positions on the model's grid, untouched where they are on it already.
+    """Resizes the sentence positions to the model's grid, unless they are on it already.
 
-    Positions that no grid explains stay as they are, and are reported with the other misshapen arrays.
+    Positions that match no grid stay unchanged, and are reported later with the other misshapen arrays.
     """
     entry = next((entry for entry in entries if entry.path == ("sentence_position",)), None)
     positions = arrays.get(entry.name) if entry else None
@@ -50,7 +50,7 @@ def resize_positions(
     elif side * side == count:
         old = (side, side)
     else:
-        old = grid  # what is no square can only be meant for the model's own grid
+        old = grid  # a count that is not a square can only belong to the model's own grid
     if old == grid or old[0] * old[1] != count or count < 1:
         return arrays
     logging.info("Resizing the sentence positions of %s from %s to %s", weights.source, old, grid)
@@ -59,24 +59,24 @@ def resize_positions(
 
 
 def _with_class_position(positions: np.ndarray, weights: Weights) -> np.ndarray:
-    """DeiT III's positions [1, N, D], none for the class token -> [1, 1 + N, D]: zeros for it are the same function.
+    """DeiT III's positions [1, N, D], none for the class token -> [1, 1 + N, D]: zeros for it give the same function.
 
-    A square number of rows alone could be a grid of 6 x 8 with the class token; DeiT III has LayerScale as well.
+    A square number of rows alone could also be a 6 x 8 grid with the class token, so LayerScale must be present too.
     """
     rows, scaled = positions.shape[-2], any(name.endswith("ls1.gamma") for name in weights.arrays)
     if not scaled or weights.grid is not None or rows < 2 or math.isqrt(rows) ** 2 != rows:
         return positions
-    logging.info("%s has no position for the class token, as DeiT III: it gets zeros", weights.source)
+    logging.info("%s has no position for the class token, like DeiT III: it is set to zeros", weights.source)
     return np.concatenate([np.zeros_like(positions[:, :1]), positions], axis=1)
 
 
 def adapt_channels(
     arrays: dict[str, np.ndarray], entries: list[Entry], weights: Weights, channels: int
 ) -> dict[str, np.ndarray]:
-    """The arrays with the stem's kernel for images of another number of channels than its three.
+    """Adapts a three-channel stem kernel to images with another number of channels.
 
-    timm's rule (timm.models.adapt_input_conv): one channel takes the sum of the three kernels; more take them in turns,
-    times 3 / channels, so that the words' magnitudes stay. A stem of another number is never changed.
+    timm's rule (timm.models.adapt_input_conv): one channel gets the sum of the three kernels; other numbers repeat them
+    in turn, times 3 / channels, to keep the words' magnitudes. A stem of another number is never changed.
     """
     entry = next(entry for entry in entries if entry.path in STEMS)
     array = arrays.get(entry.name)
@@ -90,5 +90,5 @@ def adapt_channels(
     else:
         words = f"repeated for {channels} channels and scaled by {COLOURS} / {channels}"
         kernel = kernel[:, :, np.arange(channels) % COLOURS] * np.float32(COLOURS / channels)
-    logging.warning("The stem of %s, of three channels, is %s", weights.source, words)
+    logging.warning("The three-channel stem of %s is %s", weights.source, words)
     return arrays | {entry.name: to_file(kernel, entry.path, weights.scheme)}

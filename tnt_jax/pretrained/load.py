@@ -1,4 +1,4 @@
-"""load_pretrained, load_model and save_pretrained: weights in and out, with every name accounted for."""
+"""Loads and saves weights with every name accounted for: load_pretrained, load_model and save_pretrained."""
 
 import dataclasses
 import json
@@ -32,7 +32,7 @@ from tnt_jax.pretrained.sources import (
 from tnt_jax.pretrained.workdir import is_folder, read_workdir
 from tnt_jax.workdir import user_path, write_atomically
 
-NUM_IMAGENET_CLASSES = 1000  # of weights without a head
+NUM_IMAGENET_CLASSES = 1000  # for weights without a head
 
 
 def load_pretrained(
@@ -43,28 +43,27 @@ def load_pretrained(
     new_head: bool = False,
     weights: str = BEST,
 ) -> VariableDict:
-    """Published weights or a run's -> variables {"params": ...} of `model`, float32.
+    """Published weights, or those of a run -> variables {"params": ...} of `model`, float32.
 
     Args:
-      source: a .safetensors file; a PyTorch file (.pth, .pth.tar, .pt, .bin, .ckpt; needs PyTorch, which loads weights
-        alone and runs no code); hf-hub:OWNER/NAME[@REVISION]; or a workdir of this project, for its newest checkpoint
-        (WORKDIR/checkpoints/STEP for another). Published files have timm's names, the official release's or, for
-        DeiT, timm's VisionTransformer's. They do not tell the numbers of heads: these are the model's.
-      model: what the weights are for; None with a workdir, which knows its own.
-      image_size: pixels, a side or (H, W), the model is made for; None: model.image_size. Where that
-        is not the size that the weights were trained at, the sentence positions, and nothing else, are resized
-        (models/resize.py). A file that does not say so is taken to be trained on squares.
-        Where the model has another number of channels than three, a stem of three is adapted (timm's rule): summed for
-        one channel, else repeated and scaled.
-      new_head: True: the source's head is left alone and the model's starts anew, the same in each call.
+      source: a .safetensors file; a PyTorch file (.pth, .pth.tar, .pt, .bin, .ckpt; needs PyTorch, which loads only
+        weights and runs no code); hf-hub:OWNER/NAME[@REVISION]; or a workdir of this project, for its newest checkpoint
+        (WORKDIR/checkpoints/STEP for another). Published files use the names of timm, of the official release or, for
+        DeiT, of timm's VisionTransformer. They do not record the numbers of heads: these are the model's.
+      model: the model that the weights are for; None with a workdir, which has its own.
+      image_size: the model's image size in pixels, a side or (H, W); None: model.image_size. If the weights were
+        trained at another size, the sentence positions, and nothing else, are resized (models/resize.py). A file that
+        does not record the size is assumed to be trained on squares. If the model does not have three channels, a
+        three-channel stem is adapted (timm's rule): summed for one channel, else repeated and scaled.
+      new_head: if True, ignores the source's head and initialises the model's, the same in each call.
       weights: "best": of a run's two sets the one that its last evaluation found better, of a file's the averaged one
         (timm's choice); "raw" or "averaged": that set.
 
     Raises:
       FileNotFoundError: there is no such file or folder.
-      ValueError: the source cannot be read or has no such set, or it and the model differ: one error with every
-        missing, unused and misshapen name, and how the model would have to be made. With num_classes=0 the source's
-        head is not needed and not an error.
+      ValueError: the source cannot be read or has no such set, or does not fit the model: one error with every
+        missing, unused and misshapen name, and how to make a model that fits. With num_classes=0 the source's head is
+        ignored.
     """
     own_model, found = read_source(source, weights)
     model = own_model if model is None else model
@@ -90,17 +89,17 @@ def load_model(source: str | FilePath, *, weights: str = BEST) -> tuple[TNT, Var
 
 
 def read_source(source: str | FilePath, weights: str = BEST) -> tuple[TNT | None, Weights]:
-    """Any source -> (its own model, which a workdir alone knows; the set of weights that `weights` asks for).
+    """Any source -> (its own model, None unless it is a workdir; the set of weights that `weights` selects).
 
-    The one place that decides between raw and averaged weights. Arguments and errors as in load_pretrained.
+    The only place that decides between raw and averaged weights. Arguments and errors as in load_pretrained.
     """
     return read_workdir(source, weights) if is_folder(source) else (None, read_weights(source, weights))
 
 
 def read_published(source: str, weights: str = BEST) -> tuple[str, TNT, Weights]:
-    """NAME:WEIGHTS or a hub's address -> (the model's name, the model, the weights).
+    """NAME:WEIGHTS or a hub address -> (the model's name, the model, the weights).
 
-    The model has the weights' classes, and LayerScale where they have it, as DeiT III's.
+    The model has as many classes as the weights, and LayerScale if they have it, like DeiT III.
     """
     name, path = split_source(source)
     found = read_weights(path, weights)
@@ -108,12 +107,12 @@ def read_published(source: str, weights: str = BEST) -> tuple[str, TNT, Weights]
     settings = {"num_classes": shown.get("num_classes", NUM_IMAGENET_CLASSES)}
     if shown.get("layer_scale"):
         settings["layer_scale"] = shown["layer_scale"]
-        logging.warning("%s has LayerScale: %s is made with it", found.source, name)
+        logging.warning("%s has LayerScale: %s is created with it", found.source, name)
     return name, create_model(name, **settings), found
 
 
 def split_source(source: str) -> tuple[str, str]:
-    """NAME:WEIGHTS or a hub's address -> (the model's name, the weights). Raises ValueError with the accepted forms."""
+    """NAME:WEIGHTS or a hub address -> (the model's name, the weights). Raises ValueError with the accepted forms."""
     name, colon, weights = source.partition(":")
     if colon and name in VARIANTS and weights:
         return name, weights
@@ -131,11 +130,11 @@ def split_source(source: str) -> tuple[str, str]:
 
 
 def save_pretrained(path: str | FilePath, model: TNT, variables: VariableDict, *, note: str = "") -> None:
-    """variables of `model` -> a .safetensors file with timm's names and layouts, TNT's or VisionTransformer's.
+    """Writes the variables of `model` to a .safetensors file with the names and layouts of timm's TNT or VisionTransformer.
 
     timm reads it for the model of the same name. What timm's TNT cannot express (blocks without an inner path,
-    squeeze-and-excitation, positions turned off or fixed) is written under the same names. load_pretrained gives back
-    the same bits. note: which weights these are, in words, kept in the file's metadata.
+    squeeze-and-excitation, positions turned off or fixed) is written under the same names. load_pretrained restores
+    the same bits. note: a description of these weights for the file's metadata.
 
     Raises:
       ValueError: the ending is not .safetensors, the variables are not this model's, or it is a TNT with LayerScale,
@@ -163,14 +162,14 @@ def save_pretrained(path: str | FilePath, model: TNT, variables: VariableDict, *
 
 
 def fit(weights: Weights, model: TNT, new_head: bool = False, flag: str = "new_head=True") -> Params:
-    """Weights -> the model's parameter tree, or one ValueError about all that does not fit (see load_pretrained).
+    """Weights -> the model's parameter tree. Raises one ValueError with all that does not fit (see load_pretrained).
 
-    `flag` is how whoever asks says `new_head`, for the message.
+    flag: how the caller spells `new_head`, for the message.
     """
     shapes = parameter_shapes(model)
     check_kind(weights, model)
     sizes = dict(weights.sizes or {})
-    if new_head:  # it may read something else
+    if new_head:  # a new head may use another pooling
         sizes.pop("pooling", None)
     check_sizes(sizes, model, weights.source)
     arrays = without_outer_tokens(weights)
@@ -179,7 +178,7 @@ def fit(weights: Weights, model: TNT, new_head: bool = False, flag: str = "new_h
     if new_head or not model.num_classes:
         left = [name for name in arrays if name in _head_names(weights.scheme)]
         arrays = {name: array for name, array in arrays.items() if name not in left}
-        logging.info("Leaving %s of %s", left, weights.source)
+        logging.info("Ignoring %s of %s", left, weights.source)
         fresh = _new_head(model)
         entries = [entry for entry in entries if entry.path not in fresh]
     arrays = adapt_channels(arrays, entries, weights, model.in_channels)
@@ -196,7 +195,7 @@ def _head_names(scheme: str) -> set[str]:
 
 
 def _new_head(model: TNT) -> dict[tuple[str, ...], jax.Array]:
-    """-> the head's parameters by path, as the definition makes them; the same in each call. None: {}."""
+    """-> the head's initial parameters by path, the same in each call; {} if the model has no head."""
     images = jnp.zeros((1, *model.input_shape), jnp.float32)
-    make = jax.jit(lambda: model.init(jax.random.key(0), images)["params"].get("head", {}))  # makes nothing else
+    make = jax.jit(lambda: model.init(jax.random.key(0), images)["params"].get("head", {}))  # jit skips everything else
     return {("head", *path): leaf for path, leaf in flax.traverse_util.flatten_dict(make()).items()}

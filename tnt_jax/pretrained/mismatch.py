@@ -1,4 +1,4 @@
-"""Says everything that keeps a source's arrays from fitting a model, and how the model would have to be made."""
+"""Explains every mismatch between a source's arrays and a model, and how to make a model that fits."""
 
 from tnt_jax.models.tnt import TNT
 from tnt_jax.pretrained.names import Entry, Shape, settings_shown_by
@@ -6,24 +6,24 @@ from tnt_jax.pretrained.sources import Weights
 
 
 def check_kind(weights: Weights, model: TNT) -> None:
-    """Raises ValueError for TNT's weights and a DeiT or the other way round, where not a name would match."""
+    """Raises ValueError for TNT weights and a DeiT, or the other way round, where no name would match."""
     is_deit = not model.inner_blocks
     if weights.scheme == "vit" and not is_deit:
         raise ValueError(
-            f"{weights.source} holds a DeiT (a vision transformer without words) and the model is a TNT; "
-            "make the model with create_model('deit_small_patch16_224') or its sisters, or with tnt_blocks=()"
+            f"{weights.source} holds a DeiT (a vision transformer without words), but the model is a TNT; "
+            "make the model with create_model('deit_small_patch16_224') or another DeiT, or with tnt_blocks=()"
         )
     if weights.scheme in ("timm", "official") and is_deit:
         raise ValueError(
-            f"{weights.source} holds a TNT and the model is a DeiT, without any TNT block; "
-            "make the model with create_model('tnt_s_patch16_224') or its sisters"
+            f"{weights.source} holds a TNT, but the model is a DeiT, without any TNT block; "
+            "make the model with create_model('tnt_s_patch16_224') or another TNT"
         )
 
 
 def explain(weights: Weights, entries: list[Entry], new_head: str = "new_head=True") -> str:
-    """Weights and what the model needs of them -> "" when every name and shape fits, else the message.
+    """Weights and the entries that the model needs -> "" if every name and shape fits, else the message.
 
-    `new_head` is how whoever reads the message would ask for a new head.
+    new_head: the option with which the reader of the message requests a new head.
     """
     expected = {entry.name: entry.file_shape for entry in entries}
     found = {name: tuple(array.shape) for name, array in weights.arrays.items()}
@@ -44,7 +44,7 @@ def explain(weights: Weights, entries: list[Entry], new_head: str = "new_head=Tr
 
 
 def _fix(found: dict[str, Shape], expected: dict[str, Shape], scheme: str, new_head: str) -> list[str]:
-    """Shapes by name in the source and in the model -> what to change."""
+    """Shapes by name in the source and in the model -> lines that tell what to change."""
     there, here = settings_shown_by(found, scheme), settings_shown_by(expected, scheme)
     different = {key: value for key, value in there.items() if key in here and here[key] != value}
     lines = []

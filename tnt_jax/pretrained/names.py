@@ -1,6 +1,6 @@
-"""What published files call the parameters, and how they lay them out.
+"""Parameter names and array layouts of published files.
 
-Three naming schemes of PyTorch files and our own:
+Three naming schemes of PyTorch files and this project's own:
   timm      timm's TNT: pixel_embed, patch_pos, blocks.0.attn_in, ...
   official  the authors' release: patch_embed, outer_pos, blocks.0.inner_attn, ...
   vit       timm's VisionTransformer, which DeiT's release shares: pos_embed, blocks.0.attn.qkv, ...
@@ -8,7 +8,7 @@ Three naming schemes of PyTorch files and our own:
 
 Layouts: PyTorch keeps a dense layer as [out, in] (here [in, out]), a convolution as [out, in, h, w] (here
 [h, w, in, out]), and gives tokens and position encodings a leading axis of one. timm's word positions are
-[1, C, h, w], the official ones [1, M, C]; here [M, C]. Only transposes and reshapes: every bit survives.
+[1, C, h, w], the official ones [1, M, C]; here [M, C]. Only transposes and reshapes: the conversion is bit-exact.
 """
 
 import dataclasses
@@ -77,7 +77,7 @@ _BLOCK = {
         "outer/layer_scale2": "ls2",
     },
 }
-# The official release alone has squeeze-and-excitation; the other schemes borrow its names.
+# Only the official release has squeeze-and-excitation; the other schemes borrow its names.
 _SQUEEZE = {
     "outer/squeeze_excitation/norm": "se_layer.fc.0",
     "outer/squeeze_excitation/dense1": "se_layer.fc.1",
@@ -87,9 +87,9 @@ _INSIDE = {
     "attention": {"query_key": "qk", "value": "v", "output": "proj"},
     "mlp": {"dense1": "fc1", "dense2": "fc2"},
 }
-_LEAVES = {"bias": "bias", "gamma": "gamma"}  # parameters that are called alike; all others are a file's "weight"
+_LEAVES = {"bias": "bias", "gamma": "gamma"}  # same name in both; all others are "weight" in a file
 _TOKENS = ("class_token", "sentence_position", "word_position")
-# Setting of create_model (or a number of it), the parameter whose shape shows it, and on which axis.
+# Setting of create_model (or a count derived from it), the parameter whose shape shows it, and the axis.
 _READ_OFF = (
     ("num_classes", "head/kernel", 1),
     ("outer_dim", "class_token", 0),
@@ -119,7 +119,7 @@ _MODULES = {scheme: _modules(scheme) for scheme in SCHEMES if scheme != "own"}
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One of our parameters and the array of the file that holds it: `path` and `shape` ours, `name` the file's."""
+    """A parameter and the file's array that holds it: `path` and `shape` are ours, `name` is the file's."""
 
     path: Path
     shape: Shape
@@ -175,7 +175,7 @@ def from_file(array: np.ndarray, path: Path, scheme: str) -> np.ndarray:
 
 
 def our_shape(path: Path, shape: Shape, scheme: str) -> Shape:
-    """The shape of a file's array, right or wrong for any model -> as our layout would have it."""
+    """The shape of a file's array -> the shape in our layout, whether or not it fits any model."""
     if scheme == "own":
         return shape
     if path[-1] in _TOKENS:
@@ -196,7 +196,7 @@ def file_name(path: Path, scheme: str) -> str:
     if path[-1] == "gamma" and scheme != "vit":
         raise ValueError(
             f"published TNT models have no LayerScale, and no name for {'/'.join(path)}: make the model with "
-            "layer_scale=0. The weights of one that has it are kept in a workdir."
+            "layer_scale=0. Weights with LayerScale can only stay in a workdir."
         )
     if module not in _MODULES[scheme] or path[-1] not in (*_TOKENS, "bias", _weight(path)):
         raise ValueError(
@@ -231,13 +231,13 @@ def our_path(name: str, scheme: str) -> Path | None:
 
 
 def _weight(path: Path) -> str:
-    """Our path of a parameter -> what its module calls its weight: norms scale, LayerScales gamma, all else kernel."""
+    """Our path of a parameter -> the name of its weight: scale in norms, gamma in LayerScales, else kernel."""
     module = path[-2] if len(path) > 1 else ""
     return "scale" if module.startswith("norm") else "gamma" if module.startswith("layer_scale") else "kernel"
 
 
 def detect_scheme(names: set[str]) -> str | None:
-    """The names in a file -> "timm", "official" or "vit", whose marks do not overlap; None when there is none."""
+    """The names in a file -> "timm", "official" or "vit", by names unique to each, or None."""
     marks = {
         "official": ("outer_pos", "inner_pos", ".outer_attn."),
         "timm": ("patch_pos", "pixel_pos", ".attn_out."),
@@ -250,12 +250,12 @@ def detect_scheme(names: set[str]) -> str | None:
 
 
 def entries_for(shapes: dict[Path, Shape], scheme: str) -> list[Entry]:
-    """The shapes of our parameters by path -> where each lies in a file of that scheme."""
+    """The shapes of our parameters by path -> the entry of each in a file of that scheme."""
     return [Entry(path, shape, file_name(path, scheme), scheme) for path, shape in shapes.items()]
 
 
 def to_arrays(params: dict[Path, np.ndarray], scheme: str) -> dict[str, np.ndarray]:
-    """Our parameters by path -> the file's arrays by name, contiguous, query, key and value joined where fused."""
+    """Our parameters by path -> the file's contiguous arrays by name, with query, key and value joined where fused."""
     parts: dict[str, list[tuple[Path, np.ndarray]]] = {}
     for path, array in params.items():
         parts.setdefault(file_name(path, scheme), []).append((path, to_file(array, path, scheme)))
@@ -269,7 +269,7 @@ def to_arrays(params: dict[Path, np.ndarray], scheme: str) -> dict[str, np.ndarr
 def settings_shown_by(shapes: Mapping[str, Shape], scheme: str) -> dict[str, object]:
     """Shapes by the scheme's names -> the create_model settings that they show, and num_sentences and num_words.
 
-    Names that no TNT has are passed over. The numbers of heads and the norms' epsilon leave no trace in any file.
+    Ignores names that no TNT has. No shape shows the numbers of heads and the norms' epsilon.
     """
     paths = {our_path(name, scheme): shape for name, shape in shapes.items()}
     ours = {"/".join(path): our_shape(path, shape, scheme) for path, shape in paths.items() if path is not None}
@@ -278,7 +278,7 @@ def settings_shown_by(shapes: Mapping[str, Shape], scheme: str) -> dict[str, obj
         if name in ours and len(ours[name]) > axis:
             settings[key] = ours[name][axis]
     if "num_sentences" in settings:
-        settings["num_sentences"] -= 1  # the class token's
+        settings["num_sentences"] -= 1  # without the class token
     if "num_words" in settings and settings.get("inner_dim"):
         settings["num_words"] //= settings["inner_dim"]
     indices = sorted({int(found[1]) for name in ours if (found := re.match(r"block_(\d+)/", name))})
@@ -290,7 +290,7 @@ def settings_shown_by(shapes: Mapping[str, Shape], scheme: str) -> dict[str, obj
     settings["word_position"] = "word_position" in ours
     settings["sentence_position"] = "sentence_position" in ours
     settings["qkv_bias"] = any(name.endswith("query_key/bias") for name in ours)
-    settings["layer_scale"] = 1e-5 if any("/layer_scale" in name for name in ours) else 0.0  # any first value serves
+    settings["layer_scale"] = 1e-5 if any("/layer_scale" in name for name in ours) else 0.0  # any initial value will do
     settings["squeeze_excitation"] = any("/squeeze_excitation/" in name for name in ours)
     if inner:
         settings["legacy"] = any(name.endswith("projection/dense/bias") for name in ours)

@@ -1,4 +1,4 @@
-"""The sizes of a model that weights belong to, whether or not a shape shows them."""
+"""The model sizes that weights depend on, including those that no array shape shows."""
 
 import json
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 from tnt_jax.models.tnt import TNT
 
-# What decides which function the same arrays are. Image size and classes are not among them: load.fit adapts these.
+# Settings that change what the same arrays compute. Not image size and classes, which load.fit adapts.
 _OF_ALL = (
     "patch_size",
     "outer_dim",
@@ -25,19 +25,19 @@ _OF_WORDS = ("word_size", "inner_dim", "inner_num_heads", "word_position", "lega
 
 
 def sizes_of(model: TNT) -> dict[str, Any]:
-    """A model -> its sizes as JSON has them, by the names of create_model; tnt_blocks as a list."""
+    """A model -> its sizes as JSON values, by the names of create_model; tnt_blocks as a list."""
     names = _OF_ALL + (_OF_WORDS if model.inner_blocks else ())
     return json.loads(json.dumps({name: getattr(model, name) for name in names} | {"tnt_blocks": model.inner_blocks}))
 
 
 def different_sizes(there: Mapping[str, Any] | None, model: TNT) -> dict[str, tuple[Any, Any]]:
-    """Sizes that come with weights (None: unknown), a model -> {name: (there, the model's)} where both differ."""
+    """Sizes stored with weights (None: unknown), a model -> {name: (stored, the model's)} where they differ."""
     here = sizes_of(model)
     return {name: (there[name], value) for name, value in here.items() if there and there.get(name, value) != value}
 
 
 def check_sizes(there: Mapping[str, Any] | None, model: TNT, source: str) -> None:
-    """Raises ValueError where the weights are of a model with other sizes, also where every shape happens to fit."""
+    """Raises ValueError if the weights belong to a model with other sizes, even if every shape happens to fit."""
     if different := different_sizes(there, model):
         raise ValueError(
             f"{source} is of a model with {_listed(different, 0)}; this one has {_listed(different, 1)}. Make the "

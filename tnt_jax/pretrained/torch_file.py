@@ -1,4 +1,4 @@
-"""Files of torch.save -> named arrays, without running any code of theirs. Needs PyTorch, an optional extra."""
+"""Reads torch.save files as named arrays without running code in them. Needs PyTorch, an optional extra."""
 
 import argparse
 import re
@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-# Where training scripts keep the weights, in the order in which they are looked for: timm's, then others' names.
+# Keys under which training scripts keep the weights, in search order: timm's first, then others'.
 AVERAGED_KEYS = ("state_dict_ema", "model_ema")
 RAW_KEYS = ("state_dict", "model", "model_state_dict", "net")
 
 
 def read_torch(path: Path, choice: str) -> tuple[dict[str, np.ndarray], str, str]:
-    """A file of torch.save -> float32 arrays, the path with the dictionary taken, and "raw", "averaged" or "".
+    """A torch.save file -> float32 arrays, the path with the key that was read, and "raw", "averaged" or "".
 
-    choice: "best" takes averaged weights where there are some. Raises ValueError that names the file, whatever is wrong
-    with it.
+    choice: "best" prefers averaged weights. Raises ValueError with the path, whatever is wrong with the file.
     """
     try:
         import torch
@@ -28,10 +27,10 @@ def read_torch(path: Path, choice: str) -> tuple[dict[str, np.ndarray], str, str
             f"{path} needs PyTorch to be read: pip install torch (the CPU build will do), or give a .safetensors file"
         ) from error
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):  # timm's arguments
-            warnings.simplefilter("ignore")  # of damaged bytes PyTorch warns that they are unusual pickles
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):  # timm saves its arguments so
+            warnings.simplefilter("ignore")  # PyTorch warns of unusual pickles when bytes are damaged
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of damaged files PyTorch makes whatever its unpickler happens to run into
+    except Exception as error:  # a damaged file can raise anything from PyTorch's unpickler
         raise ValueError(_explain(path, error)) from error
     if not isinstance(checkpoint, Mapping):
         raise ValueError(
@@ -44,18 +43,18 @@ def read_torch(path: Path, choice: str) -> tuple[dict[str, np.ndarray], str, str
     others = [name for name, value in state.items() if not (isinstance(name, str) and isinstance(value, torch.Tensor))]
     if others or not state:
         found = f"also {_names(others)}" if others else "nothing"
-        hint = "; its averaged weights were not asked for" if any(name in AVERAGED_KEYS for name in others) else ""
-        raise ValueError(f"{taken} should hold arrays alone and holds {found}{hint}")
+        hint = "; its averaged weights were not requested" if any(name in AVERAGED_KEYS for name in others) else ""
+        raise ValueError(f"{taken} should hold only arrays but holds {found}{hint}")
     return {name: _as_array(tensor, f"{taken}: {name}") for name, tensor in state.items()}, taken, kind
 
 
 def _unwrap(checkpoint: Mapping[str, Any], choice: str) -> tuple[Mapping[str, Any], str, str]:
-    """A training script's checkpoint -> (the weights in it, their key there, which set); ("", "") if it is them."""
+    """A training script's checkpoint -> (its weights, their key, "raw" or "averaged"). Both are "" for plain weights."""
     kinds = {"best": ("averaged", "raw"), "raw": ("raw",), "averaged": ("averaged", "raw")}[choice]
     for kind in kinds:
         for key in AVERAGED_KEYS if kind == "averaged" else RAW_KEYS:
             if isinstance(checkpoint.get(key), Mapping):
-                logging.info("Taking %r of the checkpoint's %s", key, _names(checkpoint))
+                logging.info("Using %r of the checkpoint's %s", key, _names(checkpoint))
                 return checkpoint[key], key, kind
     return checkpoint, "", ""
 
@@ -64,22 +63,22 @@ def _as_array(tensor: Any, where: str) -> np.ndarray:
     """A tensor -> float32. Raises ValueError for what float32 cannot hold, such as complex numbers."""
     try:
         if tensor.is_complex():
-            raise ValueError(f"is of {tensor.dtype}, and weights are real numbers")
+            raise ValueError(f"it is of {tensor.dtype}, but weights are real numbers")
         return tensor.detach().float().numpy()
-    except Exception as error:  # sparse, quantised, packed and other kinds of tensors each have their own
+    except Exception as error:  # sparse, quantised, packed and other tensors each raise their own type
         reason = str(error).partition("\n")[0][:300] or type(error).__name__
         raise ValueError(f"{where} cannot be read as an array of float32: {reason}") from error
 
 
 def _explain(path: Path, error: Exception) -> str:
-    """What torch.load says, in words of ours."""
+    """An error of torch.load -> a message with the cause and the fix."""
     said = str(error)
     foreign = re.search(r"GLOBAL ([\w.]*\w)", said)
     if foreign or "TorchScript" in said:
         what = foreign[1] if foreign else "TorchScript code"
         return (
-            f"{path} holds more than arrays ({what}), and opening that runs code of whoever wrote the file.\n"
-            "Where you trust it, open it in PyTorch with weights_only=False and save its state_dict alone."
+            f"{path} holds more than arrays ({what}), and opening that runs code from the file.\n"
+            "If you trust it, open it in PyTorch with weights_only=False and save only its state_dict."
         )
     reason = said.rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0][:300]
     if "weights_only" in reason:  # PyTorch's advice on how to run the file's code

@@ -1,4 +1,4 @@
-"""From a run's workdir, or one of its checkpoints, to its model and weights."""
+"""Reads the model and the weights of a run from its workdir or one of its checkpoints."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from tnt_jax.workdir import (
 
 
 def is_folder(source: str | Path) -> bool:
-    """Whether a source names a folder that exists, which can only be a workdir or a checkpoint in one."""
+    """Whether a source is an existing folder, which can only be a workdir or a checkpoint in one."""
     if not str(source) or str(source).startswith(HUB_PREFIX):
         return False
     try:
@@ -47,11 +47,11 @@ def split_step(source: str | Path) -> tuple[Path, int | None]:
 def read_workdir(source: str | Path, choice: str = BEST) -> tuple[TNT, Weights]:
     """WORKDIR (its newest checkpoint) or WORKDIR/checkpoints/STEP -> (the run's model, its weights).
 
-    `choice` as in load.load_pretrained: "best" is the set that the run's last evaluation, up to that step, found better
-    (raw weights where there was none).
+    `choice` as in load.load_pretrained: "best" is the set that did better in the run's last evaluation up to that step
+    (raw weights if there was none).
 
     Raises:
-      ValueError: not a workdir, no such checkpoint or set, or a configuration of another version of this project.
+      ValueError: not a workdir, no such checkpoint or set, or a config of another version of this project.
     """
     check_choice(choice)
     model, sets = read_sets(source)
@@ -60,12 +60,12 @@ def read_workdir(source: str | Path, choice: str = BEST) -> tuple[TNT, Weights]:
     if choice != BEST and choice not in sets:
         raise ValueError(f"{folder} has no averaged weights at step {step}: its config.ema_decay is 0. Use weights=raw")
     taken = choice if choice != BEST else _best(folder, step, set(sets))
-    logging.info("Taking %s", sets[taken].source)
+    logging.info("Using %s", sets[taken].source)
     return model, sets[taken]
 
 
 def read_sets(source: str | Path) -> tuple[TNT, dict[str, Weights]]:
-    """As read_workdir, but -> (the run's model, the checkpoint's sets of weights by "raw" and "averaged")."""
+    """Like read_workdir, but -> (the run's model, all sets of weights of the checkpoint by "raw" and "averaged")."""
     folder, step = split_step(source)
     config = read_config(folder)
     if config is None:
@@ -75,7 +75,7 @@ def read_sets(source: str | Path) -> tuple[TNT, dict[str, Weights]]:
         )
     model = _model(config, folder / CONFIG_FILE)
     found, metadata = read_weights(folder, step)
-    # config.json may have been edited since; checkpoints of earlier versions do not say what they are of.
+    # config.json may have been edited since; checkpoints of earlier versions do not record their model.
     trained = _model(metadata, folder / FOLDER / str(metadata["step"])) if "model" in metadata else model
     return model, {
         name: Weights(
@@ -93,14 +93,14 @@ def read_sets(source: str | Path) -> tuple[TNT, dict[str, Weights]]:
 
 
 def _best(folder: Path, step: int, names: set[str]) -> str:
-    """The sets of weights of a checkpoint -> the better one, and says why where there are two."""
+    """The sets of weights of a checkpoint -> the better one; logs why if there are two."""
     if len(names) == 1:
         return next(iter(names))
     evaluation = last_evaluation(folder, step)
     if evaluation is None or not names <= evaluation[1].keys():
         logging.warning(
-            "%s has no evaluation up to step %d that could tell whether raw or averaged weights are better. Taking "
-            "the raw ones; weights=averaged takes the others.",
+            "%s has no evaluation up to step %d that compares raw and averaged weights. Using the raw ones; "
+            "weights=averaged selects the others.",
             folder / METRICS_FILE,
             step,
         )
@@ -118,16 +118,16 @@ def _flat(tree: Any) -> dict[str, np.ndarray]:
 
 
 def _model(config: dict[str, Any], path: Path) -> TNT:
-    """The content of config.json, or a checkpoint's metadata, which has the same "model" -> the run's model."""
+    """config.json, or a checkpoint's metadata, which has the same "model" -> the run's model."""
     group = with_current_keys(config)[0].get("model")
     settings = {key: value for key, value in group.items() if value is not None} if isinstance(group, dict) else {}
     for name, kernels in KERNELS.items():
         if settings.get(name) in kernels:
-            settings[name] = "auto"  # the run had an accelerator; whoever reads its weights may not
+            settings[name] = "auto"  # the run may have had an accelerator that this machine lacks
     if "name" not in settings or "num_classes" not in settings:
         raise ValueError(
-            f"{path} does not say which model it is of: model.name and model.num_classes must be set. Where the folder "
-            "is no run of this project, give the weights file in it"
+            f"{path} does not say which model it is from: model.name and model.num_classes must be set. If the folder "
+            "is not a run of this project, give the weights file in it"
         )
     try:
         return create_model(**settings)

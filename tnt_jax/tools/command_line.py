@@ -1,7 +1,7 @@
 """Command lines: argparse for a program's flags, ml_collections for --config.KEY=VALUE, one message for an error.
 
-Dashes and underscores in the name of a flag are the same. Exit code 2 and a message on standard error end a command
-that cannot work.
+Dashes and underscores in flag names are the same. A command that cannot work prints one message on standard error and
+exits with code 2.
 """
 
 import argparse
@@ -19,15 +19,15 @@ from tnt_jax.names import printable_text
 from tnt_jax.workdir import CONFIG_FILE
 
 CANNOT_WORK = 2
-CHANGE = ("--config.", "--noconfig.")  # a key of the configuration, and a boolean one set to False
-# What a tool reads of a run's configuration beside the model, whose settings belong to its weights.
+CHANGE = ("--config.", "--noconfig.")  # a key of the config, and a boolean key set to False
+# Keys of a run's config that a tool may change. The model's settings belong to its weights.
 RUN_KEYS = ("data.", "eval_batch_size")
 
 
 class Parser(argparse.ArgumentParser):
-    """Flags of one program. `parse` gives its options, with `changes`: the --config.KEY=VALUE of the command line."""
+    """Flags of one program. `parse` returns its options, with the --config.KEY=VALUE flags as `changes`."""
 
-    reads_config = False  # whether there is a configuration, of a file or a run, that --config.KEY=VALUE changes
+    reads_config = False  # whether there is a config, of a file or a run, for --config.KEY=VALUE to change
 
     def __init__(self, program: str, description: str) -> None:
         super().__init__(
@@ -36,17 +36,17 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        levels = "least level of logs: -1 warnings (default), 0 information, 1 debugging"
+        levels = "log level: -1 warnings (default), 0 information, 1 debugging"
         self.add_argument("--verbosity", type=int, default=logging.WARNING, metavar="LEVEL", help=levels)
 
     def add_config(self, default: str | None = None) -> None:
-        """--config=FILE."""
+        """Adds --config=FILE."""
         self.reads_config = True
-        words = "one of configs/*.py; --config.KEY=VALUE changes a key of it"
+        words = "a config, one of configs/*.py; --config.KEY=VALUE changes one of its keys"
         self.add_argument("--config", default=default, metavar="FILE[:ARGUMENT]", help=words)
 
     def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
-        """The command line (None: the process's) -> the options. Sets the level of logs."""
+        """Command-line arguments (None: sys.argv) -> options. Sets the log level."""
         words = sys.argv[1:] if arguments is None else list(arguments)
         changes = [word for word in words if word.startswith(CHANGE)]
         own = [_with_dashes(word) for word in words if not word.startswith(CHANGE)]
@@ -57,11 +57,11 @@ class Parser(argparse.ArgumentParser):
             self.error(f"{changes[0]}: this program reads no configuration. Leave it out.")
         options.changes = changes
         logging.set_verbosity(options.verbosity)
-        flags.FLAGS.mark_as_parsed()  # Grain and tfds have flags of their own
+        flags.FLAGS.mark_as_parsed()  # Grain and tfds define absl flags too
         return options
 
     def error(self, message: str) -> NoReturn:
-        """Ends the process with one message, without the usage."""
+        """Exits with one message, without argparse's usage text."""
         stop(message, self.prog)
 
     def _hint(self, word: str) -> str:
@@ -72,9 +72,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def read_config(options: argparse.Namespace, run: str = "", **settings: bool | tuple[str, ...]) -> ConfigDict | None:
-    """-> the configuration of --config, or else of the run that `run` names, changed; None where there is neither.
+    """Returns the config of --config, or else of `run`, with the changes applied; None if there is neither.
 
-    run: a workdir, or a checkpoint in it; settings: of run_config. Raises ValueError with the fix.
+    run: a workdir, or a checkpoint in it. settings: options of run_config. Raises ValueError with the fix.
     """
     from tnt_jax.pretrained.workdir import is_folder, split_step
 
@@ -96,9 +96,9 @@ def read_config(options: argparse.Namespace, run: str = "", **settings: bool | t
 def run_config(
     workdir: Path, changes: Sequence[str] = (), *, evaluates: bool = True, keys: tuple[str, ...] = RUN_KEYS
 ) -> ConfigDict:
-    """A run's folder and --config.KEY=VALUE flags -> its configuration, changed. Raises ValueError with the fix.
+    """A run's workdir and --config.KEY=VALUE flags -> its config, changed. Raises ValueError with the fix.
 
-    evaluates: as in training.saved_config.saved_config; keys: beginnings of those that may change.
+    evaluates: as in training.saved_config.saved_config. keys: prefixes of the keys that may change.
     """
     from tnt_jax.training.config import KEYS
     from tnt_jax.training.saved_config import saved_config
@@ -106,14 +106,14 @@ def run_config(
     known = [key for key in _keys(changes) if key in KEYS]
     if unused := [f"config.{key}" for key in known if not key.startswith(keys)]:
         raise ValueError(
-            f"{', '.join(unused)}: of a run's configuration this program reads data.* and eval_batch_size alone; the "
-            "rest is the run's own."
+            f"{', '.join(unused)}: of a run's configuration this program reads only data.* and eval_batch_size; the "
+            "rest belongs to the run."
         )
     return _changed(changes, config_flags.DEFINE_config_dict, saved_config(workdir, evaluates))
 
 
 def _changed(arguments: Sequence[str], define: Callable[..., object], config: ConfigDict | None) -> ConfigDict:
-    """A flag --config by `define`, of this default, and the command line -> its value."""
+    """Defines --config with `define` and the default `config`, parses the arguments and returns its value."""
     from tnt_jax.training.config import KEYS, unknown_key_message
 
     command, values = ["", *arguments], flags.FlagValues()
@@ -121,7 +121,7 @@ def _changed(arguments: Sequence[str], define: Callable[..., object], config: Co
         define("config", config, flag_values=values, sys_argv=command)
         values(command)
         return values["config"].value
-    # How config_flags reports a key that is not there, one that cannot be (batch-size), and a value of another type.
+    # config_flags raises these for an unknown key, an impossible one (batch-size) and a value of the wrong type.
     except (AttributeError, KeyError, TypeError, ValueError, flags.Error) as error:
         keys = [key.partition("[")[0] for key in _keys(arguments)]
         if unknown := [unknown_key_message(key) for key in keys if key not in KEYS]:
@@ -137,7 +137,7 @@ def _keys(arguments: Sequence[str]) -> list[str]:
 
 
 def _in_short(error: flags.Error) -> str:
-    """An error of a config's own get_config has its traceback as its message: the first and the last words."""
+    """Cuts an error of a config's own get_config, whose message is a traceback, to its first and last line."""
     lines = str(error).splitlines()
     if len(lines) == 1 or "Traceback" not in str(error):
         return lines[0]
@@ -145,34 +145,34 @@ def _in_short(error: flags.Error) -> str:
 
 
 def at_least(least: int, kind: type[int] | type[float] = int) -> Callable[[str], float]:
-    """A type for add_argument: numbers from `least` on."""
+    """Returns a type for add_argument: numbers of at least `least`."""
 
     def number(text: str) -> float:
         if (value := kind(text)) < least:
             raise argparse.ArgumentTypeError(f"{text} must be at least {least}")
         return value
 
-    number.__name__ = kind.__name__  # for argparse's message about what is no number
+    number.__name__ = kind.__name__  # argparse names it in its message about an invalid number
     return number
 
 
 def image_size(text: str) -> int | tuple[int, int]:
-    """A type for add_argument: "384", a side, or "384x512", height and width in pixels."""
+    """A type for add_argument: "384" (a side) or "384x512" (height and width), in pixels."""
     sides = tuple(int(side) for side in text.split("x"))
     if len(sides) > 2 or min(sides) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no image size; give a side, or HEIGHTxWIDTH")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an image size; give a side or HEIGHTxWIDTH")
     return sides if len(sides) == 2 else sides[0]
 
 
 def _with_dashes(word: str) -> str:
-    """--batch_size=8 -> --batch-size=8; what is no flag stays as it is."""
+    """--batch_size=8 -> --batch-size=8; other words stay as they are."""
     name, equals, value = word.partition("=")
     return f"--{name[2:].replace('_', '-')}{equals}{value}" if name.startswith("--") else word
 
 
 @contextlib.contextmanager
 def one_message(program: str, *errors: type[Exception]) -> Iterator[None]:
-    """Inside it a ValueError, an OSError or one of `errors` ends the process with its message."""
+    """Context in which ValueError, OSError and `errors` end the process with their message (see `stop`)."""
     try:
         yield
     except (ValueError, OSError, *errors) as error:
@@ -180,11 +180,11 @@ def one_message(program: str, *errors: type[Exception]) -> Iterator[None]:
 
 
 def log(text: str) -> None:
-    """A result on standard output, whatever the names in it."""
+    """Prints a result on standard output, with control characters in names escaped."""
     print(printable_text(text), flush=True)
 
 
 def stop(message: object, program: str) -> NoReturn:
-    """Ends the process with a message instead of a traceback."""
+    """Exits with code 2 and a message instead of a traceback."""
     print(f"{program}: {printable_text(message)}", file=sys.stderr)
     sys.exit(CANNOT_WORK)

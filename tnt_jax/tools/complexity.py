@@ -1,9 +1,9 @@
-"""Parameters and multiply-adds: of one model part by part, and of the paper's tables beside the paper's figures.
+"""Counts parameters and multiply-adds: of one model part by part, and of the paper's tables beside its figures.
 
     python -m tnt_jax.tools.complexity [--model=tnt_s_patch16_224] [--image-size=384 or 384x512] [--no-xla]
 
-Each module of the model is counted from its traced program and by the paper's formulas (eq. 14 to 18); the whole by
-XLA's own analysis too, which --no-xla leaves out. Nothing is computed.
+Each module of the model is counted from its traced program and by the paper's formulas (eq. 14 to 18); the whole
+model also by XLA's own analysis, unless --no-xla is given. Nothing is computed.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from tnt_jax.tools import command_line
 
 _S = "tnt_s_patch16_224"
 # Table, row, model and its overrides, the paper's parameters (millions) and FLOPs (billions of multiply-adds); None:
-# the table does not say.
+# not in the table.
 PUBLISHED: tuple[tuple[str, str, str, dict[str, Any], float | None, float], ...] = (
     ("Table 1", "TNT-Ti", "tnt_ti_patch16_224", {}, 6.1, 1.4),
     ("Table 1", "TNT-S", _S, {}, 23.8, 5.2),
@@ -41,7 +41,7 @@ PUBLISHED: tuple[tuple[str, str, str, dict[str, Any], float | None, float], ...]
     ("Table 5", "blocks 1, 6", _S, {"tnt_blocks": (1, 6)}, None, 4.7),
     ("Table 5", "block 1", _S, {"tnt_blocks": (1,)}, None, 4.6),
     ("Table 5", "none (DeiT-S)", "deit_small_patch16_224", {}, None, 4.6),
-    # The paper names no number of inner heads for c = 6; it changes neither count.
+    # The paper gives no number of inner heads for c = 6; it changes neither count.
     ("Table 8", "m=64, c=6", _S, {"word_size": 2, "inner_dim": 6, "inner_num_heads": 2}, 23.8, 5.1),
     ("Table 8", "m=16, c=24", _S, {}, 23.8, 5.2),
     ("Table 8", "m=4, c=96", _S, {"word_size": 8, "inner_dim": 96}, 25.1, 6.0),
@@ -50,7 +50,7 @@ PUBLISHED: tuple[tuple[str, str, str, dict[str, Any], float | None, float], ...]
 
 
 def part_table(model: TNT) -> str:
-    """model -> its parts with parameters and multiply-adds of one image, counted and by formula, as text."""
+    """model -> a table of its parts: parameters and multiply-adds of one image, counted and by formula."""
     parts, formula = count_parts(model), formula_parts(model)
     exact, total = sum(part.multiply_adds for part in parts), by_formula(model)
 
@@ -64,9 +64,9 @@ def part_table(model: TNT) -> str:
 
 
 def xla_multiply_adds(model: TNT) -> float:
-    """model -> half the FLOPs that XLA counts in the definition's program for one image. Nothing is computed.
+    """model -> half the FLOPs that XLA counts in the reference implementation for one image. Nothing is computed.
 
-    XLA counts a product and an addition as two, elementwise operations too, exponentials and erf not at all.
+    XLA counts a product and an addition as two, also counts elementwise operations, but not exponentials and erf.
     """
     model = fast.replace(model, implementation="reference", scan=False, remat=False)
     images = jax.ShapeDtypeStruct((1, *model.input_shape), jnp.float32)
@@ -75,7 +75,7 @@ def xla_multiply_adds(model: TNT) -> float:
 
 
 def published_table() -> str:
-    """-> the paper's Tables 1, 5, 8 and 12 beside the counts of the same models here, as text."""
+    """Returns the paper's Tables 1, 5, 8 and 12 beside the counts of the same models here, as text."""
     rows = []
     for table, row, name, overrides, parameters, flops in PUBLISHED:
         model = create_model(name, **overrides)
@@ -90,7 +90,7 @@ def published_table() -> str:
 
 
 def report(model: TNT, xla: bool) -> str:
-    """model, whether to have XLA count -> everything as text."""
+    """model -> the whole report as text; xla: whether to add XLA's counts."""
     height, width = model.input_size
     exact, formula = multiply_adds(model), by_formula(model)
     lines = [f"One image of {height} x {width} pixels", "", part_table(model), ""]
@@ -114,12 +114,12 @@ def report(model: TNT, xla: bool) -> str:
 
 
 def published_notes() -> list[str]:
-    """-> the lines that say, by arithmetic, how the paper's figures come from those counted here."""
+    """Returns lines that derive the paper's figures from the counts here."""
     model = create_model("tnt_b_patch16_224")
     trainable, frozen = count_parameters(model), frozen_outer_tokens(model)
     n, d = model.grid[0] * model.grid[1], model.outer_dim
     return [
-        "The paper's tables. Its parameters of TNT are those of the official code, which keeps `outer_tokens`: N x D",
+        "The paper's tables. Its TNT parameters are those of the official code, which keeps `outer_tokens`: N x D",
         f"zeros that are frozen and never used. TNT-B: {trainable:,} trainable + {n} x {d} = {frozen:,} frozen are",
         f"{trainable + frozen:,}, the paper's 65.6 M; without them it would be 65.4 M. In TNT-Ti and TNT-S they do not",
         "show after rounding. FLOPs are multiply-adds of products: no norms, position encodings or softmax.",
@@ -127,7 +127,7 @@ def published_notes() -> list[str]:
 
 
 def _render(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Titles and rows of text -> lines with aligned columns: the first to the left, numbers to the right."""
+    """Titles and rows -> lines of aligned columns: text to the left, numbers to the right."""
     widths = [max(len(row[i]) for row in (titles, *rows)) for i in range(len(titles))]
     text = [i for i in range(len(titles)) if not any(row[i][:1].isdigit() for row in rows)]  # left-aligned
     return "\n".join(
@@ -137,10 +137,10 @@ def _render(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command-line arguments (None: the process's) -> the report on standard output."""
+    """Prints the report. arguments: None means sys.argv."""
     parser = command_line.Parser("complexity", __doc__)
     parser.add_argument("--model", default=_S, help=f"one of {', '.join(VARIANTS)}")
-    size = "pixels, a side or HEIGHTxWIDTH; default: the model's"
+    size = "in pixels, a side or HEIGHTxWIDTH (default: the model's own)"
     parser.add_argument("--image-size", type=command_line.image_size, help=size)
     xla = "show XLA's counts too (a second or two)"
     parser.add_argument("--xla", action=argparse.BooleanOptionalAction, default=True, help=xla)

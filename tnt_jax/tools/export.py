@@ -1,15 +1,15 @@
-"""A trained or published model as a program of its own (StableHLO), or as weights for timm.
+"""Exports a trained or published model as a standalone program (StableHLO), or as weights for timm.
 
     python -m tnt_jax.tools.export --source=runs/photos --output=photos_model
     python -m tnt_jax.tools.export --source=tnt_s_patch16_224:weights.safetensors --output=tnt_s --input=float32
     python -m tnt_jax.tools.export --source=runs/photos --format=safetensors --output=photos.safetensors
 
-stablehlo: OUTPUT is a folder: model.stablehlo, classes.json (names in the order of the logits) and README.md, which
-tells in a few lines how to call it. The one file runs on CPU, GPU (CUDA) and TPU, with any number of images at a time,
-where jax is installed and this package is not. Its weights are inside, as constants: they take no more space for more
-platforms, and nobody can call the program with the wrong ones. Images go in as
-uint8 pixels (uint16 where data.pixel_bits is 16), so that the mean and deviation cannot be mistaken either, and a batch
-is a quarter of the bytes; with --input=float32 they are normalised by the caller.
+stablehlo: OUTPUT is a folder with model.stablehlo, classes.json (names in the order of the logits) and README.md, which
+shows in a few lines how to call the program. The one file runs on CPU, GPU (CUDA) and TPU, with any number of images at
+a time, and needs jax but not this package. Its weights are inside, as constants: more platforms take no more space, and
+nobody can call the program with the wrong weights. Images are uint8 pixels (uint16 if data.pixel_bits is 16), so nobody
+can use the wrong mean and deviation either, and a batch is a quarter of the bytes; with --input=float32 the caller
+normalises them.
 
 safetensors: OUTPUT is a file, with timm's names (tnt_jax.save_pretrained).
 """
@@ -39,21 +39,21 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 INPUTS = ("uint8", "float32")
 PROGRAM_FILE, CLASSES_FILE, README_FILE = "model.stablehlo", "classes.json", "README.md"
 
-# Endings of files that hold a model elsewhere, so that no folder is called like one.
+# Suffixes of model files elsewhere: the output folder must not have such a name.
 FILES = (".safetensors", ".stablehlo", ".pb", ".pt", ".pth", ".bin", ".h5", ".keras", ".mlmodel", ".engine", ".zip")
-# Formats that people ask for -> what there is instead.
+# Formats without an export -> what to do instead.
 ELSEWHERE = {
-    ".onnx": "there is no export to ONNX here. Through timm there is one: --format=safetensors, and then as in "
-    "docs/tools.md.",
-    ".tflite": "there is no export to TensorFlow Lite here, nor a way through timm. A program (--output=FOLDER) runs "
-    "where jax is installed.",
+    ".onnx": "there is no export to ONNX here. Through timm there is one: --format=safetensors, then the "
+    "steps in docs/tools.md.",
+    ".tflite": "there is no export to TensorFlow Lite here, nor through timm. A program (--output=FOLDER) runs "
+    "wherever jax is installed.",
 }
 
 README = """\
 # {name} as a program
 
-`{program}` is serialised StableHLO of jax.export, weights inside, for CPU, GPU (CUDA) and TPU. It needs jax and
-flatbuffers (`pip install jax flatbuffers`), and nothing of tnt_jax:
+`{program}` is serialised StableHLO from jax.export, weights inside, for CPU, GPU (CUDA) and TPU. It needs jax and
+flatbuffers (`pip install jax flatbuffers`), but not tnt_jax:
 
 ```python
 import json
@@ -65,13 +65,13 @@ logits = program.call(images)              # {input} [B, {height}, {width}, {cha
 print(classes[int(logits[0].argmax())])    # jax.nn.{probability}(logits) gives probabilities{each}
 ```
 
-The first call for a number of images compiles; `jax.jit(program.call)` keeps the compiled program like any function.
+The first call with a new number of images compiles; `jax.jit(program.call)` caches the compiled program as usual.
 
 Images have {kind}: {resizing}
 {scaling}
 
-Made from {source}, {weights}, by jax {version}, calling convention {calling_convention}. jax reads programs of versions
-up to six months older than itself; see "Compatibility guarantees" in the documentation of jax.export.
+Made from {source}, {weights}, by jax {version}, calling convention {calling_convention}. jax reads programs from
+versions up to six months older than itself; see "Compatibility guarantees" in the documentation of jax.export.
 """
 SCALING = {
     "uint8": "The program itself divides by {largest}, subtracts {mean} and divides by {std}.",
@@ -80,10 +80,10 @@ SCALING = {
 
 
 def program_of(trained: Trained, input_kind: str = "uint8") -> Callable[[jax.Array], jax.Array]:
-    """A model with weights -> images [B, H, W, C] (uint8: pixels; float32: normalised) -> logits [B, K] float32.
+    """Returns the function images [B, H, W, C] (uint8: pixels; float32: normalised) -> logits [B, K] float32.
 
-    Attention has one implementation on TPUs and another elsewhere, both plain XLA operations: a kernel for one kind of
-    device would not run on the others.
+    Attention has one implementation for TPUs and another for other devices, both in plain XLA operations: a kernel for
+    one kind of device would not run on the others.
     """
 
     def logits(device_kind: str, images: jax.Array) -> jax.Array:
@@ -100,14 +100,14 @@ def program_of(trained: Trained, input_kind: str = "uint8") -> Callable[[jax.Arr
 
 
 def export_program(trained: Trained, input_kind: str = "uint8") -> jax_export.Exported:
-    """-> the program for every platform of PLATFORMS, its number of images symbolic."""
+    """Exports the program for all PLATFORMS, with a symbolic number of images."""
     (batch,) = jax_export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *trained.model.input_shape), _dtype(trained, input_kind))
     return jax_export.export(jax.jit(program_of(trained, input_kind)), platforms=PLATFORMS)(images)
 
 
 def write_program(trained: Trained, folder: Path, input_kind: str = "uint8") -> Path:
-    """Exports into a folder (see the module) -> the program's path. A program that is there already is replaced."""
+    """Exports into a folder (see the module), replacing an older program there; returns the program's path."""
     exported = export_program(trained, input_kind)
     height, width, channels = trained.model.input_shape
     images = trained.images
@@ -137,9 +137,9 @@ def write_program(trained: Trained, folder: Path, input_kind: str = "uint8") -> 
 
 
 def check_program(path: Path, trained: Trained, input_kind: str = "uint8") -> dict[str, float]:
-    """A program's path and its model -> megabytes, seconds to load, and the largest difference of their logits.
+    """A program's path and its model -> megabytes, seconds to load, and largest difference of their logits.
 
-    On three images of noise, on this machine's devices.
+    Compares them on three images of noise, on this machine's devices.
     """
     size = path.stat().st_size / 1e6
     started = time.perf_counter()
@@ -154,40 +154,38 @@ def check_program(path: Path, trained: Trained, input_kind: str = "uint8") -> di
 
 
 def _dtype(trained: Trained, input_kind: str) -> np.dtype:
-    """Of the program's images: "uint8" stands for pixels, which may have 16 bits."""
+    """Returns the dtype of the program's images; "uint8" means pixels, which may have 16 bits."""
     return np.dtype("uint16" if input_kind == "uint8" and trained.images.pixel_bits == 16 else input_kind)
 
 
 def _resizing(trained: Trained) -> str:
-    """How a photograph becomes the program's image, in words."""
+    """Describes how to resize and crop a photograph for the program."""
     (height, width), images = trained.model.input_size, trained.images
     sides = [side / images.eval_crop_fraction for side in (height, width)]
     cover = f"they are resized to cover {sides[0]:.0f} x {sides[1]:.0f} pixels"
     first = f"the shorter side is resized to {int(sides[0])} pixels" if height == width else cover
-    return (
-        f"{first} ({images.eval_interpolation}, with antialiasing), then the centre of {height} x {width} is cut out."
-    )
+    return f"{first} ({images.eval_interpolation}, with antialiasing), then cropped to the central {height} x {width}."
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line -> options."""
+    """Command-line arguments -> options."""
     parser = command_line.Parser("export", __doc__)
-    parser.add_argument("--output", required=True, type=Path, help="a folder; with safetensors a file")
+    parser.add_argument("--output", required=True, type=Path, help="output folder; with --format=safetensors a file")
     add_source_flags(parser)
     parser.add_argument("--format", choices=("stablehlo", "safetensors"), default="stablehlo")
-    pixels = "pixels (uint16, where they have 16 bits), or normalised images"
+    pixels = "uint8: pixels (uint16 if they have 16 bits); float32: normalised images"
     parser.add_argument("--input", choices=INPUTS, default="uint8", help=pixels)
-    size = "pixels, a side or HEIGHTxWIDTH; the model's own unless given"
+    size = "in pixels, a side or HEIGHTxWIDTH (default: the model's own)"
     parser.add_argument("--image-size", type=command_line.image_size, help=size)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the arithmetic; the run's unless given")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the computation (default: the model's)")
     options = parser.parse(arguments)
     if options.format == "safetensors" and (options.input, options.dtype) != ("uint8", None):
-        parser.error("--input and --dtype concern a program; weights are float32")
+        parser.error("--input and --dtype apply only to a program; weights are float32")
     return options
 
 
 def run(options: argparse.Namespace) -> str:
-    """Exports -> a line about it. Raises ValueError or OSError for what cannot work, with the fix."""
+    """Exports and returns a line that sums it up. Raises ValueError or OSError with the fix."""
     if (suffix := options.output.suffix.lower()) in ELSEWHERE:
         raise ValueError(f"--output={options.output}: {ELSEWHERE[suffix]}")
     if options.format == "stablehlo" and (options.output.is_file() or suffix in FILES):
@@ -204,12 +202,12 @@ def run(options: argparse.Namespace) -> str:
     return (
         f"{path}: {trained.weights}, {found['megabytes']:.1f} MB for {', '.join(PLATFORMS)}, loaded in "
         f"{found['seconds']:.2f} s; its logits differ from the model's by at most {found['difference']:.1e} on three "
-        f"images. {options.output / README_FILE} tells how to call it."
+        f"images. {options.output / README_FILE} shows how to call it."
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Exports, loads what was written, and compares it with the model."""
+    """Exports, prints the result, and for a program its comparison with the model."""
     options = parse(arguments)
     with command_line.one_message("export"):
         command_line.log(run(options))

@@ -1,28 +1,28 @@
-"""The paper's six figures (section 3.4, appendix A.1) of one image, for one model or several side by side.
+"""Draws the paper's six figures (section 3.4, appendix A.1) of one image, for one model or several side by side.
 
     python -m tnt_jax.tools.figures --models=runs/deit,runs/tnt --image=dog.jpg --output=figures
     python -m tnt_jax.tools.figures --models=hf-hub:timm/tnt_s_patch16_224.in1k --image=dog.jpg --output=figures
     python -m tnt_jax.tools.figures --models=runs/digits --image=eval:5 --figure=words,inner_attention --output=figures
     python -m tnt_jax.tools.figures --workdir=runs/digits
 
---workdir: a run's own two figures, curves.png and attention.png in it (what the class token looks at, over the first
---num-images of its evaluation split), and its accuracy. The rest is for --models.
+--workdir: draws two figures of a run into its workdir, curves.png and attention.png (what the class token attends to in
+the first --num-images of the evaluation split), and prints its accuracy. The rest is about --models.
 
---models: workdirs, or NAME:WEIGHTS (tools/trained.py), commas between them; NAME:random is a model with untrained
-weights, and is called so in the titles. --image: a file, or eval:K, image K of the first workdir's evaluation split.
-The image is cut to its largest centred part of the model's shape.
+--models: comma-separated workdirs or NAME:WEIGHTS (tools/trained.py); NAME:random is a model with untrained weights,
+and its title says so. --image: a file, or eval:K for image K of the first workdir's evaluation split. The largest
+centred part with the model's aspect ratio is used.
 
---figure: all, or some of (number or name, commas between them)
+--figure: all, or comma-separated numbers or names of
     1 feature_maps      sentence embeddings by position, 12 random channels, first, middle and last block   (Figure 3a)
-    2 tsne              t-SNE of all channels' maps of the last block, a point each                        (Figure 3b)
+    2 tsne              t-SNE of all channels' maps of the last block, one point per channel               (Figure 3b)
     3 words             word embeddings by position, averaged over channels, every TNT block               (Figure 4)
     4 inner_attention   what query words attend to in their sentence; --query                              (Figure 5)
     5 outer_attention   from each sentence to all, every block                                             (Figure 6)
     6 class_attention   what the last block's class token attends to                                       (Figure 7)
-1 and 2 are drawn at --image-size, by interpolated positions: the paper's 1024 for a model of 224 pixels, and as much
-larger for a smaller model (72 for 16); 3 to 6 at the model's own size, or at --attention-size. 3 and 4 need an inner
-path, which DeiT does not have. Each figure is written as OUTPUT/NAME.png, .pdf and .npz (its arrays); the same
-seed gives the same bytes.
+1 and 2 are drawn at --image-size, with interpolated positions; the default is the paper's 1024 for a model of 224
+pixels, and in proportion for a smaller model (72 for 16). 3 to 6 are drawn at the model's own size, or at
+--attention-size. 3 and 4 need an inner path, which DeiT does not have. Each figure is written as OUTPUT/NAME.png, .pdf
+and .npz (its arrays); the same seed gives the same bytes.
 """
 
 import argparse
@@ -63,7 +63,7 @@ TITLES = {
 def open_subject(source: str, weights: str = BEST, changes: Sequence[str] = ()) -> Subject:
     """A workdir, NAME:WEIGHTS or NAME:random -> the model with its weights, computing in float32.
 
-    changes: --config.KEY=VALUE of a workdir's configuration. Raises ValueError or FileNotFoundError with the fix.
+    changes: --config.KEY=VALUE flags for a workdir's config. Raises ValueError or FileNotFoundError with the fix.
     """
     name, _, file = source.partition(":")
     if file == RANDOM and name in VARIANTS:
@@ -74,7 +74,7 @@ def open_subject(source: str, weights: str = BEST, changes: Sequence[str] = ()) 
 
 
 def subject_of(trained: Trained) -> Subject:
-    """The same, of an opened source: a run's model is called by its workdir."""
+    """Like open_subject, for an opened source; the title of a run's model has its workdir's name."""
     kind = "TNT" if trained.model.inner_blocks else "DeiT"
     title = f"{kind} ({trained.workdir.name})" if trained.workdir else TITLES[trained.name]
     model = update(trained.model, dtype=jnp.float32)
@@ -82,22 +82,22 @@ def subject_of(trained: Trained) -> Subject:
 
 
 def split_sources(sources: str) -> list[str]:
-    """--models -> its sources, which stand between commas."""
+    """Splits --models at its commas."""
     return [source.strip() for source in sources.split(",") if source.strip()]
 
 
 def open_subjects(sources: str, weights: str = BEST, changes: Sequence[str] = ()) -> list[Subject]:
-    """Sources with commas between them -> their models; of like titles, each gets its number too.
+    """Comma-separated sources -> their models; equal titles get the model's number appended.
 
-    changes: --config.KEY=VALUE of every run among them.
+    changes: --config.KEY=VALUE flags for every run among them.
     """
     names = split_sources(sources)
     if not names:
         raise ValueError("--models is empty; give a workdir or NAME:WEIGHTS")
     if changes and not any(map(workdir_of, names)):
-        raise ValueError(f"{changes[0]}: none of --models is a run, whose configuration it could change. Leave it out.")
+        raise ValueError(f"{changes[0]}: none of --models is a run, so there is no config to change. Leave it out.")
     subjects = [open_subject(name, weights, changes) for name in names]
-    slugs = [slug(subject.title) for subject in subjects]  # what stands before their arrays' names
+    slugs = [slug(subject.title) for subject in subjects]  # prefixes of their arrays' names
     return [
         subject if slugs.count(each) == 1 else dataclasses.replace(subject, title=f"{subject.title}, {i}")
         for i, (subject, each) in enumerate(zip(subjects, slugs, strict=True), 1)
@@ -105,15 +105,15 @@ def open_subjects(sources: str, weights: str = BEST, changes: Sequence[str] = ()
 
 
 def open_image(image: str, sources: Sequence[str], changes: Sequence[str] = (), channels: Channels = RGB) -> np.ndarray:
-    """A file, or eval:K of the first workdir among the sources -> [H, W, C]. Raises as read_image."""
+    """An image file, or eval:K of the first workdir among the sources -> [H, W, C]. Raises as read_image."""
     if not image.startswith(EXAMPLE):
         return read_image(image, channels)
     number = image.removeprefix(EXAMPLE)
     if not number.isdecimal():
-        raise ValueError(f"--image={image}: after {EXAMPLE} stands the image's number, from 0")
+        raise ValueError(f"--image={image}: after {EXAMPLE} give the image's number, from 0")
     workdir = next((found for found in map(workdir_of, sources) if found is not None), None)
     if workdir is None:
-        raise ValueError(f"--image={image}: none of the models is a workdir, which would know its images; give a file")
+        raise ValueError(f"--image={image}: none of the models is a workdir, so there is no split; give a file")
     from tnt_jax.data.sources import read_example
 
     settings = check_run(workdir, changes).data
@@ -123,7 +123,7 @@ def open_image(image: str, sources: Sequence[str], changes: Sequence[str] = (), 
 def draw_run(workdir: Path, options: argparse.Namespace) -> str:
     """Draws a run's curves.png and attention.png into its workdir -> the lines to print.
 
-    Raises FileNotFoundError or ValueError where the workdir has no metrics, configuration or checkpoint.
+    Raises FileNotFoundError or ValueError if the workdir has no metrics, configuration or checkpoint.
     """
     curves = draw_curves(workdir, workdir / "curves.png")
     trained = open_trained(str(workdir), weights=options.weights, changes=options.changes)
@@ -155,7 +155,7 @@ def draw_models(options: argparse.Namespace) -> None:
     subjects = open_subjects(options.models, options.weights, options.changes)
     if len(kinds := {subject.channels for subject in subjects}) > 1:
         words = " and ".join(f"{kind.count} channels of {kind.bits} bits" for kind in sorted(kinds))
-        raise ValueError(f"--models={options.models}: their images have {words}; one image cannot serve them all")
+        raise ValueError(f"--models={options.models}: their images have {words}; one image cannot fit them all")
     figures = chosen_figures(options.figure, subjects)
     pixels = open_image(options.image, split_sources(options.models), options.changes, kinds.pop())
     for subject in subjects:
@@ -172,21 +172,23 @@ def draw_models(options: argparse.Namespace) -> None:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line -> options."""
+    """Command-line arguments -> options."""
     parser = command_line.Parser("figures", __doc__)
-    parser.add_argument("--workdir", type=Path, help="a run that has trained, for its own two figures")
-    parser.add_argument("--num-images", type=command_line.at_least(1), default=10, help="of attention.png (default 10)")
-    parser.add_argument("--models", help="workdirs or NAME:WEIGHTS, commas between them")
+    parser.add_argument("--workdir", type=Path, help="the workdir of a trained run, for its own two figures")
+    parser.add_argument("--num-images", type=command_line.at_least(1), default=10, help="in attention.png (default 10)")
+    parser.add_argument("--models", help="comma-separated workdirs or NAME:WEIGHTS")
     parser.add_argument("--image", help="a file, or eval:K of the first workdir's evaluation split")
     add_weights_flag(parser)
-    parser.add_argument("--output", type=Path, help="a folder")
-    parser.add_argument("--figure", default="all", help="all (default), or numbers or names, commas between them")
-    size, words = command_line.image_size, "pixels, a side or HEIGHTxWIDTH"
-    parser.add_argument("--image-size", type=size, help=f"{words}, of figures 1 and 2 (default: see above)")
-    parser.add_argument("--attention-size", type=size, help=f"{words}, of figures 3 to 6 (default: the model's own)")
-    query = "a word of figure 4: ROW,COLUMN (a pixel of the model's input) or its number; repeatable (default: four)"
+    parser.add_argument("--output", type=Path, help="output folder")
+    parser.add_argument("--figure", default="all", help="all (default), or comma-separated numbers or names")
+    size, words = command_line.image_size, "in pixels, a side or HEIGHTxWIDTH"
+    parser.add_argument("--image-size", type=size, help=f"{words}, for figures 1 and 2 (default: see above)")
+    parser.add_argument("--attention-size", type=size, help=f"{words}, for figures 3 to 6 (default: the model's own)")
+    query = (
+        "query word of figure 4: ROW,COLUMN (a pixel of the model's input) or its number; repeatable (default: four)"
+    )
     parser.add_argument("--query", action="append", default=[], help=query)
-    parser.add_argument("--seed", type=int, default=0, help="of the channels and of t-SNE (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="for the choice of channels and t-SNE (default 0)")
     options = parser.parse(arguments)
     given = [name for name in ("models", "image", "output") if getattr(options, name) is not None]
     if options.workdir is None and len(given) < 3 or options.workdir is not None and given:
@@ -195,7 +197,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draws, and prints where the figures are."""
+    """Draws the figures and prints their paths."""
     options = parse(arguments)
     with command_line.one_message("figures"):
         if options.workdir is None:

@@ -1,14 +1,14 @@
-"""Classes of images: the best five of each, or (--above=0.5) all that are probable enough, with their probabilities.
+"""Predicts the classes of images: the best five of each, or with --above=0.5 all above that probability.
 
     python -m tnt_jax.tools.predict --source=runs/photos holiday.jpg another.png
     python -m tnt_jax.tools.predict --source=hf-hub:timm/tnt_s_patch16_224.in1k photos/ --format=csv --output=a.csv
 
 --source: a workdir, or a model's name and weights, NAME:FILE or NAME:hf-hub:OWNER/REPOSITORY (tools/trained.py). IMAGE
-is a file (JPEG, PNG, WebP, BMP, GIF, TIFF, .npy) or a folder, whose images are taken, those of its folders too; names
-that start with "." are not. They get the model's channels and bits (docs/data.md), are rotated as their EXIF tag says,
-then resized, cropped and normalised as for the run's evaluation, or as the published weights' authors do. Names with
-line ends, escape sequences or bytes that are no text have them as \\n, \\x1b, \\udcff in table and CSV; JSON has them
-exactly. Probabilities sum to 1, but not those of a run with config.loss=sigmoid, which are each class's own.
+is a file (JPEG, PNG, WebP, BMP, GIF, TIFF, .npy) or a folder, which is searched with its subfolders; names that start
+with "." are skipped. Images are converted to the model's channels and bits (docs/data.md), rotated by their EXIF tag,
+then resized, cropped and normalised as in the run's evaluation, or as by the authors of the published weights. Table
+and CSV write line ends, escape sequences and bytes that are not text in names as \\n, \\x1b, \\udcff; JSON keeps names
+exact. Probabilities sum to 1, except for a run with config.loss=sigmoid, which gives each class one of its own.
 
 Exit codes: 0 done; 1 some images could not be read (they are named, and the others predicted); 2 the command cannot
 work.
@@ -30,12 +30,12 @@ from tnt_jax.tools.trained import add_source_flags, open_trained
 from tnt_jax.workdir import user_path, write_atomically
 
 COLUMNS = ("image", "rank", "label", "class", "probability", "weights")
-TOP = 5  # classes an image, unless given
-SOME_FAILED = 1  # beside command_line.CANNOT_WORK
+TOP = 5  # classes per image by default
+SOME_FAILED = 1  # exit code, beside command_line.CANNOT_WORK
 
 
 def find_images(paths: Sequence[str]) -> list[Path]:
-    """Files and folders -> files, a folder's images in the order of their paths; what does not exist stays.
+    """Files and folders -> files, a folder's images in the order of their paths; paths that do not exist are kept.
 
     Raises ValueError for a folder without an image.
     """
@@ -53,7 +53,7 @@ def find_images(paths: Sequence[str]) -> list[Path]:
 
 
 def as_table(results: Iterator[Prediction | Failure], weights: str) -> Iterator[str]:
-    """-> lines for people: the image's name, and under it the classes with their probabilities in percent."""
+    """Yields lines to read: the image's name, and below it the classes with their probabilities in percent."""
     yield f"{weights[0].upper()}{weights[1:]}"
     for result in results:
         yield names.printable(result.path)
@@ -66,7 +66,7 @@ def as_table(results: Iterator[Prediction | Failure], weights: str) -> Iterator[
 
 
 def as_csv(results: Iterator[Prediction | Failure], weights: str) -> Iterator[str]:
-    """-> lines: one for each image and rank, or, where no class is as probable as --above, one with empty cells.
+    """Yields CSV lines: one per image and rank, or one with empty cells if no class is as probable as --above.
 
     An image that cannot be read has none.
     """
@@ -75,7 +75,7 @@ def as_csv(results: Iterator[Prediction | Failure], weights: str) -> Iterator[st
         if isinstance(result, Failure):
             continue
         rows = [
-            (rank, guess.label, names.printable(guess.name), f"{guess.probability:.6f}")  # a row is a line
+            (rank, guess.label, names.printable(guess.name), f"{guess.probability:.6f}")  # one line per row
             for rank, guess in enumerate(result.guesses, 1)
         ]
         for row in rows or [("",) * 4]:
@@ -85,7 +85,7 @@ def as_csv(results: Iterator[Prediction | Failure], weights: str) -> Iterator[st
 
 
 def as_json(results: Iterator[Prediction | Failure], weights: str) -> Iterator[str]:
-    """-> the lines of one JSON list: an object for each image, with "predictions" or "error"."""
+    """Yields the lines of one JSON list: an object per image, with "predictions" or "error"."""
     before = "["
     for result in results:
         entry: dict[str, object] = {"image": str(result.path), "weights": weights}
@@ -104,29 +104,29 @@ FORMATS = {"table": as_table, "csv": as_csv, "json": as_json}
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line -> options."""
+    """Command-line arguments -> options."""
     parser = command_line.Parser("predict", __doc__)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, or a folder of images")
     add_source_flags(parser)
-    parser.add_argument("--top", type=command_line.at_least(1), help=f"classes an image (default {TOP})")
-    above = "instead all classes with a higher probability, 0 to 1, such as 0.5"
+    parser.add_argument("--top", type=command_line.at_least(1), help=f"classes per image (default {TOP})")
+    above = "instead list all classes with a higher probability, 0 to 1, such as 0.5"
     parser.add_argument("--above", type=float, help=above)
-    size = "images at a time, over all devices (default 32)"
+    size = "images per batch, over all devices (default 32)"
     parser.add_argument("--batch-size", type=command_line.at_least(1), default=32, help=size)
-    size = "pixels, a side or HEIGHTxWIDTH; the model's own unless given"
+    size = "in pixels, a side or HEIGHTxWIDTH (default: the model's own)"
     parser.add_argument("--image-size", type=command_line.image_size, help=size)
     parser.add_argument("--format", choices=FORMATS, default="table")
-    parser.add_argument("--output", type=Path, help="a file; standard output unless given")
+    parser.add_argument("--output", type=Path, help="output file (default: standard output)")
     options = parser.parse(arguments)
     if options.above is not None and not 0 <= options.above < 1:
         parser.error(f"--above={options.above:g} must be a probability from 0 to less than 1")
     if options.above is not None and options.top is not None:
-        parser.error("--above lists all classes that are probable enough, and --top a number of them: give one of them")
+        parser.error("--above lists all classes above a probability, --top a fixed number: give only one of them")
     return options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Predicts, writes, and names on standard error what could not be read."""
+    """Predicts, writes the results, and names unreadable images on standard error."""
     options = parse(arguments)
     failures: list[Failure] = []
 

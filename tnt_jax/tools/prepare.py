@@ -1,9 +1,9 @@
-"""Prepares a data set of tfds once, beforehand: downloads it, or unpacks archives that were fetched by hand.
+"""Prepares a tfds data set before training: downloads it, or unpacks archives that were fetched by hand.
 
 python -m tnt_jax.tools.prepare imagenet2012 --directory=DIRECTORY
 
-Training does the same when it finds no prepared set; here no accelerator waits meanwhile.
-(tfds' own command, tfds build, needs Apache Beam.) DIRECTORY is then training's --config.data.directory.
+Training does the same when it finds no prepared set, but then an accelerator waits.
+(tfds' own command, tfds build, needs Apache Beam.) Then train with --config.data.directory=DIRECTORY.
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from tnt_jax.tools import command_line
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command-line arguments (None: the process's) -> the prepared data set, and a line about it on standard output."""
+    """Prepares the data set and prints a line about it. arguments: None means sys.argv."""
     parser = command_line.Parser("prepare", __doc__)
-    parser.add_argument("name", help="digits, or a name of tfds' catalogue, such as imagenet2012 or cifar10")
-    parser.add_argument("--directory", default="", help="where it goes; default: ~/tensorflow_datasets")
+    parser.add_argument("name", help="digits, or a name in the tfds catalogue, such as imagenet2012 or cifar10")
+    parser.add_argument("--directory", default="", help="target folder (default ~/tensorflow_datasets)")
     options = parser.parse(arguments)
     from tnt_jax.data import digits, prepared  # these import TensorFlow, which --help need not wait for
 

@@ -4,8 +4,8 @@ r"""Linear probe and nearest neighbours on frozen features of a block: quick mea
     python -m tnt_jax.tools.probe --source=tnt_s.safetensors --config=configs/finetune.py:cifar10 \
         --config.model.image_size=224 --output=probe.json [--block=8] [--features=mean]
 
---source: a workdir (or WORKDIR/checkpoints/STEP), weights for the config's model, or MODEL:WEIGHTS. --config: the data
-set, how its images are resized and normalised, and the image size; without it, those of the workdir. Splits are
+--source: a workdir (or WORKDIR/checkpoints/STEP), weights for the config's model, or MODEL:WEIGHTS. --config: gives the
+data set, how its images are resized and normalised, and the image size; default: the workdir's. Splits are
 data.train_split and data.eval_split. Writes probe.json into the workdir of the source, or to --output, and prints the
 accuracies.
 """
@@ -31,18 +31,18 @@ from tnt_jax.workdir import user_path, write_atomically
 def probe(
     source: str, config: ConfigDict | None, block: int | None = None, kind: str | None = None, weights: str = BEST
 ) -> dict[str, Any]:
-    """A source of weights and a config -> what is written to probe.json.
+    """A source of weights and a config -> the content of probe.json.
 
-    linear_probe: see analysis.probe.linear_probe; nearest_neighbours: accuracy, neighbours, temperature; all accuracies
-    in 0..1 on data.eval_split. kind: "class_token" or "mean"; None: what the model's head reads. weights: "best", "raw"
-    or "averaged", as in tnt_jax.load_pretrained.
-    Raises ValueError or FileNotFoundError for what cannot work, with the fix.
+    Accuracies are in 0..1, on data.eval_split. linear_probe: see analysis.probe.linear_probe; nearest_neighbours:
+    accuracy, neighbours, temperature. kind: "class_token" or "mean"; None: what the model's head reads. weights:
+    "best", "raw" or "averaged", as in tnt_jax.load_pretrained.
+    Raises ValueError or FileNotFoundError with the fix.
     """
     from tnt_jax.training.config import check_config
     from tnt_jax.training.setup import data_classes
 
     if config is None:
-        raise ValueError(f"--config is missing: {source} is not a workdir, which would know its data set and model.")
+        raise ValueError(f"--config is missing: {source} is not a workdir, so its data set and model are unknown.")
     config = check_config(config)
     data, size = config.data, config.model.image_size
     named = workdir_of(source) is None and source.partition(":")[0] in VARIANTS
@@ -58,7 +58,7 @@ def probe(
             f"{config.model.in_channels}. Give --config.model.in_channels={model.in_channels} (data.mean and data.std "
             "fit it)."
         )
-    model = update(model, num_classes=0, image_size=size)  # the head plays no part
+    model = update(model, num_classes=0, image_size=size)  # no head is needed
     params, block, kind = fit(found, model), model.depth if block is None else block, kind or model.pooling
     train, test = (
         extract_features(model, params, config, split, block=block, kind=kind)
@@ -85,17 +85,17 @@ def probe(
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line -> options; `output` is a path."""
+    """Command-line arguments -> options; `output` is a path."""
     parser = command_line.Parser("probe", __doc__)
     add_source_flags(parser)
     parser.add_config()
-    parser.add_argument("--block", type=int, help="1-based; the last unless given")
-    parser.add_argument("--features", choices=KINDS, help="of the sentences; unless given what the model's head reads")
-    parser.add_argument("--output", type=Path, help="a JSON file; WORKDIR/probe.json unless given")
+    parser.add_argument("--block", type=int, help="1-based (default: the last)")
+    parser.add_argument("--features", choices=KINDS, help="of the sentences (default: what the model's head reads)")
+    parser.add_argument("--output", type=Path, help="output file, JSON (default WORKDIR/probe.json)")
     options = parser.parse(arguments)
     workdir = workdir_of(options.source)
     if options.output is None and workdir is None:
-        parser.error(f"--output is missing: {options.source} is not a workdir that the JSON could go to.")
+        parser.error(f"--output is missing: {options.source} is not a workdir to write the JSON to.")
     with command_line.one_message("probe"):
         options.output = user_path(options.output or workdir / "probe.json")
     return options
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{found['features']} after block {found['block']}, {found['weights']}"
     )
     penalty = f"C = {linear['inverse_penalty']:g} of {INVERSE_PENALTIES[0]:g} to {INVERSE_PENALTIES[-1]:g}"
-    note = "; at the end of these, so a better one may lie beyond" if linear["at_end"] else ""
+    note = "; at the end of this range, so a better one may lie beyond" if linear["at_end"] else ""
     note += "" if linear["converged"] else "; not converged, so take it as a lower bound"
     print(f"Linear probe:         {100 * linear['accuracy']:.2f}% ({penalty}{note})")
     print(f"{nearest['neighbours']} nearest neighbours: {100 * nearest['accuracy']:.2f}%")

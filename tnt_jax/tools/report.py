@@ -2,10 +2,10 @@
 
     python -m tnt_jax.tools.report --workdir=runs/digits [--output=report.html] [--figures=all] [--image=eval:0]
 
-The page is one file with its images inside; it loads nothing from elsewhere, and reads on a phone too. The mistakes
-and the confusion matrix (of several labels an image: the average precision of each class) are of the newest checkpoint
+The page is one file with its images inside; it loads nothing from elsewhere, and fits a phone too. The mistakes and the
+confusion matrix (with several labels per image: the average precision of each class) are those of the newest checkpoint
 on data.eval_split, with the weights (raw or averaged) that the last evaluation found better, or --weights. --figures:
-as in tools.figures, or none; they are drawn of --image.
+as in tools.figures, or none; they show --image.
 """
 
 import argparse
@@ -27,7 +27,7 @@ REPORT_FILE = "report.html"
 
 
 def draw_figures(trained: Trained, figures: str, image: str, changes: Sequence[str]) -> dict[str, bytes]:
-    """A run's model -> PNG files by the figures' names (tools.figures), in the paper's order."""
+    """A run's model -> {name of a figure (tools.figures): PNG file}, in the paper's order."""
     if figures == "none":
         return {}
     subject = subject_of(trained)
@@ -38,11 +38,11 @@ def draw_figures(trained: Trained, figures: str, image: str, changes: Sequence[s
 
 
 def make_report(options: argparse.Namespace, workdir: Path) -> str:
-    """The options of `parse` and the run's folder -> the page. Raises ValueError or OSError with the fix."""
+    """The options of `parse` and the workdir -> the page. Raises ValueError or OSError with the fix."""
     check_run(workdir, options.changes)
     summary = read_summary(workdir)
     trained = open_trained(str(workdir), weights=options.weights, changes=options.changes)
-    figures = draw_figures(trained, options.figures, options.image, options.changes)  # a wrong name is told now
+    figures = draw_figures(trained, options.figures, options.image, options.changes)  # first: a wrong name fails early
     logits_of = predictor(trained.model, trained.variables, trained.images)
     batches = batches_of_run(trained, trained.config.eval_batch_size)
     first = next(batches)
@@ -64,14 +64,14 @@ def make_report(options: argparse.Namespace, workdir: Path) -> str:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line -> options."""
+    """Command-line arguments -> options."""
     parser = command_line.Parser("report", __doc__)
-    parser.add_argument("--workdir", required=True, type=Path, help="a run that has trained")
-    parser.add_argument("--output", type=Path, help=f"a file; WORKDIR/{REPORT_FILE} unless given")
+    parser.add_argument("--workdir", required=True, type=Path, help="the workdir of a trained run")
+    parser.add_argument("--output", type=Path, help=f"output file (default WORKDIR/{REPORT_FILE})")
     add_weights_flag(parser)
-    parser.add_argument("--figures", default="all", help="all (default), none, or names with commas between them")
-    parser.add_argument("--image", default="eval:0", help="of the figures: a file, or eval:K (default eval:0)")
-    mistakes = "how many of the worst to show (default 24)"
+    parser.add_argument("--figures", default="all", help="all (default), none, or comma-separated names")
+    parser.add_argument("--image", default="eval:0", help="image for the figures: a file, or eval:K (default eval:0)")
+    mistakes = "number of worst mistakes to show (default 24)"
     parser.add_argument("--mistakes", type=command_line.at_least(1), default=24, help=mistakes)
     return parser.parse(arguments)
 

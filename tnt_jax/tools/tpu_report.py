@@ -1,12 +1,12 @@
-"""The training step of a config on a slice of TPUs, without one: does it fit, what does it cost, where does time go.
+"""Compiles a config's training step for an absent TPU slice: does it fit, what does it cost, where does time go.
 
     python -m tnt_jax.tools.tpu_report --config=configs/imagenet_tnt_b.py --topology=v5e:4x8 [--config.KEY=VALUE ...]
 
-Compiles the step that the loop would run (pmapped, donated, AdamW, moving average, mixing) with the config's own batch
-over the slice's chips, prints tables and writes JSON (--output). Every figure is static: compiled, never run. Time is
-XLA's own estimate, too high for element-wise operations and without Pallas kernels. --largest-batch searches the
-largest batch a chip holds: several compilations of minutes each. --config.model.scan=True compiles in less than half
-the time, TNT-S in less than a quarter (config.scan_tile_kib). Needs libtpu: pip install -e ".[tpu-report]".
+The step is the training loop's (pmapped, donated, AdamW, moving average, mixing), with the config's own batch over the
+slice's chips. Prints tables and writes JSON (--output). Every figure is static: compiled, never run. Time is XLA's own
+estimate, too high for element-wise operations and without Pallas kernels. --largest-batch searches for the largest
+batch that a chip holds: several compilations of minutes each. --config.model.scan=True compiles in less than half the
+time, TNT-S in less than a quarter (config.scan_tile_kib). Needs libtpu: pip install -e ".[tpu-report]".
 """
 
 import argparse
@@ -33,9 +33,9 @@ from tnt_jax.workdir import write_atomically
 
 
 def make_report(options: argparse.Namespace, config: Config) -> dict[str, Any]:
-    """-> see tpu.report.describe, with `largest_batch` where it is asked for.
+    """Returns the dict of tpu.report.describe, with `largest_batch` if options ask for it.
 
-    Raises ValueError for what cannot work, with the fix, OSError for --hlo, and ImportError without libtpu.
+    Raises ValueError with the fix, OSError if --hlo cannot be written, and ImportError without libtpu.
     """
     topology = options.topology
     limit_tiles(config)
@@ -44,7 +44,7 @@ def make_report(options: argparse.Namespace, config: Config) -> dict[str, Any]:
 
     def compile_with(batch_size: int) -> CompiledStep:
         per_chip = batch_size // len(devices)
-        print(f"compiling a batch of {per_chip} a chip for {topology}; this takes minutes", file=sys.stderr, flush=True)
+        print(f"compiling {per_chip} images per chip for {topology}; this takes minutes", file=sys.stderr, flush=True)
         settings = dataclasses.replace(config, batch_size=batch_size)
         return compile_step(settings, num_classes, devices, options.examples)
 
@@ -53,7 +53,7 @@ def make_report(options: argparse.Namespace, config: Config) -> dict[str, Any]:
         write_atomically(options.hlo, step.text)
     costs = None if step.text is None else estimate(step.text, chip, len(devices))
     found = describe(config, topology, chip, len(devices), step, costs)
-    found["libtpu_init_args"] = os.environ.get("LIBTPU_INIT_ARGS", "")  # the tiles of scanned blocks among them
+    found["libtpu_init_args"] = os.environ.get("LIBTPU_INIT_ARGS", "")  # includes the tile size of scanned blocks
     if options.largest_batch:
         unit = options.batch_unit * config.accumulation_steps
         per_chip = lambda batch: compile_with(batch * len(devices))  # noqa: E731
@@ -65,7 +65,7 @@ def make_report(options: argparse.Namespace, config: Config) -> dict[str, Any]:
 
 
 def count_classes(given: int | None, config: Config) -> int:
-    """Of --num-classes, the config, or its data set; the set itself need not be there unless it is a folder."""
+    """Returns the number of --num-classes, the config or its data set, which need not exist unless it is a folder."""
     from tnt_jax.data import sources
 
     if given or config.model.num_classes:
@@ -77,18 +77,18 @@ def count_classes(given: int | None, config: Config) -> int:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line -> options. Files that are written after minutes of compiling must have a folder to go to."""
+    """Command-line arguments -> options. Checks the folders of output files now, not after minutes of compiling."""
     parser = command_line.Parser("tpu_report", __doc__)
     parser.add_config()
     parser.add_argument("--topology", help="the slice, GENERATION:CHIPSxCHIPS[xCHIPS]: v5e:4x8, v4:2x2x1")
     positive = command_line.at_least(1)
-    parser.add_argument("--num-classes", type=positive, help="of the head, where neither config nor data set say")
-    parser.add_argument("--examples", help="with data.on_device: the training set, as COUNTxHEIGHTxWIDTH")
-    parser.add_argument("--largest-batch", action="store_true", help="search the largest batch a chip holds")
-    unit = "exactness of the search, images a chip (default 8)"
+    parser.add_argument("--num-classes", type=positive, help="of the head, if neither config nor data set has it")
+    parser.add_argument("--examples", help="with data.on_device: size of the training set, COUNTxHEIGHTxWIDTH")
+    parser.add_argument("--largest-batch", action="store_true", help="search for the largest batch that a chip holds")
+    unit = "step of the search, in images per chip (default 8)"
     parser.add_argument("--batch-unit", type=positive, default=8, help=unit)
-    parser.add_argument("--hlo", type=Path, help="a file for the compiled program's text, to look further")
-    parser.add_argument("--output", type=Path, default=Path("tpu_report.json"), help="a file for the figures as JSON")
+    parser.add_argument("--hlo", type=Path, help="output file for the compiled program's text")
+    parser.add_argument("--output", type=Path, default=Path("tpu_report.json"), help="JSON (default tpu_report.json)")
     options = parser.parse(arguments)
     for name, example in (("config", "configs/imagenet_tnt_b.py"), ("topology", "v5e:4x8")):
         if getattr(options, name) is None:
@@ -105,9 +105,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints the tables and writes the file."""
+    """Prints the tables and writes the JSON file."""
     options = parse(arguments)
-    # Only a compiler is needed, and on a machine with an accelerator it stays free.
+    # Only the compiler is needed; a local accelerator stays free.
     jax.config.update("jax_platforms", "cpu")
     with command_line.one_message("tpu_report", ImportError):
         found = make_report(options, check_config(command_line.read_config(options)))

@@ -4,7 +4,7 @@ A source is
   runs/digits                                        a workdir (its newest checkpoint), or WORKDIR/checkpoints/STEP
   tnt_s_patch16_224:weights.safetensors              a model's name and weights for it (.pth too, with PyTorch)
   tnt_s_patch16_224:hf-hub:timm/tnt_s_patch16_224.in1k
-  hf-hub:timm/tnt_s_patch16_224.in1k                 the hub's name says which model
+  hf-hub:timm/tnt_s_patch16_224.in1k                 the name on the hub says which model
 """
 
 import dataclasses
@@ -38,30 +38,30 @@ class Trained:
     model: TNT
     variables: VariableDict
     images: EvalImages
-    class_names: tuple[str, ...]  # one a logit; the number where nothing is known
-    weights: str  # which these are, in words: "raw weights of step 200"
-    config: Config | None  # of a workdir
+    class_names: tuple[str, ...]  # one per logit; the class number if there is no name
+    weights: str  # such as "raw weights of step 200"
+    config: Config | None  # of a run; None for published weights
 
     @property
     def workdir(self) -> Path | None:
-        """The run's; None for published weights."""
+        """The run's workdir; None for published weights."""
         return workdir_of(self.source)
 
     @property
     def per_class(self) -> bool:
-        """Whether a probability is its class's own, a sigmoid; of published weights they are a softmax."""
+        """Whether each class has a probability of its own (sigmoid); published weights use a softmax."""
         return self.config is not None and self.config.per_class
 
 
 def add_weights_flag(parser: command_line.Parser) -> None:
-    """--weights, the same for every program that reads a run."""
+    """Adds --weights, the same for every program that reads a run."""
     parser.reads_config = True
-    words = "of a run: the set that its last evaluation found better (default), or which"
+    words = "of a run; best (default): those that its last evaluation found better"
     parser.add_argument("--weights", choices=workdirs.WEIGHTS, default=BEST, help=words)
 
 
 def add_source_flags(parser: command_line.Parser) -> None:
-    """--source and --weights."""
+    """Adds --source and --weights."""
     words = "a workdir, WORKDIR/checkpoints/STEP, NAME:WEIGHTS or hf-hub:OWNER/NAME"
     parser.add_argument("--source", required=True, help=words)
     add_weights_flag(parser)
@@ -70,10 +70,10 @@ def add_source_flags(parser: command_line.Parser) -> None:
 def open_trained(
     source: str, image_size: int | tuple[int, int] | None = None, *, weights: str = BEST, changes: Sequence[str] = ()
 ) -> Trained:
-    """A source, a side or (H, W) in pixels (None: the model's own; others interpolate the positions) -> Trained.
+    """Opens a source. image_size: a side or (H, W) in pixels, with interpolated positions; None: the model's own.
 
-    weights: "best", "raw" or "averaged", as in tnt_jax.load_pretrained; changes: --config.KEY=VALUE of a run's
-    configuration. Raises ValueError or FileNotFoundError with the fix.
+    weights: "best", "raw" or "averaged", as in tnt_jax.load_pretrained. changes: --config.KEY=VALUE flags for a run's
+    config. Raises ValueError or FileNotFoundError with the fix.
     """
     workdir = workdir_of(source)
     if workdir is not None:
@@ -87,7 +87,7 @@ def open_trained(
         from tnt_jax.data.class_names import imagenet_names
 
         if changes:
-            raise ValueError(f"{changes[0]}: {source} is no run, whose configuration it could change. Leave it out.")
+            raise ValueError(f"{changes[0]}: {source} is not a run, so there is no config to change. Leave it out.")
         (name, model, found), config = read_published(source, weights), None
         names = numbered(imagenet_names() if model.num_classes == NUM_IMAGENET_CLASSES else (), model.num_classes)
         images = published_images(name)
@@ -98,23 +98,23 @@ def open_trained(
 
 
 def workdir_of(source: str) -> Path | None:
-    """The run's folder that a source lies in; None where it is no folder."""
+    """Returns the workdir of a source; None if the source is not a folder."""
     return split_step(source)[0] if is_folder(source) else None
 
 
 def check_run(workdir: Path, changes: Sequence[str] = ()) -> Config:
-    """A run's folder and --config.KEY=VALUE -> its config, changed. Raises ValueError where there is none."""
+    """A run's workdir and --config.KEY=VALUE flags -> its config, changed. Raises ValueError if it has none."""
     if not (workdir / workdirs.CONFIG_FILE).is_file():
         raise ValueError(f"{workdir} is not a workdir of this project: it has no {workdirs.CONFIG_FILE}.")
     return check_config(command_line.run_config(workdir, changes))
 
 
 def batches_of_run(trained: Trained, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-    """A run's model -> batches of the run's evaluation split, labels in the model's order of classes.
+    """Yields batches of a run's evaluation split, with labels in the model's order of classes.
 
-    They are those of input_pipeline.evaluation_batches with the axis of the devices flattened: [b, ...], b the next
-    size from `batch_size` on that the devices share equally. Raises what the data package raises, and ValueError where
-    the data set now has classes that the run does not know.
+    They are those of input_pipeline.evaluation_batches with the device axis flattened: [b, ...], where b is
+    `batch_size` rounded up to a multiple of the number of devices. Raises the errors of the data package, and
+    ValueError if the data set now has classes that the run does not know.
     """
     from tnt_jax.data import sources
 
@@ -126,7 +126,7 @@ def batches_of_run(trained: Trained, batch_size: int) -> Iterator[dict[str, np.n
 
 
 def class_names(workdir: Path, config: Config, num_classes: int) -> tuple[str, ...]:
-    """-> the names of a run's classes: those it left in its workdir, or its data set's, or numbers."""
+    """Returns the names of a run's classes: those in its workdir, else its data set's, else numbers."""
     from tnt_jax.data import sources
     from tnt_jax.data.class_names import readable
 
@@ -137,12 +137,12 @@ def class_names(workdir: Path, config: Config, num_classes: int) -> tuple[str, .
         except (ValueError, FileNotFoundError) as error:
             file = workdirs.CLASSES_FILE
             logging.warning(
-                f"{workdir} has no {file}, as older runs, and its data set is not here ({error}). Classes get their "
-                'numbers; to name them, write that file: a JSON list in the order of the labels, ["cat", "dog"].'
+                f"{workdir} has no {file}, like older runs, and its data set is not here ({error}). Classes are "
+                'numbered; to name them, write that file: a JSON list in the order of the labels, ["cat", "dog"].'
             )
     return numbered(readable(names or ()), num_classes)
 
 
 def numbered(names: tuple[str, ...], num_classes: int) -> tuple[str, ...]:
-    """Names of the first classes -> a name of each class, the number where there is none."""
+    """Names of the first classes -> a name for each class; its number if it has none."""
     return (*names, *map(str, range(len(names), num_classes)))[:num_classes]

@@ -1,7 +1,7 @@
-"""What the processes of a run, and its sessions, have to have in common: config, code, data set, workdir, devices.
+"""Checks that the processes and sessions of a run agree: config, code, data set, workdir, devices.
 
-Each process compares its own with the first one's, through the key-value store of jax's coordination service (which
-waits for a given time, where a sum over the devices would wait for ever). All of them end with the same message.
+Each process compares its values with process 0's through the key-value store of jax's coordination service, which has
+a timeout (a sum over the devices would wait for ever). All processes end with the same message.
 """
 
 import hashlib
@@ -25,27 +25,27 @@ from tnt_jax.training.runtime import CannotStart, RunError, lock_holder
 from tnt_jax.training.saved_config import differences, leaves
 from tnt_jax.training.setup import Run
 
-# Keys that may differ between the processes of one run: of the machine, not of the run.
+# Keys that may differ between the processes of one run: they describe the machine, not the run.
 OWN = ("distributed.", "data.directory", "data.worker_processes", "prefetch_batches")
-SECONDS_TO_APPEAR = 60  # of a file on another machine of a network file system
+SECONDS_TO_APPEAR = 60  # for a file to reach another machine over a network file system
 CHECKPOINT = "newest checkpoint in --workdir"
 SHARED = ": the workdir must be on a file system that all processes share"
-FINE = "fine"  # the store takes no empty words
-_NAMED = 5  # differences in a message
-_topics = itertools.count()  # no two of one process may have the same name in the store
+FINE = "fine"  # the store accepts no empty string
+_NAMED = 5  # differences listed in a message
+_topics = itertools.count()  # keys in the store must be unique
 
 
 def check_same_start(run: Run) -> None:
-    """Raises CannotStart in every process where one is about to train something else, with what differs."""
+    """Raises CannotStart in every process, with the differences, if one is about to train something else."""
     if jax.process_count() > 1:
         mine = statement(run)
         agree("start", json.dumps(mine), lambda first: difference(mine, json.loads(first)), _patience(run))
 
 
 def check_same_workdir(run: Run, token: str) -> None:
-    """Raises CannotStart in every process where one does not see the lock that the first one has just taken.
+    """Raises CannotStart in every process if one does not see the lock that process 0 has just taken.
 
-    token: what the first process has written into it.
+    token: the string that process 0 has written into the lock.
     """
     if jax.process_count() < 2:
         return
@@ -62,7 +62,7 @@ def check_same_workdir(run: Run, token: str) -> None:
 
 
 def statement(run: Run) -> dict[str, Any]:
-    """What this process is about to do, in parts that can be named: {"config.seed": 0, "code tnt_jax/...": ...}."""
+    """Returns what this process is about to train, by name: {"config.seed": 0, "tnt_jax/....py": digest, ...}."""
     config = {f"config.{key}": value for key, value in leaves(as_dict(run.config)) if not key.startswith(OWN)}
     data = {
         "training examples": run.pipeline.train_examples,
@@ -70,7 +70,7 @@ def statement(run: Run) -> dict[str, Any]:
         "classes": list(run.pipeline.class_names or ()),
         "data set": run.pipeline.identity,
     }
-    if run.pretrained is not None:  # the same path may lead each process to another file
+    if run.pretrained is not None:  # the same path may be a different file in each process
         checksums = repr(sorted(workdirs.checksums(run.pretrained).items()))
         data["weights at the start"] = hashlib.sha256(checksums.encode()).hexdigest()[:12]
     if run.teacher is not None:
@@ -82,13 +82,13 @@ def statement(run: Run) -> dict[str, Any]:
 
 
 def difference(mine: Mapping[str, Any], first: Mapping[str, Any]) -> str:
-    """Two statements -> what differs, in words; "" for none."""
+    """Two statements -> a description of the differences; "" if there are none."""
     names = [name for name in sorted(mine.keys() | first.keys()) if mine.get(name) != first.get(name)]
     if not names:
         return ""
     words = [name if name.endswith(".py") else f"{name} ({_both(mine.get(name), first.get(name))})" for name in names]
     more = f" and {len(words) - _NAMED} more" if len(words) > _NAMED else ""
-    return f"has another {', another '.join(words[:_NAMED])}{more}{SHARED * (CHECKPOINT in names)}"
+    return f"differs in {', '.join(words[:_NAMED])}{more}{SHARED * (CHECKPOINT in names)}"
 
 
 def _both(mine: object, first: object) -> str:
@@ -96,9 +96,9 @@ def _both(mine: object, first: object) -> str:
 
 
 def agree(topic: str, statement: str, compare: Callable[[str], str], seconds: float) -> None:
-    """All processes call it. compare: the first one's statement -> what is wrong with this process; "" for nothing.
+    """Compares process 0's statement in every process; all must call it. compare: statement -> problem, "" if none.
 
-    Raises CannotStart in all of them where something is wrong with one, or one says nothing for so many seconds.
+    Raises CannotStart in all processes if one has a problem, or if one does not answer within `seconds`.
     """
     client, count = distributed.global_state.client, jax.process_count()
     key, wait = _key(topic), int(1000 * seconds)
@@ -112,7 +112,7 @@ def agree(topic: str, statement: str, compare: Callable[[str], str], seconds: fl
             first = client.blocking_key_value_get(f"{key}/statement", wait)
             client.key_value_set(f"{key}/{jax.process_index()}", compare(first) or FINE)
         verdict = client.blocking_key_value_get(f"{key}/verdict", wait)
-        if verdict != FINE:  # the first process keeps the store: it ends when the others have heard
+        if verdict != FINE:  # process 0 hosts the store: it ends after the others have read the verdict
             if jax.process_index():
                 client.key_value_set(f"{key}/{jax.process_index()}/heard", FINE)
             else:
@@ -121,10 +121,10 @@ def agree(topic: str, statement: str, compare: Callable[[str], str], seconds: fl
     except jax.errors.JaxRuntimeError as error:
         raise CannotStart(
             f"The {count} processes did not all start within {seconds:g} s (distributed.initialization_timeout_seconds)"
-            f". The last words of the others say why. ({str(error).partition(chr(10))[0]})"
+            f". The last messages of the others say why. ({str(error).partition(chr(10))[0]})"
         ) from error
     if verdict != FINE:
-        raise CannotStart(f"The processes of this run differ: {verdict}. Start all of them by the same command.")
+        raise CannotStart(f"The processes of this run differ: {verdict}. Start all of them with the same command.")
 
 
 def _key(topic: str) -> str:
@@ -145,15 +145,15 @@ def _patience(run: Run) -> float:
 
 
 def devices() -> dict[str, Any]:
-    """What the last bits of a run depend on beside its config."""
+    """Returns what the last bits of a run depend on besides its config."""
     kind = jax.devices()[0].device_kind
     return {"device_count": jax.device_count(), "process_count": jax.process_count(), "device_kind": kind}
 
 
 def check_same_model(run: Run, metadata: Mapping[str, Any]) -> None:
-    """Raises RunError where a checkpoint is of another model than config.json says, though every array may fit.
+    """Raises RunError if a checkpoint is of another model than config.json describes, even if every array fits.
 
-    metadata: of the checkpoint; those of earlier versions do not say.
+    metadata: the checkpoint's; earlier versions have no model in it.
     """
     trained = workdirs.with_current_keys(metadata)[0].get("model") or {}
     now = {name: value for name, value in as_dict(run.config)["model"].items() if name in trained}
@@ -161,50 +161,49 @@ def check_same_model(run: Run, metadata: Mapping[str, Any]) -> None:
         words = "; ".join(f"{name} ({old!r} there, {new!r} now)" for name, old, new in differing)
         raise RunError(
             f"The checkpoint of step {metadata['step']} in {run.workdir} is of another model than "
-            f"{workdirs.CONFIG_FILE} says: {words}. Was that file edited? Give the keys their old values."
+            f"{workdirs.CONFIG_FILE} says: {words}. Was that file edited? Restore the old values of these keys."
         )
 
 
 def resume_notes(run: Run, metadata: Mapping[str, Any]) -> Iterator[str]:
-    """What makes a resumed run another than the one that was never stopped, if only in its last bits.
+    """Yields notes on whatever makes a resumed run differ from an uninterrupted one, even in the last bits only.
 
-    metadata: of the checkpoint; those of earlier versions lack some of what is compared.
+    metadata: the checkpoint's; earlier versions lack some of the entries compared here.
     """
     config, now = run.config, devices()
     before = {name: metadata.get(name, value) for name, value in now.items()}
     if before != now:
         note = (
             f"{_in_words(**before)} then, {_in_words(**now)} now. Sums are rounded in another order and drop "
-            "path is drawn anew, so the run continues equivalently, but not bit for bit."
+            "path is drawn anew, so the run continues equivalently but not bit for bit."
         )
         if before["process_count"] != now["process_count"] and config.data.repeated_augmentation > 1:
-            note += " The copies of an image (config.data.repeated_augmentation) are mixed with other images than then."
+            note += " The copies of an image (config.data.repeated_augmentation) are mixed with other images now."
         yield note
     decoder = metadata.get("decoder", "the decoder of earlier versions")
     if decoder != DECODER and config.data.name != "synthetic":
         yield (
-            f"images were made by {decoder} then and are made by {DECODER} now, so the remaining ones may differ "
-            "a little from what they would have been; those of a folder are rotated as their EXIF says if "
-            f"config.data.exif_orientation={config.data.exif_orientation} says so."
+            f"images were decoded by {decoder} then and are decoded by {DECODER} now, so the remaining ones may differ "
+            "slightly; whether a folder's images are rotated by their EXIF tag depends on "
+            f"config.data.exif_orientation={config.data.exif_orientation}."
         )
     teacher = run.teacher and run.teacher.digest
     if "teacher" in metadata and metadata["teacher"] != teacher:
         yield (
             f"the teacher, config.distillation.teacher={config.distillation.teacher}, has other weights than then: the "
-            "run resumes with another loss than it would have had."
+            "run resumes with a different loss."
         )
     data = run.pipeline.identity
     examples, found = metadata.get("train_examples", run.pipeline.train_examples), run.pipeline.train_examples
     if examples != found:
         yield (
             f"the training split {config.data.train_split!r} of {config.data.name} had {examples:,} examples then and "
-            f"has {found:,} now: the run resumes with other batches than it would have had, and epochs of another "
-            "length."
+            f"has {found:,} now: the run resumes with different batches and a different epoch length."
         )
     elif metadata.get("data_set", data) != data:
         yield (
-            f"{config.data.name} is not what it was ({metadata['data_set']} then, {data} now), though it has as many "
-            "examples to train on: these may be others, or in another order."
+            f"{config.data.name} has changed ({metadata['data_set']} then, {data} now), though it has as many "
+            "training examples: they may be different ones, or in a different order."
         )
 
 

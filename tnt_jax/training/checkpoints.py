@@ -1,4 +1,4 @@
-"""Checkpoints of the train state, written by orbax while the next steps run; docs/checkpoints.md has their format."""
+"""Checkpoints of the train state, written by orbax while the next steps run; format: docs/checkpoints.md."""
 
 import contextlib
 import dataclasses
@@ -26,14 +26,14 @@ DAMAGED_FOLDER = "damaged_checkpoints"
 
 @dataclasses.dataclass(frozen=True)
 class Retained:
-    """Why a checkpoint is there; every checkpoint's metadata tells it of all that are kept with it."""
+    """Why a checkpoint is kept; every checkpoint's metadata has this for all checkpoints kept with it."""
 
-    accuracy: float | None  # at its step, the better of raw and averaged weights; None: not evaluated
+    accuracy: float | None  # of the better of raw and averaged weights at its step; None: not evaluated
     scheduled: bool  # False: saved because the run had to stop there
 
 
 def steps_to_retain(retained: Mapping[int, Retained], newest: int) -> set[int]:
-    """The retention policy: the last step, the last `newest` of the scheduled ones, and of the best ones the last."""
+    """The retention policy: the last step, the last `newest` scheduled ones, and the latest of the best ones."""
     steps = sorted(retained)
     scheduled = [step for step in steps if retained[step].scheduled]
     measured = [step for step in steps if retained[step].accuracy is not None]
@@ -44,7 +44,7 @@ def steps_to_retain(retained: Mapping[int, Retained], newest: int) -> set[int]:
 class Checkpoints:
     """The checkpoints of one workdir: the newest few, and the best by accuracy. All processes make the same calls.
 
-    What cannot be written (a full disk, a folder that is read-only by now) is a RunError that names the last good one.
+    A failed write (a full disk, a folder that has become read-only) raises RunError, which names the last good one.
     """
 
     def __init__(self, workdir: Path, keep: int):
@@ -56,31 +56,31 @@ class Checkpoints:
         _quiet_orbax()
         with self._writing():
             if jax.process_index() == 0:
-                self._folder.mkdir(parents=True, exist_ok=True)  # else a file of that name is noticed at the first save
+                self._folder.mkdir(parents=True, exist_ok=True)  # fails now, not at the first save, if it is a file
                 _remove_half_written(self._folder)
             self._manager = ocp.CheckpointManager(
                 self._folder,
-                # Named before anything is saved or restored, so that a checkpoint can be described unread.
+                # Set before the first save or restore, so that item_metadata works on unread checkpoints.
                 item_handlers={"state": ocp.StandardCheckpointHandler(), "metadata": ocp.JsonCheckpointHandler()},
                 options=ocp.CheckpointManagerOptions(preservation_policy=self, cleanup_tmp_directories=True),
             )
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """orbax asks which of its checkpoints to keep when a new one is complete."""
+        """Returns which checkpoints to keep; orbax calls it when a new one is complete."""
         del context
         return [info.step in self._retained for info in checkpoints]
 
     def save(
         self, state: TrainState, metadata: dict[str, Any], accuracy: float | None = None, scheduled: bool = True
     ) -> None:
-        """Starts writing the (unreplicated, numpy) state; waits only for the write before it.
+        """Starts writing the (unreplicated, numpy) state; waits only for the previous write.
 
-        With `accuracy`, the better of raw and averaged weights at this step, the checkpoint competes for the best.
-        One that is not `scheduled` does not count among the newest, and goes when the next one is complete.
+        With `accuracy`, of the better of raw and averaged weights at this step, the checkpoint competes for the best.
+        Unless `scheduled`, it does not count among the newest and is deleted when the next one is complete.
         """
         step = int(state.step)
         with self._writing():
-            # The one before must be complete, for this one may be what removes those that it was to follow.
+            # The previous one must be complete: this save may delete the checkpoints before it.
             self._manager.wait_until_finished()
             self._retain(step, accuracy, scheduled)
             more = {"kept": self._retained_as_json(), "checksums": workdirs.checksums(state)}
@@ -92,22 +92,22 @@ class Checkpoints:
             )
 
     def update_metadata(self, step: int, changes: dict[str, Any], accuracy: float | None, scheduled: bool) -> None:
-        """Changes what is said of a complete checkpoint: its metadata, in one atomic step, and why it is kept."""
+        """Changes a complete checkpoint's metadata, in one atomic write, and why it is kept."""
         with self._writing():
             self._manager.wait_until_finished()
             self._retain(step, accuracy, scheduled)
             if jax.process_index() == 0:
-                path = self._folder / str(step) / "metadata" / "metadata"  # where orbax' JsonSave has it
+                path = self._folder / str(step) / "metadata" / "metadata"  # where orbax's JsonSave writes it
                 described = json.loads(path.read_text()) | changes | {"kept": self._retained_as_json()}
                 workdirs.write_atomically(path, json.dumps(workdirs.sign(described)).encode())
             self._delete_the_rest()
 
     def restore_newest(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """-> (state as numpy arrays, metadata) of the newest sound checkpoint, or None where there is none.
+        """-> (state as numpy arrays, metadata) of the newest intact checkpoint, or None if there is no checkpoint.
 
-        `like` gives structure, shapes and types. A damaged one (unreadable, or not the bytes that its checksums say) is
-        moved to WORKDIR/damaged_checkpoints, logged, and the one before it taken. Raises RunError where there are
-        checkpoints and none is sound, and for one of another model, with the arrays that differ.
+        `like` gives structure, shapes and types. A damaged one (unreadable, or with wrong checksums) is logged and
+        moved to WORKDIR/damaged_checkpoints, and the one before it is tried. Raises RunError if all checkpoints are
+        damaged, or, with the arrays that differ, if one is of another model.
         """
         like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
         damaged = []
@@ -119,7 +119,7 @@ class Checkpoints:
                     args=ocp.args.Composite(state=ocp.args.StandardRestore(like), metadata=ocp.args.JsonRestore()),
                 )
                 workdirs.verify(restored.state, restored.metadata)
-            except Exception as error:  # whatever orbax and tensorstore make of damaged files
+            except Exception as error:  # whatever orbax and tensorstore raise for damaged files
                 why = str(error).partition("\n")[0] or type(error).__name__
                 logging.warning("The checkpoint %s is damaged and is passed over: %s", self._path(step), why)
                 damaged.append(step)
@@ -130,24 +130,24 @@ class Checkpoints:
         if damaged:
             raise RunError(
                 f"None of the {len(damaged)} checkpoints in {self._workdir / FOLDER} can be read (see the warnings "
-                "above). Use another --workdir, or delete that folder to start anew."
+                "above). Use another --workdir, or delete that folder to start again."
             )
         return None
 
     def wait(self) -> None:
-        """Returns once everything is on disk; raises what went wrong in the background."""
+        """Waits until everything is on disk; raises RunError for a failed background write."""
         with self._writing():
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits and ends the background threads."""
-        if self._failed:  # reported already; orbax would raise it once more
+        """Waits for the last write and stops the background threads."""
+        if self._failed:  # already raised; orbax would raise it again
             return
         with self._writing():
             self._manager.close()
 
     def last_good(self) -> Path | None:
-        """The folder of the newest complete checkpoint."""
+        """Returns the folder of the newest complete checkpoint, or None."""
         steps = workdirs.checkpoint_steps(self._workdir)
         return self._path(steps[-1]) if steps else None
 
@@ -156,12 +156,12 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Inside it, whatever keeps a checkpoint from being written becomes a RunError that says what remains."""
+        """Turns any exception of a write in its body into a RunError that names the last good checkpoint."""
         try:
             yield
         except RunError:
             raise
-        except Exception as error:  # whatever orbax and tensorstore make of a disk that cannot be written
+        except Exception as error:  # whatever orbax and tensorstore raise for a failed write
             self._failed = True
             last, words = self.last_good(), str(error)
             full = "No space left" in words or "RESOURCE_EXHAUSTED" in words
@@ -169,7 +169,7 @@ class Checkpoints:
                 f"A checkpoint could not be written into {self._folder}: "
                 f"{'the disk is full. ' if full else ''}{words.partition(chr(10))[0][:300]}\n"
                 + (f"The last good one is {last}. " if last else "There is no earlier one. ")
-                + "Make room or correct the folder's rights; the same command resumes from there."
+                + "Free disk space or fix the folder's permissions; the same command resumes from there."
             ) from error
 
     def _retain(self, step: int, accuracy: float | None, scheduled: bool) -> None:
@@ -181,12 +181,12 @@ class Checkpoints:
         return {str(step): dataclasses.asdict(entry) for step, entry in self._retained.items()}
 
     def _resume_retention(self, metadata: dict[str, Any]) -> None:
-        """Takes up what was kept at the restored checkpoint, and deletes what it had been about to delete."""
+        """Restores the retention state of the restored checkpoint and finishes its pending deletions."""
         there = self._manager.all_steps()
         if "kept" in metadata:
             kept = {int(step): Retained(**entry) for step, entry in metadata["kept"].items()}
             self._retained = {step: entry for step, entry in kept.items() if step in there}
-        else:  # of an earlier version of this project, which left it to orbax
+        else:  # from an earlier version, which left retention to orbax
             metrics = {step: self._manager.metrics(step) for step in there}
             self._retained = {
                 step: Retained(found["accuracy"] if found else None, scheduled=True) for step, found in metrics.items()
@@ -198,10 +198,10 @@ class Checkpoints:
             self._manager.delete(step)
 
     def _check_arrays(self, step: int, like: TrainState) -> None:
-        """Raises RunError where the checkpoint is sound, but of another model."""
+        """Raises RunError if the checkpoint is intact but of another model."""
         try:
             saved = _shapes(self._manager.item_metadata(step)["state"])
-        except Exception:  # damaged: reading it will say how
+        except Exception:  # damaged: restoring it reports how
             return
         wanted = _shapes(like)
         differing = [
@@ -217,7 +217,7 @@ class Checkpoints:
             )
 
     def _move_away(self, steps: list[int]) -> None:
-        """Damaged folders would stand in the way of a new checkpoint of the same step; nothing is deleted."""
+        """Moves damaged checkpoints out of the way of new ones of the same step; deletes nothing."""
         if not steps:
             return
         if jax.process_index() == 0:
@@ -230,9 +230,9 @@ class Checkpoints:
 
 
 def _remove_half_written(folder: Path) -> None:
-    """What a killed run left. Of one that failed in this very process the last writes may still come, hence the turns.
+    """Removes what a killed run left; retries, as a run that failed in this process may still be writing.
 
-    orbax does the same once, in the background, and would fail at the first save where a write comes in between.
+    orbax does the same once, in the background, and would fail at the first save if such a write interferes.
     """
     for _ in range(10):
         for path in folder.glob("*.orbax-checkpoint-tmp"):
@@ -243,7 +243,7 @@ def _remove_half_written(folder: Path) -> None:
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """A tree of arrays or of orbax' descriptions of them -> path: shape; the same paths for both."""
+    """A tree of arrays or of orbax's array metadata -> {path: shape}, with the same paths for both."""
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: hasattr(node, "shape"))
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
@@ -253,14 +253,14 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 class _NoTracebacks(standard_logging.Filter):
-    """Drops the tracebacks that orbax logs of errors which it raises as well."""
+    """Drops the tracebacks that orbax logs for errors it also raises."""
 
     def filter(self, record: standard_logging.LogRecord) -> bool:
         return not (record.exc_info and "orbax" in record.pathname) or logging.get_verbosity() > logging.WARNING
 
 
 def _quiet_orbax() -> None:
-    """orbax raises the first error of a write; what its other threads meet after that is not logged by each again."""
+    """Silences the follow-up errors of orbax's other threads; orbax raises the first error of a write itself."""
     logger = logging.get_absl_logger()
     if any(isinstance(each, _NoTracebacks) for each in logger.filters):
         return

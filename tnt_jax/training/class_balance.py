@@ -1,4 +1,4 @@
-"""Classes of different sizes: their weights in the loss, and the note where they are far apart."""
+"""Unbalanced classes: class weights in the loss, and a note if class sizes differ widely."""
 
 import numpy as np
 
@@ -7,21 +7,21 @@ from tnt_jax.training.config import Config, named_class_weights
 from tnt_jax.training.input_pipeline import InputPipeline
 from tnt_jax.training.starting_point import listed, normalised
 
-MOST_NAMED = 10  # weights in a line
-UNBALANCED = 10  # times the smallest class from which a note says so
+MOST_NAMED = 10  # weights in a log line
+UNBALANCED = 10  # a note is logged if the largest class is more than this many times the smallest
 
 
 def class_labels(pipeline: InputPipeline) -> tuple[str, ...]:
-    """The names of the data set's classes, or their numbers where it has none."""
+    """Returns the names of the data set's classes, or their numbers if it has none."""
     return normalised(pipeline.class_names) or tuple(map(str, range(pipeline.num_classes)))
 
 
 def make_class_weights(config: Config, pipeline: InputPipeline, num_classes: int) -> np.ndarray | None:
-    """float32 [num_classes], the weight of each of the model's classes; None where config.class_weights is "none".
+    """Returns float32 [num_classes], the weight of each of the model's classes; None for config.class_weights="none".
 
-    "balanced" is scikit-learn's n / (K * n_k): n labels in the training split, n_k of them of class k, K classes that
-    it has. A class that is not in it weighs 1, which multiplies nothing. Raises ValueError for names that are none of
-    the classes, and for classes without a number.
+    "balanced" is scikit-learn's n / (K * n_k): n labels in the training split, n_k of them of class k, K classes
+    present. An absent class has weight 1, which multiplies nothing. Raises ValueError for names that are not classes of
+    the data set, and for classes without a number.
     """
     if config.class_weights == "none":
         return None
@@ -35,7 +35,7 @@ def make_class_weights(config: Config, pipeline: InputPipeline, num_classes: int
     given = dict(zip(normalised(tuple(named := named_class_weights(config))), named.values(), strict=True))
     if unknown := [name for name in given if name not in names]:
         raise ValueError(
-            f"config.class_weights names {listed(unknown)}, and {config.data.name} has the classes {listed(names)}."
+            f"config.class_weights names {listed(unknown)}, but {config.data.name} has the classes {listed(names)}."
         )
     if missing := [name for name in names if name not in given]:
         raise ValueError(f"config.class_weights has no number for {listed(missing)}: it needs one for every class.")
@@ -44,7 +44,7 @@ def make_class_weights(config: Config, pipeline: InputPipeline, num_classes: int
 
 
 def check_threshold(config: Config, num_classes: int, several_labels: bool) -> None:
-    """Raises ValueError where label_smoothing makes all targets of whole images 1 by bce_threshold, or all 0."""
+    """Raises ValueError if label_smoothing and bce_threshold make all targets of unmixed images 1, or all of them 0."""
     threshold, smoothing = config.bce_threshold, config.label_smoothing
     off = smoothing / (2 if several_labels else num_classes)
     on = 1 - smoothing + off
@@ -59,7 +59,7 @@ def check_threshold(config: Config, num_classes: int, several_labels: bool) -> N
 
 
 def balance_lines(config: Config, pipeline: InputPipeline, weights: np.ndarray | None) -> list[str]:
-    """What the start of a run says: the weights, or that the classes are far apart, where their sizes are at hand."""
+    """Returns log lines for the start of a run: the weights, or a note on unbalanced classes if sizes are at hand."""
     names = class_labels(pipeline)
     if weights is not None:
         words = [f"{printable(name)} {weight:.4g}" for name, weight in zip(names, weights, strict=False)]
@@ -69,13 +69,13 @@ def balance_lines(config: Config, pipeline: InputPipeline, weights: np.ndarray |
         return []
     counts = pipeline.class_counts
     there = np.flatnonzero(counts)
-    if not there.size:  # a part of a split with several labels an image, none of which has one
+    if not there.size:  # a slice of a multi-label split in which no image has a label
         return []
     least, most = (int(there[arg(counts[there])]) for arg in (np.argmin, np.argmax))
     if counts[most] <= UNBALANCED * counts[least]:
         return []
     return [
-        f"Note: classes are more than {UNBALANCED} to one: {printable(names[most])} has {counts[most]:,} images to "
-        f"train on, {printable(names[least])} {counts[least]:,}. --config.class_weights=balanced weights the loss; "
-        "balanced accuracy, in every evaluation, counts each class alike."
+        f"Note: classes are unbalanced by more than {UNBALANCED} to 1: {printable(names[most])} has {counts[most]:,} "
+        f"training images, {printable(names[least])} {counts[least]:,}. --config.class_weights=balanced weights the "
+        "loss; balanced accuracy, in every evaluation, counts all classes equally."
     ]

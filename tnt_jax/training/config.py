@@ -1,8 +1,8 @@
-"""An experiment's configuration, typed and checked: one field a key of configs/default.py, under the same name.
+"""An experiment's typed and checked configuration: one field per key of configs/default.py, under the same name.
 
 The fields below and in data/settings.py are the one table of keys: type, limits, choices, whether a resumed run may
-change it, and what a run of before that lacks it meant; configs/default.py has defaults and units. `check_config` is
-the only way in.
+change the key, and the value for older runs that lack it. configs/default.py has defaults and units. `check_config` is
+the only entry point.
 """
 
 import dataclasses
@@ -19,15 +19,15 @@ from tnt_jax.models.checks import CHOICES, IMPLEMENTATIONS, OUTER_IMPLEMENTATION
 from tnt_jax.training.hints import hint
 from tnt_jax.workdir import WEIGHTS
 
-# Numbers that are not whole are float32, where what is larger turns into infinity sooner or later, and what is smaller
-# than TINY into zero, which is then divided by.
+# Floats are float32 on the devices: values above LARGE sooner or later overflow to infinity, and values below TINY
+# underflow to zero, which is then a divisor.
 LARGE, TINY = 1e30, 1e-30
-PER_CLASS_LOSSES = ("sigmoid",)  # values of `loss`; the others are for one label an image
+PER_CLASS_LOSSES = ("sigmoid",)  # values of `loss`; the others expect one label per image
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings(Group):
-    """`config.model`: the arguments of `tnt_jax.create_model`. None means "as the named variant has it"."""
+    """`config.model`: the arguments of `tnt_jax.create_model`. None keeps the named variant's value."""
 
     prefix = "model."
 
@@ -69,7 +69,7 @@ class ModelSettings(Group):
         return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
 
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of create_model (`name` included), without the Nones."""
+        """Returns the keyword arguments of create_model (`name` included) that are not None."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
@@ -91,7 +91,7 @@ class MixingSettings(Group):
 
 @dataclasses.dataclass(frozen=True)
 class DistillationSettings(Group):
-    """`config.distillation`: another model to learn from."""
+    """`config.distillation`: the teacher, and how to learn from it."""
 
     prefix = "distillation."
 
@@ -109,7 +109,7 @@ class DistributedSettings(Group):
 
     enabled: bool = key(resumable=True)
     coordinator_address: str = key(resumable=True)
-    num_processes: int = key(0, 2**16, resumable=True)  # a list as long is made of them
+    num_processes: int = key(0, 2**16, resumable=True)  # a list of this length is built
     process_id: int = key(-1, 2**16 - 1, resumable=True)
     initialization_timeout_seconds: int = key(1, 10**6, resumable=True, before=300)
     heartbeat_timeout_seconds: int = key(10, 10**6, resumable=True, before=100)
@@ -117,7 +117,7 @@ class DistributedSettings(Group):
 
 @dataclasses.dataclass(frozen=True)
 class Config(Group):
-    """A whole configuration; configs/default.py says what each key means and in which unit."""
+    """The whole configuration; configs/default.py documents each key and its unit."""
 
     seed: int = key(0, INT32)
     batch_size: int = key(1, INT32)
@@ -135,7 +135,7 @@ class Config(Group):
     warmup_learning_rate: float = key(0, LARGE)
     min_learning_rate: float = key(0, LARGE)
     weight_decay: float = key(0, LARGE)
-    adam_beta1: float = key(0, 0.9999999)  # the next number of float32 but one is 1
+    adam_beta1: float = key(0, 0.9999999)  # two float32 steps below 1
     adam_beta2: float = key(0, 0.9999999)
     adam_epsilon: float = key(TINY, LARGE)
     momentum: float = key(0, 0.9999999, before=0.9)
@@ -172,7 +172,7 @@ class Config(Group):
 
     @property
     def per_class(self) -> bool:
-        """Whether the loss, and so every probability, is of each class by itself (a sigmoid), not a softmax."""
+        """Whether the loss and all probabilities are per class (sigmoid) instead of a softmax over the classes."""
         return self.loss in PER_CLASS_LOSSES
 
 
@@ -180,10 +180,10 @@ KEYS = dict(keys_of(Config))  # "seed", ..., "model.name", ...
 
 
 def check_config(given: ml_collections.ConfigDict | Mapping[str, Any] | Config) -> Config:
-    """A ConfigDict, or its plain form as config.json holds it -> Config; one that is checked already stays.
+    """A ConfigDict, or its plain form in config.json -> checked Config; a Config is returned as it is.
 
-    Raises ValueError that names the key, the value and the fix: for a key that does not exist (with the nearest one
-    that does), a missing key, a wrong type, a number out of range, and values that exclude each other.
+    Raises ValueError with the key, the value and the fix for an unknown key (with the nearest known one), a missing
+    key, a wrong type, a number out of range, and values that exclude each other.
     """
     if isinstance(given, Config):
         return given
@@ -194,14 +194,14 @@ def check_config(given: ml_collections.ConfigDict | Mapping[str, Any] | Config) 
 
 
 def named_class_weights(config: Config) -> dict[str, float]:
-    """config.class_weights as JSON -> the weight of each class by its name; {} for "none" and "balanced".
+    """Parses config.class_weights -> the weight of each class by its name; {} for "none" and "balanced".
 
-    Raises ValueError for what is neither, and for a weight that is no number above 0.
+    Raises ValueError for other text than a JSON object, a class named twice, and a weight outside TINY..LARGE.
     """
     text = config.class_weights
     if text in ("none", "balanced"):
         return {}
-    what = f"config.class_weights={short_repr(text)}: must be none, balanced, or numbers by class name as JSON, such as"
+    what = f"config.class_weights={short_repr(text)}: must be none, balanced, or numbers by class name in JSON, such as"
     try:
         pairs = json.loads(text, object_pairs_hook=list)
     except (ValueError, RecursionError):
@@ -221,26 +221,26 @@ def named_class_weights(config: Config) -> dict[str, float]:
 
 
 def peak_learning_rate(config: Config) -> float:
-    """The rate at the end of the warm-up: `learning_rate`, scaled to the batch where the config says for which."""
+    """Returns the rate after the warm-up: `learning_rate`, scaled to the batch unless learning_rate_batch_size is 0."""
     if config.learning_rate_batch_size:
         return config.learning_rate * config.batch_size / config.learning_rate_batch_size
     return config.learning_rate
 
 
 def unknown_key_message(key: str) -> str:
-    """What to say about a dotted key that does not exist: the nearest ones that do, by meaning or by spelling."""
+    """Returns the message for an unknown dotted key, with the nearest known ones by meaning or by spelling."""
     if inside := [name for name in KEYS if name.startswith(f"{key}.")]:
         return f"config.{key} must be a group of keys, such as {inside[0]}."
     return f"config.{key}: there is no such key. {hint(key, list(KEYS))}"
 
 
 def as_dict(config: Config) -> dict[str, Any]:
-    """The plain form: nested dicts of JSON values, the same keys as configs/default.py."""
+    """Returns the plain form: nested dicts of JSON values with the keys of configs/default.py."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def _build(kind: type[Group], values: Any, prefix: str) -> Any:
-    """A dict -> the dataclass of the same keys, recursively."""
+    """A dict -> the dataclass with the same keys, recursively."""
     if not isinstance(values, Mapping):
         raise ValueError(
             f"config.{prefix[:-1]}={short_repr(values)}: must be a group of keys (an ml_collections.ConfigDict)."
@@ -257,12 +257,12 @@ def _build(kind: type[Group], values: Any, prefix: str) -> Any:
 
 
 def _check_together(config: Config) -> None:
-    """What no key can see alone."""
+    """Checks keys against each other."""
     _check_images(config.data, config.model.in_channels)
     for name in ("erase_area", "erase_aspect"):
         low, high = getattr(config.mixing, name)
         if low > high:
-            raise ValueError(f"config.mixing.{name}={(low, high)}: the first number is the smallest; swap them.")
+            raise ValueError(f"config.mixing.{name}={(low, high)}: the first number must be the smaller; swap them.")
     if config.schedule == "constant" and config.cooldown_epochs:
         raise ValueError(
             f"config.cooldown_epochs={config.cooldown_epochs:g} needs config.schedule=cosine: a constant schedule "
@@ -284,11 +284,11 @@ def _check_together(config: Config) -> None:
             f"{config.accumulation_steps}; use a batch of "
             f"{nearest_multiples(config.batch_size, config.accumulation_steps)}."
         )
-    named_class_weights(config)  # raises where they are ill-formed
+    named_class_weights(config)  # raises ValueError if malformed
     if config.loss != "sigmoid" and (config.bce_threshold is not None or config.bce_sum_classes):
         name = "bce_sum_classes" if config.bce_threshold is None else "bce_threshold"
         raise ValueError(
-            f"config.{name}={getattr(config, name)} belongs to config.loss=sigmoid, and config.loss={config.loss}. "
+            f"config.{name}={getattr(config, name)} needs config.loss=sigmoid, not {config.loss}. "
             "Set --config.loss=sigmoid, or leave it as it is in configs/default.py."
         )
     for pattern in config.freeze:
@@ -296,17 +296,17 @@ def _check_together(config: Config) -> None:
             re.compile(pattern)
         except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(
-                f"config.freeze: {short_repr(pattern)} is no regular expression: {error}. Use such as 'block_1/.*'."
+                f"config.freeze: {short_repr(pattern)} is not a regular expression: {error}. Example: 'block_1/.*'."
             ) from error
     if config.data.repeated_augmentation > config.batch_size:
         raise ValueError(
-            f"config.data.repeated_augmentation={config.data.repeated_augmentation} copies of an image do not fit "
-            f"config.batch_size={config.batch_size}, in which copies count. Use fewer copies or a larger batch."
+            f"config.data.repeated_augmentation={config.data.repeated_augmentation} copies of an image do not fit in "
+            f"config.batch_size={config.batch_size}, which counts copies. Use fewer copies or a larger batch."
         )
     if 0 < config.scan_tile_kib < 1024:
         raise ValueError(
             f"config.scan_tile_kib={config.scan_tile_kib}: no operation fits into tiles of less than 1024 KiB; use "
-            "-1 for what the model's size was looked at with, 0 for XLA's own limit, or a number such as 6144."
+            "-1 for the value that docs/tpu.md found for the model, 0 for XLA's own limit, or a number such as 6144."
         )
     if len(config.profile_steps) not in (0, 2):
         raise ValueError(
@@ -321,14 +321,14 @@ def _check_images(data: DataSettings, channels: int) -> None:
         if len(values) not in (1, channels):
             raise ValueError(
                 f"config.data.{name}={short_repr(values)} does not fit config.model.in_channels={channels}: give one "
-                f'number a channel, or one for all, such as --config.data.{name}="(0.5,)".'
+                f'number per channel, or one for all, such as --config.data.{name}="(0.5,)".'
             )
     if (channels not in (1, 3) or data.pixel_bits != 8) and (
         data.randaugment or data.three_augment or data.color_jitter
     ):
         raise ValueError(
             f"config.data.randaugment={short_repr(data.randaugment)}, three_augment={data.three_augment} and "
-            f"color_jitter={data.color_jitter:g} are for one and three channels of 8 bits, not for "
+            f"color_jitter={data.color_jitter:g} need one or three channels of 8 bits, not "
             f"config.model.in_channels={channels} with config.data.pixel_bits={data.pixel_bits}. Set "
             'data.randaugment="", data.three_augment=False and data.color_jitter=0.'
         )
@@ -356,6 +356,6 @@ def _check_distributed(distributed: DistributedSettings) -> None:
 
 
 def nearest_multiples(number: int, unit: int) -> str:
-    """The multiples of `unit` next to a number, in words: "120 or 128"."""
+    """Returns the multiples of `unit` next to a number, as text: "120 or 128"."""
     below = number // unit * unit
     return f"{below} or {below + unit}" if below else f"{unit}"

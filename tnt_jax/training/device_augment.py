@@ -1,8 +1,8 @@
-"""What happens to a batch on the device: crops of resident data, normalisation, mixup, CutMix and random erasing.
+"""Augmentation on the device: crops of resident data, normalisation, mixup, CutMix and random erasing.
 
-Mixup (arXiv 1710.09412), CutMix (1905.04899) and random erasing (1708.04896) are timm's: one lambda, box and choice for
-a global batch; an image's partner is its mirror in the reversed batch, across devices. An image's own draws come from
-its index in the global batch. So the outcome depends on the key and the batch, not on how many devices share it.
+Mixup (arXiv 1710.09412), CutMix (1905.04899) and random erasing (1708.04896) follow timm: one lambda, box and choice
+per global batch; an image's partner is its mirror in the reversed batch, across devices. An image's own draws depend on
+its index in the global batch. So the result depends on the key and the batch, not on the number of devices.
 """
 
 import math
@@ -15,17 +15,17 @@ from jax import lax
 from tnt_jax.data.settings import DataSettings, EvalImages
 from tnt_jax.training.config import MixingSettings
 
-ATTEMPTS = 10  # boxes drawn until one fits into the image: timm to erase, torchvision to crop
+ATTEMPTS = 10  # at drawing a box that fits into the image, as timm does to erase and torchvision to crop
 
 
 def normalize(images: jax.Array, data: DataSettings | EvalImages) -> jax.Array:
-    """images [b, H, W, C], pixel values of data.pixel_bits -> float32, (images / largest - mean) / std by channel."""
+    """images [b, H, W, C], pixel values of data.pixel_bits -> float32, (images / largest - mean) / std per channel."""
     mean, std = jnp.array(data.mean, jnp.float32), jnp.array(data.std, jnp.float32)
     return (images.astype(jnp.float32) / (2**data.pixel_bits - 1) - mean) / std
 
 
 def reverse_batch(x: jax.Array, axis_name: str | None = None) -> jax.Array:
-    """x [b, ...], a device's shard -> its shard of the global batch in reversed order."""
+    """x [b, ...], a device's shard -> its shard of the reversed global batch."""
     x = jnp.flip(x, axis=0)
     if axis_name is None:
         return x
@@ -34,10 +34,10 @@ def reverse_batch(x: jax.Array, axis_name: str | None = None) -> jax.Array:
 
 
 def draw_weights(key: jax.Array, height: int, width: int, mixing: MixingSettings) -> tuple[jax.Array, jax.Array]:
-    """-> (weights [H, W, 1] of the image itself in each pixel, lam [] of its label), float32.
+    """-> (weights [H, W, 1] of the image itself at each pixel, weight lam [] of its label), float32.
 
     Mixup: lam ~ Beta(alpha, alpha) everywhere. CutMix: 0 in a box of area 1 - lam around a uniform centre, clipped to
-    the image, 1 elsewhere; lam is then what is left of the image (timm's `correct_lam`).
+    the image, 1 elsewhere; lam is then the fraction outside the clipped box (timm's `correct_lam`).
     """
     mixed_key, choice_key, mixup_key, cutmix_key, box_key = jax.random.split(key, 5)
     unmixed = jnp.ones((height, width, 1), jnp.float32), jnp.float32(1)
@@ -60,7 +60,7 @@ def draw_weights(key: jax.Array, height: int, width: int, mixing: MixingSettings
 def mix(
     key: jax.Array, images: jax.Array, targets: jax.Array, mixing: MixingSettings, axis_name: str | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """images [b, H, W, C] float, targets [b, K] -> both mixed with their partners. The key is equal on all devices."""
+    """images [b, H, W, C] float, targets [b, K] -> both mixed with their partners. All devices use the same key."""
     if mixing.probability == 0 or not (mixing.mixup_alpha or mixing.cutmix_alpha):
         return images, targets
     weights, lam = draw_weights(key, images.shape[1], images.shape[2], mixing)
@@ -70,9 +70,9 @@ def mix(
 
 
 def random_erase(key: jax.Array, images: jax.Array, mixing: MixingSettings, axis_name: str | None = None) -> jax.Array:
-    """images [b, H, W, C], normalised -> one box of some filled with N(0, 1), each pixel and channel for itself.
+    """images [b, H, W, C], normalised -> some of them with one box of N(0, 1) noise, drawn per pixel and channel.
 
-    The key is equal on all devices.
+    All devices use the same key.
     """
     if mixing.erase_probability == 0:
         return images
@@ -89,10 +89,10 @@ def random_erase(key: jax.Array, images: jax.Array, mixing: MixingSettings, axis
 
 
 def draw_erased(key: jax.Array, height: int, width: int, mixing: MixingSettings) -> jax.Array:
-    """-> [H, W, 1] bool, True in the box of one image to be erased; nowhere with probability 1 - erase_probability.
+    """-> [H, W, 1] bool, True in the box to erase in one image; nowhere with probability 1 - erase_probability.
 
-    Area uniform in erase_area, log(height / width) uniform in erase_aspect's, rounded to pixels; the first attempt that
-    is smaller than the image on both sides, placed uniformly.
+    Area uniform in erase_area, log(height / width) uniform in the logs of erase_aspect, rounded to pixels; the first
+    attempt that is smaller than the image in both dimensions, at a uniform position. Nowhere if no attempt is.
     """
     erased_key, area_key, aspect_key, top_key, left_key = jax.random.split(key, 5)
     low, high = mixing.erase_area
@@ -111,7 +111,7 @@ def draw_erased(key: jax.Array, height: int, width: int, mixing: MixingSettings)
 
 
 def _cutmix_box(key: jax.Array, height: int, width: int, lam: jax.Array) -> jax.Array:
-    """-> [H, W, 1] float32, 1 in a box of about 1 - lam of the area, its centre uniform, clipped to the image."""
+    """-> [H, W, 1] float32, 1 in a box of about 1 - lam of the area with a uniform centre, clipped to the image."""
     row_key, column_key = jax.random.split(key)
     side = jnp.sqrt(1 - lam)
     half_height = (height * side).astype(jnp.int32) // 2
@@ -133,7 +133,7 @@ def _choose(condition: jax.Array, yes: tuple[jax.Array, ...], no: tuple[jax.Arra
 
 
 class Crop(NamedTuple):
-    """Of one image: the box in pixels (float32 scalars), the kernel and the mirroring (bool scalars)."""
+    """Crop of one image: box in pixels (float32 scalars), resize kernel and mirroring (bool scalars)."""
 
     top: jax.Array
     left: jax.Array
@@ -146,10 +146,10 @@ class Crop(NamedTuple):
 def random_resized_crops(
     examples: jax.Array, index: jax.Array, seeds: jax.Array, data: DataSettings, size: tuple[int, int]
 ) -> jax.Array:
-    """examples uint8 or uint16 [n, h, w, C], index int32 [b], seeds uint32 [b, 2] -> float32 [b, *size, C], as large.
+    """examples uint8 or uint16 [n, h, w, C], index int32 [b], seeds uint32 [b, 2] -> float32 [b, *size, C], same range.
 
-    The distribution and the pixels of the host's crops (data/augment.py, by Pillow), from another generator: each image
-    is a function of its example and its seed alone.
+    Distribution and pixels are those of the host's crops (data/augment.py, by Pillow), with another random generator:
+    each image depends only on its example and its seed.
     """
 
     def one(image: jax.Array, seed: jax.Array) -> jax.Array:
@@ -160,9 +160,9 @@ def random_resized_crops(
 
 
 def draw_crop(key: jax.Array, height: int, width: int, data: DataSettings) -> Crop:
-    """The first box that fits: area uniform in data.crop_area, log(width / height) uniform in crop_aspect's.
+    """Draws the first box that fits: area uniform in data.crop_area, log(width / height) uniform in crop_aspect's logs.
 
-    If none fits: the largest centred part whose aspect is allowed (torchvision's RandomResizedCrop).
+    If none fits: the largest centred box with an allowed aspect ratio (torchvision's RandomResizedCrop).
     """
     area_key, aspect_key, corner_key, bicubic_key, flip_key = jax.random.split(key, 5)
     low, high = data.crop_area
@@ -187,10 +187,10 @@ def draw_crop(key: jax.Array, height: int, width: int, data: DataSettings) -> Cr
 
 
 def resized_crop(image: jax.Array, crop: Crop, size: tuple[int, int]) -> jax.Array:
-    """image uint8 or uint16 [h, w, C] -> float32 [*size, C]: the crop as Pillow resizes it, mirrored where it says so.
+    """image uint8 or uint16 [h, w, C] -> float32 [*size, C]: the crop, resized as by Pillow and mirrored if crop.flip.
 
-    The horizontal pass first, rounded to whole pixel values, then the vertical one. A pass is a product with a matrix,
-    which is right for images of some tens of pixels.
+    The horizontal pass comes first, rounded to integer pixel values, then the vertical one. A pass is a matrix product,
+    which suits images of some tens of pixels.
     """
     columns = _resize_matrix(image.shape[1], crop.left, crop.width, crop.bicubic, size[1])
     columns = jnp.where(crop.flip, columns[::-1], columns)
@@ -202,9 +202,9 @@ def resized_crop(image: jax.Array, crop: Crop, size: tuple[int, int]) -> jax.Arr
 
 
 def _resize_matrix(length: int, start: jax.Array, size: jax.Array, bicubic: jax.Array, side: int) -> jax.Array:
-    """-> [side, length]: what each output pixel takes of each input pixel from `start` to `start + size`."""
+    """-> [side, length], weights of the input pixels from `start` to `start + size` in each output pixel."""
     scale = size / side
-    widening = jnp.maximum(scale, 1.0)  # the kernel grows where the image shrinks: antialiasing
+    widening = jnp.maximum(scale, 1.0)  # the kernel widens when the image shrinks: antialiasing
     centers = start + (jnp.arange(side) + 0.5) * scale
     pixels = jnp.arange(length) + 0.5
     distance = jnp.abs(pixels[None, :] - centers[:, None]) / widening
@@ -216,5 +216,5 @@ def _resize_matrix(length: int, start: jax.Array, size: jax.Array, bicubic: jax.
 
 
 def _whole(pixels: jax.Array, largest: float) -> jax.Array:
-    """Pixel values -> whole ones, rounded half up and kept in 0..largest."""
+    """Rounds pixel values half up to integers and clips them to 0..largest."""
     return jnp.clip(jnp.floor(pixels + 0.5), 0.0, largest)

@@ -1,7 +1,7 @@
-"""A teacher (config.distillation): the student also learns what another model says of the same augmented images.
+"""Distillation (config.distillation): the student also learns a teacher's outputs for the same augmented images.
 
-The teacher is no part of the train state: checkpoints do not hold it, and every session loads it again. Its parameters
-lie on the devices beside the batch.
+The teacher is not part of the train state: checkpoints do not contain it, and every session loads it again. Its
+parameters are on the devices, passed to a step with the batch.
 """
 
 import dataclasses
@@ -34,8 +34,8 @@ class Teacher:
     params: Params
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    classes: np.ndarray | None  # int32 [K], its class of each of the student's; None: the same
-    label: str  # which weights these are, in words
+    classes: np.ndarray | None  # int32 [K], its class for each of the student's; None: the same
+    label: str  # describes the weights
 
     def logits(self, params: Params, images: jax.Array, data: DataSettings) -> jax.Array:
         """params on the device, images [b, H, W, C] as the student sees them -> [b, K] float32, without a gradient."""
@@ -49,16 +49,16 @@ class Teacher:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Twelve letters that another set of weights would not have."""
+        """Twelve hex digits that identify the weights."""
         return hashlib.sha256(repr(sorted(workdirs.checksums(self.params).items())).encode()).hexdigest()[:12]
 
 
 def load_teacher(
     config: Config, num_classes: int, class_names: Sequence[str] | None, several_labels: bool = False
 ) -> Teacher | None:
-    """The config's teacher for a student of these classes; None where it has none.
+    """Loads the config's teacher for a student with these classes; None if the config has none.
 
-    Raises ValueError or FileNotFoundError that names config.distillation.teacher, the cause and the fix.
+    Raises ValueError or FileNotFoundError with config.distillation.teacher, the cause and the fix.
     """
     source = config.distillation.teacher
     if not source:
@@ -66,7 +66,7 @@ def load_teacher(
     try:
         if several_labels:
             raise ValueError(
-                f"its part of the loss is a softmax over the classes, for one label an image, and {config.data.name} "
+                f"its part of the loss is a softmax over the classes, for one label per image, but {config.data.name} "
                 "has several. Leave it out."
             )
         return _load(config, source, num_classes, class_names)
@@ -88,7 +88,7 @@ def _load(config: Config, source: str, num_classes: int, class_names: Sequence[s
     model = update(model, dtype=config.model.dtype, scan=False, remat=False)
     if model.in_channels != config.model.in_channels:
         raise ValueError(
-            f"it sees images of {model.in_channels} channels, and the student of {config.model.in_channels}."
+            f"it takes images of {model.in_channels} channels, but the student of {config.model.in_channels}."
         )
     try:
         grid_of(config.model.input_size, model.patch_size)
@@ -98,7 +98,7 @@ def _load(config: Config, source: str, num_classes: int, class_names: Sequence[s
     known = model.num_classes if classes is None else len(classes)
     if known != num_classes:
         raise ValueError(
-            f"it knows {known} classes and the student {num_classes}, and which are the same is not known. "
-            f"Take a teacher of the student's classes, or write its {workdirs.CLASSES_FILE}."
+            f"it knows {known} classes and the student {num_classes}, and they cannot be matched. "
+            f"Use a teacher with the student's classes, or write its {workdirs.CLASSES_FILE}."
         )
     return Teacher(model, fit(weights, model), images.mean, images.std, classes, weights.label)

@@ -1,4 +1,4 @@
-"""--mode=evaluate: raw and averaged weights on a run's own evaluation split, or on the sets of config.report_card."""
+"""--mode=evaluate: raw and averaged weights on a run's evaluation split, or on the data sets of config.report_card."""
 
 import csv
 import dataclasses
@@ -26,7 +26,7 @@ from tnt_jax.training.state import replicate, stack_layers
 
 EVALUATION_FILE = "evaluation.json"
 CSV_FILE = "report_card.csv"
-IN_TABLE = {"eval": "raw", "eval_ema": "ema"}  # an evaluation's name of the weights -> the table's
+IN_TABLE = {"eval": "raw", "eval_ema": "ema"}  # name of the weights in an evaluation -> in the table
 COLUMNS = (
     "set",
     "split",
@@ -43,13 +43,12 @@ COLUMNS = (
 
 
 def evaluate(run: Run) -> dict[str, Any]:
-    """Evaluates the newest checkpoint of the run's workdir or, where it has none, `config.pretrained`.
+    """Evaluates the newest checkpoint of the run's workdir or, if it has none, `config.pretrained`.
 
-    -> eval and eval_ema (None where there is one set of weights), best (of the two), step, source; also in
-    WORKDIR/evaluation.json. Where config.report_card names data sets: see _evaluate_suite.
+    Returns eval and eval_ema (None with only one set of weights), best (of the two), step and source, and writes them
+    to WORKDIR/evaluation.json. If config.report_card names data sets, see _evaluate_suite.
 
-    Raises RunError where the checkpoint or an example cannot be read, memory does not suffice, or nothing can be
-    written.
+    Raises RunError if the checkpoint or an example cannot be read, memory runs out, or the results cannot be written.
     """
     with abort_on_error(), memory.enough(memory.EVALUATION_FIX):
         for note in run.notes:
@@ -86,15 +85,15 @@ def evaluate_split(
     batches = (relabelled(batch, run.label_map) for batch in readable(run.pipeline.evaluation))
     classes = np.ones(run.model.num_classes, np.float32)
     results = evaluate_weights(eval_step, weights, batches, classes, run.config.prefetch_batches, interrupted)
-    # Labels come in the model's order, which is the data set's unless there is a map.
+    # Labels are in the model's order, which is the data set's unless there is a map.
     names = run.pipeline.class_names if run.label_map is None else trained_classes(run.config, run.workdir)
     return {name: with_class_names(result, names or ()) for name, result in results.items()} if results else None
 
 
 def _checkpoint(run: Run) -> tuple[dict[str, Params], int]:
-    """Every set of weights of the workdir's newest checkpoint, by its name in an evaluation, and the step.
+    """Returns every set of weights of the workdir's newest checkpoint, by its name in an evaluation, and the step.
 
-    Raises RunError where it is damaged, and where it is not of the model that config.json describes.
+    Raises RunError if the checkpoint is damaged or does not fit the model in config.json.
     """
     try:
         _, sets = read_sets(run.workdir)
@@ -104,20 +103,21 @@ def _checkpoint(run: Run) -> tuple[dict[str, Params], int]:
         named = {workdirs.IN_EVALUATION[kind]: fit(weights, run.model) for kind, weights in sets.items()}
     except ValueError as error:
         config = run.workdir / workdirs.CONFIG_FILE
-        raise RunError(f"{error}\n{config} says which model a checkpoint is of: was it edited?") from error
+        raise RunError(f"{error}\n{config} describes the checkpoint's model: was it edited?") from error
     return named, sets["raw"].step
 
 
 def _evaluate_suite(run: Run, weights: Mapping[str, Params], step: int | None, source: str) -> dict[str, Any]:
-    """Replicated weights by name ("eval", "eval_ema") -> what is also written to WORKDIR/report_card.json and .csv.
+    """Evaluates replicated weights, by name ("eval", "eval_ema"), on every data set of the suite.
 
-    `published` has rows of the accuracy in the model's card, beside the measured ones in the log.
-    `results` has a row (COLUMNS) for each set and weights: classes, how many the softmax is over, whatever the training
+    Returns what it writes to WORKDIR/report_card.json; the `results` also go to report_card.csv.
+    `published` has rows with the accuracies in the model's card, which the log shows beside the measured ones.
+    `results` has a row (COLUMNS) per data set and weights: classes in the softmax, which is used with any training
     loss; accuracy, accuracy_top5, balanced_accuracy and expected_calibration_error in 0..1; negative_log_likelihood in
-    nats; count, images; left_out, images that are not counted: without a label or, with data.allow_faulty_eval,
-    undecodable. Where an image has several labels (imagenet2012_real; Beyer et al. 2020, arXiv 2006.07159) a prediction
-    is right if it is one of them, the likelihood is their summed probability, and there is no balanced accuracy.
-    The files and the table grow set by set, so that a suite that breaks off keeps what it has.
+    nats; count, images; left_out, images not counted: without a label or, with data.allow_faulty_eval, undecodable.
+    If images have several labels (imagenet2012_real; Beyer et al. 2020, arXiv 2006.07159), a prediction is right if it
+    is one of them, the likelihood is their summed probability, and there is no balanced accuracy.
+    Files and table grow set by set, so an interrupted suite keeps its results.
     """
     suite: EvaluationSuite = run.pipeline
     config = dataclasses.replace(run.config, loss="softmax")
@@ -136,14 +136,14 @@ def _evaluate_suite(run: Run, weights: Mapping[str, Params], step: int | None, s
     if run.config.per_class:
         log(
             f"Note: NLL and ECE are of a softmax over the logits, which config.loss={run.config.loss} does not train. "
-            "Top-1 and top-5 are the same by either."
+            "Top-1 and top-5 are the same either way."
         )
     log(_line(width, "set", "split", "weights", "images", "top-1 %", "top-5 %", "by class", "NLL", "ECE %"))
     for suite_set in suite.sets:
         batches, ahead = suite.batches(suite_set), run.config.prefetch_batches
         try:
             results = evaluate_weights(eval_step, weights, batches, suite_set.classes, ahead)
-        except (ValueError, OSError) as error:  # an image that cannot be read, a set without labels
+        except (ValueError, OSError) as error:  # an unreadable image, a set without labels
             raise RunError(f"config.report_card, {suite_set.settings.name}: {error}") from error
         rows = [_row(suite_set, IN_TABLE[name], results[name]) for name in weights]
         outcome["results"] += rows
@@ -165,7 +165,7 @@ def _evaluate_suite(run: Run, weights: Mapping[str, Params], step: int | None, s
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
-    """Rows of the table -> text with a header line; None is empty."""
+    """Rows of the table -> CSV with a header line; None becomes an empty field."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -180,17 +180,17 @@ def _row(suite_set: SuiteSet, weights: str, result: Result) -> dict[str, Any]:
         "split": suite_set.settings.eval_split,
         "weights": weights,
         "classes": round(float(suite_set.classes.sum())),
-        "balanced_accuracy": None,  # of several labels
-        # JSON has no NaN, which is what weights that went wrong measure.
+        "balanced_accuracy": None,  # for several labels per image
+        # JSON has no NaN, which diverged weights produce.
         **{name: value if math.isfinite(value) else None for name, value in measured.items()},
         "left_out": suite_set.num_examples - result["count"],
     }
 
 
 def _published_row(config: Config, suite_set: SuiteSet) -> dict[str, Any] | None:
-    """The model's published accuracy on a set, from its card, as a row of the table; None where there is none.
+    """Returns the accuracy on a set from the model's card as a row of the table; None if there is none.
 
-    The whole split alone is comparable, and a head of ImageNet's classes.
+    Only whole splits and heads for ImageNet's classes are comparable.
     """
     settings, info = suite_set.settings, model_info(config.model.name)
     name = "imagenet_v2/matched-frequency" if settings.name == "imagenet_v2" else settings.name

@@ -1,7 +1,7 @@
-"""What an evaluation measures, and the one way to measure it: in the loop, by --mode=evaluate and for a suite of sets.
+"""Evaluation metrics, measured in the same way in the training loop, by --mode=evaluate and for a suite of data sets.
 
-A step gives sums over a batch, which add up on the host: exact whatever the batches, devices and processes. What is no
-sum, the average precision of several labels an image, is made of the scores of all images, gathered there too.
+A step returns sums over a batch, which the host adds up: exact for any batches, devices and processes. The average
+precision for several labels per image is not a sum; it is computed from the scores of all images, gathered on the host.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,18 +17,18 @@ from tnt_jax.training.input_pipeline import Batch, prefetch
 from tnt_jax.training.losses import binary_cross_entropy
 from tnt_jax.training.state import Sums, unreplicate
 
-CALIBRATION_BINS = 15  # as Guo et al. report it
-# accuracy, accuracy_top5 in 0..1; loss in nats; count; and, by what is measured, balanced_accuracy,
+CALIBRATION_BINS = 15  # as in Guo et al.
+# accuracy, accuracy_top5 in 0..1; loss in nats; count; and, depending on what is measured, balanced_accuracy,
 # expected_calibration_error, mean_average_precision, subset_accuracy in 0..1, and average_precision of each class.
 Result = dict[str, Any]
-GATHERED = ("scores", "present")  # no sums in a step's results, but a row for each image; "counted" is their mask
+GATHERED = ("scores", "present")  # results of a step with a row per image instead of sums; "counted" is their mask
 EvalStep = Callable[[Params, Batch, np.ndarray], dict[str, jax.Array]]
 
 
 def top_k_correct(logits: jax.Array, labels: jax.Array, k: int = 1) -> jax.Array:
     """logits [b, K], labels [b] int or [b, K] bool -> [b] bool: whether a label is among the k largest logits.
 
-    With fewer classes than k, all of them are looked at. Equal logits rank by class number.
+    With fewer than k classes, all are among them. Equal logits rank by class number.
     """
     _, best = lax.top_k(logits, min(k, logits.shape[-1]))
     found = jnp.take_along_axis(labels, best, axis=-1) if labels.ndim == 2 else best == labels[:, None]
@@ -40,12 +40,12 @@ def batch_sums(
 ) -> dict[str, jax.Array]:
     """logits [b, K], labels [b] int or [b, K] (1 for each of an image's labels), mask [b], classes [K] -> float32 sums.
 
-    classes: 1 for the classes that the data set has. The logits of the others are left out before the softmax, as the
-    authors of ImageNet-A and ImageNet-R do.
-    -> count, accuracy, accuracy_top5 and loss [] (negative log-likelihood, nats); of one label an image also
-    class_count and class_correct [K]; with calibration_bins, for each bin [bins] of the confidence also bin_confidence
-    and bin_accuracy. A prediction is right if it is among the labels, and the likelihood is the labels' summed
-    probability. With one label this is the usual one.
+    classes: 1 for the classes that the data set has. The others' logits are masked before the softmax, as by the
+    authors of ImageNet-A and ImageNet-R.
+    Returns count, accuracy, accuracy_top5 and loss [] (negative log-likelihood, nats); with one label per image also
+    class_count and class_correct [K]; with calibration_bins also bin_confidence and bin_accuracy [bins], by the bin of
+    the confidence. A prediction is right if it is among the labels, and the likelihood is the labels' summed
+    probability. With one label this is the usual likelihood.
     """
     logits = jnp.where(classes > 0, logits.astype(jnp.float32), -jnp.inf)
     one_label = labels.ndim == 1
@@ -57,14 +57,14 @@ def batch_sums(
         "count": mask.sum(),
         "accuracy": (correct * mask).sum(),
         "accuracy_top5": (top_k_correct(logits, labels, 5) * mask).sum(),
-        "loss": -jnp.where(mask > 0, log_likelihood, 0.0).sum(),  # where: padding's may be infinite
+        "loss": -jnp.where(mask > 0, log_likelihood, 0.0).sum(),  # where: that of padding may be infinite
     }
     if one_label:
         counted = labels * mask[:, None]
         sums |= {"class_count": counted.sum(0), "class_correct": (counted * correct[:, None]).sum(0)}
     if calibration_bins:
         confidence = jnp.exp(log_probabilities.max(-1))
-        # The bins are (0, 1/n], (1/n, 2/n], ..., as in the paper. No matrix products: a TPU's would be in bfloat16.
+        # The bins are (0, 1/n], (1/n, 2/n], ..., as in the paper. No matrix products: a TPU computes them in bfloat16.
         bins = jnp.clip(jnp.ceil(confidence * calibration_bins).astype(jnp.int32) - 1, 0, calibration_bins - 1)
         in_bin = jax.nn.one_hot(bins, calibration_bins) * mask[:, None]
         sums["bin_confidence"] = (confidence[:, None] * in_bin).sum(0)
@@ -80,24 +80,24 @@ def multi_hot(labels: jax.Array, num_classes: int) -> jax.Array:
 
 
 def sigmoid_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array, sum_classes: bool) -> dict[str, jax.Array]:
-    """logits [b, K], labels as in batch_sums, mask [b] -> float32 sums: loss [], which takes the place of batch_sums'.
+    """logits [b, K], labels as in batch_sums, mask [b] -> float32 sums: loss [], which replaces that of batch_sums.
 
-    It is the binary cross-entropy. Of several labels an image also subset_accuracy [], images whose classes above a
-    probability of one half are their labels.
+    It is the binary cross-entropy. With several labels per image also subset_accuracy [], the number of images whose
+    classes with a probability above one half are exactly their labels.
     """
     logits, present = logits.astype(jnp.float32), multi_hot(labels, logits.shape[-1]).astype(jnp.float32)
     losses = binary_cross_entropy(logits, present, 1 - present, sum_classes)
-    sums = {"loss": jnp.where(mask > 0, losses, 0.0).sum()}  # where: padding's may be infinite
+    sums = {"loss": jnp.where(mask > 0, losses, 0.0).sum()}  # where: that of padding may be infinite
     if labels.ndim == 2:
         sums["subset_accuracy"] = (((logits > 0) == (present > 0)).all(-1) * mask).sum()
     return sums
 
 
 def finish(sums: Mapping[str, np.ndarray]) -> Result:
-    """The sums of all batches -> a Result. Raises ValueError where no image was counted.
+    """The sums of all batches -> a Result. Raises ValueError if no image was counted.
 
-    balanced_accuracy: the mean over the classes that have images of the fraction of them that is right (recall).
-    expected_calibration_error: the mean over the images of |accuracy - mean confidence| of the image's bin (Guo et al.
+    balanced_accuracy: the mean recall of the classes that have images.
+    expected_calibration_error: |accuracy - mean confidence| of an image's bin, averaged over the images (Guo et al.
     2017, On Calibration of Modern Neural Networks, equation 3).
     """
     count = float(sums["count"])
@@ -109,7 +109,7 @@ def finish(sums: Mapping[str, np.ndarray]) -> Result:
         there = sums["class_count"] > 0
         result["balanced_accuracy"] = float(np.mean(sums["class_correct"][there] / sums["class_count"][there]))
     if "bin_accuracy" in sums:
-        gaps = np.abs(sums["bin_accuracy"] - sums["bin_confidence"])  # each times the bin's number of images
+        gaps = np.abs(sums["bin_accuracy"] - sums["bin_confidence"])  # times the bin's number of images
         result["expected_calibration_error"] = float(gaps.sum()) / count
     return result | {"count": round(count)}
 
@@ -117,8 +117,8 @@ def finish(sums: Mapping[str, np.ndarray]) -> Result:
 def average_precisions(scores: np.ndarray, present: np.ndarray) -> list[float | None]:
     """scores [n, K], present [n, K] (1 for each of an image's labels) -> the average precision of each class, 0..1.
 
-    scikit-learn's: the area under precision and recall as steps. None for a class that no image has. Scores that are
-    no numbers rank last.
+    As in scikit-learn: the area under the stepwise precision-recall curve. None for a class that no image has. NaN
+    scores rank last.
     """
     from sklearn.metrics import average_precision_score
 
@@ -130,7 +130,7 @@ def average_precisions(scores: np.ndarray, present: np.ndarray) -> list[float | 
 
 
 def finish_several(scores: np.ndarray, present: np.ndarray) -> Result:
-    """As average_precisions -> them, and their mean. Raises ValueError where no image has a label."""
+    """As average_precisions -> the same and their mean. Raises ValueError if no image has a label."""
     found = average_precisions(scores, present)
     if all(each is None for each in found):
         raise ValueError("No image of the evaluation split has a label.")
@@ -141,7 +141,7 @@ def finish_several(scores: np.ndarray, present: np.ndarray) -> Result:
 
 
 def with_class_names(result: Result, names: Sequence[str]) -> Result:
-    """A Result whose average_precision is a list -> the same by name; classes beyond the names have their number."""
+    """A Result whose average_precision is a list -> the same with a dict by class name; unnamed classes by number."""
     if "average_precision" not in result:
         return result
     found = result["average_precision"]
@@ -159,8 +159,8 @@ def evaluate_weights(
 ) -> dict[str, Result] | None:
     """Replicated weights by name, batches [local devices, ...], classes [K] -> the Result of each.
 
-    None where `interrupted`, asked before every batch, says so. The batches are read once for all weights. Sums are
-    kept in float64 on the host, one batch behind the devices.
+    Returns None once `interrupted`, called before every batch, returns True. The batches are read once for all weights.
+    Sums are kept in float64 on the host, one batch behind the devices.
     """
     totals: dict[str, dict[str, np.ndarray]] = {}
     gathered: dict[str, dict[str, list[np.ndarray]]] = {}  # name -> each of GATHERED, batch by batch
@@ -192,7 +192,7 @@ def evaluate_weights(
 
 
 def means(sums: Sums, empty: float | None = None) -> dict[str, float]:
-    """(sum, weight) pairs -> means. Where nothing was summed the mean is `empty`, or, without it, a ValueError."""
+    """(sum, weight) pairs -> means. A mean of zero weight is `empty`, or raises ValueError if that is None."""
     for name, (_, weight) in sums.items():
         if float(weight) == 0 and empty is None:
             raise ValueError(f"There is no mean of {name}: no example was counted.")

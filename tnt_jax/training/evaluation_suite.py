@@ -1,4 +1,4 @@
-"""The data sets of config.report_card: found, checked against the model's classes, and read."""
+"""Finds the data sets of config.report_card, checks them against the model's classes, and reads them."""
 
 import dataclasses
 import re
@@ -16,13 +16,13 @@ from tnt_jax.training.starting_point import label_map, relabelled
 if TYPE_CHECKING:
     from tnt_jax.data.sources import Dataset
 
-# A tfds name with /config and :version, where it has them, and a split in tfds notation.
+# A tfds name with an optional /config and :version, then an optional :split in tfds notation.
 _ENTRY = re.compile(r"(?P<name>[^:\[\]\s]+(?::(?:\d+|\*)\.(?:\d+|\*)\.(?:\d+|\*))?)(?::(?P<split>\S.*))?")
-_SPLITS = ("validation", "test")  # where an entry names none
+_SPLITS = ("validation", "test")  # the first that exists, if an entry names none
 
 # ImageNet-A (Hendrycks et al. 2021, arXiv 1907.07174) and ImageNet-R (Hendrycks et al. 2021, arXiv 2006.16241) have 200
 # classes each; tfds labels both in 0..999, ImageNet's own order (classes sorted by WordNet number), so their
-# num_classes does not tell. The numbers are those of the authors' evaluation scripts.
+# num_classes does not show it. The numbers are from the authors' evaluation scripts.
 _IMAGENET_A = """
 6 11 13 15 17 22 23 27 30 37 39 42 47 50 57 70 71 76 79 89 90 94 96 97 99 105 107 108 110 113 124 125 130 132 143 144
 150 151 207 234 235 254 277 283 287 291 295 298 301 306 307 308 309 310 311 313 314 315 317 319 323 324 326 327 330 334
@@ -49,49 +49,49 @@ SUBSETS: dict[str, tuple[int, ...]] = {
 }
 
 
-REAL = "imagenet2012_real"  # several labels an image, for models of one: a prediction is right if it is among them
+REAL = "imagenet2012_real"  # several labels per image, for single-label models: any of them is right
 
 
 @dataclasses.dataclass(frozen=True)
 class SuiteSet:
-    """A data set and what its labels mean to the model."""
+    """A data set, and how its labels map to the model's classes."""
 
     settings: DataSettings  # `name` and `eval_split` are the set's; the rest is the run's
     num_examples: int
     classes: np.ndarray  # float32 [K], 1 for the model's classes that the set has
-    label_to_class: np.ndarray | None  # int32 [k], the set's labels in the model's order; None: they are the same
+    label_to_class: np.ndarray | None  # int32 [k], the model's class for each label of the set; None: the same
 
     def in_model_classes(self, batch: Batch) -> Batch:
         """A batch of the data package -> the same with the model's classes as labels.
 
-        Raises ValueError for a label outside the classes that the set is known to have.
+        Raises ValueError for a label that is not one of the set's known classes.
         """
         batch = relabelled(batch, self.label_to_class)
         wrong = (self.classes[batch["label"]] == 0) & (batch["mask"] > 0)
         if wrong.any():
             raise ValueError(
                 f"{self.settings.name}: example {batch['index'][wrong][0]} of {self.settings.eval_split} has the label "
-                f"{batch['label'][wrong][0]}, which is none of the {round(self.classes.sum())} classes of this set. "
+                f"{batch['label'][wrong][0]}, which is not one of the {round(self.classes.sum())} classes of this set. "
                 "Prepare it again with a newer tensorflow-datasets."
             )
         return batch
 
 
 class EvaluationSuite:
-    """The sets of `config.report_card`. Making one raises ValueError before anything is read:
+    """The data sets of `config.report_card`. The constructor raises ValueError before it reads any image:
 
-    one error for all entries that are ill-formed, unknown or not prepared (nothing is downloaded); one for all whose
-    classes are not the model's, or that have several labels an image where the run's loss is for these. A set fits if
-    all its classes are named as some of the model's, whatever their order, or, where one of them has no names, if it
-    has as many. Of ImageNet-A and ImageNet-R, which tfds labels as ImageNet, the 200 classes are known (SUBSETS).
+    one error for all entries that are malformed, unknown or not prepared (nothing is downloaded); one for all sets
+    whose classes are not the model's, or that have several labels per image with a per-class loss. A set fits if all
+    its class names are among the model's, in any order, or, if either has no names, if it has as many classes. The 200
+    classes of ImageNet-A and ImageNet-R, which tfds labels as ImageNet, are known (SUBSETS).
     """
 
-    found: tuple[str, ...] = ()  # nothing to say of what the folders hold
+    found: tuple[str, ...] = ()  # no log lines about the data found
 
     def __init__(self, config: Config, num_classes: int | None, names: tuple[str, ...] | None = None):
-        """num_classes: of the model's head; None: those of the run's own data set, which need not be prepared.
+        """num_classes: of the model's head; None takes that of the run's own data set, which need not be prepared.
 
-        names: of the model's classes, as its run left them; None: those of its data set.
+        names: of the model's classes, as saved by its run; None takes those of the run's data set.
         """
         from tnt_jax.data import sources
 
@@ -103,7 +103,7 @@ class EvaluationSuite:
             num_classes = num_classes or own_classes
             names = names or (own_names if own_classes == num_classes else None)
         self.num_classes: int = num_classes
-        self.class_names = None  # each set's labels are mapped by itself
+        self.class_names = None  # labels are mapped set by set
         self.sets: list[SuiteSet] = []
         problems = []
         for settings, split in entries:
@@ -115,7 +115,7 @@ class EvaluationSuite:
             raise ValueError("config.report_card: " + "\n".join(problems))
 
     def batches(self, suite_set: SuiteSet) -> Iterator[Batch]:
-        """This process's shard of a set: every example once, the last batch filled up and masked."""
+        """This process's shard of a set: every example once, the last batch padded and masked."""
         config = self._config
         batches = evaluation_batches(suite_set.settings, config.model, config.eval_batch_size, faulty=self.faulty)
         return (suite_set.in_model_classes(batch) for batch in batches)
@@ -125,11 +125,11 @@ class EvaluationSuite:
     ) -> SuiteSet:
         split = split or next((name for name in _SPLITS if name in source.splits), None)
         if split is None:
-            raise ValueError(f"{settings.name} has the splits {', '.join(source.splits)}: say which, as NAME:SPLIT.")
+            raise ValueError(f"{settings.name} has the splits {', '.join(source.splits)}: choose one, as NAME:SPLIT.")
         if source.several_labels and self._config.per_class and _base(settings.name) != REAL:
             raise ValueError(
-                f"{settings.name} has several labels an image, of which the suite would measure the best class alone. "
-                "For the mean average precision evaluate it without config.report_card, by --config.data.name, "
+                f"{settings.name} has several labels per image, and the suite would only measure the best class. "
+                "For mean average precision, evaluate it without config.report_card, by --config.data.name, "
                 "--config.data.directory and --config.data.eval_split."
             )
         mapping = _label_to_class(source, self.num_classes, names)
@@ -152,7 +152,7 @@ def _base(name: str) -> str:
 
 
 def _open_entries(config: Config) -> list[tuple[DataSettings, str | None]]:
-    """The entries of config.report_card -> settings to open each with, and the split where one is named."""
+    """Returns, for each entry of config.report_card, the settings to open it with and its split, None if not named."""
     from tnt_jax.data import sources
 
     found, problems, missing = [], [], []
@@ -175,7 +175,7 @@ def _open_entries(config: Config) -> list[tuple[DataSettings, str | None]]:
             f"not prepared in {where}: {', '.join(missing)}. Prepare each with 'python -m "
             f"tnt_jax.tools.prepare NAME{directory}' (sets of "
             "ImageNet's validation images need its archives in downloads/manual there), set --config.data.directory "
-            "to where they lie, or take them off the list."
+            "to their directory, or take them off the list."
         )
     if problems:
         raise ValueError("config.report_card: " + "\n".join(problems))
@@ -183,7 +183,7 @@ def _open_entries(config: Config) -> list[tuple[DataSettings, str | None]]:
 
 
 def _label_to_class(source: "Dataset", num_classes: int, names: tuple[str, ...] | None) -> np.ndarray | None:
-    """The set's labels as the model's, int32 [k]; None where they are the same. ValueError where they do not fit."""
+    """Returns the model's class for each label of the set, int32 [k]; None if equal. Raises ValueError for a misfit."""
     counts = f"{source.name} has {source.num_classes} classes, the model's head {num_classes}"
     fix = "Take the set off the list, or evaluate a model that was trained on its classes."
     try:
@@ -194,7 +194,7 @@ def _label_to_class(source: "Dataset", num_classes: int, names: tuple[str, ...] 
         raise ValueError(f"{counts}. {fix}")
     if mapping is None and source.num_classes < num_classes:
         raise ValueError(
-            f"{counts}, and which of them it has is not known, since {'the set' if names else 'what the run was on'} "
-            f"has no names for its classes. {fix}"
+            f"{counts}, and which of them it has is not known, since {'the set' if names else 'the training set'} "
+            f"has no class names. {fix}"
         )
     return mapping

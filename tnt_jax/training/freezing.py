@@ -1,7 +1,7 @@
-"""config.freeze: the parameters that training leaves as they are, by patterns over their names.
+"""config.freeze: patterns over the names of the parameters that training does not update.
 
 A parameter tree is split into a trained and a frozen one: each is the whole tree with an optax.MaskedNode, which has no
-leaves, in place of what the other holds. Gradients and the optimizer's state are made of the trained one alone.
+leaves, in place of the other's parameters. Only the trained tree has gradients and optimizer state.
 """
 
 import difflib
@@ -15,18 +15,18 @@ from tnt_jax.models.config import Params
 from tnt_jax.models.fast.stacking import is_stack, stack_blocks, unstack_blocks
 from tnt_jax.training.config import Config
 
-_NAMED = 20  # in a message
+_NAMED = 20  # most names in a message
 
 
 def is_frozen(name: str, patterns: Sequence[str]) -> bool:
-    """A parameter's name, such as "block_1/inner/norm1/scale" -> whether a pattern matches all of it."""
+    """A parameter's name, such as "block_1/inner/norm1/scale" -> whether a pattern matches the whole name."""
     return any(re.fullmatch(pattern, name) for pattern in patterns)
 
 
 def split(params: Params, patterns: Sequence[str]) -> tuple[Params, Params | None]:
-    """Parameters, stacked or not -> (the trained ones, the frozen ones; None where there are no patterns).
+    """Parameters, stacked or not -> (the trained ones, the frozen ones; None without patterns).
 
-    Of stacked blocks in which a parameter is frozen in some alone, each part is stacked by itself.
+    If a parameter is frozen in only some of the stacked blocks, each tree gets stacks of its own.
     """
     if not patterns:
         return params, None
@@ -42,7 +42,7 @@ def split(params: Params, patterns: Sequence[str]) -> tuple[Params, Params | Non
 
 
 def join(trained: Params, frozen: Params | None) -> Params:
-    """What `split` takes apart -> as it was."""
+    """Inverse of `split`."""
     if frozen is None:
         return trained
     masked = lambda node: isinstance(node, optax.MaskedNode)  # noqa: E731
@@ -52,7 +52,7 @@ def join(trained: Params, frozen: Params | None) -> Params:
 
 
 def check_freeze(config: Config, params: Params) -> None:
-    """Raises ValueError for a pattern that matches no parameter, with near ones, and where none is left to train."""
+    """Raises ValueError for a pattern that matches no parameter, with similar names, or if none is left to train."""
     names = parameter_names(params)
     for pattern in config.freeze:
         if not any(is_frozen(name, (pattern,)) for name in names):
@@ -62,35 +62,35 @@ def check_freeze(config: Config, params: Params) -> None:
 
 
 def frozen_note(config: Config, params: Params) -> str:
-    """How many parameters are trained, and which are not."""
+    """Returns a note: how many parameters are trained, and which are not."""
     sizes = {_name(path): leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     trained = [name for name in sizes if not is_frozen(name, config.freeze)]
 
     def module(name: str) -> str:
-        """The outermost module around a frozen parameter that is frozen altogether."""
+        """Returns the outermost completely frozen module around a frozen parameter, or else its own name."""
         parts = name.split("/")
         around = ["/".join(parts[:depth]) for depth in range(1, len(parts))]
         return next((each for each in around if not any(n.startswith(f"{each}/") for n in trained)), name)
 
     told = list(dict.fromkeys(module(name) for name in sizes if is_frozen(name, config.freeze)))
     names = ", ".join(told[:_NAMED]) + (f" and {len(told) - _NAMED} more" if len(told) > _NAMED else "")
-    start = "" if config.pretrained else ", as they are drawn (config.pretrained is empty)"
+    start = "" if config.pretrained else " at random values (config.pretrained is empty)"
     count = sum(sizes[name] for name in trained)
     return f"{count:,} of {sum(sizes.values()):,} parameters are trained; frozen{start}: {names}"
 
 
 def parameter_names(params: Params) -> list[str]:
-    """A tree, block by block -> the names that patterns are matched against."""
+    """An unstacked tree -> the names that patterns are matched against."""
     return [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
 
 
 def _near(pattern: str, names: Iterable[str]) -> str:
-    """What a pattern that matches nothing may have meant."""
+    """Returns a hint at what a pattern that matches nothing may have meant."""
     if any(re.match(pattern, name) for name in names):
-        return f"A pattern has to match a whole name: {pattern.rstrip('/') + '/.*'!r} takes all that begins like it."
+        return f"A pattern must match a whole name: {pattern.rstrip('/') + '/.*'!r} matches everything under it."
     modules = {"/".join(name.split("/")[:depth]) for name in names for depth in range(1, name.count("/") + 2)}
     near = difflib.get_close_matches(pattern.replace(".*", "").strip("/"), sorted(modules), n=3)
-    return f"Near it: {', '.join(near)}." if near else f"The names are such as {', '.join(sorted(modules)[:3])}."
+    return f"Similar names: {', '.join(near)}." if near else f"Names look like {', '.join(sorted(modules)[:3])}."
 
 
 def _name(path: tuple[jax.tree_util.DictKey, ...]) -> str:

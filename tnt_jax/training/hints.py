@@ -1,9 +1,9 @@
-"""Names that other projects have for our config keys: timm, torchvision, DeiT's scripts, Hugging Face, big_vision."""
+"""Names that other projects use for the config keys: timm, torchvision, DeiT's scripts, Hugging Face, big_vision."""
 
 import difflib
 from collections.abc import Sequence
 
-# Ours, dotted -> theirs, without their groups.
+# Dotted key -> its names in other projects, without their groups.
 _THEIRS = {
     "model.name": "arch architecture model_name variant",
     "model.num_classes": "n_classes nb_classes num_labels",
@@ -78,20 +78,20 @@ _THEIRS = {
 }
 KEYS_BY_MEANING = {theirs: ours for ours, names in _THEIRS.items() for theirs in names.split()}
 _DROPOUT = "Blocks have no dropout; model.head_dropout is the head's, and model.drop_path_rate drops branches."
-_WORKDIR = "It is a flag of its own: --workdir, where a run is also resumed."
+_WORKDIR = "This is a separate flag: --workdir, which also resumes a run."
 _DEVICES = "All devices of the machine are used; CUDA_VISIBLE_DEVICES or JAX_PLATFORMS choose among them."
-# Their name -> why there is no such key.
+# Name in other projects -> why there is no such key.
 NO_SUCH_THING = {
     **dict.fromkeys(("attn_drop", "attn_drop_rate"), _DROPOUT),
     **dict.fromkeys(("pos_drop_rate", "proj_drop_rate", "hidden_dropout_prob"), _DROPOUT),
     **dict.fromkeys(("output", "output_dir", "workdir", "save_dir", "log_dir", "resume"), _WORKDIR),
     **dict.fromkeys(("device", "gpu", "gpus", "num_gpus"), _DEVICES),
-    **dict.fromkeys(("mode", "eval_only", "evaluate", "test_only"), "It is a flag of its own: --mode=evaluate."),
+    **dict.fromkeys(("mode", "eval_only", "evaluate", "test_only"), "This is a separate flag: --mode=evaluate."),
 }
 
 
 def hint(key: str, accepted: Sequence[str]) -> str:
-    """A dotted key that does not exist, those that do -> a sentence: ours by meaning or spelling, or where to look."""
+    """An unknown dotted key, the accepted ones -> a hint: the nearest by meaning or spelling, or where all keys are."""
     group, _, leaf = key.rpartition(".")
     name = leaf.lower().replace("-", "_")
     if name in NO_SUCH_THING:

@@ -1,6 +1,6 @@
-"""What a run prints, and the files that tell of it: metrics.jsonl, TensorBoard's events, summary.json and others.
+"""What a run prints, and its log files: metrics.jsonl, TensorBoard events, summary.json and others.
 
-What needs TensorFlow (by way of clu) imports it when it is called.
+Functions that need TensorFlow (through clu) import it when they are called.
 """
 
 import contextlib
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 PARAMETERS_FILE = "parameters.txt"
 EVENT_FILES = "events.out.tfevents.*"  # TensorBoard's
 
-STARVED = 0.05  # share of the time waiting for data from which a line of the log says so
-START_IN_AVERAGE = 0.5  # share of the start in the averaged weights from which a note says so
-MEASURES = {  # of a Result: what a line of the log says of it, and how it calls it
+STARVED = 0.05  # share of time waiting for data from which a log line reports it
+START_IN_AVERAGE = 0.5  # share of initial weights in the average from which a note reports it
+MEASURES = {  # Result key -> its name in a log line
     "mean_average_precision": "mAP",
     "subset_accuracy": "subset accuracy",
     "accuracy": "accuracy",
@@ -52,33 +52,33 @@ MEASURES = {  # of a Result: what a line of the log says of it, and how it calls
     "loss": "loss",
 }
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
-_NAMED = 20  # faulty images in the last words of a run
+_NAMED = 20  # faulty images listed at the end of a run
 _RECORD_HEAD, _RECORD_TAIL = 12, 4  # bytes around a TFRecord: its length with a checksum, and its content's checksum
 
 
 def log(text: str) -> None:
-    """One line on standard output, of the first process alone."""
+    """Prints a line on standard output; only in the first process."""
     if jax.process_index() == 0:
         print(printable_text(text), flush=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes the whole file or leaves the old one; the first process alone."""
+    """Writes the file atomically; only in the first process."""
     if jax.process_index() == 0:
         write_atomically(path, text.encode())
 
 
 def write_json(path: Path, values: Any) -> None:
-    """`write_text` of JSON."""
+    """Like `write_text`, as JSON."""
     write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 class MetricsWriter:
-    """Appends to metrics.jsonl, a line a write: {"step": 100, "train/loss": 1.5, ...}, and to TensorBoard's events.
+    """Appends to metrics.jsonl, one line per write: {"step": 100, "train/loss": 1.5, ...}, and to TensorBoard events.
 
-    The first process alone writes. Every line reaches the operating system before a call returns, so that a killed
-    process leaves whole lines. progress: a step -> numbers that every line of it has, such as the epoch.
-    All methods raise OSError where the disk is full, in TensorFlow too.
+    Only the first process writes. Every line reaches the operating system before a call returns, so that a killed
+    process leaves whole lines. progress: step -> numbers to add to every line of that step, such as the epoch.
+    All methods raise OSError if the disk is full, also from TensorFlow.
     """
 
     def __init__(self, workdir: Path, progress: Callable[[int], Mapping[str, float]] = lambda step: {}):
@@ -92,9 +92,9 @@ class MetricsWriter:
                 self._events = metric_writers.SummaryWriter(str(workdir))
 
     def write(self, step: int, scalars: Mapping[str, Any]) -> None:
-        """The numbers of a step, on the disk so that no checkpoint is ahead of them even if the machine goes down.
+        """Writes a step's numbers to disk, so that no checkpoint is ahead of them even if the machine crashes.
 
-        JSON has no NaN and no infinity: such a value becomes null.
+        JSON has no NaN or infinity: such values become null.
         """
         if self._lines is None:
             return
@@ -108,10 +108,10 @@ class MetricsWriter:
         os.fsync(self._lines.fileno())
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """The configuration as text at step 0, for TensorBoard."""
+        """Writes the configuration as TensorBoard text at step 0."""
         if self._events is None:
             return
-        text = "\n".join(f"    {line}" for line in json.dumps(config, indent=2).splitlines())  # Markdown's code
+        text = "\n".join(f"    {line}" for line in json.dumps(config, indent=2).splitlines())  # a Markdown code block
         with _oserrors():
             self._events.write_texts(0, {"config": text})
             self._events.flush()
@@ -126,7 +126,7 @@ class MetricsWriter:
 
 @contextlib.contextmanager
 def _oserrors() -> Iterator[None]:
-    """Inside it, what TensorFlow cannot write is an OSError."""
+    """Turns TensorFlow errors in its body into OSError."""
     import tensorflow as tf
 
     try:
@@ -136,10 +136,10 @@ def _oserrors() -> Iterator[None]:
 
 
 def truncate_logs_after(workdir: Path, step: int, evaluation_due: bool) -> list[str]:
-    """Removes from metrics.jsonl and TensorBoard's files what a run resumed at a step will write again.
+    """Removes from metrics.jsonl and TensorBoard's files what a run resumed at a step writes again.
 
-    That are later steps, the evaluation of this one where it is still due, and what was torn by the end of a process.
-    -> what else cannot be read, a sentence for each file: it is left out too, and the file as it was kept beside it.
+    That is later steps, this step's evaluation if it is still due, and a record torn by the end of a process. Other
+    damage is removed too, with a copy of the original file kept beside it -> a note for each damaged file.
     """
 
     def comes_again(name: str, written: int) -> bool:
@@ -167,7 +167,7 @@ def _truncate_lines(path: Path, comes_again: Callable[[str, int], bool]) -> str:
 
 
 def _truncate_events(path: Path, comes_again: Callable[[str, int], bool]) -> str:
-    """A file of events is a file of TFRecords; only one that has something to remove is written anew."""
+    """Event files are TFRecord files; one is rewritten only if it has something to remove."""
     import tensorflow as tf
 
     kept, changed, read, note = [], False, 0, ""
@@ -180,12 +180,12 @@ def _truncate_events(path: Path, comes_again: Callable[[str, int], bool]) -> str
                 changed = True
             else:
                 kept.append(record)
-    except tf.errors.DataLossError:  # nothing behind this can be read
+    except tf.errors.DataLossError:  # nothing after this can be read
         changed = True
         if not _is_torn(path, read):
             note = _keep_damaged(path, f"the last {path.stat().st_size - read:,} bytes of {path} are damaged")
     if changed:
-        temporary = path.with_name(path.name.replace("tfevents", "rewritten"))  # no name that TensorBoard reads
+        temporary = path.with_name(path.name.replace("tfevents", "rewritten"))  # a name that TensorBoard ignores
         with tf.io.TFRecordWriter(str(temporary)) as writer:
             for record in kept:
                 writer.write(record)
@@ -194,7 +194,7 @@ def _truncate_events(path: Path, comes_again: Callable[[str, int], bool]) -> str
 
 
 def _is_torn(path: Path, start: int) -> bool:
-    """Whether the record that starts there is the file's last, cut short: what the end of a process leaves."""
+    """Whether the record at `start` is the file's last and cut short, as by the end of a process."""
     with path.open("rb") as file:
         file.seek(start)
         head = file.read(_RECORD_HEAD)
@@ -203,32 +203,32 @@ def _is_torn(path: Path, start: int) -> bool:
 
 
 def _keep_damaged(path: Path, what: str) -> str:
-    """A copy of the file as it is, under a name that nobody reads -> a sentence about it."""
+    """Copies the file as it is to a name that nothing reads -> a note about it."""
     copy = path.with_name("damaged." + path.name.replace("tfevents", "events"))
     copy.write_bytes(path.read_bytes())
-    return f"{what[0].upper()}{what[1:]} and left out from now on; the file as it was is kept as {copy.name}."
+    return f"{what[0].upper()}{what[1:]} and left out from now on; the original file is kept as {copy.name}."
 
 
 def write_run_files(run: "Run") -> None:
-    """What whoever reads the run needs beside its checkpoints: config.json and classes.json."""
+    """Writes config.json and classes.json, which a reader of the run needs besides its checkpoints."""
     write_json(run.workdir / CONFIG_FILE, as_dict(run.config))
     classes = run.workdir / CLASSES_FILE
-    if not classes.exists() or not checkpoint_steps(run.workdir):  # the labels of what is trained already stay
+    if not classes.exists() or not checkpoint_steps(run.workdir):  # checkpoints keep the labels they were trained with
         write_json(classes, run.pipeline.class_names)
 
 
 def summary_at(workdir: Path, step: int) -> dict[str, Any] | None:
-    """summary.json where it is of this step, and whole; else None."""
+    """Returns summary.json if it is complete and of this step; else None."""
     try:
         summary = json.loads((workdir / SUMMARY_FILE).read_text())
         whole = summary["steps"] == step and summary[summary["best"]]["accuracy"] >= 0 and summary["seconds"] >= 0
-    except (OSError, ValueError, KeyError, TypeError):  # none, or torn
+    except (OSError, ValueError, KeyError, TypeError):  # missing, or torn
         return None
     return summary if whole else None
 
 
 def log_start(run: "Run", params: Params) -> int:
-    """What is about to be trained, and the whole table in parameters.txt -> number of parameters."""
+    """Logs what is about to be trained and writes parameters.txt -> number of parameters."""
     from clu import parameter_overview
 
     config, data, plan, pipeline = run.config, run.config.data, run.plan, run.pipeline
@@ -236,7 +236,7 @@ def log_start(run: "Run", params: Params) -> int:
     count, width = sum(parts.values()), max(map(len, parts))
     log("\n".join(f"  {name:{width}}  {size:>12,}" for name, size in parts.items()))
     log(
-        f"{config.model.name}: {count:,} parameters, {run.multiply_adds:,} multiply-adds an image of "
+        f"{config.model.name}: {count:,} parameters, {run.multiply_adds:,} multiply-adds per image of "
         f"{' x '.join(map(str, config.model.input_size))}, on {jax.device_count()} x "
         f"{jax.devices()[0].device_kind}"
     )
@@ -247,7 +247,7 @@ def log_start(run: "Run", params: Params) -> int:
     for line in balance_lines(config, pipeline, run.class_weights):
         log(line)
     log(
-        f"{plan.total_steps:,} steps of {config.batch_size} images ({plan.steps_per_epoch:,} an epoch) into "
+        f"{plan.total_steps:,} steps of {config.batch_size} images ({plan.steps_per_epoch:,} per epoch) into "
         f"{run.workdir}"
     )
     if config.freeze:
@@ -261,14 +261,14 @@ def log_start(run: "Run", params: Params) -> int:
 
 
 def average_note(config: Config, total_steps: int) -> str:
-    """Where the averaged weights will still be half or more of the start after the last step: a note; else ""."""
+    """Returns a note if at least half of the average will still be initial weights after the last step; else ""."""
     share = start_in_average(config, total_steps) if config.ema_decay else 0.0
     if share < START_IN_AVERAGE:
         return ""
     way = "Set --config.ema_warmup=True or lower" if not config.ema_warmup else "Lower"
     return (
         f"Note: {share:.0%} of the averaged weights will still be the initial ones after {total_steps:,} steps "
-        f"(config.ema_decay={config.ema_decay:g}). {way} config.ema_decay, or go by the raw weights."
+        f"(config.ema_decay={config.ema_decay:g}). {way} config.ema_decay, or use the raw weights."
     )
 
 
@@ -298,7 +298,7 @@ def progress_line(
 
 
 def evaluation_line(step: int | None, results: Mapping[str, Result]) -> str:
-    """Raw and averaged weights side by side."""
+    """Returns the line for an evaluation, with raw and averaged weights side by side."""
     parts = [
         f"{IN_WORDS[name]} weights: "
         + ", ".join(f"{word} {result[metric]:.4f}" for metric, word in MEASURES.items() if metric in result)
@@ -309,7 +309,7 @@ def evaluation_line(step: int | None, results: Mapping[str, Result]) -> str:
 
 
 def last_line(summary: Mapping[str, Any], path: Path) -> str:
-    """What the run came to, and where it says more."""
+    """Returns the line with the run's result and the summary's path."""
     best = summary["best"]
     measure = workdirs.measure(summary[best])
     return (
@@ -319,7 +319,7 @@ def last_line(summary: Mapping[str, Any], path: Path) -> str:
 
 
 def log_faulty(faulty: FaultyImages) -> None:
-    """Counts and names of the images that could not be decoded since the start of this process, if there were any."""
+    """Logs the number and names of the images that could not be decoded since this process started, if any."""
     for purpose, done in {"train": "replaced in training", "eval": "left out of the evaluation"}.items():
         if names := faulty.names(purpose):
             more = [f"and {len(names) - _NAMED} more, all in the log"] if len(names) > _NAMED else []
@@ -327,13 +327,13 @@ def log_faulty(faulty: FaultyImages) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the packages that numbers depend on."""
+    """Returns the versions of Python and of the packages that results depend on."""
     found = {package: importlib.metadata.version(package) for package in PACKAGES}
     return {"python": platform.python_version()} | found
 
 
 def in_words(seconds: float) -> str:
-    """80.2 -> "1 min 20 s"; days and hours where there are any."""
+    """80.2 -> "1 min 20 s"; the two largest units of d, h, min and s."""
     seconds = round(seconds)
     parts = [(seconds // 86400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s")]
     first = next((i for i, (count, _) in enumerate(parts) if count), 3)

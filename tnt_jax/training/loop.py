@@ -1,6 +1,6 @@
-"""Training from the first step, or from the newest checkpoint, to the summary.
+"""The training loop, from the first step or the newest checkpoint to the summary.
 
-The trainer only schedules: what it calls lives in the other files of this folder.
+The trainer only schedules; the other files of this folder do the work.
 """
 
 import contextlib
@@ -37,14 +37,14 @@ from tnt_jax.training.runtime import (
 from tnt_jax.training.setup import AnyConfig, Run, prepare
 from tnt_jax.training.state import TrainState, create_state, initial_state, replicate, stack_layers, unreplicate
 
-# What a checkpoint's metadata says of a run, before there is one; checkpoints of earlier versions lack the last two.
+# Metadata of a run that has no checkpoint yet. Checkpoints of earlier versions lack the last two keys.
 NEW_RUN = {"seconds": 0.0, "best_accuracy": None, "skipped": {"since_line": 0, "in_a_row": 0}, "evaluation_due": False}
 
 
 def train_and_evaluate(config: AnyConfig, workdir: str | os.PathLike[str]) -> dict[str, Any]:
-    """A config (configs/default.py) and a workdir -> the summary that is also written to WORKDIR/summary.json.
+    """Trains a config (configs/default.py) in a workdir -> the summary, also written to WORKDIR/summary.json.
 
-    Raises ValueError, FileNotFoundError or PermissionError for what cannot work, before anything is written.
+    Raises ValueError, FileNotFoundError or PermissionError for invalid arguments, before anything is written.
     """
     return train(prepare(config, workdir))
 
@@ -52,8 +52,8 @@ def train_and_evaluate(config: AnyConfig, workdir: str | os.PathLike[str]) -> di
 def train(run: Run) -> dict[str, Any]:
     """Trains from the first step, or from the newest checkpoint in the workdir, to the end -> the summary.
 
-    Raises RunError when the loss stops being a number, when an example cannot be read, no checkpoint can, or nothing
-    can be written; and Stopped, when SIGTERM or SIGINT has asked for the end, once the step under way is saved.
+    Raises RunError if a step is not finite, memory runs out, an example or every checkpoint is unreadable, or the
+    workdir cannot be written; Stopped after SIGTERM or SIGINT, once the step under way is saved.
     """
     started = time.monotonic()
     with abort_on_error(), writable(run.workdir), memory.enough(), PreemptionGuard() as guard:
@@ -69,7 +69,7 @@ def train(run: Run) -> dict[str, Any]:
             try:
                 return trainer.train()
             except Exception as error:
-                abort_all_processes(error)  # at once: what follows would wait for them
+                abort_all_processes(error)  # at once: the cleanup below would wait for them
                 raise
             finally:
                 trainer.close()
@@ -77,7 +77,7 @@ def train(run: Run) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def enter_workdir(run: Run) -> Iterator[WorkdirLock]:
-    """Creates the workdir and its files, and holds its lock. Every process has looked at what was there before."""
+    """Creates the workdir and its files, and holds its lock. By now every process has inspected the old content."""
     lock = WorkdirLock(run.workdir)
     try:
         token = f"{socket.gethostname()} {os.getpid()} {time.time_ns()}"
@@ -94,7 +94,7 @@ def enter_workdir(run: Run) -> Iterator[WorkdirLock]:
 
 
 class Trainer:
-    """A run and what changes while one process trains it; made from the newest checkpoint, where there is one."""
+    """A run and its state while one process trains it; starts from the newest checkpoint, if there is one."""
 
     def __init__(self, run: Run, guard: PreemptionGuard, lock: WorkdirLock, started: float):
         self._run, self._config, self._plan = run, run.config, run.plan
@@ -103,9 +103,9 @@ class Trainer:
         self._optimizer = make_optimizer(run.config, self._schedule)
         self.checkpoints = checkpoints.Checkpoints(run.workdir, run.config.keep_checkpoints)
         self.state, metadata, resumed = self._restore_or_create()
-        self._seconds_before = metadata["seconds"]  # of training in earlier sessions
+        self._seconds_before = metadata["seconds"]  # training time of earlier sessions
         self._best_accuracy = metadata["best_accuracy"]  # so far, the better of raw and averaged weights
-        self._evaluation_due = metadata["evaluation_due"]  # stopped before the evaluation that its last step has
+        self._evaluation_due = metadata["evaluation_due"]  # the last session stopped before it
         self._skips = monitor.Skips(**metadata["skipped"])
         self._results: dict[str, Result] = {}  # of the last evaluation
         if jax.process_index() == 0:
@@ -119,16 +119,16 @@ class Trainer:
         self._eval_step = steps.make_eval_step(run.config, run.model)
 
     def train(self) -> dict[str, Any]:
-        """All steps that are left -> the summary."""
+        """Runs the remaining steps -> the summary."""
         parameters = logging.log_start(self._run, self.state.params)
         for line in self._run.pipeline.found:
             log(line)
         step, state = int(self.state.step), replicate(stack_layers(jax.device_get(self.state), self._config))
-        self.state = None  # the host's copy need not stay
+        self.state = None  # frees the host's copy
         if self._evaluation_due:
             self._make_up_for_evaluation(state, step)
         state = self._train_from(state, step)
-        if not self._results:  # the run had ended before; its last word is asked for again
+        if not self._results:  # no step was left to run, but there is no summary
             self._results = self._evaluate(state)
         step = int(unreplicate(state.step))
         self.checkpoints.wait()
@@ -137,21 +137,21 @@ class Trainer:
         return self._summarize(parameters, step)
 
     def close(self) -> None:
-        """Ends what runs beside the steps, and closes the files."""
+        """Stops the profiler and the background threads, and closes the files."""
         self._profiler.close()
         self._timer.close()
         self._writer.close()
         self.checkpoints.close()
 
     def _seconds(self) -> float:
-        """Of training so far, over all sessions, start-up included."""
+        """Training time so far, over all sessions, including start-up."""
         return self._seconds_before + time.monotonic() - self._started
 
     def _progress(self, step: int) -> dict[str, float]:
         return {"epoch": step / self._plan.steps_per_epoch, "seconds": round(self._seconds(), 3)}
 
     def _restore_or_create(self) -> tuple[TrainState, dict[str, Any], bool]:
-        """-> (the state to start from, on the host, what its checkpoint's metadata says, whether there is one)."""
+        """-> (initial state on the host, its checkpoint's metadata or NEW_RUN, whether there is a checkpoint)."""
         run, config = self._run, self._config
         for note in run.notes:
             log(f"Note: {note}")
@@ -170,13 +170,13 @@ class Trainer:
             log(f"Note: {note}")
         if logging.summary_at(run.workdir, step):
             log(
-                f"Note: the run had ended there and resumes to step {self._plan.total_steps:,}. The schedule of the "
-                f"learning rate stays that of {config.epochs:g} + {config.cooldown_epochs:g} epochs."
+                f"Note: the run ended there and now resumes to step {self._plan.total_steps:,}. The learning rate "
+                f"schedule is still that of {config.epochs:g} + {config.cooldown_epochs:g} epochs."
             )
         return state, metadata, True
 
     def _train_from(self, state: TrainState, start: int) -> TrainState:
-        """The replicated state after `start` steps -> after all. Step n is under way while n - 1 is reported."""
+        """Replicated state after `start` steps -> after all steps. Step n runs while step n - 1 is reported."""
         if start >= self._plan.total_steps:
             log(f"All {self._plan.total_steps:,} steps are done.")
             return state
@@ -194,7 +194,7 @@ class Trainer:
             log(f"Learning from {self._config.distillation.teacher} ({teacher.label}) as well as from the labels")
             beside = {"teacher": replicate(teacher.params)}
         if not start and (note := monitor.cpu_note(self._config, self._run.multiply_adds, self._plan.total_steps)):
-            log(note)  # a resumed run cannot change what it advises
+            log(note)  # a resumed run cannot change the keys it suggests
         train_step = memory.announced(train_step, self._config, log)
         train_step = self._profiler.around(train_step, start)
         batches = prefetch(readable(lambda: self._run.pipeline.train(start)), self._config.prefetch_batches)
@@ -208,16 +208,16 @@ class Trainer:
             waiting = step, results, batch["index"]
             stopping = self._guard.should_stop(step)
             if stopping or self._plan.evaluates(step) or self._plan.checkpoints(step):
-                self._report(*waiting)  # nothing that is not finite is evaluated or saved
+                self._report(*waiting)  # never evaluate or save a non-finite state
                 waiting = None
                 if stopping or step == self._plan.total_steps:
-                    self._profiler.close()  # what comes now is no part of a step
+                    self._profiler.close()  # evaluation and checkpoint are not part of the step
                 self._evaluate_and_save(state, step, stopping)
                 self._timer.resume()
         return state
 
     def _report(self, step: int, results: steps.Results, index: jax.Array) -> None:
-        """Waits for the step, stops the run or skips the step if it is not finite, and writes what is due."""
+        """Waits for the step, raises RunError or skips it if it is not finite, and writes the metrics due."""
         finite = bool(unreplicate(results["finite"]))
         slow = self._timer.ended(step)
         for line in (slow, self._timer.first_estimate(self._plan.total_steps - step)):
@@ -244,29 +244,29 @@ class Trainer:
         log(logging.progress_line(step, self._plan.total_steps, values, faulty, left))
 
     def _stop_or_skip(self, step: int, results: steps.Results, index: jax.Array) -> None:
-        """A step that is not finite: names its batch, and raises RunError unless the config says to skip it."""
+        """Writes and logs the batch of a non-finite step; raises RunError unless config.nonfinite skips it."""
         description = monitor.describe_nonfinite(self._config, self._run.workdir, step, results, index)
         if self._config.nonfinite == "skip":
             if self._skips.in_a_row < self._config.nonfinite_limit:
-                log(f"{description} It is skipped: weights, optimizer and average are as before.")
+                log(f"{description} It is skipped: weights, optimizer and average are unchanged.")
                 return
             description += f" It is the last of {self._skips.in_a_row} in a row (config.nonfinite_limit)."
         self.checkpoints.wait()
         saved = self.checkpoints.last_good()
         if saved is None:
-            last = "There is no checkpoint yet: start anew, with changed settings, in the same --workdir."
+            last = "There is no checkpoint yet: start again with changed settings in the same --workdir."
         else:
             last = (
                 f"The last good checkpoint is {saved}; to start from its weights with changed settings: "
                 f"--config.pretrained={saved} --workdir=ANOTHER."
             )
-        raise RunError(f"{description} Nothing of this step was saved. {last} {monitor.NONFINITE_FIX}")
+        raise RunError(f"{description} This step was not saved. {last} {monitor.NONFINITE_FIX}")
 
     def _evaluate_and_save(self, state: TrainState, step: int, stopping: bool) -> None:
-        """What is due after a step: an evaluation, a checkpoint; a checkpoint too where the evaluation is the best yet.
+        """Runs the evaluation and saves the checkpoint due after a step; also saves after the best evaluation so far.
 
-        `stopping`: the run has to end here. Then the checkpoint comes first: it says that the evaluation is due, which
-        the next session makes up for. Raises Stopped once the checkpoint is on disk.
+        `stopping`: the run ends here. It saves without evaluating; the checkpoint records that the evaluation is due,
+        and the next session makes up for it. Raises Stopped once the checkpoint is on disk.
         """
         accuracy, improved = None, False
         self._evaluation_due = self._plan.evaluates(step)
@@ -294,7 +294,7 @@ class Trainer:
             raise self._stopped(step)
 
     def _make_up_for_evaluation(self, state: TrainState, step: int) -> None:
-        """The evaluation that the last session left out; its checkpoint is one like every other from now on."""
+        """Runs the evaluation that the last session left out, and updates its checkpoint's metadata accordingly."""
         accuracy, improved = self._evaluate_and_write(state, step)
         if self._evaluation_due:
             raise self._stopped(step)
@@ -303,7 +303,7 @@ class Trainer:
         self.checkpoints.update_metadata(step, changes, accuracy, scheduled)
 
     def _evaluate_and_write(self, state: TrainState, step: int) -> tuple[float | None, bool]:
-        """-> the better weights' accuracy (workdir.measure), if it is the best yet; (None, False) if interrupted."""
+        """-> (better weights' accuracy (workdir.measure), whether it is the best yet); (None, False) if interrupted."""
         self._results = self._evaluate(state)
         if not self._results:
             return None, False
@@ -319,14 +319,14 @@ class Trainer:
         return accuracy, improved
 
     def _evaluate(self, state: TrainState) -> dict[str, Result]:
-        """Raw and averaged weights on the whole evaluation split; {} if it was interrupted."""
+        """Evaluates raw and averaged weights on the whole evaluation split; {} if interrupted."""
         weights = {"eval": state.params}
         if state.ema_params is not None:
             weights["eval_ema"] = state.ema_params
         return evaluate_split(self._run, self._eval_step, weights, self._guard.should_stop_now) or {}
 
     def _stopped(self, step: int) -> Stopped:
-        """Waits for the checkpoint -> what to raise."""
+        """Waits for the checkpoint -> the exception to raise."""
         self.checkpoints.wait()
         received = self._guard.signal
         return Stopped(
@@ -336,19 +336,19 @@ class Trainer:
         )
 
     def _write(self, step: int, scalars: Mapping[str, Any]) -> None:
-        """To metrics.jsonl and TensorBoard's file, on the disk before anything that comes later."""
+        """Appends to metrics.jsonl and TensorBoard's file, before anything later is saved."""
         self._restore_run_files()
         files = workdirs.METRICS_FILE, logging.EVENT_FILES
         gone = [name for name in files if not any(self._run.workdir.glob(name))]
         if jax.process_index() == 0 and gone:
             for name in gone:
-                log(f"Note: {self._run.workdir / name} was gone. It begins again at step {step:,}.")
+                log(f"Note: {self._run.workdir / name} was gone. It starts again at step {step:,}.")
             self._writer.close()
             self._writer = logging.MetricsWriter(self._run.workdir, self._progress)
         self._writer.write(step, scalars)
 
     def _restore_run_files(self) -> None:
-        """Writes again what a run cannot be read without, where somebody has removed or damaged it."""
+        """Rewrites the files without which a run cannot be read, if one is missing or config.json is damaged."""
         if jax.process_index():
             return
         files = [self._run.workdir / name for name in (workdirs.CONFIG_FILE, workdirs.CLASSES_FILE)]
@@ -363,10 +363,10 @@ class Trainer:
         self._lock.take()
         logging.write_run_files(self._run)
         words = " and ".join(f"{path} was {how}" for path, how in lost.items())
-        log(f"Note: {words}. What the run needs to be read is written again.")
+        log(f"Note: {words}. The files that describe the run are written again.")
 
     def _summarize(self, parameters: int, step: int) -> dict[str, Any]:
-        """Writes and returns what the run came to; `eval_ema` is null where no average was kept."""
+        """Writes and returns the summary; `eval_ema` is null without averaged weights."""
         summary = {
             "parameters": parameters,
             "steps": step,

@@ -1,6 +1,6 @@
-"""Training losses: logits and soft targets of a batch -> a loss and a weight for each image.
+"""Training losses: logits and soft targets of a batch -> a loss and a weight per image.
 
-To add one: docs/extending.md. `binary_cross_entropy` is also what evaluations measure.
+docs/extending.md shows how to add one. Evaluations also measure `binary_cross_entropy`.
 """
 
 from collections.abc import Callable
@@ -10,16 +10,16 @@ import jax.numpy as jnp
 
 from tnt_jax.training.config import Config
 
-# logits [b, K], targets [b, K], config, weights of the classes [K] or None -> losses [b] in nats, each image's loss
-# times its weight, and the weights [b]. The loss of a batch is the sum of the ones over the sum of the others.
+# logits [b, K], targets [b, K], config, class weights [K] or None -> losses [b] in nats, each image's loss times its
+# weight, and the weights [b]. The loss of a batch is the sum of these losses over the sum of the weights.
 Loss = Callable[[jax.Array, jax.Array, Config, jax.Array | None], tuple[jax.Array, jax.Array]]
 
 
 def smooth_labels(labels: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
-    """labels [b] int, or several an image [b, k] (1 for each of them, k <= K) -> [b, K] float32.
+    """labels [b] int, or multi-hot [b, k] (k <= K) -> [b, K] float32.
 
-    One label: smoothing / K everywhere, 1 - smoothing + smoothing / K at the label. Several: each class moves towards
-    one half, to smoothing / 2 or 1 - smoothing / 2. Both are timm's rule.
+    One label: smoothing / K everywhere, 1 - smoothing + smoothing / K at the label. Multi-hot: each class moves towards
+    one half, to smoothing / 2 or 1 - smoothing / 2. Both as in timm.
     """
     if labels.ndim == 2:
         several = jnp.pad(labels, ((0, 0), (0, num_classes - labels.shape[1]))).astype(jnp.float32)
@@ -31,10 +31,10 @@ def smooth_labels(labels: jax.Array, num_classes: int, smoothing: float) -> jax.
 def softmax_cross_entropy(
     logits: jax.Array, targets: jax.Array, config: Config, class_weights: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
-    """One label an image: rows of targets sum to 1.
+    """Cross-entropy with one label per image: rows of targets sum to 1.
 
-    An image's weight is that of its label, of a mixed image the mean by its labels' shares, as before smoothing. With
-    whole images and no smoothing this is PyTorch's CrossEntropyLoss(weight=).
+    An image's weight is that of its label; a mixed image's is the mean by its labels' shares before smoothing. With
+    unmixed images and no smoothing this is PyTorch's CrossEntropyLoss(weight=).
     """
     losses = -(targets * jax.nn.log_softmax(logits)).sum(-1)
     if class_weights is None:
@@ -47,10 +47,10 @@ def softmax_cross_entropy(
 def sigmoid_cross_entropy(
     logits: jax.Array, targets: jax.Array, config: Config, class_weights: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
-    """A binary cross-entropy for each class, their mean or (bce_sum_classes) their sum; targets in 0..1.
+    """Binary cross-entropy of each class, averaged or (bce_sum_classes) summed over classes; targets in 0..1.
 
-    With bce_threshold, targets above it count as 1 and others as 0. The class weights multiply the loss of the classes
-    that are there, and not of those that are absent: PyTorch's BCEWithLogitsLoss(pos_weight=). Every image counts 1.
+    With bce_threshold, targets above it count as 1 and others as 0. The class weights multiply the loss of present
+    classes but not of absent ones: PyTorch's BCEWithLogitsLoss(pos_weight=). Every image has weight 1.
     """
     if config.bce_threshold is not None:
         targets = (targets > config.bce_threshold).astype(targets.dtype)
@@ -60,7 +60,7 @@ def sigmoid_cross_entropy(
 
 
 def binary_cross_entropy(logits: jax.Array, present: jax.Array, absent: jax.Array, sum_classes: bool) -> jax.Array:
-    """logits [b, K], weights [b, K] of a class being there and of it being absent -> [b], in nats."""
+    """logits [b, K], weights [b, K] of each class as present and as absent -> losses [b] in nats."""
     losses = -(present * jax.nn.log_sigmoid(logits) + absent * jax.nn.log_sigmoid(-logits))
     return losses.sum(-1) if sum_classes else losses.mean(-1)
 
@@ -68,8 +68,8 @@ def binary_cross_entropy(logits: jax.Array, present: jax.Array, absent: jax.Arra
 def distillation_losses(logits: jax.Array, teacher: jax.Array, config: Config) -> jax.Array:
     """logits [b, K] of student and teacher -> losses [b] in nats.
 
-    "soft": T^2 KL(teacher / T || student / T) (Hinton et al., arXiv 1503.02531), per image; DeiT's code divides it by
-    K as well. "hard": the cross-entropy with the teacher's best class (DeiT, arXiv 2012.12877, equation 3).
+    "soft": T^2 KL(teacher / T || student / T) (Hinton et al., arXiv 1503.02531), per image; DeiT's code also divides it
+    by K. "hard": the cross-entropy with the teacher's top class (DeiT, arXiv 2012.12877, equation 3).
     """
     settings = config.distillation
     if settings.kind == "hard":
@@ -93,12 +93,12 @@ def batch_loss(
 ) -> tuple[jax.Array, jax.Array]:
     """logits, targets [b, K], mask [b], class_weights [K] -> (sum of the masked losses, sum of their weights).
 
-    With teacher_logits [b, K], config.distillation.weight of an image's loss is what the teacher says of it.
+    With teacher_logits [b, K], distillation_losses have a share of config.distillation.weight in the losses.
     """
     logits = logits.astype(jnp.float32)
     losses, weights = LOSSES[config.loss](logits, targets, config, class_weights)
     if teacher_logits is not None:
         share = config.distillation.weight
         losses = (1 - share) * losses + share * weights * distillation_losses(logits, teacher_logits, config)
-    # where, and not a product: a padded example's infinite loss must not turn 0 * inf into NaN.
+    # where, not just a product: 0 times a padded example's infinite loss would be NaN.
     return jnp.where(mask > 0, losses * mask, 0.0).sum(), (weights * mask).sum()

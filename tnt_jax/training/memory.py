@@ -1,4 +1,4 @@
-"""Whether a model and its batches can fit at all, by arithmetic; and one message for those that turn out not to."""
+"""Memory: a lower bound by arithmetic, the need of a compiled step, and one error for memory that runs out."""
 
 import contextlib
 import math
@@ -20,20 +20,20 @@ from tnt_jax.training.state import TrainState
 from tnt_jax.training.steps import Batch, Results, TrainStep
 
 GIB = 2**30
-ROOM = 0.8  # of the memory, which a suggestion may take: other programs need some
+ROOM = 0.8  # fraction of the memory that a suggestion may use; other programs need some
 CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 FIX = (
-    "Take a smaller config.batch_size (or more config.accumulation_steps, which leave the result as it is), "
+    "Take a smaller config.batch_size (or more config.accumulation_steps, which do not change the result), "
     "config.model.remat=True, or a smaller model."
 )
 EVALUATION_FIX = "Take a smaller config.eval_batch_size, or fewer config.prefetch_batches."
 
 
 def least_bytes(config: Config, model: TNT, devices: int) -> float:
-    """What training holds at once on each of `devices`, at the very least: less than half of what it will be.
+    """Returns a lower bound on the bytes that training holds on each of `devices`: less than half of the real need.
 
-    Weights, gradient, the optimizer's moments and the average; the images of a step and of those that wait; of one
-    block the tokens, the words and the attention of a forward pass.
+    Counts weights, gradient, optimizer moments and average; the images of a step and of the batches waiting; and one
+    block's tokens, words and attention in a forward pass.
     """
     item = jnp.dtype(model.dtype).itemsize
     images = config.batch_size // devices // config.accumulation_steps
@@ -46,13 +46,13 @@ def least_bytes(config: Config, model: TNT, devices: int) -> float:
         activations += sentences * (words * model.inner_dim + model.inner_num_heads * words**2)
     pixels, pixel_bytes = math.prod(model.input_shape), config.data.pixel_bits // 8
     moments = _moments(config)
-    # Of frozen parameters there are but the weights; how many they are is not known here.
+    # Frozen parameters have no gradient or moments; their number is not known here.
     copies = 1 + bool(config.ema_decay) + (0 if config.freeze else 1 + moments)
     return 4.0 * copies * weights + item * images * activations + (4 * images + pixel_bytes * waiting) * pixels
 
 
 def _moments(config: Config) -> float:
-    """Numbers that the optimizer keeps of each number of a kernel."""
+    """Returns how many numbers the optimizer keeps per element of a kernel."""
     optimizer = make_optimizer(config, optax.constant_schedule(0.0))
     kernel = jax.ShapeDtypeStruct((256, 256), jnp.float32)
     kept = jax.eval_shape(optimizer.init, {"block_1": {"kernel": kernel}})
@@ -60,7 +60,7 @@ def _moments(config: Config) -> float:
 
 
 def check_memory(config: Config, model: TNT) -> None:
-    """Raises ValueError where training cannot fit the devices, however it is compiled."""
+    """Raises ValueError if training cannot fit on the devices, however it is compiled."""
     statistics = jax.local_devices()[0].memory_stats() or {}  # a CPU has none
     held = statistics.get("bytes_limit") or machine_bytes() / jax.local_device_count()
     least = least_bytes(config, model, jax.device_count())
@@ -76,10 +76,10 @@ def check_memory(config: Config, model: TNT) -> None:
 
 
 def announced(train_step: TrainStep, config: Config, log: Callable[[str], None]) -> TrainStep:
-    """A pmapped training step -> the same; before it runs for the first time, `log` gets `need_message`,
-    and before it is compiled, which takes minutes where the model is large, a line that says so.
+    """Wraps a pmapped training step: its first call logs that it compiles, which takes minutes for a large model, and
+    then, before it runs, `need_message`.
 
-    jax keeps what is compiled here, so nothing is compiled twice.
+    jax caches the compiled step, so nothing is compiled twice.
     """
     known = False
 
@@ -87,7 +87,7 @@ def announced(train_step: TrainStep, config: Config, log: Callable[[str], None])
         nonlocal known
         if not known:
             known = True
-            log("Compiling the training step, once (a large model on a CPU: minutes).")
+            log("Compiling the training step once (for a large model on a CPU: minutes).")
             log(need_message(train_step.lower(state, batch).compile(), config))
         return train_step(state, batch)
 
@@ -95,17 +95,17 @@ def announced(train_step: TrainStep, config: Config, log: Callable[[str], None])
 
 
 def need_message(compiled: jax.stages.Compiled, config: Config) -> str:
-    """A compiled training step -> how much memory it needs, of how much; and what to lower where that is too little."""
+    """A compiled training step -> a line: memory needed and available, and what to lower if it does not fit."""
     plan = compiled.memory_analysis()
     if plan is None:
-        return "What a training step needs of the memory is not known on this platform."
-    new = plan.output_size_in_bytes - plan.alias_size_in_bytes  # what is donated lies where it lay
+        return "The memory that a training step needs is not known on this platform."
+    new = plan.output_size_in_bytes - plan.alias_size_in_bytes  # donated buffers are reused
     scratch, count = plan.temp_size_in_bytes, jax.local_device_count()
     statistics = jax.local_devices()[0].memory_stats() or {}  # a CPU has none: its devices share the machine's memory
     if limit := statistics.get("bytes_limit"):
         kept, copies, have, where = plan.argument_size_in_bytes + new, 1, float(limit), "on each device"
     else:
-        kept = new + host_memory() / count  # libraries, and what the devices hold already
+        kept = new + host_memory() / count  # libraries, and what the devices already hold
         copies, have, where = count, machine_bytes(), "on this machine"
     need = copies * (kept + scratch)
     text = f"A training step needs {need / GIB:.1f} GiB {where}, which has {have / GIB:.1f} GiB."
@@ -116,31 +116,31 @@ def need_message(compiled: jax.stages.Compiled, config: Config) -> str:
     more = [parts * 2**i for i in range(1, 17) if local % (parts * 2**i) == 0]
     enough = [each for each in more if copies * (kept + scratch * parts / each) <= ROOM * have]
     if not enough:
-        return f"Note: {text} The system may end the run. {FIX}"
+        return f"Note: {text} The system may kill the run. {FIX}"
     then = copies * (kept + scratch * parts / enough[0])
     return (
-        f"Note: {text} The system may end the run. --config.accumulation_steps={enough[0]} takes the batch in as many "
-        f"parts, one after the other, and needs about {then / GIB:.1f} GiB; a smaller config.batch_size or model, or "
-        "config.model.remat=True, needs less as well."
+        f"Note: {text} The system may kill the run. --config.accumulation_steps={enough[0]} splits the batch into as "
+        f"many parts, one by one, and needs about {then / GIB:.1f} GiB; a smaller config.batch_size or model, or "
+        "config.model.remat=True, also needs less."
     )
 
 
 @contextlib.contextmanager
 def enough(fix: str = FIX) -> Iterator[None]:
-    """Inside it, a device's or the host's memory that is full becomes a RunError, which names the fix."""
+    """Turns running out of device or host memory in its body into a RunError with the fix."""
     try:
         yield
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             first = (str(error).strip() or "MemoryError").splitlines()[0]
-            raise RunError(f"The memory does not suffice: {first}. {fix}") from error
+            raise RunError(f"Out of memory: {first}. {fix}") from error
         raise
 
 
 def machine_bytes() -> float:
-    """The machine's memory, or as much of it as this process's container (control group) may have."""
+    """Returns the machine's memory, or the limit of this process's container (control group) if lower."""
     limits = [float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))]
     for file in CONTAINER_LIMITS:
-        with contextlib.suppress(OSError, ValueError):  # not there, or "max"
+        with contextlib.suppress(OSError, ValueError):  # missing, or "max"
             limits.append(float(file.read_text()))
     return min(limits)

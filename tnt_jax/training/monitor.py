@@ -1,7 +1,7 @@
-"""What a run is watched for: its speed, waiting for data, memory, slow steps, steps that are not finite, and a profile.
+"""Monitors a run: speed, waiting for data, memory, slow steps, non-finite steps, and profiles.
 
-A profile is in WORKDIR/profile, one folder a trace: TensorBoard with the xprof plugin reads it (`tensorboard --logdir
-WORKDIR`), and ui.perfetto.dev opens its .trace.json.gz. With several processes each writes its own.
+Profiles are in WORKDIR/profile, one folder per trace: TensorBoard with the xprof plugin reads them (`tensorboard
+--logdir WORKDIR`), and ui.perfetto.dev opens their .trace.json.gz. Each of several processes writes its own.
 """
 
 import collections
@@ -25,7 +25,7 @@ from tnt_jax.training.logging import in_words, log, write_json
 from tnt_jax.training.state import TrainState
 from tnt_jax.training.steps import Results, TrainStep
 
-# Dense bfloat16 multiply-add peak of one jax device in FLOP/s (two a multiply-add), by the start of `device_kind`.
+# Dense bfloat16 peak of one jax device in FLOP/s (two per multiply-add), by prefix of `device_kind`.
 # From the vendors' data sheets; a v4 or v5p device is a chip (two cores). First match counts, so longer names first.
 PEAK_FLOPS = {
     "TPU v4 lite": 138e12,
@@ -43,28 +43,28 @@ PEAK_FLOPS = {
     "NVIDIA H200 NVL": 835e12,
     "NVIDIA H200": 989e12,
 }
-# A training step costs the forward pass, and twice as much for the gradients of activations and of weights.
+# A training step costs one forward pass, and two more for the gradients of activations and weights.
 FLOPS_PER_MULTIPLY_ADD = 2
 PASSES = 3
-CORE_FLOPS = 50e9  # FLOP/s of a CPU's core in training: 62e9 on a Zen 5, 45e9 on a Xeon with AVX-512 (TNT-S, float32)
-LONG = 600.0  # seconds from which on training says early how long it will take
-SMALL = 2e9  # multiply-adds of a model that is no larger than TNT-Ti at 224 pixels
+CORE_FLOPS = 50e9  # FLOP/s of a CPU core in training: 62e9 on a Zen 5, 45e9 on a Xeon with AVX-512 (TNT-S, float32)
+LONG = 600.0  # seconds of training from which an early estimate is logged
+SMALL = 2e9  # multiply-adds up to which a model is no larger than TNT-Ti at 224 pixels
 PROFILE_FOLDER = "profile"
 NONFINITE_FIX = (
     "A lower config.learning_rate, a longer config.warmup_epochs, config.gradient_clip_norm=1 or "
-    "config.model.dtype=float32 usually helps; config.nonfinite=skip leaves single steps out."
+    "config.model.dtype=float32 usually helps; config.nonfinite=skip skips single steps."
 )
 _STATUS = Path("/proc/self/status")
 _BILLION = 1e9
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """The device's bfloat16 peak in FLOP/s, or None where it is not in the table."""
+    """Returns the device's bfloat16 peak in FLOP/s, or None if it is not in the table."""
     return next((peak for name, peak in PEAK_FLOPS.items() if device_kind.startswith(name)), None)
 
 
 def model_flops_utilization(images_per_second_per_device: float, multiply_adds: int, peak: float) -> float:
-    """The share, in 0..1, of the device's peak that the model's own arithmetic takes (arXiv 2204.02311, appendix B).
+    """Returns the share, in 0..1, of the device's peak that the model's arithmetic uses (arXiv 2204.02311, appendix B).
 
     multiply_adds: of one image's forward pass. Recomputed activations do not count.
     """
@@ -72,15 +72,15 @@ def model_flops_utilization(images_per_second_per_device: float, multiply_adds: 
 
 
 def cpu_note(config: Config, multiply_adds: int, steps: int) -> str | None:
-    """Where training on a CPU takes long: about how long, and what to lower. multiply_adds: of a forward pass."""
+    """If training on a CPU takes long, returns an estimate and what to lower. multiply_adds: of a forward pass."""
     if jax.devices()[0].platform != "cpu":
         return None
-    from tnt_jax.data.batches import usable_cores  # with Grain, which takes a second to import
+    from tnt_jax.data.batches import usable_cores  # imports Grain, which takes a second
 
     cores = jax.process_count() * usable_cores()
     flops = steps * config.batch_size * multiply_adds * FLOPS_PER_MULTIPLY_ADD * PASSES
     seconds = flops / (cores * CORE_FLOPS)
-    if config.freeze or seconds < LONG:  # what is frozen takes less, it is not known how much
+    if config.freeze or seconds < LONG:  # frozen parameters save time, how much is not known
         return None
     if config.pretrained:
         other = "or --config.freeze='(\"(?!head/).*\",)' (the head alone: about a third)"
@@ -89,15 +89,15 @@ def cpu_note(config: Config, multiply_adds: int, steps: int) -> str | None:
     else:
         other = "or a smaller model"
     return (
-        f"Note: on {cores} cores of a CPU these {steps:,} steps take about {in_words(seconds)}, evaluations not "
-        "counted, and longer where others use them too. To shorten it: fewer --config.epochs, a smaller "
-        f"--config.model.image_size (half the side is a quarter), {other}."
+        f"Note: on {cores} CPU cores these {steps:,} steps take about {in_words(seconds)}, not counting "
+        "evaluations, and longer on a busy machine. To shorten this: fewer --config.epochs, a smaller "
+        f"--config.model.image_size (half the side takes a quarter), {other}."
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """Images of some training steps, the seconds these took, and those of them in which the devices waited for data."""
+    """Images of some training steps, the seconds they took, and the seconds the devices waited for data."""
 
     images: int = 0
     seconds: float = 0.0
@@ -108,7 +108,7 @@ class Interval:
 
     @property
     def images_per_second(self) -> float | None:
-        """None where no step was timed."""
+        """None if no step was timed."""
         return self.images / self.seconds if self.seconds > 0 else None
 
     @property
@@ -118,8 +118,8 @@ class Interval:
 
 
 def speed_metrics(interval: Interval, multiply_adds: int) -> dict[str, float]:
-    """images/s, images/s/device, the share of the time in which the devices waited for data and, where the device's
-    peak is known, the share of it; {} before any timing. multiply_adds: of one image's forward pass.
+    """Returns images/s, images/s/device, the share of time the devices waited for data and, if the device's peak is
+    known, the share of it; {} before any timing. multiply_adds: of one image's forward pass.
     """
     if interval.images_per_second is None:
         return {}
@@ -133,7 +133,7 @@ def speed_metrics(interval: Interval, multiply_adds: int) -> dict[str, float]:
 
 
 def memory_metrics() -> dict[str, float]:
-    """host_memory_gb, of this process now; device_memory_gb, the peak of its fullest device where the device tells."""
+    """Returns host_memory_gb, this process's now, and, if reported, device_memory_gb, its fullest device's peak."""
     values = {"host_memory_gb": host_memory() / _BILLION}
     peaks = [stats["peak_bytes_in_use"] for device in jax.local_devices() if (stats := device.memory_stats())]
     if peaks:
@@ -142,7 +142,7 @@ def memory_metrics() -> dict[str, float]:
 
 
 def host_memory() -> int:
-    """Bytes of memory that this process holds now; where there is no /proc, the most it ever held."""
+    """Returns the bytes of memory that this process holds now; without /proc, its peak."""
     if _STATUS.exists():
         line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmRSS"))
         return int(line.split()[1]) * 1024
@@ -151,21 +151,21 @@ def host_memory() -> int:
 
 
 class StepTimer:
-    """Times training steps, evaluations and checkpoints left out, and how long the devices wait for data.
+    """Times training steps, without evaluations and checkpoints, and how long the devices wait for data.
 
-    The first step of a session only starts the clock: it holds the compilation. The loop may wait for a batch while the
-    step before is still running, which costs nothing; so a thread notes when each step ends.
+    The first step of a session only starts the clock: it includes compilation. The loop may wait for a batch while the
+    previous step still runs, which costs nothing; so a thread records when each step ends.
     """
 
     FEWEST = 10  # steps before "usual" means anything
-    MARGIN = 1.0  # seconds; steps of milliseconds are unsteady on a busy machine, and nobody minds
+    MARGIN = 1.0  # seconds; steps of milliseconds vary on a busy machine, and nobody minds
 
     def __init__(self, batch_size: int, slow_step_factor: float, clock: Callable[[], float] = time.perf_counter):
         self._batch_size = batch_size
         self._factor = slow_step_factor
         self._clock = clock
         self._since: float | None = None
-        self._waited = 0.0  # of the step under way
+        self._waited = 0.0  # seconds, of the step under way
         self._interval = Interval()  # since the last `take`
         self._session = Interval()
         self._pauses: list[float] = []  # seconds of each evaluation or checkpoint since the first step
@@ -174,18 +174,18 @@ class StepTimer:
         self._running: concurrent.futures.Future[float] | None = None
 
     def next_batch(self, batches: Iterator[Batch]) -> Batch:
-        """Takes a batch; the time for which the devices have nothing to do, because it is not there, counts."""
+        """Returns the next batch; counts the time for which the devices are idle because it is not ready."""
         asked = self._clock()
         batch = next(batches)
         came = self._clock()
         if self._running is None:
             self._waited += came - asked
-        elif self._running.done() and self._running.exception() is None:  # the loop meets an error when it reads it
+        elif self._running.done() and self._running.exception() is None:  # an error surfaces in the loop
             self._waited += max(0.0, came - max(asked, self._running.result()))
         return batch
 
     def dispatched(self, result: jax.Array) -> None:
-        """A step is under way; `result` is one of its arrays."""
+        """Records that a step is under way; `result` is one of its arrays."""
         self._running = self._executor.submit(self._end_of, result)
 
     def _end_of(self, result: jax.Array) -> float:
@@ -193,9 +193,9 @@ class StepTimer:
         return self._clock()
 
     def ended(self, step: int) -> str | None:
-        """A step's result has arrived -> what to log of it, where it took far longer than usual.
+        """Records the end of a step -> a line to log if it took far longer than usual.
 
-        That is slow_step_factor times the median of the last hundred steps, and 1 s more; never where the factor is 0.
+        That is slow_step_factor times the median of the last hundred steps, plus 1 s; never if the factor is 0.
         """
         now, since = self._clock(), self._since
         waited, self._since, self._waited = self._waited, now, 0.0
@@ -209,50 +209,50 @@ class StepTimer:
         if not self._factor or usual is None or timed.seconds < self._factor * usual + self.MARGIN:
             return None
         return (
-            f"Step {step:,} took {timed.seconds:.1f} s, the usual one {usual:.2g} s; for "
+            f"Step {step:,} took {timed.seconds:.1f} s instead of the usual {usual:.2g} s; for "
             f"{timed.input_wait_share:.0%} of it the devices waited for data."
         )
 
     def resume(self) -> None:
-        """Training continues after something else took time."""
+        """Restarts the clock after an evaluation or a checkpoint."""
         if self._since is not None:
             now = self._clock()
             self._pauses.append(now - self._since)
             self._since = now
 
     def take(self) -> Interval:
-        """The steps since the last call."""
+        """Returns the interval since the last call."""
         taken, self._interval = self._interval, Interval()
         return taken
 
     def images_per_second(self) -> float | None:
-        """Of the session so far, or None before the second step."""
+        """Images/s of the session so far, or None before the second step."""
         return self._session.images_per_second
 
     def seconds_left(self, steps: int, pauses: int = 0) -> float | None:
-        """Seconds that so many steps, and evaluations or checkpoints, will take; of these none before the first."""
+        """Estimates the seconds of `steps` and `pauses` (0 s each before the first); None before a timed step."""
         if not self._session.images:
             return None
         step = self._session.seconds / self._session.images * self._batch_size
         return steps * step + pauses * (statistics.mean(self._pauses) if self._pauses else 0.0)
 
     def first_estimate(self, steps: int) -> str | None:
-        """After the first timed step: how long `steps` more will take, where that is long. Else None."""
+        """After the first timed step, returns a line on how long `steps` more take, if that is long; else None."""
         left = self.seconds_left(steps)
         if self._session.images != self._batch_size or left is None or left < LONG:
             return None
         return f"A step takes {self._session.seconds:.2g} s: about {in_words(left)} left, evaluations not counted."
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Stops the thread."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
 
 class Profiler:
     """Traces steps first to first + count - 1; `profile_steps` () traces nothing.
 
-    The trace starts once the step before has ended and ends with its last step. Evaluations and checkpoints between
-    its steps are in it; those after its last step, or after the run's, are not. It is written too when the run ends
+    The trace starts when the step before has ended and stops at the end of its last step. It includes evaluations and
+    checkpoints between its steps, but none after its last step or the run's. It is also written when the run ends
     early, by an error or at its last step.
     """
 
@@ -263,11 +263,11 @@ class Profiler:
         self._running = False
 
     def around(self, train_step: TrainStep, start: int) -> TrainStep:
-        """The training step, first called for step `start` + 1 -> the same, with its number in the trace."""
+        """Wraps the training step, first called for step `start` + 1, to trace its steps by number."""
         if not self._steps:
             return train_step
         if start + 1 >= self._steps.stop:
-            log(f"config.profile_steps: step {self._steps[-1]:,} is done already, so there is no trace of it.")
+            log(f"config.profile_steps: step {self._steps[-1]:,} is already done, so there is no trace of it.")
             return train_step
         if start + 1 > self._steps.start:
             self._steps = range(start + 1, self._steps.stop)
@@ -301,22 +301,22 @@ class Profiler:
 
 @dataclasses.dataclass
 class Skips:
-    """Steps left out because they are not finite. Both are in every checkpoint, so that a resumed run counts on."""
+    """Counts of skipped non-finite steps; both are in every checkpoint, so that a resumed run keeps counting."""
 
-    since_line: int = 0  # since the last line of the log
+    since_line: int = 0  # since the last log line
     in_a_row: int = 0  # up to now
 
     def count(self, finite: bool) -> None:
-        """One step more."""
+        """Counts one more step."""
         self.since_line += not finite
         self.in_a_row = 0 if finite else self.in_a_row + 1
 
 
 def describe_nonfinite(config: Config, workdir: Path, step: int, results: Results, index: jax.Array) -> str:
-    """A step whose loss, gradient or updated weights are not finite, in words.
+    """Returns a description of a step whose loss, gradient or updated weights are not finite.
 
     Writes WORKDIR/nonfinite_STEP.json: its numbers and the indices of its examples in the training split.
-    results: what the step returned, on the host. index: the batch's, on the devices; all processes' are gathered.
+    results: the step's, on the host. index: the batch's, on the devices; gathered from all processes.
     """
     own = np.concatenate([np.asarray(shard.data).ravel() for shard in index.addressable_shards])
     indices = multihost_utils.process_allgather(own).ravel() if jax.process_count() > 1 else own
@@ -333,6 +333,6 @@ def describe_nonfinite(config: Config, workdir: Path, step: int, results: Result
     write_json(path, values)
     return (
         f"Step {step}: the loss, the gradient or the updated weights are not finite (loss {results['loss']:g}, "
-        f"gradient norm {results['gradient_norm']:g}, learning rate {results['learning_rate']:g}). {path} names the "
+        f"gradient norm {results['gradient_norm']:g}, learning rate {results['learning_rate']:g}). {path} lists the "
         "examples of its batch."
     )

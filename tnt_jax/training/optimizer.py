@@ -1,4 +1,4 @@
-"""The learning rate, which parameters decay, and the optimizers by name."""
+"""Learning rate schedule, weight decay mask, optimizers by name, and the moving average of the weights."""
 
 import functools
 import re
@@ -19,7 +19,7 @@ Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 
 # Weight decay applies to matrices and convolutions, not to vectors (biases, norms, scales, the class token), nor to:
 NO_WEIGHT_DECAY = ("word_position", "sentence_position")
-# What lies before the blocks.
+# Parameters before the blocks.
 STEM = (
     "patch_embedding",
     "word_embedding",
@@ -31,12 +31,12 @@ STEM = (
 
 
 def make_schedule(config: Config, steps_per_epoch: int) -> Schedule:
-    """Update number, from 0 -> learning rate, float32 []; traceable.
+    """Returns a function: update number (from 0) -> learning rate, float32 []; traceable.
 
-    With e the epoch (whole for schedule_unit "epoch", the recipe's staircase; fractional for "step"), as timm has it:
-    warm-up, e < warmup_epochs: linear from warmup_learning_rate to the peak; afterwards, for "cosine",
+    As in timm, with e the epoch (an integer for schedule_unit "epoch", the recipe's staircase; fractional for "step"):
+    for e < warmup_epochs, linear from warmup_learning_rate to the peak; afterwards, for "cosine",
     min + (peak - min) / 2 * (1 + cos(pi * e / epochs)), so it starts below the peak, and min once e >= epochs (the
-    cool-down); for "constant" the peak.
+    cool-down); for "constant", the peak.
     """
     peak, floor = peak_learning_rate(config), config.min_learning_rate
     start, warmup = config.warmup_learning_rate, config.warmup_epochs
@@ -60,7 +60,7 @@ def make_schedule(config: Config, steps_per_epoch: int) -> Schedule:
 def decay_mask(params: Params) -> Any:
     """Parameter tree -> tree of bools, True where weight decay applies: rank 2 or more and not in NO_WEIGHT_DECAY.
 
-    Of stacked blocks, the axis of blocks does not count.
+    The leading axis of stacked blocks does not count.
     """
 
     def decays(path: Path, leaf: jax.Array) -> bool:
@@ -70,9 +70,9 @@ def decay_mask(params: Params) -> Any:
 
 
 def make_optimizer(config: Config, schedule: Schedule) -> optax.GradientTransformation:
-    """The config's optimizer, with its schedule and decay mask; its state stacks as parameters do.
+    """Returns the config's optimizer with its schedule and decay mask; its state is stacked as the parameters are.
 
-    The gradient's global norm is clipped first where gradient_clip_norm is not 0; layer_decay scales what comes out.
+    The gradient's global norm is clipped first if gradient_clip_norm is not 0; layer_decay scales the final updates.
     """
     parts = [named_optimizer(config, schedule)]
     if config.gradient_clip_norm:
@@ -83,20 +83,20 @@ def make_optimizer(config: Config, schedule: Schedule) -> optax.GradientTransfor
 
 
 def named_optimizer(config: Config, schedule: Schedule) -> optax.GradientTransformation:
-    """config.optimizer, by name -> the transformation of a gradient. A new optimizer is a case in here.
+    """Returns the gradient transformation that config.optimizer names. A new optimizer is a new case here.
 
-    The decay is decoupled and multiplied by the learning rate (arXiv 1711.05101), but for sgd, where it is added to the
-    gradient, as in PyTorch's and timm's SGD.
+    Weight decay is decoupled and multiplied by the learning rate (arXiv 1711.05101), except for sgd, where it is added
+    to the gradient, as in PyTorch's and timm's SGD.
     """
     decay = {"weight_decay": config.weight_decay, "mask": decay_mask}
     betas = {"b1": config.adam_beta1, "b2": config.adam_beta2}
     match config.optimizer:
-        case "adamw":  # as PyTorch has it
+        case "adamw":  # as in PyTorch
             return optax.adamw(schedule, **betas, eps=config.adam_epsilon, **decay)
         case "sgd":
             sgd = optax.sgd(schedule, momentum=config.momentum or None, nesterov=True)
             return optax.chain(optax.add_decayed_weights(**decay), sgd)
-        case "lamb":  # arXiv 1904.00962; what does not decay has no trust ratio, as in timm and apex
+        case "lamb":  # arXiv 1904.00962; no trust ratio for parameters without decay, as in timm and apex
             return optax.chain(
                 optax.scale_by_adam(**betas, eps=config.adam_epsilon),
                 optax.add_decayed_weights(**decay),
@@ -107,7 +107,7 @@ def named_optimizer(config: Config, schedule: Schedule) -> optax.GradientTransfo
             return optax.lion(schedule, **betas, **decay)
         case "muon":  # updates of AdamW's size (arXiv 2502.16982): one learning rate and decay serve both
             muon = optax.contrib.muon(
-                learning_rate=-1.0,  # the sign and the rate come last
+                learning_rate=-1.0,  # sign and rate are applied last
                 beta=config.momentum,
                 eps=config.adam_epsilon,
                 adam_b1=config.adam_beta1,
@@ -120,10 +120,10 @@ def named_optimizer(config: Config, schedule: Schedule) -> optax.GradientTransfo
 
 
 def layer_multipliers(params: Params, decay: float) -> Any:
-    """Parameter tree -> for each its factor of the learning rate; of stacked blocks an array [blocks, 1, ...].
+    """Parameter tree -> each one's factor of the learning rate; for stacked blocks an array [blocks, 1, ...].
 
-    BEiT's rule (arXiv 2106.08254) as timm has it: decay ** (depth + 1 - layer), with layer 0 for what makes words and
-    sentences (STEM), i for block i, depth for the last norm, and depth + 1 for the head.
+    BEiT's rule (arXiv 2106.08254) as in timm: decay ** (depth + 1 - layer), with layer 0 for the parameters before the
+    blocks (STEM), i for block i, depth for the last norm, and depth + 1 for the head.
     """
     runs = {name: run for name, run in block_runs(params)}
     runs |= {name: range(int(name[6:]), int(name[6:]) + 1) for name in params if re.fullmatch(r"block_\d+", name)}
@@ -149,7 +149,7 @@ def _scale_by_layer(decay: float) -> optax.GradientTransformation:
 
 
 def _scale_by_trust_ratio() -> optax.GradientTransformation:
-    """optax.scale_by_trust_ratio with a ratio for each block, of stacked blocks too."""
+    """optax.scale_by_trust_ratio with a ratio for each block, even of stacked blocks."""
     trust = optax.scale_by_trust_ratio()
 
     def scale(path: Path, update: jax.Array, param: jax.Array) -> jax.Array:
@@ -160,9 +160,9 @@ def _scale_by_trust_ratio() -> optax.GradientTransformation:
 
 
 def _muon_axes(params: Params) -> Any:
-    """Parameter tree -> for each that Muon updates the axes of its matrix, in and out; None: AdamW does.
+    """Parameter tree -> input and output axes of each matrix that Muon updates; None for what AdamW updates.
 
-    Muon is for dense layers; those of the head, convolutions and all that does not decay are AdamW's
+    Muon is for dense layers; AdamW updates the head, convolutions and parameters without decay
     (https://kellerjordan.github.io/posts/muon).
     """
 
@@ -174,15 +174,15 @@ def _muon_axes(params: Params) -> Any:
 
 
 def _in_stack(path: Path) -> bool:
-    """Whether a parameter is of stacked blocks, with a leading axis of them."""
+    """Whether a parameter belongs to stacked blocks and so has a leading axis of blocks."""
     return any(is_stack(str(entry.key)) for entry in path)
 
 
 def average_decay(config: Config, step: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
-    """Update number, from 0 -> the decay of the weights' average at it; traceable.
+    """Update number (from 0) -> decay of the weights' average in that update; traceable.
 
-    With `ema_warmup` as in TensorFlow's ExponentialMovingAverage, min(ema_decay, (1 + t) / (10 + t)), so that the start
-    is forgotten at once.
+    With `ema_warmup`, min(ema_decay, (1 + t) / (10 + t)) as in TensorFlow's ExponentialMovingAverage, so that the
+    initial weights are soon forgotten.
     """
     if not config.ema_warmup:
         return config.ema_decay
@@ -190,7 +190,7 @@ def average_decay(config: Config, step: jax.typing.ArrayLike) -> jax.typing.Arra
 
 
 def start_in_average(config: Config, steps: int) -> float:
-    """-> the share (0..1) of the weights before the first update in their average after `steps` updates."""
+    """Returns the share (0..1) of the initial weights in their average after `steps` updates."""
     decays = np.full(steps, config.ema_decay)
     if config.ema_warmup:
         updates = np.arange(steps)

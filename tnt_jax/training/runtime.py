@@ -1,4 +1,4 @@
-"""The process that a run is in: errors that end it, signals, its devices, the other processes, the workdir's lock."""
+"""The process of a run: errors that end it, signals, devices, other processes and the workdir's lock."""
 
 import contextlib
 import errno
@@ -25,31 +25,31 @@ from jax.experimental import multihost_utils
 from tnt_jax.training.config import Config, DistributedSettings
 
 UNEXPECTED = 1  # exit code of an unexpected exception
-LATER = 60  # seconds by which jax's own timeout comes after ours
-TILES = "--xla_tpu_scoped_vmem_limit_kib"  # vector memory that the tiles of one operation may take on a TPU
-# Model and image size -> that limit for scanned blocks, where a step costs about the same by estimate (docs/tpu.md).
+LATER = 60  # seconds from our timeout to jax's own
+TILES = "--xla_tpu_scoped_vmem_limit_kib"  # limit on vector memory for the tiles of one operation on a TPU
+# Model and image size -> that limit in KiB for scanned blocks; by estimate a step costs about the same (docs/tpu.md).
 ESTIMATED_TILES = {("tnt_s_patch16_224", (224, 224)): 6144}
 SIGNAL_CODES = {signal.SIGTERM: 4, signal.SIGINT: 130}  # main.py's exit codes
 LOCK_FILE = "lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 T = TypeVar("T")
-_process_locks: list[IO[str]] = []  # on this process's number, held until it ends
+_process_locks: list[IO[str]] = []  # on this process's number, held until the process ends
 
 
 class RunError(RuntimeError):
-    """A run that was possible has to stop; the message says why and what remains."""
+    """A valid run has to stop; the message has the cause and what remains."""
 
     code = 3  # main.py's exit code
 
 
 class CannotStart(RunError):
-    """A run that would not start, though its config and workdir are sound; nothing was written."""
+    """A run with a valid config and workdir cannot start; nothing was written."""
 
     code = 2
 
 
 class Stopped(RunError):
-    """A signal asked the run to end. What it had come to is saved; the same command resumes from there."""
+    """A signal stopped the run. Its state is saved; the same command resumes from there."""
 
     def __init__(self, message: str, received: signal.Signals):
         super().__init__(message)
@@ -59,17 +59,17 @@ class Stopped(RunError):
 
 @contextlib.contextmanager
 def writable(workdir: Path) -> Iterator[None]:
-    """Inside it, an OSError (a full disk, a folder that is read-only by now) becomes a RunError."""
+    """Turns an OSError in its body (a full disk, a folder that has become read-only) into a RunError."""
     try:
         yield
     except OSError as error:  # it was writable when it was checked
         raise RunError(
-            f"--workdir={workdir} cannot be written any more: {error}. What was written before is there."
+            f"--workdir={workdir} can no longer be written: {error}. What was written before remains."
         ) from error
 
 
 def readable(make_batches: Callable[[], Iterator[T]]) -> Iterator[T]:
-    """What `make_batches` gives; a damaged file, image or label (the data package names it) is a RunError."""
+    """Yields from `make_batches`; a damaged file, image or label (named by the data package) raises RunError."""
     try:
         yield from make_batches()
     except (ValueError, OSError) as error:
@@ -77,21 +77,21 @@ def readable(make_batches: Callable[[], Iterator[T]]) -> Iterator[T]:
 
 
 class PreemptionGuard:
-    """Inside `with`, SIGTERM and SIGINT are noted instead of ending the process; a second SIGINT ends it at once.
+    """Inside `with`, records SIGTERM and SIGINT instead of ending the process; a second SIGINT ends it at once.
 
-    SIGTERM is a machine that is taken away, SIGINT Ctrl-C or a notebook's stop button. Several processes have to stop
-    at the same step: jax's preemption service, which jax.distributed starts, takes SIGTERM on any of them and agrees
-    with the others on a step. Only Python's main thread receives signals; in another one there is nothing to note.
+    SIGTERM means preemption, SIGINT Ctrl-C or a notebook's stop button. Several processes must stop at the same step:
+    jax's preemption service, which jax.distributed starts, takes SIGTERM in any of them and agrees with the others on
+    a step. Only Python's main thread receives signals; in other threads the guard does nothing.
     """
 
     def __init__(self) -> None:
         self._received: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
-        self._agrees = jax.distributed.is_initialized()  # whether jax's preemption service is there
+        self._agrees = jax.distributed.is_initialized()  # whether jax's preemption service runs
 
     def __enter__(self) -> "PreemptionGuard":
         if threading.current_thread() is threading.main_thread():
-            # With jax.distributed, SIGTERM is the service's.
+            # With jax.distributed, the service handles SIGTERM.
             for each in SIGNAL_CODES if not self._agrees else (signal.SIGINT,):
                 self._before[each] = signal.signal(each, self._note)
         return self
@@ -106,28 +106,28 @@ class PreemptionGuard:
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         if self._agrees:
-            signal.raise_signal(signal.SIGTERM)  # so that the service tells the others
+            signal.raise_signal(signal.SIGTERM)  # so that the service notifies the others
 
     def should_stop(self, step: int) -> bool:
-        """Whether the run has to end after this step: the same answer in all processes, which all ask at every step."""
+        """Whether to stop after this step; the same in all processes, each of which must call it at every step."""
         if self._agrees:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._received is not None
 
     def should_stop_now(self) -> bool:
-        """Whether a process that is alone has to end, at any moment; several agree on a step only."""
+        """Whether a single process has to stop, at any time; always False with several, which agree on a step."""
         return self._received is not None and not self._agrees
 
     @property
     def signal(self) -> signal.Signals:
-        """What this process received; of several, those that others have told end as by SIGTERM."""
+        """The recorded signal; SIGTERM if jax's service or another process received it."""
         return self._received or signal.SIGTERM
 
 
 def exit_on_signals() -> None:
-    """Has SIGTERM and SIGINT end this process with a message and their codes, before and after training.
+    """Makes SIGTERM and SIGINT end this process with a message and their exit codes, before and after training.
 
-    Without unwinding: TensorFlow makes another error of a SystemExit that meets it while it is imported.
+    Without unwinding: TensorFlow turns a SystemExit during its import into another error.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -142,7 +142,7 @@ def exit_on_signals() -> None:
 
 
 def set_up(config: Config) -> None:
-    """What the config says of devices and of other processes; before any device is touched."""
+    """Applies the config's settings for devices and processes; call it before any device is used."""
     if config.cpu_devices:
         jax.config.update("jax_num_cpu_devices", config.cpu_devices)
     limit_tiles(config)
@@ -150,10 +150,9 @@ def set_up(config: Config) -> None:
 
 
 def limit_tiles(config: Config) -> None:
-    """Scanned blocks are compiled for a TPU in tiles as small as config.scan_tile_kib says; before libtpu is loaded.
+    """Limits the tiles of scanned blocks on a TPU to config.scan_tile_kib; call it before libtpu is loaded.
 
-    libtpu unrolls what it does with a tile, and that takes most of the time to compile. A limit that LIBTPU_INIT_ARGS
-    has already stays.
+    libtpu unrolls the work on a tile, which takes most of the compile time. A limit already in LIBTPU_INIT_ARGS stays.
     """
     present, limit = os.environ.get("LIBTPU_INIT_ARGS", ""), config.scan_tile_kib
     if limit < 0:
@@ -163,11 +162,11 @@ def limit_tiles(config: Config) -> None:
 
 
 def join_processes(config: Config) -> None:
-    """Joins the other processes as the config says; before any device is touched.
+    """Joins the other processes as config.distributed describes; call it before any device is used.
 
-    From then on jax ends this process (SIGABRT, with a message of its own) once another has been silent for
-    distributed.heartbeat_timeout_seconds, or the first process, which keeps the list, is gone. Raises ValueError with
-    the keys where the processes cannot be joined, or have not all come after initialization_timeout_seconds.
+    From then on jax ends this process (SIGABRT, with its own message) if another has been silent for
+    distributed.heartbeat_timeout_seconds, or if the first process, the coordinator, is gone. Raises ValueError with
+    the keys if the processes cannot be joined, or not all have joined after initialization_timeout_seconds.
     """
     settings = config.distributed
     if not settings.enabled:
@@ -177,31 +176,31 @@ def join_processes(config: Config) -> None:
     error = _in_time(lambda: _initialize(settings), settings.initialization_timeout_seconds)
     if error is not None:
         raise ValueError(
-            f"config.distributed: the processes could not be joined: {_first_line(error)}. Outside of TPU, Slurm, Open "
-            "MPI and Kubernetes give every process config.distributed.coordinator_address (host:port of the first "
+            f"config.distributed: the processes could not be joined: {_first_line(error)}. Outside TPU, Slurm, Open "
+            "MPI and Kubernetes, give every process config.distributed.coordinator_address (host:port of the first "
             "process, a free port), num_processes, and its own process_id, from 0."
         ) from error
     if jax.process_count() > 1 and faulthandler.is_enabled():
-        faulthandler.disable()  # absl's: a traceback of every thread would bury jax's message
+        faulthandler.disable()  # absl's: tracebacks of all threads would bury jax's message
 
 
 def _claim_number(settings: DistributedSettings) -> None:
-    """Raises ValueError where another process of this machine has this one's number, or the first one's port is taken.
+    """Raises ValueError if another process on this machine has this one's number, or the coordinator's port is taken.
 
-    jax would end the process by a signal, after pages that do not name either.
+    jax would end the process by a signal, after pages of output that name neither.
     """
     address, number = settings.coordinator_address, settings.process_id
-    if not address or number < 0:  # the cluster's environment says them
+    if not address or number < 0:  # they come from the cluster's environment
         return
     name = re.sub("[^0-9A-Za-z.-]", "_", f"tnt_jax_{os.getuid()}_{address}_{number}")
-    with contextlib.suppress(PermissionError, FileNotFoundError):  # no folder for it: then without
+    with contextlib.suppress(PermissionError, FileNotFoundError):  # no folder for the lock: go without
         file = (Path(tempfile.gettempdir()) / name).open("a")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(
-                f"config.distributed.process_id={number} is taken: another process of this machine has joined "
-                f"{address} with it. Give every process a number of its own, from 0."
+                f"config.distributed.process_id={number} is taken: another process on this machine has joined "
+                f"{address} with it. Give every process its own number, from 0."
             ) from error
         _process_locks.append(file)
     if number == 0:
@@ -214,8 +213,8 @@ def _claim_number(settings: DistributedSettings) -> None:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise ValueError(
-                    f"config.distributed.coordinator_address={address}: port {port} of this machine is taken. Give all "
-                    "processes another, or end what listens there."
+                    f"config.distributed.coordinator_address={address}: port {port} on this machine is taken. Give all "
+                    "processes another, or stop the program that listens there."
                 ) from error
 
 
@@ -231,32 +230,32 @@ def _initialize(settings: DistributedSettings) -> None:
 
 
 def _in_time(function: Callable[[], None], seconds: float) -> Exception | None:
-    """Calls a function, for `seconds` at most -> what it raised, TimeoutError or None.
+    """Calls a function for at most `seconds` -> the exception it raised, TimeoutError or None.
 
-    In a thread, so that a signal is heard meanwhile: jax waits outside of Python, and its own timeout aborts the
-    process. After a TimeoutError the thread waits on; the process has to end.
+    Runs it in a thread, so that signals are handled meanwhile: jax waits outside Python, and its own timeout aborts
+    the process. After a TimeoutError the thread keeps waiting; the process has to end.
     """
     raised: list[Exception] = []
 
     def call() -> None:
         try:
             function()
-        except Exception as error:  # ValueError, TypeError, RuntimeError or jax's own, by what is missing
+        except Exception as error:  # ValueError, TypeError, RuntimeError or jax's own, depending on the cause
             raised.append(error)
 
     thread, end = threading.Thread(target=call, daemon=True), time.monotonic() + seconds
     thread.start()
     while thread.is_alive():
-        thread.join(0.1)  # a join without end would keep signals waiting
+        thread.join(0.1)  # a join without timeout would block signals
         if time.monotonic() > end:
-            return TimeoutError(f"not all of them have come within {seconds:g} s (initialization_timeout_seconds)")
+            return TimeoutError(f"not all of them joined within {seconds:g} s (initialization_timeout_seconds)")
     return raised[0] if raised else None
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process at once after a failure, so that its message is the last word and other processes notice.
+    """Ends the process at once after a failure, so that its message is the last output and other processes notice.
 
-    Python's usual end would wait for the others in jax.distributed.shutdown, while they wait for this one in a sum, and
+    A normal exit would wait for the others in jax.distributed.shutdown, while they wait for this one in a sum, and
     minutes for the threads of a checkpoint that cannot be written.
     """
     sys.stdout.flush()
@@ -266,7 +265,7 @@ def leave(code: int) -> NoReturn:
 
 @contextlib.contextmanager
 def abort_on_error() -> Iterator[None]:
-    """Around what several processes do together: an error inside ends this one at once, see abort_all_processes."""
+    """For code that several processes run together: an error in it ends this one at once, see abort_all_processes."""
     try:
         yield
     except Exception as error:
@@ -275,9 +274,10 @@ def abort_on_error() -> Iterator[None]:
 
 
 def abort_all_processes(error: Exception) -> None:
-    """After an error that one of several processes meets alone: logs it and ends the process. Returns for any other.
+    """Logs an error and ends the process, so that the others notice and end too.
 
-    The others notice, and end too. What jax raises where a sum over the processes fails means that another is gone.
+    Returns without jax.distributed, and for Stopped, which all processes raise. A JaxRuntimeError comes from a failed
+    sum over the processes: another process is gone.
     """
     if not jax.distributed.is_initialized() or isinstance(error, Stopped):
         return
@@ -287,8 +287,8 @@ def abort_all_processes(error: Exception) -> None:
         leave(error.code)
     elif isinstance(error, jax.errors.JaxRuntimeError):
         print(
-            f"main.py: {here}: another process has ended or cannot be reached; its own last words say why. Start all "
-            f"of them again by the same command: they resume from the last checkpoint. ({_first_line(error)})",
+            f"main.py: {here}: another process has ended or cannot be reached; its last message says why. Start all "
+            f"of them again with the same command: they resume from the last checkpoint. ({_first_line(error)})",
             file=sys.stderr,
         )
     else:
@@ -302,10 +302,10 @@ def _first_line(error: Exception) -> str:
 
 
 class WorkdirLock:
-    """One run at a time in a workdir: a lock of the operating system on WORKDIR/lock, released at any death.
+    """Allows one run at a time in a workdir: an operating-system lock on WORKDIR/lock, released however it ends.
 
-    The file stays when the lock goes: to remove it would let two processes have one each.
-    `note`: what to log where the file system has no locks, which are then done without; else empty.
+    The file stays after the release: removing it would let two processes hold one each.
+    `note`: what to log if the file system has no locks, in which case the run goes without; else empty.
     """
 
     def __init__(self, workdir: Path):
@@ -314,9 +314,9 @@ class WorkdirLock:
         self.note = ""
 
     def take(self, token: str = "") -> None:
-        """Takes the lock, again if its file was removed. Raises CannotStart where another process has it.
+        """Takes the lock, again if its file was removed. Raises CannotStart if another process has it.
 
-        token: what the other processes of the same run look for in the file, to know that they see the same workdir.
+        token: the other processes of the run look for it in the file, to check that they see the same workdir.
         """
         if self._file is not None:
             with contextlib.suppress(FileNotFoundError):
@@ -331,7 +331,7 @@ class WorkdirLock:
                 file.close()
                 raise CannotStart(self._in_use()) from error
             self.note = (
-                f"{self._path.parent} lies on a file system without locks ({error.strerror}): nothing keeps a second "
+                f"{self._path.parent} is on a file system without locks ({error.strerror}): nothing keeps a second "
                 "process from training there. Start only one."
             )
         file.truncate(0)
@@ -342,7 +342,7 @@ class WorkdirLock:
         self._file = file
 
     def release(self) -> None:
-        """Lets go of the lock."""
+        """Releases the lock."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -352,15 +352,15 @@ class WorkdirLock:
         if holder:
             who = f"Process {holder.get('process')} on {holder.get('host')} (since {holder.get('since')})"
         return (
-            f"{who} trains in --workdir={self._path.parent}. Wait for its end or end it, or use another --workdir. Its "
-            "lock goes with it, however it ends."
+            f"{who} trains in --workdir={self._path.parent}. Wait for it, stop it, or use another --workdir. Its "
+            "lock is released however it ends."
         )
 
 
 def lock_holder(workdir: Path) -> dict[str, Any]:
-    """Who has, or last had, the workdir's lock: host, process, since and token; {} where that is not known."""
+    """Returns who has, or last had, the workdir's lock: host, process, since and token; {} if unknown."""
     try:
         holder = json.loads((workdir / LOCK_FILE).read_text())
-    except (OSError, ValueError):  # not there, or about to be written
+    except (OSError, ValueError):  # missing, or being written
         return {}
     return holder if isinstance(holder, dict) else {}

@@ -1,4 +1,4 @@
-"""The configuration that a run left in its workdir, also of a version with fewer keys, and what may differ from it."""
+"""Reads the configuration that a run, even of an older version, left in its workdir, and compares configurations."""
 
 import dataclasses
 import functools
@@ -16,8 +16,8 @@ from tnt_jax.models.variants import KERNELS
 from tnt_jax.training.config import KEYS, Config, check_config, unknown_key_message
 from tnt_jax.workdir import CONFIG_FILE, read_config, warn_once
 
-# Keys that the first version did not have -> the value that a run without them resumes with, whatever
-# configs/default.py says today.
+# Keys that the first version did not have -> the value with which a run without them resumes, whatever the default in
+# configs/default.py is now.
 BEFORE = {name: key.before for name, key in KEYS.items() if key.before is not ALWAYS}
 ALONE = {"enabled": False, "coordinator_address": "", "num_processes": 0, "process_id": -1} | {
     name.removeprefix("distributed."): value for name, value in BEFORE.items() if name.startswith("distributed.")
@@ -25,10 +25,10 @@ ALONE = {"enabled": False, "coordinator_address": "", "num_processes": 0, "proce
 
 
 def saved_config(workdir: Path, evaluates: bool) -> ml_collections.ConfigDict:
-    """WORKDIR/config.json -> the configuration that it was written from, of the same types.
+    """WORKDIR/config.json -> the configuration that it was written from, with the same types.
 
-    evaluates: on any machine, and by one process, what several processes or a TPU's kernel have trained. Raises
-    ValueError that names the file where there is none, and where it holds what no configuration has.
+    evaluates: makes it usable on any machine and in one process, even if several processes or a TPU kernel trained the
+    run. Raises ValueError that names the file if it is missing or not a valid configuration.
     """
     values = read_run_config(workdir)
     if values is None:
@@ -46,10 +46,10 @@ def saved_config(workdir: Path, evaluates: bool) -> ml_collections.ConfigDict:
 
 
 def read_run_config(workdir: Path) -> dict[str, Any] | None:
-    """WORKDIR/config.json, as `check_config` takes it; None where there is none.
+    """Reads WORKDIR/config.json in the form that `check_config` takes; None if there is none.
 
-    A key that came after the run gets the value of `BEFORE`, which a warning says. Raises ValueError that names the
-    file for keys that do not exist, and for missing ones that every run has written.
+    Keys added after the run get their values from `BEFORE`, with a warning. Raises ValueError that names the file for
+    unknown keys, and for missing keys that every run has written.
     """
     values = read_config(workdir)
     if values is None:
@@ -59,25 +59,25 @@ def read_run_config(workdir: Path) -> dict[str, Any] | None:
     unknown = [name for name in found if name not in KEYS]
     if unknown:
         raise ValueError(
-            f"{path} is of another version of this project. {' '.join(map(unknown_key_message, unknown))} "
-            "Rename or remove what is unknown in that file."
+            f"{path} was written by another version of this project. {' '.join(map(unknown_key_message, unknown))} "
+            "Rename or remove the unknown keys in that file."
         )
     absent = [name for name in KEYS if name not in found]
     if lost := [name for name in absent if name not in BEFORE]:
         raise ValueError(
-            f"{path} lacks {', '.join(lost)}, which every run has written. Write what the run had into that file."
+            f"{path} lacks {', '.join(lost)}, which every run has written. Add the run's values to that file."
         )
     for name in absent:
         *groups, leaf = name.split(".")
         functools.reduce(lambda group, each: group.setdefault(each, {}), groups, values)[leaf] = BEFORE[name]
     if absent:
         filled = ", ".join(f"{name}={BEFORE[name]!r}" for name in absent)
-        warn_once(f"{path} lacks keys that came later, and resumes as it began: {filled}")
+        warn_once(f"{path} lacks keys that were added later; the run resumes with: {filled}")
     return values
 
 
 def _config_dict(kind: type, values: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """Plain values -> a ConfigDict whose keys have the types that configs/default.py gives them."""
+    """Plain values -> a ConfigDict whose keys have the types of configs/default.py."""
     config = ml_collections.ConfigDict()
     for field in dataclasses.fields(kind):
         value, wanted = values[field.name], without_none(field.type)
@@ -102,7 +102,7 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Two plain configurations -> (dotted key, old value, new value) where they differ in what a run may not change."""
+    """Two plain configurations -> (dotted key, old, new value) of differing keys that a resumed run may not change."""
     old, new = dict(leaves(before)), dict(leaves(now))
     return [
         (name, old.get(name), new.get(name))

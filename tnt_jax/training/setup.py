@@ -1,4 +1,4 @@
-"""From a config and a workdir to a run that is known to be possible. Nothing is written in here."""
+"""Turns a config and a workdir into a checked run. Writes nothing."""
 
 import dataclasses
 import functools
@@ -42,7 +42,7 @@ AnyConfig = ml_collections.ConfigDict | Mapping[str, Any] | Config
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How long a run is and when the loop does what, in optimizer steps: step s, from 1, is the s-th update."""
+    """Length and intervals of a run in optimizer steps; step s, from 1, is the s-th update."""
 
     steps_per_epoch: int
     total_steps: int
@@ -51,7 +51,7 @@ class Plan:
     checkpoint_every_steps: int
 
     def logs(self, step: int) -> bool:
-        """Whether the running sums are written after this step."""
+        """Whether the running sums are logged after this step."""
         return step % self.log_every_steps == 0 or step == self.total_steps
 
     def evaluates(self, step: int) -> bool:
@@ -59,11 +59,11 @@ class Plan:
         return step % self.eval_every_steps == 0 or step == self.total_steps
 
     def checkpoints(self, step: int) -> bool:
-        """Whether the state is saved after this step, whatever the evaluation says."""
+        """Whether the state is saved after this step, whatever the evaluation's result."""
         return step % self.checkpoint_every_steps == 0 or step == self.total_steps
 
     def pauses_after(self, step: int) -> int:
-        """Steps to come that are followed by an evaluation, a checkpoint or both."""
+        """Number of remaining steps that are followed by an evaluation, a checkpoint or both."""
         evals, saves = self.eval_every_steps, self.checkpoint_every_steps
 
         def count(every: int) -> int:
@@ -74,43 +74,43 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Everything that training or an evaluation needs, made and checked."""
+    """Everything that training or an evaluation needs, built and checked."""
 
-    config: Config  # sizes of the model filled in
+    config: Config  # with the model's sizes filled in
     workdir: Path
     pipeline: InputPipeline | EvaluationSuite
     model: TNT
-    pretrained: Params | None  # parameters of config.pretrained to start from or to evaluate
-    pretrained_label: str  # where these come from and which set they are, in words
-    label_map: np.ndarray | None  # int32 [labels], the model's classes of the data set's labels; None: the same
-    notes: tuple[str, ...]  # what the run should log of how it was made from its config
+    pretrained: Params | None  # weights of config.pretrained, to start from or to evaluate
+    pretrained_label: str  # their source and set, for messages
+    label_map: np.ndarray | None  # int32 [labels], data set label -> model class; None: the same
+    notes: tuple[str, ...]  # to log: how the run was built from its config
 
     @functools.cached_property  # counting traces the model, which takes seconds
     def multiply_adds(self) -> int:
-        """Of one image's forward pass."""
+        """Multiply-adds of one image's forward pass."""
         return multiply_adds(self.model)
 
     @functools.cached_property
     def class_weights(self) -> np.ndarray | None:
-        """float32 [K] by config.class_weights; None for "none". Raises ValueError for names that are no classes."""
+        """float32 [K] from config.class_weights; None for "none". Raises ValueError for unknown class names."""
         return make_class_weights(self.config, self.pipeline, self.model.num_classes)
 
     @functools.cached_property
     def teacher(self) -> Teacher | None:
-        """By config.distillation. Raises ValueError or FileNotFoundError where it is none for this model."""
+        """Loads config.distillation.teacher. Raises ValueError or FileNotFoundError if it cannot teach this model."""
         pipeline = self.pipeline
         return load_teacher(self.config, self.model.num_classes, pipeline.class_names, pipeline.several_labels)
 
     @functools.cached_property
     def plan(self) -> Plan:
-        """Of training. Raises ValueError where the training split is not there or too small."""
+        """The training plan. Raises ValueError if the training split is missing or too small."""
         return make_plan(self.config, self.pipeline.steps_per_epoch)
 
 
 def prepare(config: AnyConfig, workdir: str | os.PathLike[str], pipeline: InputPipeline | None = None) -> Run:
-    """A config and a workdir -> a run to train. `pipeline` stands in for the config's data set.
+    """A config and a workdir -> a run to train. `pipeline` replaces the config's data set.
 
-    Raises ValueError, FileNotFoundError or PermissionError with what, where and the fix; nothing has been written.
+    Raises ValueError, FileNotFoundError or PermissionError with cause, key or path, and fix; nothing is written.
     """
     config = with_absolute_folder(check_config(config))
     check_training_devices(config, jax.device_count())
@@ -126,9 +126,9 @@ def prepare_evaluation(
 ) -> Run:
     """A workdir with a run, or a config with `pretrained` -> a run to evaluate. Raises as `prepare` does.
 
-    Where config.report_card names data sets, its pipeline is an EvaluationSuite of them, and the run's own set is not
-    needed. config: None takes the workdir's own config.json; one that is given must have the same model. Weights that
-    it names beside the workdir's checkpoints are an error, unless the run itself started from them.
+    If config.report_card names data sets, the pipeline is an EvaluationSuite of them, and the run's own set is not
+    needed. config: None means the workdir's config.json; otherwise its model must be the same. If the workdir has
+    checkpoints, config.pretrained is an error, unless the run itself started from it.
     """
     path = check_workdir(workdir)
     before = read_run_config(path)
@@ -148,7 +148,7 @@ def prepare_evaluation(
     if not saved and not config.pretrained:
         raise ValueError(
             f"There is nothing to evaluate: {path / workdirs.FOLDER} holds no checkpoint and config.pretrained is "
-            "empty. Give the --workdir of a run, or weights by --config.pretrained."
+            "empty. Give the --workdir of a run, or weights with --config.pretrained."
         )
     if config.report_card and pipeline is None:
         num_classes = config.model.num_classes or (before["model"]["num_classes"] if before else None)
@@ -157,13 +157,13 @@ def prepare_evaluation(
 
 
 def _prepare(config: Config, workdir: Path, pipeline: InputPipeline | EvaluationSuite | None, evaluates: bool) -> Run:
-    """The checks that training and evaluation share, the cheap ones first; last the data set, which may be fetched."""
-    # With a checkpoint, what the run once started from is no longer needed.
+    """The checks that training and evaluation share, cheap ones first; the data set, which may be fetched, last."""
+    # A run with a checkpoint no longer needs the weights it started from.
     source = "" if workdirs.checkpoint_steps(workdir) else config.pretrained
     check_pretrained(source)
     config, notes = take_sizes(config, workdir, evaluates)
     model = make_model(config, config.model.num_classes or 2)
-    for_platform(model, jax.devices())  # raises where the devices cannot compute its implementation
+    for_platform(model, jax.devices())  # raises if the devices do not support its implementation
     if not evaluates:
         check_memory(config, model)
     check_evaluation_devices(config, jax.device_count())
@@ -173,7 +173,7 @@ def _prepare(config: Config, workdir: Path, pipeline: InputPipeline | Evaluation
     if num_classes < classes:
         raise ValueError(
             f"config.model.num_classes={num_classes}, but {config.data.name} has {classes} classes. "
-            "Leave it None to take the data set's."
+            "Leave it None to use the data set's."
         )
     model = update(model, num_classes=num_classes)
     config = fill_in(config, model)
@@ -188,7 +188,7 @@ def _prepare(config: Config, workdir: Path, pipeline: InputPipeline | Evaluation
 
 
 def make_plan(config: Config, steps_per_epoch: int) -> Plan:
-    """Intervals of 0 become an epoch; the length comes from `steps`, or else from epochs + cooldown_epochs."""
+    """Returns the plan: intervals of 0 mean an epoch; the length is `steps`, or else epochs + cooldown_epochs."""
     if steps_per_epoch < 1:
         raise ValueError(
             f"The training split {config.data.train_split!r} of {config.data.name} is smaller than one batch: "
@@ -210,7 +210,7 @@ def make_plan(config: Config, steps_per_epoch: int) -> Plan:
 
 
 def check_training_devices(config: Config, device_count: int) -> None:
-    """Raises ValueError where the devices of all processes do not divide a batch, with batches that they do divide."""
+    """Raises ValueError, with sizes that work, if the devices of all processes do not divide the batch size."""
     parts = config.accumulation_steps
     if config.batch_size % (device_count * parts):
         raise ValueError(
@@ -221,7 +221,7 @@ def check_training_devices(config: Config, device_count: int) -> None:
 
 
 def check_evaluation_devices(config: Config, device_count: int) -> None:
-    """The same for the batches of the evaluation."""
+    """Like check_training_devices, for config.eval_batch_size."""
     if config.eval_batch_size % device_count:
         raise ValueError(
             f"config.eval_batch_size={config.eval_batch_size} is not a multiple of the {device_count} devices; "
@@ -230,14 +230,14 @@ def check_evaluation_devices(config: Config, device_count: int) -> None:
 
 
 def data_classes(config: Config) -> tuple[int, tuple[str, ...] | None]:
-    """The number of classes of the config's data set and their names, if it has any; nothing is fetched."""
+    """Returns the data set's number of classes and their names, if it has any; fetches nothing."""
     from tnt_jax.data import sources
 
     return sources.classes(config.data)
 
 
 def make_model(config: Config, num_classes: int) -> TNT:
-    """The config's model; sizes that do not fit raise ValueError with the fix."""
+    """Returns the config's model. Raises ValueError with the fix if its sizes do not fit."""
     try:
         return create_model(**config.model.arguments() | {"num_classes": num_classes})
     except ValueError as error:
@@ -246,9 +246,9 @@ def make_model(config: Config, num_classes: int) -> TNT:
 
 
 def fill_in(config: Config, model: TNT) -> Config:
-    """The config with every None of its model filled in from the model, as config.json keeps it.
+    """Returns the config with every None of config.model filled in from the model, as in config.json.
 
-    `tnt_blocks` becomes the list of the blocks, so that the file says which they are.
+    `tnt_blocks` becomes the explicit list of blocks.
     """
     given = dataclasses.asdict(config.model)
     values = {name: getattr(model, name) for name, value in given.items() if value is None}
@@ -258,7 +258,7 @@ def fill_in(config: Config, model: TNT) -> Config:
 
 
 def with_absolute_folder(config: Config) -> Config:
-    """The config with the whole path of its data, so that config.json names them wherever it is read from."""
+    """Returns the config with an absolute data.directory, so that config.json works from any folder."""
     directory = config.data.directory
     if not directory or "://" in directory:  # tfds' default, or a bucket
         return config
@@ -267,13 +267,13 @@ def with_absolute_folder(config: Config) -> Config:
 
 
 def check_workdir(workdir: str | os.PathLike[str]) -> Path:
-    """-> the path, absolute, if a run can write there; it may not exist yet."""
+    """Returns the absolute path, which need not exist yet. Raises ValueError or PermissionError if it is unusable."""
     if not str(workdir):
         raise ValueError("--workdir is empty: name a folder for the checkpoints and metrics, such as runs/digits.")
     if "://" in str(workdir):
         raise ValueError(
-            f"--workdir={workdir}: must be a folder. Mount the bucket first, such as gs:// by gcsfuse and s3:// by "
-            "mount-s3, and name the mount."
+            f"--workdir={workdir}: must be a folder. Mount the bucket first, such as gs:// with gcsfuse and s3:// "
+            "with mount-s3, and give the mount's path."
         )
     try:
         path = workdirs.folder_path(workdir)
@@ -283,27 +283,28 @@ def check_workdir(workdir: str | os.PathLike[str]) -> Path:
     if not existing.is_dir():
         raise ValueError(f"--workdir={workdir}: {existing} is a file, not a folder. Choose another name.")
     try:
-        with tempfile.TemporaryFile(dir=existing) as file:  # rights alone do not tell: of read-only mounts, of root
-            file.write(bytes(4096))  # nor does an empty file tell of a full disk
+        with tempfile.TemporaryFile(dir=existing) as file:  # permissions miss read-only mounts, and root
+            file.write(bytes(4096))  # an empty file misses a full disk
     except OSError as error:
         raise PermissionError(
-            f"--workdir={workdir}: {existing} is not writable ({error.strerror}). Choose another, or change its rights."
+            f"--workdir={workdir}: {existing} is not writable ({error.strerror}). "
+            "Choose another, or fix its permissions."
         ) from error
     return path
 
 
 def check_same_run(workdir: Path, config: Config, evaluates: bool) -> None:
-    """Raises ValueError where the workdir holds the checkpoints of another configuration, with the keys that differ.
+    """Raises ValueError, with the keys that differ, if the workdir's checkpoints are of a different configuration.
 
-    All keys have to agree but those that a resumed run may change; for an evaluation the model's, but those that may be
-    of another value there (keys.Key).
+    All keys must agree, except those that a resumed run may change. For an evaluation only the model's must, except
+    those that an evaluation may change (keys.Key).
     """
     if not workdirs.checkpoint_steps(workdir):
         return
     values = read_run_config(workdir)
     if values is None:
         raise ValueError(
-            f"{workdir} holds checkpoints, but no {workdirs.CONFIG_FILE} that says of what. Use another --workdir."
+            f"{workdir} holds checkpoints, but no {workdirs.CONFIG_FILE} to describe them. Use another --workdir."
         )
     try:
         before = check_config(values)
@@ -317,7 +318,7 @@ def check_same_run(workdir: Path, config: Config, evaluates: bool) -> None:
         if not evaluates or (name.startswith("model.") and not KEYS[name].evaluates_otherwise)
     ]
     if differing:
-        longer = " Another length is another schedule of the learning rate, from the first step on."
+        longer = " A different length changes the learning rate schedule from the first step on."
         of_length = any(each.startswith(("epochs ", "cooldown_epochs ")) for each in differing)
         raise ValueError(
             f"{workdir} holds a run of another configuration: {'; '.join(differing)}.{longer * of_length} Use another "

@@ -1,6 +1,6 @@
-"""Where weights come from: config.pretrained, what a run takes over from there, and which classes they know.
+"""The weights a run starts from: config.pretrained, what the run takes over from it, and the classes they know.
 
-Classes are compared by name, never by number alone where names are known.
+Where class names are known, classes are compared by name, never by number alone.
 """
 
 import dataclasses
@@ -27,13 +27,13 @@ from tnt_jax.training.config import Config, as_dict
 from tnt_jax.training.input_pipeline import Batch
 
 Names = Sequence[str] | None
-# What a model's card says of images: fields of it, of EvalImages and of config.data.
+# Image settings in a model's card: fields of the card, of EvalImages and of config.data.
 PUBLISHED_IMAGES = ("mean", "std", "eval_crop_fraction", "eval_interpolation")
-_NAMED = 5  # classes in a message
+_NAMED = 5  # most classes in a message
 
 
 def check_pretrained(source: str) -> None:
-    """Raises FileNotFoundError for a local source that is not there, ValueError for one that the hub does not give."""
+    """Raises FileNotFoundError for a missing local source, ValueError for one that the hub does not provide."""
     if source.startswith(HUB_PREFIX):
         try:
             download(source.removeprefix(HUB_PREFIX))
@@ -47,9 +47,9 @@ def check_pretrained(source: str) -> None:
 
 
 def take_sizes(config: Config, workdir: Path, evaluates: bool) -> tuple[Config, tuple[str, ...]]:
-    """Sizes of the model that the config leaves open are those of the run that it starts from -> (config, notes).
+    """Fills in model sizes that the config leaves open from the run that it starts from -> (config, notes).
 
-    Once a run has checkpoints, they are those in its own config.json. To evaluate, the number of classes is too.
+    Once the run has checkpoints, they come from its own config.json. For an evaluation they include num_classes.
     """
     saved = bool(workdirs.checkpoint_steps(workdir))
     settings = _run_settings(config, workdir, saved, evaluates)
@@ -67,20 +67,20 @@ def take_sizes(config: Config, workdir: Path, evaluates: bool) -> tuple[Config, 
 
 
 def _size_notes(config: Config, taken: dict[str, Any], settings: dict[str, Any]) -> Iterator[str]:
-    """What is not the named variant's own of the sizes taken, and an image size that is not the weights'."""
+    """Yields notes on sizes that differ from the named variant's, and on an image size unlike that of the weights."""
     usual = sizes_of(create_model(config.model.name))
     usual["layer_scale"] = 0.0
     usual["tnt_blocks"] = tuple(range(1, settings["depth"] + 1)) if usual["tnt_blocks"] else ()
     told = ", ".join(f"{name}={value!r}" for name, value in taken.items() if usual.get(name) != value)
     if told:
-        yield f"sizes of the model that the config leaves open are those of {config.pretrained}: {told}."
+        yield f"model sizes that the config leaves open are taken from {config.pretrained}: {told}."
     now, then = config.model.image_size, settings.get("image_size")
     if now != (then := tuple(then) if isinstance(then, list) else then):
-        yield f"the weights were trained on images of {then} pixels, and config.model.image_size is {now}."
+        yield f"the weights were trained at image size {then}, but config.model.image_size is {now}."
 
 
 def _run_settings(config: Config, workdir: Path, saved: bool, evaluates: bool) -> dict[str, Any]:
-    """`config.model` of the run that the weights come from: of a resumed one its own, where it began elsewhere."""
+    """Returns `config.model` of the run that the weights come from (its own once it has checkpoints); {} if unknown."""
     if not saved:
         return _group(split_step(config.pretrained)[0], "model") if is_folder(config.pretrained) else {}
     own = workdirs.read_config(workdir) or {}
@@ -89,13 +89,13 @@ def _run_settings(config: Config, workdir: Path, saved: bool, evaluates: bool) -
 
 
 def _group(workdir: Path, name: str) -> dict[str, Any]:
-    """A group of keys of a run's config.json, of any version; {} where there is none."""
+    """Returns a group of keys of a run's config.json, of any version; {} if there is none."""
     group = (workdirs.read_config(workdir) or {}).get(name)
     return group if isinstance(group, dict) else {}
 
 
 def load(source: str, config: Config, model: TNT) -> tuple[Params, str]:
-    """`config.pretrained` -> (parameters of the model, which weights these are)."""
+    """Loads `config.pretrained` -> (parameters of the model, description of the weights)."""
     try:
         _, weights = read_source(source, config.pretrained_weights)
         params = fit(weights, model, config.pretrained_new_head, "--config.pretrained_new_head=True")
@@ -105,23 +105,23 @@ def load(source: str, config: Config, model: TNT) -> tuple[Params, str]:
 
 
 def _name_hint(source: str, config: Config) -> str:
-    """Where a run's model has another name, how to take its sizes with the name; else nothing."""
+    """Returns how to take over name and sizes of a run's model if it has another name, else ""."""
     name = _group(split_step(source)[0], "model").get("name") if is_folder(source) else None
     if name in (None, config.model.name):
         return ""
-    return f"\nIts model is {name}: --config.model.name={name} takes the sizes that the config leaves open from there."
+    return f"\nIts model is {name}: --config.model.name={name} takes the sizes that the config leaves open from it."
 
 
 def published_images(name: str) -> EvalImages:
-    """A model's name -> how the images of its published weights are made, by its card."""
+    """A model's name -> how its card prepares images for the published weights."""
     info = model_info(name)
     return EvalImages(**{field: getattr(info, field) for field in PUBLISHED_IMAGES})
 
 
 def normalisation_note(config: Config) -> str | None:
-    """Where the images of config.pretrained had another mean or deviation: a line that says so.
+    """Returns a note if the images of config.pretrained were normalised with another mean or std, else None.
 
-    Known of a run, and of published weights on the hub; images of another number of channels are not compared.
+    Known for runs and for published weights on the hub; not compared if the number of channels differs.
     """
     before: dict[str, Any] = {}
     channels = 3
@@ -144,16 +144,16 @@ def normalisation_note(config: Config) -> str | None:
     if not flags:
         return None
     return (
-        f"the images of {config.pretrained} were normalised in another way. Unless that is meant, give "
+        f"the images of {config.pretrained} were normalised differently. Unless that is intended, set "
         f"{' and '.join(flags)}."
     )
 
 
 def label_map(known: Names, names: Names, data: str) -> np.ndarray | None:
-    """Names of a model's classes and of a data set's labels -> int32 [labels], the model's class of each label.
+    """Names of a model's classes and of a data set's labels -> int32 [labels], the model's class for each label.
 
-    None where they are the same, or where either has no names. `data` is the set, for messages.
-    Raises ValueError that names the classes which the model does not know.
+    None if they are the same or if either has no names. `data` is the data set's name, for messages.
+    Raises ValueError with the classes that the model does not know, or that a differing order has more than once.
     """
     known, names = normalised(known), normalised(names)
     if not known or not names or known == names:
@@ -166,15 +166,15 @@ def label_map(known: Names, names: Names, data: str) -> np.ndarray | None:
     twice = sorted({name for name in names if known.count(name) > 1 or names.count(name) > 1})
     if twice:
         raise ValueError(
-            f"{data} has its classes in another order than the model, and {listed(twice)} more than once, so that "
-            "labels cannot be told apart by name."
+            f"{data} has its classes in another order than the model, and {listed(twice)} more than once, so its "
+            "labels cannot be matched by name."
         )
     number = {name: index for index, name in enumerate(known)}
     return np.array([number[name] for name in names], np.int32)
 
 
 def relabelled(batch: Batch, classes: np.ndarray | None) -> Batch:
-    """A batch with a data set's labels -> with the model's classes, by `label_map`."""
+    """A batch with a data set's labels -> the same with the model's classes, by a map from `label_map`."""
     if classes is None:
         return batch
     batch = batch | {"label": classes[np.asarray(batch["label"])]}
@@ -186,16 +186,16 @@ def relabelled(batch: Batch, classes: np.ndarray | None) -> Batch:
 
 
 def check_classes(config: Config, workdir: Path, count: int, names: Names, evaluates: bool) -> np.ndarray | None:
-    """The data set's `count` classes and their names against those trained on -> the labels' map (`label_map`).
+    """Checks the data set's `count` classes and their names against the trained ones -> map of labels (`label_map`).
 
-    Raises ValueError where training would resume, or start, with a head for others, and evaluation would count wrongly.
+    Raises ValueError if training would start or resume with a head for other classes, or an evaluation would be wrong.
     """
     if evaluates:
         return _evaluated(config, trained_classes(config, workdir), count, names)
     if workdirs.checkpoint_steps(workdir):
         if differing := _difference(workdirs.read_class_names(workdir), names):
             raise ValueError(
-                f"{workdir / workdirs.CLASSES_FILE} has the classes of this run, and the data set has others now: "
+                f"{workdir / workdirs.CLASSES_FILE} has the classes of this run, but the data set now has others: "
                 f"{differing}. Its labels would be shifted. Rename the classes back, or use another --workdir "
                 "(--config.pretrained and --config.pretrained_new_head=True start from this run's weights)."
             )
@@ -203,14 +203,14 @@ def check_classes(config: Config, workdir: Path, count: int, names: Names, evalu
         source, _ = split_step(config.pretrained)
         if differing := _difference(workdirs.read_class_names(source), names):
             raise ValueError(
-                f"{source} was trained on other classes: {differing}. Start its head anew with "
+                f"{source} was trained on other classes: {differing}. Start with a new head: "
                 "--config.pretrained_new_head=True."
             )
     return None
 
 
 def trained_classes(config: Config, workdir: Path) -> tuple[str, ...] | None:
-    """The names of the classes of the weights that are to be evaluated, as their run left them; None: not known."""
+    """Returns the class names that the run of the weights to evaluate has saved; None if unknown."""
     if workdirs.checkpoint_steps(workdir):
         return workdirs.read_class_names(workdir)
     return workdirs.read_class_names(split_step(config.pretrained)[0]) if is_folder(config.pretrained) else None
@@ -219,20 +219,20 @@ def trained_classes(config: Config, workdir: Path) -> tuple[str, ...] | None:
 def _evaluated(config: Config, known: Names, count: int, names: Names) -> np.ndarray | None:
     data, head = config.data.name, config.model.num_classes
     if bool(known) != bool(names) and head not in (None, count):
-        nameless = "what was trained on has" if names else "the data set has"
+        nameless = "the training data set has" if names else "the data set has"
         raise ValueError(
-            f"{data} has {count} classes and the model {head}, and which of them these are is not known, since "
-            f"{nameless} no names. Evaluate on the data set that was trained on, or write the run's "
+            f"{data} has {count} classes and the model {head}, and they cannot be matched, since "
+            f"{nameless} no class names. Evaluate on the training data set, or write the run's "
             f"{workdirs.CLASSES_FILE}: a JSON list of names in the order of its labels."
         )
     try:
         return label_map(known, names, data)
     except ValueError as error:
-        raise ValueError(f"{error} Evaluate on a data set of classes that it was trained on.") from error
+        raise ValueError(f"{error} Evaluate on a data set with classes that it was trained on.") from error
 
 
 def _difference(before: Names, now: Names) -> str:
-    """Two lists of class names -> what differs, in words; "" for nothing, and where one is not known."""
+    """Two lists of class names -> their difference as text; "" if there is none or one list is unknown."""
     before, now = normalised(before), normalised(now)
     if not before or not now or before == now:
         return ""
@@ -240,16 +240,16 @@ def _difference(before: Names, now: Names) -> str:
     new = [name for name in now if name not in before]
     if not gone and not new:
         return f"the same in another order, {listed(before)} there and {listed(now)} now"
-    parts = [f"{listed(gone)} there alone"] * bool(gone) + [f"{listed(new)} in the data set alone"] * bool(new)
+    parts = [f"{listed(gone)} only there"] * bool(gone) + [f"{listed(new)} only in the data set"] * bool(new)
     return " and ".join(parts)
 
 
 def normalised(names: Names) -> tuple[str, ...]:
-    """The names with each accent in one form: macOS takes them apart ("e" and an accent), others do not."""
+    """Returns the names in Unicode form NFC: macOS stores letters and accents apart, other systems do not."""
     return tuple(unicodedata.normalize("NFC", name) for name in names or ())
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first few names, for a message."""
+    """Lists the first few names, for a message."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(map(repr, names[:_NAMED])) + more

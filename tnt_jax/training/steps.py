@@ -1,6 +1,6 @@
-"""One training step and one evaluation step: pure functions of a device's shard, and the one place that pmaps them.
+"""The training and evaluation steps: pure functions of a device's shard, and the only place that pmaps them.
 
-Free of TensorFlow and of the data package's readers, so that a step can be compiled for any device from shapes alone.
+Imports neither TensorFlow nor the data package's readers, so a step can be compiled for any device from shapes alone.
 """
 
 import dataclasses
@@ -30,12 +30,12 @@ from tnt_jax.training.state import Sums, TrainState, zero_sums
 AXIS = "batch"
 T = TypeVar("T")  # a pytree
 Batch = dict[str, jax.Array]
-Results = dict[str, Any]  # what the loop reads of a training step: see train_step
+Results = dict[str, Any]  # what train_step returns to the loop
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Results]]
 
 
 def labels_of(batch: Batch) -> jax.Array:
-    """[b] int32, or, where an image has several labels, [b, classes] with 1 for each of them."""
+    """Returns the labels: [b] int32, or multi-hot [b, classes] where an image has several."""
     return batch["labels"] if "labels" in batch else batch["label"]
 
 
@@ -43,10 +43,10 @@ def labels_of(batch: Batch) -> jax.Array:
 def augment(key: jax.Array, batch: Batch, num_classes: int, config: Config) -> tuple[jax.Array, jax.Array]:
     """A device's shard -> (images [b, H, W, C] float32, targets [b, K]): normalised, mixed and erased, labels smoothed.
 
-    Normalising first serves both orders: mixing is an average with weights that sum to 1, so it commutes with it.
+    Normalising first works for both orders: mixing is an average with weights that sum to 1, so the two commute.
     """
     mix_key, erase_key = jax.random.split(key)
-    if "examples" in batch:  # the data set lies on the device
+    if "examples" in batch:  # the data set is on the device
         size = config.model.input_size
         images = random_resized_crops(batch["examples"], batch["index"], batch["seed"], config.data, size)
     else:
@@ -76,10 +76,10 @@ def loss_and_gradients(
 ) -> tuple[Sums, Params]:
     """images [b, H, W, C], targets [b, K], mask [b] -> (sums of loss and accuracy, gradient of the summed loss).
 
-    The gradient is that of `params`; `frozen` are the model's other parameters (freezing.split), if there are any.
-    The shard is cut into config.accumulation_steps parts, one after the other: the same sums in a fraction of the
-    memory. Accuracy is against the classes with the largest target: of a mixed image, those it holds more of. Where
-    images have several labels, one of none of the classes is never right, as in an evaluation.
+    The gradient is with respect to `params`; `frozen` holds the model's other parameters (freezing.split), if any.
+    The shard is processed in config.accumulation_steps parts, one after another: the same sums in a fraction of the
+    memory. Accuracy counts the classes with the largest target as correct: in a mixed image, those with the larger
+    share. Where images have several labels, an image without any is never correct, as in an evaluation.
     class_weights [K]: see losses.py. teach: images -> a teacher's logits [b, K].
     """
     accumulation_steps = config.accumulation_steps
@@ -89,7 +89,7 @@ def loss_and_gradients(
         loss = batch_loss(logits, targets, mask, config, class_weights, teach(images) if teach else None)
         largest = targets.max(-1, keepdims=True)
         wanted = targets == largest
-        if several_labels:  # one half of the smoothing is the target of a class that is absent; mixing rounds it
+        if several_labels:  # the target of an absent class is half the smoothing, up to rounding by mixing
             wanted &= largest > config.label_smoothing / 2 + 1e-6
         correct = top_k_correct(logits, wanted)
         return loss[0], {"loss": loss, "accuracy": ((correct * mask).sum(), mask.sum())}
@@ -122,17 +122,17 @@ def train_step(
     class_weights: np.ndarray | None = None,
     teacher: Teacher | None = None,
 ) -> tuple[TrainState, Results]:
-    """A device's shard of a batch -> (the next state, what the loop reads), both equal on all devices.
+    """A device's shard of a batch -> (next state, results for the loop), both equal on all devices.
 
     The state's parameters are block by block or, for a model that scans, stacked (state.stack_layers).
 
-    batch: image [b, H, W, C] uint8 or uint16, label [b] int32 (or labels, see labels_of), mask [b] float32; of a data
-    set on the device (ResidentPipeline) its examples [n, h, w, C], index [b] and seed [b, 2] in place of image; with a
-    teacher its parameters too, "teacher". class_weights [K]: see losses.py. Read by the loop: `sums`, the running sums
-    since the last line of the log (they start anew after every `log_every_steps` updates, in here, so that a resumed
-    run sums up the same); `learning_rate`, `loss` and `gradient_norm` of this update; `finite`, whether this step's
-    loss, its gradient and the updated parameters are. Where `nonfinite` is "skip", an update that is not finite leaves
-    parameters, optimizer, average and running sums as they were; the step counts, so that data and schedule continue.
+    batch: image [b, H, W, C] uint8 or uint16, label [b] int32 (or labels, see labels_of), mask [b] float32. For a data
+    set on the device (ResidentPipeline), examples [n, h, w, C], index [b] and seed [b, 2] replace image. With a
+    teacher, "teacher" holds its parameters. class_weights [K]: see losses.py.
+    results: `sums`, the running sums since the last log line (reset in here every `log_every_steps` updates, so that a
+    resumed run has the same sums); `learning_rate`, `loss` and `gradient_norm` of this update; `finite`, whether loss,
+    gradient and updated parameters are finite. With `nonfinite` = "skip", a non-finite update leaves parameters,
+    optimizer, average and running sums unchanged; the step still counts, so data and schedule advance.
     """
     step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     batch_key, model_key = jax.random.split(step_key)
@@ -150,12 +150,12 @@ def train_step(
         teach=teach,
     )
     sums, gradients = lax.psum(gradient_of(trained, model_key, images, targets, batch["mask"]), AXIS)
-    with jax.named_scope("optimizer"):  # profiles and tools.tpu_report divide a step by these names
+    with jax.named_scope("optimizer"):  # profiles and tools.tpu_report group operations by these names
         gradients = jax.tree.map(lambda gradient: gradient / sums["loss"][1], gradients)
         norm = optax.global_norm(gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
         params = optax.apply_updates(trained, updates)
-        # The weights too: a step that is much too long ruins them before any loss shows it.
+        # The weights too: an oversized step ruins them before any loss shows it.
         finite = jnp.isfinite(sums["loss"][0]) & jnp.isfinite(norm) & jnp.isfinite(optax.global_norm(params))
     loss = sums["loss"][0] / sums["loss"][1]
 
@@ -172,7 +172,7 @@ def train_step(
         average = update_average(averaged, params, average_decay(config, state.step))
         if config.nonfinite == "skip":
             average = tree_select(finite, average, averaged)
-        average = join(average, frozen)  # of what never changes: itself, to the bit
+        average = join(average, frozen)  # the average of frozen weights is the weights, bit-exact
     next_state = state.replace(
         step=state.step + 1, params=join(params, frozen), opt_state=opt_state, ema_params=average, metrics=running
     )
@@ -182,9 +182,9 @@ def train_step(
 
 @jax.named_scope("optimizer")
 def tree_select(condition: jax.Array, new: T, old: T) -> T:
-    """condition [] bool and two trees -> the new tree's leaves where it holds, else the old one's.
+    """condition [] bool and two trees -> the new tree's leaves where it is true, else the old one's.
 
-    The schedule's counter is always the new one: a skipped step has its learning rate, and the next one the next.
+    The schedule's counter is always the new one: a skipped step uses up its learning rate.
     """
 
     def choose(new: T, old: T) -> T:
@@ -206,7 +206,7 @@ def eval_step(
 ) -> dict[str, jax.Array]:
     """A device's shard of a batch, classes [K] -> evaluation.batch_sums of the whole batch, equal on all devices.
 
-    With config.per_class sigmoid_sums too, and of several labels an image the scores and labels of all images.
+    With config.per_class also sigmoid_sums and, with several labels per image, the scores and labels of all images.
     """
     logits = model.apply({"params": params}, normalize(batch["image"], config.data), train=False)
     labels, mask = labels_of(batch), batch["mask"]
@@ -221,9 +221,9 @@ def eval_step(
 
 
 def for_platform(model: nn.Module, devices: Sequence[jax.Device]) -> nn.Module:
-    """The model told which devices it is compiled for, so that a step gets a TPU's implementation on any host.
+    """Returns the model with the devices' kind set, so that a step compiled on any host gets a TPU's implementation.
 
-    Raises ValueError with the reason where config.model.inner_implementation is not possible there.
+    Raises ValueError with the reason if config.model.inner_implementation is not possible on these devices.
     """
     if not isinstance(model, TNT):
         return model
@@ -240,10 +240,10 @@ def over_devices(
     in_axes: int | tuple[int | None, ...] = 0,
     donate_argnums: int | tuple[int, ...] = (),
 ) -> Callable[..., T]:
-    """A function of a device's shard -> the same over the devices (None: all): leaves get a leading axis [devices].
+    """Maps a function of a device's shard over the devices (None: all): leaves get a leading axis [devices].
 
-    The one place that pmaps. Inside, the devices are the axis AXIS; an argument with None in `in_axes` has no such axis
-    and goes to all of them; arguments in `donate_argnums` are gone after a call.
+    The only place that pmaps. Inside, the devices are the axis AXIS. An argument with None in `in_axes` has no such
+    axis and is broadcast. Arguments in `donate_argnums` are invalid after a call.
     """
     return jax.pmap(step, axis_name=AXIS, in_axes=in_axes, donate_argnums=donate_argnums, devices=devices)
 
@@ -259,9 +259,9 @@ def make_train_step(
     teacher: Teacher | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> TrainStep:
-    """`train_step` over the devices (all of them unless given): leaves have a leading axis [local devices].
+    """Returns `train_step` mapped over the devices (default: all); leaves have a leading axis [local devices].
 
-    The state's buffers are donated: the argument is gone after the call.
+    The state's buffers are donated: the argument is invalid after the call.
     """
     step = functools.partial(
         train_step,
@@ -279,7 +279,7 @@ def make_train_step(
 def make_eval_step(
     config: Config, model: nn.Module, *, devices: Sequence[jax.Device] | None = None, calibration_bins: int = 0
 ) -> EvalStep:
-    """`eval_step` over the devices (all of them unless given); params and batch have a leading axis [local devices]."""
+    """Returns `eval_step` over the devices (default: all); params and batch have a leading axis [local devices]."""
     model = for_platform(model, devices or jax.devices())
     step = functools.partial(eval_step, model=model, config=config, calibration_bins=calibration_bins)
     return over_devices(step, devices=devices, in_axes=(0, 0, None))

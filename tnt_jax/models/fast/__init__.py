@@ -1,7 +1,8 @@
-"""How a device computes a TNT fast: the same function of the same parameters as models/tnt.py, which knows none of it.
+"""Fast ways to compute a TNT, by device: the same function of the same parameters as models/tnt.py.
 
-Two rules. Parameters are always made by the definition. What computes with them knows their exact names and shapes, and
-refuses others. `pytest tests/models -k implementations` holds every implementation to the definition.
+models/tnt.py does not depend on this package. Two rules: the definition always creates the parameters, and every
+implementation knows their exact names and shapes and rejects others. `pytest tests/models -k implementations` checks
+every implementation against the definition.
 """
 
 import dataclasses
@@ -31,7 +32,7 @@ from tnt_jax.models.tnt import TNT
 
 
 class Choice(NamedTuple):
-    """How a model is computed, and why the kernel is not part of it (None where it is)."""
+    """How to compute a model, and why without the kernel (None if with it)."""
 
     ops: Ops
     reason: str | None
@@ -39,18 +40,18 @@ class Choice(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Backend:
-    """TNT.ops: how to compute a model, decided when it is traced.
+    """TNT.ops: chooses how to compute a model, when it is traced.
 
     Raises:
-      ValueError: an unknown implementation or policy. When called: the kernel is asked for and cannot be had.
+      ValueError: an unknown implementation or policy; when called, a requested kernel that is not possible.
     """
 
     implementation: str = "auto"  # of the inner blocks, one of IMPLEMENTATIONS; see `choose`
     outer: str = "auto"  # implementation of the outer attention, one of OUTER_IMPLEMENTATIONS; see `choose_outer`
-    device_kind: str | None = None  # that the model is compiled for, as jax names it; None: the default device
-    scan: bool = False  # like blocks are compiled once, in a loop; their parameters may come stacked (stacking.py)
-    remat: bool = False  # activations of a block are computed again in the backward pass
-    remat_policy: str = "nothing_saveable"  # what is not: a block's inputs alone, or its dense layers' outputs too
+    device_kind: str | None = None  # to compile for, by jax's name; None: the default device
+    scan: bool = False  # compile identical blocks once, in a loop; parameters may be stacked (stacking.py)
+    remat: bool = False  # recompute a block's activations in the backward pass
+    remat_policy: str = "nothing_saveable"  # what to save: only a block's inputs, or its dense layers' outputs too
 
     def __post_init__(self) -> None:
         """Checks the names."""
@@ -77,19 +78,19 @@ class Backend:
 
 
 def choose(config: Config, implementation: str = "auto", device_kind: str | None = None) -> Choice:
-    """A model's config, an implementation and a kind of device -> its ops and why they are without the kernel.
+    """A model's config, an implementation, a device kind -> the ops, and why they are without the kernel.
 
-    "reference" is the definition, "xla" the same by operations that suit the device, "pallas" that with the inner
-    blocks as one TPU kernel, "auto" the kernel where it can be had, else xla. On a TPU the log says once where auto
-    does without. "dot" and "broadcast" are the two inner attentions of xla, a CPU's and a TPU's; "cudnn" is an NVIDIA
-    GPU's kernel in their place. Which is a GPU's best is not yet measured, and "xla" takes "dot" there by a guess.
+    "reference" is the definition; "xla" uses the operations that suit the device; "pallas" also computes the inner
+    blocks by one TPU kernel; "auto" is "pallas" where possible, else "xla", which it logs once on a TPU. "dot" and
+    "broadcast" are the inner attentions of "xla" on CPUs and TPUs; "cudnn" is an NVIDIA GPU kernel in their place. The
+    best for GPUs has not been measured; "xla" uses "dot" there as a guess.
 
     Args:
-      device_kind: as jax names it ("TPU v5 lite", "cpu"); None: the default device; "interpreter" runs the kernel on
+      device_kind: jax's name ("TPU v5 lite", "cpu"); None means the default device; "interpreter" runs the kernel on
         any device, slowly, for tests.
 
     Raises:
-      ValueError: "pallas" or "cudnn" is not possible, with the reason.
+      ValueError: the implementation is not possible; the message has the reason.
     """
     kind = device_kind or default_device_kind()
     on_tpu = kind.startswith("TPU") or kind == fused.INTERPRETER
@@ -121,13 +122,13 @@ def choose(config: Config, implementation: str = "auto", device_kind: str | None
 
 
 def choose_outer(config: Config, ops: Ops, implementation: str = "auto", device_kind: str | None = None) -> Ops:
-    """A model's config, its ops, and an implementation of the outer attention -> the ops with that one.
+    """A model's config, its ops, an implementation of the outer attention -> the ops with that attention.
 
-    "xla" is attention as the ops have it, "flash" a kernel that keeps the scores on the chip (flash.py), "auto" that
-    kernel on a TPU from flash.LEAST_TOKENS tokens on. Attention maps always come from the definition.
+    "xla" keeps the attention of the ops; "flash" is a kernel that keeps the scores on the chip (flash.py); "auto" is
+    "flash" on TPUs from flash.LEAST_TOKENS tokens, else "xla". Attention maps always come from the definition.
 
     Raises:
-      ValueError: "flash" is not possible, with the reason.
+      ValueError: "flash" is not possible; the message has the reason.
     """
     kind = device_kind or default_device_kind()
     on_tpu, tokens = kind.startswith("TPU"), 1 + config.grid[0] * config.grid[1]
@@ -141,7 +142,7 @@ def choose_outer(config: Config, ops: Ops, implementation: str = "auto", device_
 
 
 def cpu_ops(config: Config) -> Ops:
-    """What a CPU computes fastest; a GPU's until one has been measured."""
+    """The fastest ops on CPUs; also for GPUs until one is measured."""
     layers = _layers(config)
     return Ops(
         inner=dataclasses.replace(layers, dense_layer=MappedDense, attend=dot_attention),
@@ -152,7 +153,7 @@ def cpu_ops(config: Config) -> Ops:
 
 
 def tpu_ops(config: Config) -> Ops:
-    """What a TPU computes fastest without a kernel."""
+    """The fastest ops on TPUs without a kernel."""
     layers = _layers(config)
     return Ops(
         inner=dataclasses.replace(layers, attend=broadcast_attention),
@@ -163,36 +164,36 @@ def tpu_ops(config: Config) -> Ops:
 
 
 def cudnn_ops(config: Config) -> Ops:
-    """`cpu_ops` with the words' attention by cuDNN, on an NVIDIA GPU."""
+    """`cpu_ops` with cuDNN's kernel for the inner attention, for NVIDIA GPUs."""
     ops = cpu_ops(config)
     return dataclasses.replace(ops, inner=dataclasses.replace(ops.inner, attend=flash.cudnn_attention))
 
 
-# inner_implementation -> the ops that it names
+# inner_implementation -> ops
 NAMED_OPS = {"dot": cpu_ops, "broadcast": tpu_ops, "cudnn": cudnn_ops}
 
 
 def kernel_ops(config: Config, interpret: bool = False, strict: bool = True) -> Ops:
-    """`tpu_ops` with the inner blocks as one kernel, and projections that read words as it leaves them.
+    """`tpu_ops` with one kernel for the inner block, and projections that read words in the kernel's layout.
 
-    strict: another class than InnerBlock is a ValueError; else it is computed without the kernel.
+    strict: raise ValueError for inner blocks of another class than InnerBlock, instead of computing without the kernel.
     """
     ops = tpu_ops(config)
     ops = dataclasses.replace(ops, over_sentences=fused.over_sentences(interpret, strict))
-    if config.legacy:  # norms of single words
+    if config.legacy:  # its norm is over each word
         return ops
     layers = dataclasses.replace(ops.outer, norm_layer=feature_major_norm, dense_layer=feature_major_dense)
     return dataclasses.replace(ops, projection=layers)
 
 
 def _layers(config: Config) -> Layers:
-    """In bfloat16 the backward pass of a norm starts from its inputs: kept float32 numbers would double the memory."""
+    """In bfloat16 norms are recomputed in the backward pass: saved float32 values would double the memory."""
     recomputed = {"norm_layer": RecomputedLayerNorm} if jnp.dtype(config.dtype) == jnp.bfloat16 else {}
     return Layers.of(config, gelu=gelu, **recomputed)
 
 
 def _different_layers(config: Config, ops: Ops) -> str | None:
-    """-> how the parameters of a fast layer differ from those of its definition; None: not at all."""
+    """Returns how the parameters of a fast layer differ from the definition's, or None."""
     definition = Ops.definition(config)
     for group in ("inner", "projection", "outer"):
         for name, arguments in (("dense", ("dense", 4)), ("norm", ("norm",))):
@@ -206,24 +207,24 @@ def _different_layers(config: Config, ops: Ops) -> str | None:
 
 
 class _Layer(nn.Module):
-    """A layer on its own."""
+    """A module with a single layer."""
 
     make: Callable[[], Callable[[jax.Array], jax.Array]]
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x [n, F] -> what the layer makes of it."""
+        """x [n, F] -> the layer's output."""
         return self.make()(x)
 
 
 def _parameters(make: Callable[[], Callable[[jax.Array], jax.Array]]) -> dict[str, tuple[int, ...]]:
-    """A function that makes a layer -> names and shapes of its parameters, on x [2, 3]."""
+    """A function that makes a layer -> names and shapes of the layer's parameters for x [2, 3]."""
     tree = jax.eval_shape(_Layer(make).init, jax.random.key(0), jnp.zeros((2, 3)))["params"]
     return {name: leaf.shape for name, leaf in flax.traverse_util.flatten_dict(tree, sep="/").items()}
 
 
 def default_device_kind() -> str:
-    """-> the kind of the device that jax computes on unless it is told otherwise, such as "TPU v5 lite" or "cpu"."""
+    """Returns the kind of jax's default device, such as "TPU v5 lite" or "cpu"."""
     device = jax.config.jax_default_device
     if device is None or isinstance(device, str):
         device = jax.devices(device)[0]
@@ -231,10 +232,10 @@ def default_device_kind() -> str:
 
 
 def replace(model: TNT, **changes: object) -> TNT:
-    """A model and attributes of its Backend to change -> the model, computed in another way.
+    """Returns the model with attributes of its Backend changed.
 
     Raises:
-      ValueError: the kernel is asked of a named device that cannot have it, with the reason.
+      ValueError: the named device cannot run the requested kernel; the message has the reason.
     """
     backend = model.ops if isinstance(model.ops, Backend) else Backend("reference")
     backend = dataclasses.replace(backend, **changes)

@@ -1,4 +1,4 @@
-"""Dense layers and norms with the parameters and numbers of Flax's, computed in another way."""
+"""Dense layers and norms with the same parameters and results as Flax's, computed differently."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,16 +9,16 @@ from jax.custom_batching import custom_vmap
 
 from tnt_jax.models.layers import Layers
 
-# In bfloat16 the backward pass starts from the inputs again instead of keeping float32 numbers.
+# For bfloat16: the backward pass recomputes from the inputs instead of saving float32 values.
 RecomputedLayerNorm = nn.remat(Layers.norm_layer, prevent_cse=False)
 
 
 class FlatDense(nn.Dense):
-    """x [..., F] -> [..., features] as one product of two matrices, leading axes merged.
+    """x [..., F] -> [..., features] as one product of two matrices, with the leading axes merged.
 
-    XLA's CPU backend turns the gradient of a product with three axes into slow ones with transposed copies: a block's
-    words take 23 ms in three axes and 8 in two (benchmarks/cpu.md). On a TPU the merged axis would cost a copy, because
-    197 sentences fill 25 tiles of 8.
+    XLA's CPU backend computes the gradient of a product with three axes slowly, with transposed copies: a block's words
+    take 23 ms in three axes and 8 ms in two (benchmarks/cpu.md). On a TPU merging the axes would cost a copy, because
+    197 sentences are padded to 25 tiles of 8.
     """
 
     @nn.compact
@@ -36,14 +36,14 @@ def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @_product.def_vmap
 def _product_of_all(axis_size: int, mapped: list[bool], x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, bool]:
-    """The mapped axis, merged with the others."""
+    """One product for the mapped axis merged with the others."""
     if mapped != [True, False]:
         raise ValueError("MappedDense maps its inputs and shares its kernel: use nn.Dense for any other map")
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1), True
 
 
 class MappedDense(nn.Dense):
-    """x [M, F] -> [M, features] where nn.vmap maps it over sentences: FlatDense for all of them together."""
+    """x [M, F] -> [M, features] under nn.vmap over sentences: one FlatDense product for all of them."""
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -56,7 +56,7 @@ class MappedDense(nn.Dense):
 
 
 def feature_major_norm(**settings: Any) -> Callable[[jax.Array], jax.Array]:
-    """nn.LayerNorm's settings -> x [..., F] -> [..., F], computed on [F, rows]: nothing of the kernel's transposed."""
+    """nn.LayerNorm's settings -> x [..., F] -> [..., F], computed on the kernel's [F, rows] without a transpose."""
     norm = RecomputedLayerNorm(reduction_axes=0, feature_axes=0, **settings)
     return lambda x: norm(x.reshape(-1, x.shape[-1]).T).T.reshape(x.shape)
 

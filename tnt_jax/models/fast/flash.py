@@ -1,7 +1,7 @@
-"""Attention among sentences by kernels of jax and cuDNN: scores never leave the chip, forward or backward.
+"""Attention with kernels from jax and cuDNN: scores never leave the chip, forward or backward.
 
-XLA writes scores, weights and their gradients, float32 [B, H, n, n], to memory and reads them again: at 577 sentences
-that is nearly all the time of an outer block. docs/tpu.md has estimates by size.
+XLA writes scores, weights and their gradients, float32 [B, H, n, n], to memory and reads them back: at 577 sentences
+this takes nearly all the time of an outer block. docs/tpu.md has estimates by size.
 """
 
 import functools
@@ -12,14 +12,14 @@ import jax.numpy as jnp
 from tnt_jax.models.fast.fused import INTERPRETER
 
 _TILE = 128  # sentences: the lanes of a TPU's registers
-_WHOLE = 768  # up to here all of them are one block; float32 scores of more do not fit the vector memory ...
-_BLOCK = 512  # ... and are computed in blocks
-_NVIDIA = ("NVIDIA", "TESLA", "GEFORCE", "QUADRO")  # how these devices' names begin
-LEAST_TOKENS = 577  # (384 pixels) from which a whole block with the TPU's kernel is the faster one, by estimate
+_WHOLE = 768  # up to this many sentences form one block; float32 scores of more do not fit the vector memory ...
+_BLOCK = 512  # ... and are computed in blocks of this many
+_NVIDIA = ("NVIDIA", "TESLA", "GEFORCE", "QUADRO")  # prefixes of the device kinds
+LEAST_TOKENS = 577  # (384 pixels) from here on an outer block is estimated to be faster with the TPU kernel
 
 
 def obstacle(dtype: jnp.dtype, head_dim: int, device_kind: str) -> str | None:
-    """-> why neither kernel can be had, in words; None where one can."""
+    """Returns why neither kernel is possible, or None if one is."""
     if device_kind.startswith("TPU") or device_kind == INTERPRETER:
         return None
     if not device_kind.upper().startswith(_NVIDIA):
@@ -28,7 +28,7 @@ def obstacle(dtype: jnp.dtype, head_dim: int, device_kind: str) -> str | None:
 
 
 def cudnn_obstacle(dtype: jnp.dtype, head_dim: int, device_kind: str) -> str | None:
-    """-> why cuDNN's kernel cannot be had, in words; None where it can."""
+    """Returns why cuDNN's kernel is not possible, or None if it is."""
     if not device_kind.upper().startswith(_NVIDIA):
         return f"cuDNN's kernel is for NVIDIA GPUs, and this computes on {device_kind}"
     if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16) or head_dim > 128:
@@ -39,8 +39,8 @@ def cudnn_obstacle(dtype: jnp.dtype, head_dim: int, device_kind: str) -> str | N
 def splash_attention(query: jax.Array, key: jax.Array, value: jax.Array, interpret: bool = False) -> jax.Array:
     """query, key, value [B, n, H, d] -> [B, n, H, d] on a TPU, by jax's splash attention.
 
-    n is padded to whole tiles, which no sentence attends to. Operands are [B, H, d, n] inside, so that sentences lie on
-    the lanes: heads of 64 would fill half of them.
+    n is padded to whole tiles, and no sentence attends to the padding. The kernel takes operands as [B, H, d, n], with
+    sentences on the lanes: heads of 64 would fill only half of them.
     """
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
@@ -67,10 +67,10 @@ def splash_attention(query: jax.Array, key: jax.Array, value: jax.Array, interpr
 
 
 def cudnn_attention(query: jax.Array, key: jax.Array, value: jax.Array, implementation: str = "cudnn") -> jax.Array:
-    """query, key, value [n, H, d] or [B, n, H, d] of 16-bit numbers -> as large, on an NVIDIA GPU, by cuDNN.
+    """query, key, value [n, H, d] or [B, n, H, d] in 16 bits -> the same shape, on an NVIDIA GPU, by cuDNN.
 
-    cuDNN takes heads of whole eights of channels: others get channels of zeros, which change no score. `implementation`
-    is jax.nn.dot_product_attention's: "xla" computes the same anywhere, for tests.
+    cuDNN needs heads with a multiple of 8 channels: others are padded with zeros, which change no score.
+    `implementation` is jax.nn.dot_product_attention's: "xla" computes the same on any device, for tests.
     """
     channels = query.shape[-1]
     padding = [(0, 0)] * (query.ndim - 1) + [(0, -channels % 8)]

@@ -1,7 +1,7 @@
 """The inner block as one TPU kernel (fast/pallas) on words in the feature-major layout [M * C, S].
 
 There the S sentences lie on the 128 lanes and nothing is padded; [S, M, C] would take five times the memory. Blocks
-hand their words on as [S, M, C] as the definition does, and XLA cancels the transpositions between them.
+still exchange words as [S, M, C], as in the definition, and XLA cancels the transposes between them.
 """
 
 import functools
@@ -20,7 +20,7 @@ from tnt_jax.models.layers import Ops
 from tnt_jax.models.stochastic_depth import DropMasks
 from tnt_jax.models.tnt import InnerBlock
 
-INTERPRETER = "interpreter"  # a device kind for tests: the kernel's Python runs on a TPU's behalf
+INTERPRETER = "interpreter"  # a device kind for tests: runs the kernel's Python in place of a TPU
 
 
 def to_feature_major(words: jax.Array) -> jax.Array:
@@ -34,7 +34,7 @@ def from_feature_major(words: jax.Array, num_words: int) -> jax.Array:
 
 
 def expected_parameters(config: Config) -> dict[str, tuple[int, ...]]:
-    """-> names and shapes of the parameters that the kernel computes with: all of an inner block's, and no other."""
+    """Returns names and shapes of the parameters that the kernel uses: exactly those of an inner block."""
     channels, hidden = config.inner_dim, int(config.inner_dim * config.mlp_ratio)
     shapes = {f"{norm}/{leaf}": (channels,) for norm in ("norm1", "norm2") for leaf in ("scale", "bias")}
     if config.layer_scale:
@@ -54,7 +54,7 @@ def expected_parameters(config: Config) -> dict[str, tuple[int, ...]]:
 
 
 def mismatch(config: Config, params: Params) -> str | None:
-    """An inner block's parameters, or their shapes -> how they differ from what the kernel computes with, or None."""
+    """An inner block's parameters, or their shapes -> how they differ from `expected_parameters`, or None."""
     found = {name: tuple(leaf.shape) for name, leaf in flax.traverse_util.flatten_dict(params, sep="/").items()}
     expected = expected_parameters(config)
     if found == expected:
@@ -70,7 +70,7 @@ def mismatch(config: Config, params: Params) -> str | None:
 
 
 def obstacle(config: Config, device_kind: str) -> str | None:
-    """-> why the kernel cannot compute this model's inner blocks on such a device; None if it can."""
+    """Returns why the kernel cannot compute this model's inner blocks on the device, or None if it can."""
     if jnp.dtype(config.dtype) not in (jnp.bfloat16, jnp.float32):
         return f"the kernel takes dtype bfloat16 or float32, not {jnp.dtype(config.dtype)}"
     sizes, item = sizes_of(config), jnp.dtype(config.dtype).itemsize
@@ -92,21 +92,21 @@ def obstacle(config: Config, device_kind: str) -> str | None:
 
 
 def sizes_of(config: Config, interpret: bool = False) -> Sizes:
-    """-> the kernel's sizes."""
+    """Returns the kernel's sizes for a model."""
     hidden = int(config.inner_dim * config.mlp_ratio)
     return Sizes(config.num_words, config.inner_dim, config.inner_num_heads, hidden, config.norm_epsilon, interpret)
 
 
-@functools.cache  # a model asks at every trace
+@functools.cache  # called at every trace
 def log_once(message: str) -> None:
-    """To the log, as a warning."""
+    """Logs a warning once."""
     logging.warning("%s", message)
 
 
 def over_sentences(interpret: bool, strict: bool) -> Callable[[type[nn.Module]], type[nn.Module]]:
-    """-> layers.over_sentences, for InnerBlock computed by the kernel (`interpret`: its Python, on any device).
+    """Returns layers.over_sentences with InnerBlock computed by the kernel (`interpret`: by its Python, on any device).
 
-    Another block is not the kernel's: strict makes it a ValueError, else it is computed as defined, with a log line.
+    Any other block raises ValueError if `strict`; otherwise it is computed as defined, with a warning.
     """
 
     class FusedInnerBlock(nn.Module):
@@ -117,9 +117,9 @@ def over_sentences(interpret: bool, strict: bool) -> Callable[[type[nn.Module]],
 
         @nn.compact
         def __call__(self, words: jax.Array, drop: DropMasks, return_weights: bool = False):
-            """As InnerBlock, for all sentences."""
+            """InnerBlock for all sentences."""
             params = self.variables["params"]
-            if return_weights:  # the kernel gives no attention
+            if return_weights:  # the kernel does not return the attention
                 plain = layers.over_sentences(InnerBlock)(self.config, self.ops)
                 return plain.apply({"params": params}, words, drop, True)
             return inner_block(self.config, params, words, drop, interpret), None
@@ -140,9 +140,9 @@ def inner_block(config: Config, params: Params, words: jax.Array, drop: DropMask
     """InnerBlock's parameters, words [S, M, C], drop-path masks [S] -> words [S, M, C].
 
     Raises:
-      ValueError: parameters of another block, by name.
+      ValueError: parameters of another block; the message names them.
     """
-    from tnt_jax.models.fast.pallas import block  # Pallas is loaded where it is used
+    from tnt_jax.models.fast.pallas import block  # imports Pallas only when used
 
     difference = mismatch(config, params)
     if difference:

@@ -1,15 +1,15 @@
-"""The exact GELU, x * Phi(x) with Phi the normal distribution function, in the two ways it is evaluated."""
+"""The exact GELU, x * Phi(x) with Phi the normal CDF: by erf in float32, by a fitted polynomial in bfloat16."""
 
 import jax
 import jax.numpy as jnp
 
 # 2 Phi(x) - 1 = tanh(x P(x^2)), P fitted to atanh(2 Phi - 1) / x: x Phi(x) is within 3.1e-6 of the erf form everywhere,
-# a hundredth of bfloat16's rounding near 0.1; used for bfloat16 alone, float32 takes erf itself.
+# a hundredth of bfloat16's rounding near 0.1. For bfloat16 only; float32 uses erf.
 POLYNOMIAL = (7.97828136e-01, 3.64687909e-02, -1.24861592e-04, -3.05810155e-05, 1.11908274e-06)
 
 
 def twice_phi_less_one(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """x [...] float32 -> 2 Phi(x) - 1 [...] float32, as exact as `dtype` shows. A TPU has an instruction for tanh."""
+    """x [...] float32 -> 2 Phi(x) - 1 [...] float32, to the precision of `dtype`. TPUs have a tanh instruction."""
     if dtype != jnp.bfloat16:
         return jax.lax.erf(x * 0.5**0.5)
     square = x * x
@@ -22,11 +22,11 @@ def twice_phi_less_one(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
 def gelu(x: jax.Array) -> jax.Array:
     """x [...] -> [...]: the exact GELU, evaluated in float32 and returned in x's type.
 
-    Not jax.nn.gelu(approximate=False): that goes through erfc, which costs 1.4 to 1.8 times as much as erf on a CPU and
-    on a TPU and gives the same numbers.
+    Not jax.nn.gelu(approximate=False): it uses erfc, which gives the same values at 1.4 to 1.8 times the cost of erf on
+    a CPU and on a TPU.
     """
     if x.dtype == jnp.bfloat16:
-        # A backward pass keeps x alone, not its slope in float32: XLA sees to that by itself, but not across a scan.
+        # The backward pass saves only x, not the float32 slope: XLA does so on its own, but not across a scan.
         return jax.checkpoint(_gelu_bfloat16, prevent_cse=False)(x)
     y = x.astype(jnp.float32)
     return (0.5 * y * (1.0 + twice_phi_less_one(y, y.dtype))).astype(x.dtype)
@@ -40,7 +40,7 @@ def _gelu_bfloat16(x: jax.Array) -> jax.Array:
 
 @_gelu_bfloat16.defjvp
 def _gelu_bfloat16_slope(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """The slope of the GELU itself, Phi(x) + x phi(x): less work than the polynomial's."""
+    """Uses the derivative of the exact GELU, Phi(x) + x phi(x): less work than the polynomial's."""
     (x,), (tangent,) = primals, tangents
     y = x.astype(jnp.float32)
     slope = 0.5 * (1.0 + twice_phi_less_one(y, x.dtype)) + y * (jnp.exp(-0.5 * y * y) * 0.3989422804014327)

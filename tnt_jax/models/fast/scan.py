@@ -1,4 +1,4 @@
-"""The blocks of a model as a loop over like ones, and with activations computed again in the backward pass."""
+"""A model's blocks as a loop over identical ones (scan), and with recomputed activations (remat)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ Policy = Callable[..., bool]
 
 
 def _dots_saveable(primitive: Primitive, *arguments: Any, **settings: Any) -> bool:
-    """Outputs of dense layers and of kernels are kept, attention's scores are not."""
+    """Saves the outputs of dense layers and of kernels, but not attention scores."""
     if primitive.name == "pallas_call":
         return True
     return jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *arguments, **settings)
@@ -44,17 +44,17 @@ def run_blocks(
     policy: Policy | None,
     feature_major: bool,
 ) -> tuple[jax.Array | None, jax.Array, list[dict[str, jax.Array]]]:
-    """The loop over blocks of TNT.__call__ -> (words, sentences [B, 1 + N, D], requested features of each block).
+    """TNT.__call__'s loop over blocks -> (words, sentences [B, 1 + N, D], requested features of each block).
 
     Args:
-      params: the model's, block by block or, for a scan, stacked.
-      keys: [depth, branches], of stochastic depth; None: nothing is dropped.
-      scan: like blocks that follow each other are compiled once.
-      policy: what is kept of a block for the backward pass; None: what it needs.
-      feature_major: words are [M * C, S] from turn to turn, as the kernel has them.
+      params: the model's, block by block or, with `scan`, also stacked.
+      keys: [depth, branches], for stochastic depth; None drops nothing.
+      scan: compiles consecutive identical blocks once.
+      policy: what remat saves of a block for the backward pass; None: no remat.
+      feature_major: carries words as [M * C, S] from block to block, as the kernel takes them.
 
     Raises:
-      ValueError: parameters of other blocks than the model's, or parameters that TNT's own loop makes beside blocks.
+      ValueError: parameters of other blocks than the model's, or parameters that TNT's own loop creates outside them.
     """
     _check_names(config, params)
     if words is not None and feature_major:
@@ -97,7 +97,7 @@ def run_blocks(
 
 
 class _Embedding(TNT):
-    """What a TNT computes before its loop over blocks."""
+    """The part of a TNT before its loop over blocks."""
 
     @nn.compact
     def __call__(self, images: jax.Array) -> tuple[jax.Array | None, jax.Array]:
@@ -106,7 +106,7 @@ class _Embedding(TNT):
 
 
 def _check_names(config: Config, params: Params) -> None:
-    """Raises ValueError for parameters that neither the blocks have nor what comes before and after the loop."""
+    """Raises ValueError for parameters that belong to no block, nor to the parts before and after the loop."""
     image = jax.ShapeDtypeStruct((1, *config.input_shape), jnp.float32)
     known = {*jax.eval_shape(_Embedding(config).init, jax.random.key(0), image)["params"], "norm", "head"}
     if unknown := [name for name in params if not name.startswith("block") and name not in known]:
@@ -117,7 +117,7 @@ def _check_names(config: Config, params: Params) -> None:
 
 
 def _check_stacks(config: Config, params: Params) -> None:
-    """Raises ValueError where stacked parameters are those of other blocks than the model's."""
+    """Raises ValueError if the stacked parameters are of other blocks than the model's."""
     found = [(index, "inner" in params[name]) for name, run in block_runs(params) for index in run]
     expected = [(index, index in config.inner_blocks) for index in range(1, config.depth + 1)]
     if found != expected:

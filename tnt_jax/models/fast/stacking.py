@@ -1,6 +1,6 @@
-"""Like blocks as one: how scanned blocks are trained, and back to block by block, as all else has them.
+"""Stacks identical blocks, for training with scan, and unstacks them for everything else.
 
-A tree of parameters has block_1, block_2, ...; stacked, blocks of one kind that follow one another are one entry
+A parameter tree has block_1, block_2, ...; in a stacked tree, consecutive identical blocks are one entry
 blocks_FIRST_LAST, whose leaves have a leading axis of blocks. A training step with stacks has a twelfth of the arrays
 to update, sum over devices and take norms of: less to compile, and no stacking in every step.
 """
@@ -21,21 +21,20 @@ _RUN = re.compile(r"blocks_(\d+)_(\d+)")
 
 
 def stack_blocks(tree: Any) -> Any:
-    """A tree that holds parameters anywhere (a train state, its moments) -> the same with like blocks stacked.
+    """A tree with parameters anywhere in it (a train state, its moments) -> the same with identical blocks stacked.
 
-    Like blocks have the same entries of the same shapes and dtypes. NumPy arrays stay NumPy arrays. What is stacked
-    stays so.
+    Identical blocks have the same entries, shapes and dtypes. NumPy arrays stay NumPy arrays, and stacks stay stacks.
     """
     return _map_parameters(_stack, tree, _BLOCK)
 
 
 def unstack_blocks(tree: Any) -> Any:
-    """What `stack_blocks` makes -> as it was, block by block. Without stacked blocks, the same tree."""
+    """Inverse of `stack_blocks`. A tree without stacks is returned as it is."""
     return _map_parameters(_unstack, tree, _RUN)
 
 
 def block_runs(params: Params) -> list[tuple[str, range]]:
-    """Stacked parameters -> (name, 1-based indices of its blocks) of each stack, in the order of the blocks."""
+    """Stacked parameters -> (name, 1-based block indices) of each stack, in block order."""
     found = [(name, match) for name in params if (match := _RUN.fullmatch(name))]
     return sorted(((name, range(int(m[1]), int(m[2]) + 1)) for name, m in found), key=lambda run: run[1].start)
 
@@ -46,7 +45,7 @@ def is_stack(name: str) -> bool:
 
 
 def _map_parameters(function: Callable[[Params], Params], tree: Any, pattern: re.Pattern[str]) -> Any:
-    """Applies the function to every node that has an entry whose name matches."""
+    """Applies the function to every node with an entry whose name matches the pattern."""
 
     def matches(node: Any) -> bool:
         return isinstance(node, Mapping) and any(pattern.fullmatch(str(name)) for name in node)
@@ -58,7 +57,7 @@ def _stack(params: Params) -> dict[str, Any]:
     """block_1.., leaves [...] -> blocks_FIRST_LAST, leaves [blocks, ...]; other entries as they are."""
     others = {name: value for name, value in params.items() if not _BLOCK.fullmatch(name)}
     indices = sorted(int(match[1]) for name in params if (match := _BLOCK.fullmatch(name)))
-    numbered = enumerate(indices)  # the difference changes where an index is left out
+    numbered = enumerate(indices)  # the difference changes where an index is missing
     for _, run in itertools.groupby(numbered, key=lambda each: (each[1] - each[0], _kind(params[f"block_{each[1]}"]))):
         blocks = [index for _, index in run]
         name = f"blocks_{blocks[0]}_{blocks[-1]}"
@@ -76,7 +75,7 @@ def _unstack(params: Params) -> dict[str, Any]:
 
 
 def _kind(block: Params) -> tuple[jax.tree_util.PyTreeDef, list[tuple[tuple[int, ...], jnp.dtype]]]:
-    """What blocks of one stack have in common."""
+    """Returns the structure, shapes and dtypes that the blocks of one stack have in common."""
     return jax.tree.structure(block), [(np.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(block)]
 
 

@@ -1,4 +1,4 @@
-"""The convolution inside each patch as one matrix product."""
+"""The convolution of each patch as one matrix product."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from tnt_jax.models.patches import PADDING, cut_into_cells
 
 
 def convolve_patches(images: jax.Array, kernel: jax.Array, patch_size: int, word_size: int) -> jax.Array:
-    """images [B, H, W, F], kernel [7, 7, F, C] -> [B * N, M, C], as patches.convolve_patches."""
+    """images [B, H, W, F], kernel [7, 7, F, C] -> [B * N, M, C]: patches.convolve_patches."""
     words = cut_into_cells(images, patch_size, patch_size) @ convolution_as_matrix(kernel, patch_size, word_size)
     return words.reshape(-1, (patch_size // word_size) ** 2, kernel.shape[-1])
 
@@ -15,10 +15,10 @@ def convolve_patches(images: jax.Array, kernel: jax.Array, patch_size: int, word
 def convolution_as_matrix(kernel: jax.Array, patch_size: int, word_size: int) -> jax.Array:
     """kernel [7, 7, F, C] -> matrix [p * p * F, M * C] from the pixels of a patch to all of its words.
 
-    The word in row i of a patch takes pixel row y by the kernel's row y - s * i + 3, where it has one; columns alike.
-    So the convolution inside a patch is one product with a matrix of shifted kernels, most of it zeros. It multiplies
-    five times as often as the convolution, 1% of TNT-S, in a product of a good shape, and nothing is gathered: half
-    the time of a product of gathered cells on a CPU, and on a TPU no copies into and out of small cells.
+    A word in row i of a patch weights pixel row y by kernel row y - s * i + 3, if there is one; columns likewise. The
+    convolution of a patch is thus one product with a matrix of shifted kernels, most of it zeros. It has five times the
+    multiply-adds of the convolution (1% of TNT-S's), but in a product of a good shape and with nothing to gather: half
+    the time of a product of gathered cells on a CPU, and no copies into and out of small cells on a TPU.
     """
     count = patch_size // word_size
     for pixel_axis in (0, 2):  # [7, ...] -> [words, pixels, ...], rows and then columns

@@ -1,1 +1,1 @@
-"""What tpu_report is made of: chips, the compiled step, its text, cost estimates."""
+"""The parts of tpu_report: chips, the compiled step, its HLO text, cost estimates."""

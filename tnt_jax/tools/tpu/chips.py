@@ -1,8 +1,8 @@
-"""TPU generations as their data sheets have them, and topologies to compile for on a machine without a TPU.
+"""TPU generations by their data sheets, and topologies to compile for on a machine without a TPU.
 
-Figures: cloud.google.com/tpu/docs (v4, v5e, v5p, v6e), a chip, which is one jax device. The clock follows from the
-peak: multiply-adds a cycle are 128 x 128 for each matrix unit (256 x 256 on v6e), two FLOPs each; the 1.05 GHz of v4
-are also in arXiv 2304.01433.
+Figures are per chip, which is one jax device: cloud.google.com/tpu/docs (v4, v5e, v5p, v6e). The clock follows from the
+peak: each matrix unit does 128 x 128 multiply-adds per cycle (256 x 256 on v6e), two FLOPs each; v4's 1.05 GHz is also
+in arXiv 2304.01433.
 """
 
 import dataclasses
@@ -17,27 +17,27 @@ from tnt_jax.training.monitor import peak_flops
 EXAMPLES = "v4:2x2x1, v4:4x4x4, v5e:2x2, v5e:4x8, v5p:2x2x2, v6e:2x2, v6e:4x8"
 MISSING_LIBTPU = (
     "libtpu, the compiler for TPUs, is missing. Install it beside jax: pip install 'jax[tpu]' (the extra tpu-report; "
-    "700 MB; it needs no TPU and takes none)."
+    "700 MB; it needs no TPU and occupies none)."
 )
-# What libtpu reads when it is loaded.
+# Environment variables that libtpu reads when it is loaded.
 LIBTPU = {
-    "TPU_SKIP_MDS_QUERY": "1",  # no metadata server to ask for the machine's own TPU
+    "TPU_SKIP_MDS_QUERY": "1",  # do not ask a metadata server for the machine's own TPU
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # compiling beside another process takes no chip from it
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # compiling takes no chip from another process
     "TPU_STDERR_LOG_LEVEL": "3",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One generation, a chip."""
+    """One chip of a generation."""
 
     device_kind: str  # as jax names it
     hbm_gib: float  # GiB
     hbm_bandwidth: float  # bytes/s
-    interconnect_bandwidth: float  # bytes/s, all links of a chip, as the data sheets add them up
-    multiply_adds_per_cycle: int  # of all matrix units
+    interconnect_bandwidth: float  # bytes/s, sum over a chip's links, as in the data sheets
+    multiply_adds_per_cycle: int  # sum over matrix units
 
     @property
     def peak(self) -> float:
@@ -46,17 +46,17 @@ class Chip:
 
     @property
     def clock(self) -> float:
-        """Cycles a second."""
+        """Cycles per second."""
         return self.peak / (2 * self.multiply_adds_per_cycle)
 
     @property
     def hbm_bytes(self) -> int:
-        """The whole high-bandwidth memory; compiler and runtime keep a little of it for themselves."""
+        """Size of the high-bandwidth memory; compiler and runtime reserve a little of it."""
         return int(self.hbm_gib * 2**30)
 
     @property
     def bytes_per_cycle(self) -> float:
-        """From or to the high-bandwidth memory."""
+        """Bytes per cycle from or to the high-bandwidth memory."""
         return self.hbm_bandwidth / self.clock
 
 
@@ -69,7 +69,7 @@ CHIPS = {
 
 
 def chip_of(topology: str) -> Chip:
-    """ "v5e:4x8" -> its generation's figures. Raises ValueError for a name of another form."""
+    """ "v5e:4x8" -> its generation's figures. Raises ValueError for a malformed name."""
     name, _, shape = topology.partition(":")
     if name not in CHIPS:
         raise ValueError(f"--topology={topology}: {name!r} is not one of {', '.join(CHIPS)}. Examples: {EXAMPLES}.")
@@ -83,7 +83,7 @@ def chip_of(topology: str) -> Chip:
 
 
 def devices_of(topology: str) -> list[jax.Device]:
-    """ "v5e:4x8" -> its devices, to compile for and nothing else. Loads libtpu, which takes no TPU.
+    """ "v5e:4x8" -> its devices, only to compile for. Loads libtpu, which occupies no TPU.
 
     Raises ValueError for a slice that does not exist, ImportError without libtpu.
     """
@@ -94,7 +94,7 @@ def devices_of(topology: str) -> list[jax.Device]:
         os.environ.setdefault(name, value)
     from jax.experimental import topologies
 
-    # On a v4 jax's device is a chip, its two cores taken together; libtpu would make two devices of it.
+    # On v4 a jax device is a whole chip; by default libtpu would make a device of each of its two cores.
     options = {"chip_config_name": "megacore"} if topology.startswith("v4:") else {}
     try:
         return topologies.get_topology_desc(topology_name=topology, platform="tpu", **options).devices

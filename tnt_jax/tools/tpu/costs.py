@@ -1,7 +1,7 @@
-"""Cost estimate of a compiled program on a chip, from the program's text. Nothing runs.
+"""Estimates the cost of a compiled program on a chip from the program's text. Nothing runs.
 
 An operation costs XLA's estimated_cycles (5 to 10 times too high for element-wise fusions: compare like with like). A
-sum over chips costs at least its traffic between them. Not in it: Pallas kernels, of which XLA knows nothing,
+collective costs at least its traffic between chips. Not included: Pallas kernels, which XLA does not estimate,
 asynchronous copies, stalls, waiting for other chips.
 """
 
@@ -17,13 +17,13 @@ from tnt_jax.tools.tpu.hlo import Operation, Program
 BASIS = "XLA's estimated_cycles, too high for element-wise fusions"
 _ASYNCHRONOUS = {"copy-start", "slice-start", "async-start", "collective-permute-start"}
 _COLLECTIVES = {"all-reduce", "all-reduce-start", "reduce-scatter", "all-gather"}
-# Scopes of a step outside the model's modules (training/steps.py names them), and the part that they are.
+# Scopes of a step outside the model's modules (named in training/steps.py) -> the part of the step.
 _SCOPES = {"psum": "all-reduce", "optimizer": "optimizer", "input": "input", "loss": "loss", "drop_path": "drop path"}
 
 
 @dataclasses.dataclass(frozen=True)
 class OperationCost:
-    """One operation of the program, all its trips together; cycles of one chip."""
+    """One operation of the program: cycles of one chip, summed over its trips."""
 
     name: str
     opcode: str
@@ -37,23 +37,23 @@ class OperationCost:
 
 @dataclasses.dataclass(frozen=True)
 class CostEstimate:
-    """A whole program, one operation after the other, asynchronous copies left out."""
+    """The operations of a whole program, one after the other, without asynchronous copies."""
 
     operations: list[OperationCost]
     uncounted_loops: list[str]
 
     @property
     def unknown_kernels(self) -> int:
-        """Pallas kernels, whose cost is not known."""
+        """Number of Pallas kernels without a known cost."""
         return sum(each.is_kernel and not each.cycles for each in self.operations)
 
     @property
     def cycles(self) -> float:
-        """Of all operations."""
+        """Sum over all operations."""
         return sum(each.cycles for each in self.operations)
 
     def top(self, count: int) -> list[OperationCost]:
-        """The operations that cost most."""
+        """Returns the `count` most expensive operations."""
         return sorted(self.operations, key=lambda each: -each.cycles)[:count]
 
     def by_part(self) -> dict[str, float]:
@@ -65,14 +65,14 @@ class CostEstimate:
 
 
 def estimate(text: str, chip: Chip, device_count: int = 1) -> CostEstimate:
-    """A compiled program's text, a chip and how many of them run it -> the costs of its operations."""
+    """A compiled program's text, a chip and the number of chips -> the costs of its operations."""
     program = Program(text)
     operations = [each for each in program.operations() if each.instruction.opcode not in _ASYNCHRONOUS]
     return CostEstimate([operation_cost(each, chip, device_count) for each in operations], program.uncounted_loops)
 
 
 def operation_cost(operation: Operation, chip: Chip, devices: int = 1) -> OperationCost:
-    """One operation of a program -> its cost on each of so many chips; no cycles where XLA estimates none."""
+    """One operation -> its cost on each of so many devices; 0 cycles where XLA has no estimate."""
     instruction, is_collective = operation.instruction, operation.instruction.opcode in _COLLECTIVES
     cycles = float(instruction.estimated_cycles or 0)
     if is_collective:  # a ring: each chip sends, and receives, all but its own shard, twice
@@ -91,15 +91,15 @@ def operation_cost(operation: Operation, chip: Chip, devices: int = 1) -> Operat
 
 
 def array_bytes(shape: str) -> int:
-    """An HLO shape, tuples too, such as "(f32[8,128]{1,0}, bf16[4])" -> bytes of its arrays."""
+    """An HLO shape or tuple, such as "(f32[8,128]{1,0}, bf16[4])" -> bytes of its arrays."""
     arrays = re.findall(r"\b[a-z]+(\d+)\[([\d,]*)\]", shape)
     return sum(math.prod(map(int, filter(None, sizes.split(",")))) * int(bits) // 8 for bits, sizes in arrays)
 
 
 def part_of(sources: Sequence[str]) -> str:
-    """Paths of scopes, the operation's own first -> the part that the first one with any names; "other" for none.
+    """Scope paths, the operation's own first -> the part of the first path that has one, or "other".
 
-    Flax names a scope by its module: the model's parts are its modules.
+    Flax names scopes after modules, so the model's parts are its modules.
     """
     return next((part for part in map(_part, sources) if part != "other"), "other")
 
@@ -109,8 +109,8 @@ def _part(source: str) -> str:
     scopes = re.findall(r"[\w.\-]+", source)
     if named := [part for scope, part in _SCOPES.items() if scope in scopes]:
         return named[0]
-    modules = module_scopes(source)[:-1]  # the last one is the operation
+    modules = module_scopes(source)[:-1]  # the last is the operation
     if modules:
         return "scan" if modules[0] == "while" else modules[0]
-    # Between modules: words added to their sentences, positions, the class token's way out.
+    # Between modules: adding words to their sentences, adding positions, taking the class token.
     return "residuals" if any(re.match(r"TNT|block_\d", scope) for scope in scopes) else "other"

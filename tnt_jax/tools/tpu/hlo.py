@@ -1,7 +1,7 @@
-"""The text of a compiled program (optimised HLO) -> its operations, each with how often it runs.
+"""Parses the text of a compiled program (optimised HLO) into its operations, each with how often it runs.
 
-What a device runs one after the other: the entry computation, with the bodies of its loops in place. A fusion is one
-operation.
+They are what a device runs one after the other: the entry computation with the bodies of its loops in place. A fusion
+is one operation.
 """
 
 import dataclasses
@@ -9,9 +9,9 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-# Names for the results of other operations, or the second half of an asynchronous one.
+# Opcodes without work on the device: most of them name results of other operations.
 FREE = {"parameter", "constant", "bitcast", "tuple", "get-tuple-element", "after-all", "partition-id", "replica-id"}
-# Custom calls that only tell the compiler.
+# Custom calls that only inform the compiler.
 _NO_WORK = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound", "Sharding")
 _HEADER = re.compile(r"(ENTRY )?%?([\w.\-]+) .*\{\s*$")
 _INSTRUCTION = re.compile(r"\s*(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
@@ -29,26 +29,26 @@ class Instruction:
     is_root: bool
 
     def attribute(self, name: str) -> str | None:
-        """The computation that the line calls under this name."""
+        """Returns the computation of an attribute such as body=%NAME, or None."""
         found = re.search(rf"\b{name}=%?([\w.\-]+)", self.line)
         return found.group(1) if found else None
 
     @property
     def is_free(self) -> bool:
-        """Whether the device does nothing for it."""
+        """Whether the device does nothing for it; "-done" is the second half of an asynchronous operation."""
         target = re.search(r'custom_call_target="([^"]*)"', self.line)
         known = target is not None and target.group(1) in _NO_WORK
         return known or self.opcode in FREE or self.opcode.endswith("-done")
 
     @property
     def source(self) -> str:
-        """The path of scopes that it comes from, empty where the compiler did not keep it."""
+        """Scope path (op_name); empty if the compiler did not keep it."""
         found = re.search(r'op_name="([^"]*)"', self.line)
         return found.group(1) if found else ""
 
     @property
     def estimated_cycles(self) -> int | None:
-        """XLA's own estimate for a TPU, where there is one."""
+        """XLA's own estimate for a TPU, or None."""
         found = re.search(r'"estimated_cycles":"(\d+)"', self.line)
         return int(found.group(1)) if found else None
 
@@ -59,8 +59,8 @@ class Operation:
 
     instruction: Instruction
     trips: int
-    computation: str  # that it stands in
-    sources: tuple[str, ...]  # its own path of scopes, or else those of what was fused into it, the commonest first
+    computation: str  # that contains it
+    sources: tuple[str, ...]  # scope paths: its own, of what was fused into it (most common first), of its operands
 
 
 class Program:
@@ -70,7 +70,7 @@ class Program:
         self.computations: dict[str, dict[str, Instruction]] = {}
         self.entry = ""
         current: dict[str, Instruction] | None = None
-        text = re.sub(r'\n(?="|}})', "", text)  # an attribute such as a kernel's metadata goes over several lines
+        text = re.sub(r'\n(?="|}})', "", text)  # an attribute such as a kernel's metadata spans several lines
         for line in text.splitlines():
             header = None if line.startswith((" ", "}")) else _HEADER.match(line)
             if header and " = " not in line.split(" (")[0]:
@@ -84,11 +84,11 @@ class Program:
                 current[name] = Instruction(name, opcode, shape, operands, line, bool(root))
         if not self.entry:
             raise ValueError("the text of the compiled program has no ENTRY computation")
-        # Loops whose number of turns the text does not say; their bodies count once.
+        # Loops without a trip count in the text; their bodies count once.
         self.uncounted_loops: list[str] = []
 
     def operations(self) -> list[Operation]:
-        """What the device runs, in the order of the text."""
+        """Returns what the device runs, in the order of the text."""
         self.uncounted_loops = []
         return list(self._walk(self.entry, 1))
 
@@ -110,7 +110,7 @@ class Program:
                 yield Operation(instruction, trips, computation, self._sources(computation, instruction))
 
     def turns(self, loop: Instruction) -> int | None:
-        """How often a loop's body runs; None where that is decided while it runs."""
+        """Returns how often a loop's body runs; None if only known at run time."""
         known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.line)
         if known:
             return int(known.group(1))
@@ -118,7 +118,7 @@ class Program:
         root = next(each for each in condition.values() if each.is_root)
         if root.opcode != "compare" or "direction=LT" not in root.line:
             return None
-        # jax.lax.scan counts from 0, and ends at a constant.
+        # jax.lax.scan counts from 0 to a constant.
         limits = [re.search(r"constant\((\d+)\)", condition[name].line) for name in root.operands if name in condition]
         counted = [int(limit.group(1)) for limit in limits if limit]
         return counted[0] if len(counted) == 1 else None
@@ -132,7 +132,7 @@ class Program:
 
 
 def _arguments(rest: str) -> str:
-    """The text behind an opening parenthesis -> what stands in it."""
+    """The text after an opening parenthesis -> the text up to the closing one."""
     depth = 1
     for position, letter in enumerate(rest):
         depth += (letter == "(") - (letter == ")")

@@ -11,7 +11,7 @@ from tnt_jax.training.monitor import FLOPS_PER_MULTIPLY_ADD, PASSES
 
 STATIC = "static: compiled for the slice, never run on it"
 TOP_OPERATIONS = 10
-MODEL_KEYS = (  # of config.model, in the report
+MODEL_KEYS = (  # keys of config.model in the report
     "name",
     "image_size",
     "dtype",
@@ -26,7 +26,7 @@ MODEL_KEYS = (  # of config.model, in the report
 def describe(
     config: Config, topology: str, chip: Chip, chips: int, step: CompiledStep, costs: CostEstimate | None
 ) -> dict[str, Any]:
-    """Everything about one compiled step; bytes, seconds. time, parts and top_operations are None without costs."""
+    """Returns all figures of a compiled step (bytes, seconds); without costs, time, parts, top_operations are None."""
     flops = step.multiply_adds_per_image * step.batch_per_chip * FLOPS_PER_MULTIPLY_ADD * PASSES
     found: dict[str, Any] = {
         "figures": STATIC,
@@ -109,7 +109,7 @@ def _memory_lines(found: dict[str, Any]) -> list[str]:
 
 
 def _time_lines(found: dict[str, Any]) -> list[str]:
-    """Step, bound, parts and top operations."""
+    """Returns the lines of the step, its bound, parts and top operations."""
     time, arithmetic = found["time"], found["arithmetic"]
     lines = [
         "",

@@ -1,4 +1,4 @@
-"""The largest batch that fits a chip."""
+"""Searches for the largest batch that fits a chip."""
 
 from collections.abc import Callable
 
@@ -8,9 +8,9 @@ from tnt_jax.tools.tpu.step import CompiledStep
 def largest_batch(
     first: CompiledStep, compile_with: Callable[[int], CompiledStep], hbm_bytes: int, unit: int
 ) -> tuple[int, list[dict[str, int | bool | None]]]:
-    """-> (images a chip, a multiple of `unit`, or 0 where not even one unit fits; what was tried, in order).
+    """Returns (images per chip: a multiple of `unit`, or 0 if not even one unit fits; what was tried, in order).
 
-    Bisection. Each compilation takes minutes, so the first bounds are guessed: what a step needs grows almost in
+    Bisection. Each compilation takes minutes, so the first bounds are guessed: a step's memory grows almost in
     proportion to its batch. A compilation that runs out of memory does not fit.
     """
     tried: dict[int, CompiledStep] = {first.batch_per_chip: first}
@@ -37,7 +37,7 @@ def largest_batch(
 
 
 def _next(latest: CompiledStep, fits: int, fails: int | None, hbm_bytes: int, unit: int) -> int:
-    """The batch to try: where a straight line from the last one meets the memory's end, kept between the bounds."""
+    """Returns the next batch to try: linear extrapolation to the memory limit, or bisection once there are bounds."""
     low, high = fits + unit, None if fails is None else fails - unit
     if latest.memory is None or high is not None and fits:
         guess = (low + (fails if fails is not None else 2 * low)) // 2

@@ -1,4 +1,4 @@
-"""The training step of a config, compiled for a slice of TPUs that is not there."""
+"""Compiles the training step of a config for a TPU slice that is not present."""
 
 import dataclasses
 import re
@@ -16,13 +16,13 @@ from tnt_jax.training.optimizer import make_optimizer, make_schedule
 from tnt_jax.training.setup import check_training_devices, make_model
 from tnt_jax.training.state import initial_params, initial_state, stack_layers
 
-STEPS_PER_EPOCH = 1000  # of the schedule; the compiled step is the same with any other
+STEPS_PER_EPOCH = 1000  # for the schedule; the compiled step is the same with any value
 _OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|[Rr]an out of memory")
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes a chip, as the compiler lays them out; `aliased` outputs lie where donated arguments were."""
+    """Bytes per chip, as laid out by the compiler; `aliased` outputs reuse the memory of donated arguments."""
 
     arguments: int
     outputs: int
@@ -32,13 +32,13 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """What the step needs at once."""
+        """Bytes that the step needs at the same time."""
         return self.arguments + self.outputs + self.temporary + self.generated_code - self.aliased
 
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
-    """What came of compiling; `memory` and `text` are None where the compiler ran out of the chip's memory."""
+    """The result of compiling; `memory` and `text` are None if the compiler ran out of the chip's memory."""
 
     batch_per_chip: int
     multiply_adds_per_image: int  # of the forward pass
@@ -46,27 +46,27 @@ class CompiledStep:
     compile_seconds: float
     memory: Memory | None
     text: str | None
-    refusal: str = ""  # the compiler's words
-    fused: bool = False  # the inner blocks are the kernel
+    refusal: str = ""  # the compiler's message then
+    fused: bool = False  # the inner blocks run in the kernel
 
     def fits(self, hbm_bytes: int) -> bool:
-        """Whether it compiled, into no more than this memory."""
+        """Whether it compiled and needs no more than this memory."""
         return self.memory is not None and self.memory.total <= hbm_bytes
 
 
 def compile_step(
     config: Config, num_classes: int, devices: list[jax.Device], examples: tuple[int, int, int] | None = None
 ) -> CompiledStep:
-    """A config over devices (real or of a topology) -> its pmapped training step, compiled, as the loop runs it.
+    """Compiles the pmapped training step of a config, as the loop runs it, for devices (real or of a topology).
 
-    examples: (count, height, width) of the data set, where it lies on the device (data.on_device). Nothing is
-    computed. Raises ValueError where the devices do not divide the batch, and for impossible sizes.
+    examples: (count, height, width) of the data set, if it is kept on the device (data.on_device). Nothing is
+    computed. Raises ValueError if the devices do not divide the batch, and for impossible sizes.
     """
     check_training_devices(config, len(devices))
     if config.distillation.teacher:
         raise ValueError(
-            f"config.distillation.teacher={config.distillation.teacher}: the step is compiled without a teacher, whose "
-            "forward pass would be left out. For the student alone give --config.distillation.teacher=."
+            f"config.distillation.teacher={config.distillation.teacher}: the step is compiled without the teacher's "
+            "forward pass. For the student alone give --config.distillation.teacher=."
         )
     start = time.perf_counter()
     model = make_model(config, num_classes)
@@ -89,10 +89,10 @@ def compile_step(
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        # A kernel that asks for too much vector memory is no batch that is too large.
+        # Too much vector memory in a kernel does not mean that the batch is too large.
         if not _OUT_OF_MEMORY.search(str(error)) or "memory space vmem" in str(error):
             raise
-        found = re.search(r"[^\n]*Used [^\n]* of [^\n.]*[^\n]*", str(error))  # how much is too much
+        found = re.search(r"[^\n]*Used [^\n]* of [^\n.]*[^\n]*", str(error))  # the line with the sizes
         refusal = (found.group(0) if found else str(error).splitlines()[0]).strip()[:300]
     else:
         sizes, text = compiled.memory_analysis(), compiled.as_text()
@@ -118,7 +118,7 @@ def compile_step(
 def batch_shapes(
     config: Config, local: int, examples: tuple[int, int, int] | None = None
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """-> a device's local batch as the input pipeline gives it; with data.on_device all examples and the draws' seeds.
+    """Returns a device's local batch, as from the input pipeline; with data.on_device all examples and random seeds.
 
     Raises ValueError for data.on_device without `examples`.
     """

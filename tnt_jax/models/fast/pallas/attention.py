@@ -1,4 +1,4 @@
-"""Attention among the M words of a sentence on registers: every number below is [8, 128], 1,024 sentences at once."""
+"""Attention among the M words of a sentence, on registers: every value is [8, 128], 1,024 sentences at once."""
 
 import functools
 
@@ -10,39 +10,39 @@ from tnt_jax.models.fast.pallas.tiles import register_at
 
 
 def _tree(operation, values):
-    """Combines values pairwise: a short chain of dependent operations."""
+    """Combines values pairwise, which makes a short chain of dependent operations."""
     while len(values) > 1:
         values = [operation(*values[i : i + 2]) if i + 1 < len(values) else values[i] for i in range(0, len(values), 2)]
     return values[0]
 
 
 def _dots(left, right, count):
-    """left: channels of one word; right(word, channel) -> its products with the `count` words."""
+    """left (channels of one word), right(word, channel) -> left's dot products with `count` words."""
     return [_chain([channel * right(m, c) for c, channel in enumerate(left)]) for m in range(count)]
 
 
 def _mix(weights, right):
-    """weights: one a word; right(word) -> the sum over words of weight times right."""
+    """weights (one per word), right(word) -> the weighted sum over words."""
     return _chain([weight * right(m) for m, weight in enumerate(weights)])
 
 
 def _chain(terms):
-    """The sum in order: the fewest registers alive."""
+    """Sums in order, which keeps the fewest registers alive."""
     return functools.reduce(jnp.add, terms)
 
 
 def _at(head, sizes):
-    """-> (word, channel of the head) -> index of that register in a registers ref [M * C]."""
+    """Returns a function (word, channel of the head) -> index of that register in a registers ref [M * C]."""
     return lambda word, c: register_at(word * sizes.inner_dim + head * sizes.head_dim + c)
 
 
 def _group_size(sizes) -> int:
-    """Key words whose scores are held in registers at once; more than 16 are taken in groups, their scores twice."""
+    """Key words whose scores are in registers at once; more than 16 form groups, with scores computed twice."""
     return next(count for count in range(min(16, sizes.num_words), 0, -1) if sizes.num_words % count == 0)
 
 
 def _over_groups(sizes, body, carry):
-    """body(first key word, carry) -> carry, for each group of key words; one group is no loop."""
+    """Runs body(first key word, carry) -> carry over the groups of key words; a single group needs no loop."""
     count = _group_size(sizes)
     if count == sizes.num_words:
         return body(0, carry)
@@ -50,11 +50,11 @@ def _over_groups(sizes, body, carry):
 
 
 def attend(step: Index, query: jax.Ref, key: jax.Ref, value: jax.Ref, lse: jax.Ref | None, sizes: Sizes) -> None:
-    """Query word and head number `step`: softmax over the M words; the output takes the query's slot.
+    """Attention of query word and head number `step` to the M words; the output overwrites the query.
 
-    query, key, value refs [M * C registers]; the query carries log2(e) / sqrt(head_dim) already. lse ref
-    [M * heads, 8, 128], unless None, gets log2 of the softmax's sum. Stores come last: the compiler cannot tell that
-    they leave the loads above alone.
+    query, key, value refs [M * C registers]; the query already has the factor log2(e) / sqrt(head_dim). lse ref
+    [M * heads, 8, 128], unless None, receives log2 of the softmax denominator. Stores come last: the compiler cannot
+    tell that they do not alias the loads above.
     """
     at, channels = _at(jax.lax.rem(step, sizes.num_heads), sizes), range(sizes.head_dim)
     slots, count = [at(jax.lax.div(step, sizes.num_heads), c) for c in channels], _group_size(sizes)
@@ -87,7 +87,7 @@ def attend(step: Index, query: jax.Ref, key: jax.Ref, value: jax.Ref, lse: jax.R
 
 
 def queries_a_step(sizes: Sizes) -> int:
-    """Query words of one step of `attend_backward`: two share the loads and stores of the gradients they add to."""
+    """Query words per step of `attend_backward`: two share the loads and stores of the gradients they add to."""
     return 2 if sizes.num_words % 2 == 0 else 1
 
 
@@ -102,10 +102,10 @@ def attend_backward(
     value_gradient: jax.Ref,
     sizes: Sizes,
 ) -> None:
-    """Adds to the gradients of keys and values; the gradients of one head's next queries take the queries' slots.
+    """Adds to the gradients of keys and values; the gradients of the step's queries overwrite the queries.
 
-    `step` counts heads fastest, then `queries_a_step` words. output ref [M * C registers] is the gradient of the
-    attention's output. Gradients of queries and keys lack the factor log(2) of the softmax to the base 2.
+    `step` counts heads fastest, then groups of `queries_a_step` words. output ref [M * C registers] is the gradient of
+    the attention's output. Gradients of queries and keys lack the factor log(2) of the base-2 softmax.
     """
     head, count = jax.lax.rem(step, sizes.num_heads), queries_a_step(sizes)
     words = [jax.lax.div(step, sizes.num_heads) * count + w for w in range(count)]

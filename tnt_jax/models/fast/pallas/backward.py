@@ -1,8 +1,8 @@
 """The fused inner block, backward: what the forward pass saved -> gradients of the words and of every matrix.
 
-Saved are the words, the attention's output and the softmax's sums; norms, q, k, v, the residual stream between
-attention and MLP and the hidden channels are computed again, which costs less than their traffic. Matrices' gradients
-[inputs, outputs] are summed in float32 over words, sentences and grid steps.
+The words, the attention's output and the softmax denominators are saved; norms, q, k, v, the residual stream between
+attention and MLP, and the hidden channels are recomputed, which costs less than their memory traffic. Gradients of
+matrices [inputs, outputs] are summed in float32 over words, sentences and grid steps.
 """
 
 import functools
@@ -45,7 +45,7 @@ def mlp_backward(
     sizes: Sizes,
     dtype: DTypeLike,
 ) -> None:
-    """Group `index`: ref `cotangent` [M * C, 1024] of the block's output -> of normalised words, ref `cotangent_in`."""
+    """Group `index`: ref `cotangent` [M * C, 1024] of the block's output -> ref `cotangent_in` of normalised words."""
     a_1, t_1, t_2 = matrices
     d_1, d_2, d_b2 = totals
     height, unit = sizes.group * sizes.inner_dim, sizes.unit * sizes.inner_dim
@@ -89,7 +89,7 @@ def output_backward(
     sizes: Sizes,
     dtype: DTypeLike,
 ) -> None:
-    """Group `index`: residual gradient with the MLP's share -> ref `middle`; the attention output's -> ref `output`."""
+    """Group `index`: residual gradient, the MLP's included -> ref `middle`; the attention output's -> ref `output`."""
     (t_o,), (d_o, d_bo) = matrices, totals
     height, unit = sizes.group * sizes.inner_dim, sizes.unit * sizes.inner_dim
     total = cotangent[rows_of(index, height), :].astype(jnp.float32) + gather(cotangent_in, index * height, height)
@@ -195,10 +195,10 @@ def backward(
     matrices: tuple[jax.Array, ...],
     sizes: Sizes,
 ) -> list[jax.Array]:
-    """words, cotangent (gradient of the output), attended [M * C, L], lse, masks [2, L], matrices (see `_kernel`) ->
+    """words, cotangent of the output, attended [M * C, L], lse, masks [2, L], matrices (see `_kernel`) -> gradients.
 
-    gradient of the words [M * C, L], then float32 sums: d_qkv [u C + 8, 3 u C], d_o [u C, u C], d_bo [u C, 128],
-    d_1 [u C + 8, u r C], d_2 [u C, u r C] (outputs first), d_b2 [u C, 128], u the unit of words.
+    That of the words [M * C, L], then float32 sums: d_qkv [u C + 8, 3 u C], d_o [u C, u C], d_bo [u C, 128],
+    d_1 [u C + 8, u r C], d_2 [u C, u r C] (outputs first), d_b2 [u C, 128], where u is the unit of words.
     """
     tiles = -(-words.shape[1] // TILE)
     block = pl.BlockSpec((sizes.rows, TILE), lambda i: (0, i))

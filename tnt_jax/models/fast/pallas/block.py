@@ -1,4 +1,4 @@
-"""The inner block as a function with its own derivative, and the matrices that it needs from the parameters."""
+"""The inner block with a custom derivative, and the kernels' matrices from its parameters."""
 
 import functools
 import math
@@ -13,7 +13,7 @@ from tnt_jax.models.fast.pallas.layout import LOG2_E, Sizes, bias_gradient, bloc
 
 
 def _fold_norm(norm, kernel, bias=None):
-    """A layer norm's scale and bias folded into the dense layer [K, R] behind it."""
+    """Folds a layer norm's scale and bias into the dense layer [K, R] after it."""
     total = norm["bias"] @ kernel
     return norm["scale"][:, None] * kernel, total if bias is None else total + bias
 
@@ -51,7 +51,7 @@ def _block_backward(sizes, saved, cotangent):
     channels, hidden = sizes.inner_dim, sizes.hidden_dim
     a_qkv, a_o, b_o, a_1, _, _ = _forward_matrices(weights, sizes, dtype)
     qkv, _, o, _, w_1, _, w_2, _ = weights
-    # the kernel leaves out the derivative of 2 ** x in the gradients of q and k
+    # the kernel omits log(2), from the derivative of 2 ** x, in the gradients of q and k
     factors = (math.log(2), math.log(2), 1.0)
     parts = zip(jnp.split(qkv, 3, axis=1), factors, strict=True)
     t_qkv = jnp.concatenate([block_diagonal(factor * w.T, unit, dtype) for w, factor in parts], axis=1)
@@ -93,18 +93,18 @@ def inner_block(
 ) -> jax.Array:
     """words [M * C, L] bfloat16 or float32 -> [M * C, L]: the inner block of L sentences (eq. 6, 7), fused for a TPU.
 
-    Y' = Y + attention_mask * MSA(LN(Y)), Y'' = Y' + mlp_mask * MLP(LN(Y')); products in the type of the words, sums,
+    Y' = Y + attention_mask * MSA(LN(Y)), Y'' = Y' + mlp_mask * MLP(LN(Y')); products in the words' dtype; sums,
     softmax and norms in float32.
 
     Args:
-      words: any L; the last tile of 1,024 sentences is filled up inside.
+      words: any L; the last tile of 1,024 sentences is padded inside.
       params: models.tnt.InnerBlock's.
-      attention_mask, mlp_mask: drop-path masks [L], 0 or 1 / (1 - rate); ones in evaluation. Constants to the
-        derivative.
+      attention_mask, mlp_mask: drop-path masks [L], 0 or 1 / (1 - rate); ones in evaluation. Not
+        differentiated.
       interpret: runs the kernels' Python on any platform, slowly: for tests.
 
     Raises:
-      ValueError: a type of words or sizes that the kernels cannot take.
+      ValueError: a dtype of words or sizes that the kernels do not support.
     """
     if words.dtype not in (jnp.bfloat16, jnp.float32):
         raise ValueError(f"the Pallas inner block takes bfloat16 or float32 words, not {words.dtype}")

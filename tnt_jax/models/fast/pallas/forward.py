@@ -26,7 +26,7 @@ CHUNK = 4  # groups of 128 lanes whose hidden channels are held in registers at 
 
 
 def rows_of(index: Index, height: int) -> pl.Slice:
-    """Rows of a block [M * C, 1024] read or written together."""
+    """Returns the rows of group `index`, of `height` rows, in a block [M * C, 1024]."""
     return pl.ds(pl.multiple_of(index * height, height), height)
 
 
@@ -39,7 +39,7 @@ def load_words(index: Index, words: jax.Ref, registers: jax.Ref, sizes: Sizes) -
 def project_qkv(
     index: Index, registers: jax.Ref, qkv: tuple[jax.Ref, ...], a_qkv: jax.Ref, sizes: Sizes, dtype: DTypeLike
 ) -> jax.Array:
-    """Unit `index` of normalised words -> its q, k, v in three refs; returns the product's operand."""
+    """Writes q, k, v of unit `index` of normalised words to three refs; returns the product's operand."""
     height = sizes.unit * sizes.inner_dim
     rows = with_bias_rows(gather(registers, index * height, height), dtype)
     total = dot(a_qkv[...], rows)
@@ -132,7 +132,7 @@ def forward(
 ) -> list[jax.Array]:
     """words [M * C, L], masks [2, L] float32 -> [out [M * C, L]] and, with `save`, what the backward pass needs.
 
-    That is the attention's output [M * C, L] and log2 of the softmax's sums [M * heads, 8 * tiles, 128] float32.
+    That is the attention's output [M * C, L] and log2 of the softmax denominators [M * heads, 8 * tiles, 128] float32.
     """
     tiles = -(-words.shape[1] // TILE)
     block = pl.BlockSpec((sizes.rows, TILE), lambda i: (0, i))

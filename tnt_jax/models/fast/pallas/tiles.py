@@ -1,4 +1,4 @@
-"""Pieces of the kernels: the two layouts of a tile, products, norms and GELU, all in float32 between the products."""
+"""Building blocks of the kernels: a tile's two layouts, products, norms and GELU, in float32 between products."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from tnt_jax.models.fast.pallas.layout import BIAS_ROWS, LANES, PITCH, SUBLANES,
 
 
 def dot(left: jax.Array, right: jax.Array, contract: tuple[int, int] = (1, 0)) -> jax.Array:
-    """left, right with the given contracted axes -> float32; float32 operands are multiplied in full precision."""
+    """left, right, contracted axes -> their product in float32; float32 operands are multiplied in full precision."""
     exact = jax.lax.Precision.HIGHEST if left.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
     dims = (((contract[0],), (contract[1],)), ((), ()))
     return jax.lax.dot_general(left, right, dims, precision=exact, preferred_element_type=jnp.float32)
@@ -26,13 +26,13 @@ def spread(registers: jax.Ref, row: Index, values: jax.Array) -> None:
 
 
 def gather(registers: jax.Ref, row: Index, height: int, lanes: tuple[int, int] = (0, SUBLANES)) -> jax.Array:
-    """registers ref, rows `row` .. `row` + height - 1 -> [height, 1024] float32, or those groups of 128 lanes."""
+    """registers ref, rows `row` .. `row` + height - 1 -> [height, 1024] float32, or only some groups of 128 lanes."""
     parts = [registers[pl.ds(row * PITCH + j, height, stride=PITCH), :] for j in range(*lanes)]
     return jnp.concatenate(parts, axis=1)
 
 
 def register_at(row: Index) -> tuple[pl.Slice, slice]:
-    """Index of register `row` of a registers ref."""
+    """Returns the index of register `row` in a registers ref."""
     return pl.ds(row * PITCH, SUBLANES), slice(None)
 
 
@@ -60,7 +60,7 @@ def normalise(values: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
 
 
 def normalise_in_place(registers: jax.Ref, inverses: jax.Ref | None, index: Index, sizes: Sizes) -> None:
-    """Word `index` of registers ref is normalised; 1 / standard deviation goes to inverses ref, unless that is None."""
+    """Normalises word `index` of registers ref; writes 1 / standard deviation to inverses ref, if any."""
     channels = sizes.inner_dim
     values, inverse = normalise(load_registers(registers, index * channels, channels), sizes.epsilon)
     store_registers(registers, index * channels, values)
@@ -69,7 +69,7 @@ def normalise_in_place(registers: jax.Ref, inverses: jax.Ref | None, index: Inde
 
 
 def normalise_backward(gradient: jax.Ref, normalised: jax.Ref, inverses: jax.Ref, index: Index, sizes: Sizes) -> None:
-    """Gradient ref of normalised word `index` becomes the gradient of the word, in place."""
+    """In gradient ref, replaces the gradient of normalised word `index` by the gradient of the word."""
     channels = sizes.inner_dim
     cotangent = load_registers(gradient, index * channels, channels)
     values = load_registers(normalised, index * channels, channels)
@@ -80,7 +80,7 @@ def normalise_backward(gradient: jax.Ref, normalised: jax.Ref, inverses: jax.Ref
 
 
 def gelu_twice(values: jax.Array, dtype: DTypeLike) -> jax.Array:
-    """2 x Phi(x); the half is folded into the next layer's weights."""
+    """2 x Phi(x); the factor 1/2 is folded into the next layer's weights."""
     return values * (1.0 + twice_phi_less_one(values, dtype))
 
 
@@ -92,9 +92,9 @@ def gelu_twice_and_slope(values: jax.Array, dtype: DTypeLike) -> tuple[jax.Array
 
 
 def software_pipelined(count: int, *stages: Callable[[Index], None]) -> None:
-    """Every stage(i) for i below `count`, in order for each i; neighbours share an iteration, so that units overlap.
+    """Runs every stage(i) for i < `count`, in order for each i; neighbours share an iteration, so that units overlap.
 
-    An iteration holds the first stage of i + n - 1, the second of i + n - 2, ... the last of i: independent work.
+    An iteration runs the first of n stages for i + n - 1, the second for i + n - 2, ... the last for i, independently.
     """
     depth = len(stages) - 1
 
@@ -112,7 +112,7 @@ def software_pipelined(count: int, *stages: Callable[[Index], None]) -> None:
 
 
 def mask_padding(sentences: int, *blocks: jax.Ref) -> None:
-    """In the last tile, zeroes the lanes beyond the L sentences of each ref [..., 1024]: they hold anything."""
+    """In the last tile, zeroes the lanes of each ref [..., 1024] beyond the L sentences, which are undefined."""
     if sentences % TILE == 0:
         return
 
@@ -124,6 +124,6 @@ def mask_padding(sentences: int, *blocks: jax.Ref) -> None:
 
 
 def whole(array: jax.Array | jax.ShapeDtypeStruct) -> pl.BlockSpec:
-    """A block that is the whole of a small array, the same in every grid step."""
+    """Returns the spec of a block that is a whole small array, the same in every grid step."""
     origin = (0,) * len(array.shape)
     return pl.BlockSpec(array.shape, lambda i: origin)
