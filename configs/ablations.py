@@ -1,4 +1,4 @@
-"""Every row of the paper's Tables 5, 6, 7, 8 and 12, and any combination of them: TNT-S on ImageNet, with the recipe unchanged.
+"""Every row of the paper's Tables 5, 6, 7, 8 and 12 and any combination: TNT-S on ImageNet with the unchanged recipe.
 
 Command:  python main.py --config=configs/ablations.py:words=64 --workdir=runs/words_64
           The argument is one or more of these, separated by commas:

@@ -18,9 +18,9 @@ Hardware: full: not yet run. mini: benchmarks/cifar10.md
 Time:     full: not yet run. mini: benchmarks/cifar10.md
 Accuracy: full: not yet run. mini: benchmarks/cifar10.md
 
-The recipe is TNT's, adapted to 50,000 small photographs: crops of at least 30% of the area, no RandAugment (made for 224
-pixels), and no repeated copies, so that the set stays on the device (data.on_device). The learning rate is 1e-3 for a
-batch of 1024, as in the recipe, the average of the weights spans an epoch or two, and there are 200 epochs.
+The recipe is TNT's, adapted to 50,000 small photographs: crops of at least 30% of the area, no RandAugment (it is made
+for 224 pixels) and no repeated copies, so that the set stays on the device (data.on_device). The learning rate is 1e-3
+for a batch of 1024 as in the recipe, the weights are averaged over an epoch or two, and there are 200 epochs.
 """
 
 from typing import Any

@@ -8,7 +8,7 @@ Time:     not yet run. Static estimate, 112,590 steps without evaluations, at th
           v5e:4x8 45 ms, 1.4 h, 45 chip-hours, 2.2 GB; by
           python -m tnt_jax.tools.tpu_report --config=configs/imagenet_tnt_s_90ep.py --topology=v5e:4x4
           --config.model.scan=True
-          and 1.7 million cycles per block and 128 images for the inner kernels (docs/tpu.md). An overestimate: by
+          and 1.7 million cycles per block of 128 images for the inner kernels (docs/tpu.md). An overestimate: by
           instruction bundles, as there, less than half
 Accuracy: not yet run (ViT-S/16 by the same recipe: 76.5% top-1, the source's own figure)
 Source:   "Better plain ViT baselines for ImageNet-1k" (arXiv 2205.01580), configs/vit_s16_i1k.py of

@@ -8,7 +8,7 @@ Time:     not yet run. Static estimate, 500,000 steps without evaluations, at th
           v5e:4x8 99 ms, 13.7 h, 438 chip-hours, 4.2 GB; by
           python -m tnt_jax.tools.tpu_report --config=configs/imagenet_tnt_s_deit3.py --topology=v5e:4x4
           --config.model.scan=True
-          and 1.7 million cycles per block and 128 images for the inner kernels (docs/tpu.md). An overestimate: by
+          and 1.7 million cycles per block of 128 images for the inner kernels (docs/tpu.md). An overestimate: by
           instruction bundles, as there, less than half
 Accuracy: not yet run. DeiT III reports 81.4% for ViT-S after 800 epochs, and TNT-S's published weights, by another
           recipe, have 81.5%: next to imagenet_deit_s_deit3.py this run shows what TNT adds under the same recipe

@@ -105,7 +105,7 @@ def test_files_of_other_channels_are_faulty_by_their_path(settings_for, folders)
 
 def test_a_set_without_such_images_is_refused_before_a_run_starts(settings_for, folders):
     settings = settings_for("folder", folders["alpha.png"])
-    with pytest.raises(ValueError, match=r"in_channels=5, .*none of the first 5 images .*\.png\): it is an image, but .*keys"):
+    with pytest.raises(ValueError, match=r"in_channels=5, .*none of the first 5 .*\.png\): it is an image, but .*keys"):
         batches.check_channels(settings, 5)
     for channels in (1, 3, 4):
         batches.check_channels(settings, channels)

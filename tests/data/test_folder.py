@@ -72,7 +72,7 @@ def test_folders_beside_the_splits_are_no_classes_and_no_splits_in_use(opened, p
     fill(plain, {"annotations/xmls": 1, "raw/zebra": 2})
     dataset = opened(plain)
     assert dataset.class_names == ("cat", "dog")
-    assert dataset.found[1:] == ("Note: folders that are no split in use: annotations, raw",)
+    assert dataset.found[1:] == ("Note: folders that are not a split in use: annotations, raw",)
 
 
 def test_a_class_without_a_training_image_is_left_out_by_name(opened, plain):

@@ -195,11 +195,11 @@ def test_an_unfinished_preparation_is_not_taken_for_a_data_set(settings_for, tmp
     ("features", "keys", "message"),
     [
         ({"image": tfds.features.Image(), "label": tfds.features.ClassLabel(num_classes=2)}, None, "supervised_keys"),
-        ({"image": tfds.features.Image(), "label": tfds.features.Text()}, ("image", "label"), "not one class"),
+        ({"image": tfds.features.Image(), "label": tfds.features.Text()}, ("image", "label"), "not one or more labels"),
         (
             {"image": tfds.features.Image(), "label": tfds.features.Sequence(tfds.features.Text())},
             ("image", "label"),
-            "not one class",
+            "not one or more labels",
         ),
         (
             {"image": tfds.features.Text(), "label": tfds.features.ClassLabel(num_classes=2)},

@@ -67,7 +67,7 @@ def test_bfloat16_is_computed_in_float32():
 
 @pytest.mark.parametrize(
     "old, new, message",
-    [((3, 4), (2, 2), r"old_grid=\(3, 4\): expected \[13, "), ((4, 4), (0, 2), r"new_grid=\(0, 2\) is no grid")],
+    [((3, 4), (2, 2), r"old_grid=\(3, 4\): expected \[13, "), ((4, 4), (0, 2), r"new_grid=\(0, 2\) is not a grid")],
 )
 def test_positions_off_the_grid_are_an_error(old, new, message):
     with pytest.raises(ValueError, match=message):

@@ -75,7 +75,7 @@ def test_options_agree_with_timm(name, settings, caplog):
     logits = jax.jit(model.apply)(variables, expected["image"][..., : model.in_channels])
     np.testing.assert_allclose(logits, expected[f"logits_{name}"], rtol=0, atol=2e-5)
     said = {1: "is summed for one channel", 3: "", 4: "is repeated for 4 channels and scaled by 3 / 4"}
-    assert said[model.in_channels] in caplog.text and ("The stem" in caplog.text) == (model.in_channels != 3)
+    assert said[model.in_channels] in caplog.text and ("three-channel stem" in caplog.text) == (model.in_channels != 3)
 
 
 def test_deits_stem_is_adapted_too_and_one_of_other_channels_is_not(tmp_path):

@@ -152,7 +152,7 @@ def test_averaged_weights_that_are_not_there_are_an_error(fake_torch, tmp_path):
 
 
 def test_pytorch_files_without_weights_say_what_they_hold(fake_torch, tmp_path):
-    with pytest.raises(ValueError, match="holds also epoch, state_dict_ema; its averaged weights were not asked"):
+    with pytest.raises(ValueError, match="holds also epoch, state_dict_ema; its averaged weights were not requested"):
         sources.read_weights(write(tmp_path / "a.pth", {"epoch": 3, "state_dict_ema": tensors()}), "raw")
     with pytest.raises(ValueError, match="holds a list, not a dictionary"):
         sources.read_weights(write(tmp_path / "b.pth", [1]))
@@ -168,7 +168,7 @@ def test_pytorch_files_without_weights_say_what_they_hold(fake_torch, tmp_path):
                 "Weights only load failed. This file can still be loaded, to do so you have two options, ...\n"
                 "\tWeightsUnpickler error: Unsupported global: GLOBAL pathlib.PosixPath was not an allowed ..."
             ),
-            r"w\.pth holds more than arrays \(pathlib\.PosixPath\).*\nWhere you trust it, .* state_dict alone\.$",
+            r"w\.pth holds more than arrays \(pathlib\.PosixPath\).*\nIf you trust it, .* only its state_dict\.$",
         ),
         (
             RuntimeError("Cannot use ``weights_only=True`` with TorchScript archives passed to ``torch.load``. In ..."),
@@ -201,9 +201,9 @@ def test_what_pytorch_will_not_read_is_one_error_in_our_words(fake_torch, tmp_pa
 
 def test_what_float32_cannot_hold_is_an_error_that_names_file_and_array(fake_torch, tmp_path):
     content = tensors() | {"norm.weight": FakeTensor(np.ones(3, np.complex64))}
-    with pytest.raises(ValueError, match=r"w\.pth: norm\.weight .* of complex64, and weights are real"):
+    with pytest.raises(ValueError, match=r"w\.pth: norm\.weight .* of complex64, but weights are real"):
         sources.read_weights(write(tmp_path / "w.pth", content))
-    with pytest.raises(ValueError, match=r"v\.pth should hold arrays alone and holds also 1"):
+    with pytest.raises(ValueError, match=r"v\.pth should hold only arrays but holds also 1"):
         sources.read_weights(write(tmp_path / "v.pth", tensors() | {1: FakeTensor(np.ones(3))}))
     save_file({"patch_pos": ARRAYS["patch_pos"], "norm.weight": np.ones(3, np.complex64)}, tmp_path / "c.safetensors")
     with pytest.raises(ValueError, match=r"c\.safetensors has arrays of a type .*: norm\.weight \(C64\)"):
@@ -261,7 +261,7 @@ def test_bad_files_name_path_and_cause(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.safetensors: there is no such file"):
         sources.read_weights(tmp_path / "nowhere.safetensors")
     (tmp_path / "w.h5").touch()
-    with pytest.raises(ValueError, match=r"w\.h5 is no weights file; known endings are \.safetensors.*\.ckpt"):
+    with pytest.raises(ValueError, match=r"w\.h5 is not a weights file; known endings are \.safetensors.*\.ckpt"):
         sources.read_weights(tmp_path / "w.h5")
     (tmp_path / "half.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1")
     with pytest.raises(ValueError, match=r"half\.safetensors cannot be read as safetensors"):
@@ -304,8 +304,8 @@ def test_the_hub_is_asked_for_safetensors_first(monkeypatch, fake_torch, tmp_pat
     "name, error, message",
     [
         ("timm/none", EntryNotFoundError("no"), "neither model.safetensors nor pytorch_model.bin"),
-        ("timm/none", OSError("401 Client Error"), "cannot be had from the hub: 401 Client Error"),
-        ("timm/none", OSError("404\n\nmore\nlines"), "cannot be had from the hub: 404$"),
+        ("timm/none", OSError("401 Client Error"), "cannot be fetched from the hub: 401 Client Error"),
+        ("timm/none", OSError("404\n\nmore\nlines"), "cannot be fetched from the hub: 404$"),
         *((name, None, "give hf-hub:OWNER/NAME") for name in ("tnt_s", "a/b/c", "a b/c", "timm/", "timm/x@")),
     ],
 )
@@ -325,7 +325,7 @@ def test_without_network_the_cache_is_used_and_the_library_never_retries(monkeyp
     save_file(ARRAYS, tmp_path / "model.safetensors")
     hub(monkeypatch, {"model.safetensors": tmp_path / "model.safetensors"}, network=False, cached=True)
     check_arrays(sources.read_weights("hf-hub:timm/some"))
-    assert "hf-hub:timm/some is taken from the cache" in caplog.text
+    assert "Using hf-hub:timm/some from the cache" in caplog.text
 
 
 def test_whether_the_hub_answers_is_one_question(monkeypatch):

@@ -87,7 +87,7 @@ def test_what_was_taken_is_said(evaluated, caplog):
     assert weights.source == f"{evaluated}, averaged weights of step 7"
     assert weights.label == "averaged weights of step 7"
     assert "at step 6: raw weights 0.6; averaged weights 0.8. The averaged weights are better" in caplog.text
-    assert f"Taking {weights.source}" in caplog.text
+    assert f"Using {weights.source}" in caplog.text
 
 
 @pytest.mark.parametrize("content", [None, "", '{"step": 9, "eval/accuracy": 1.0, "eval_ema/accuracy": 0.0}\n{"st'])
@@ -98,7 +98,7 @@ def test_without_an_evaluation_up_to_the_step_raw_weights_are_taken_with_a_warni
     if content is not None:
         (workdir / workdirs.METRICS_FILE).write_text(content)
     assert_equal_trees(load_pretrained(workdir, None), {"params": run[1]})
-    assert "no evaluation up to step 7" in caplog.text and "Taking the raw ones" in caplog.text
+    assert "no evaluation up to step 7" in caplog.text and "Using the raw ones" in caplog.text
 
 
 def test_the_better_one():

@@ -47,7 +47,7 @@ def test_a_file_with_layer_scale_makes_a_model_with_it(monkeypatch, caplog):
     found = trained.open_trained(f"deit_tiny_patch16_224:{published.weights_file('deit3_tiny_depth1')}")
     gamma = load_file(published.weights_file("deit3_tiny_depth1"))["blocks.0.ls1.gamma"]
     np.testing.assert_array_equal(found.variables["params"]["block_1"]["outer"]["layer_scale1"]["gamma"], gamma)
-    assert "has LayerScale: deit_tiny_patch16_224 is made with it" in caplog.text
+    assert "has LayerScale: deit_tiny_patch16_224 is created with it" in caplog.text
 
 
 def test_deit_has_imagenets_mean_and_thousand_classes_have_names(tmp_path):

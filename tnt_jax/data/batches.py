@@ -181,7 +181,7 @@ class _Classes(NamedTuple):
 
 @dataclasses.dataclass
 class _Assembler:
-    """Makes the pieces of a process's batches, by their number over all steps. Worker processes get it."""
+    """Makes the pieces of a process's batches, by their number over all steps. Sent to the worker processes."""
 
     source: sources.Source
     classes: _Classes

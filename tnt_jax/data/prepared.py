@@ -119,7 +119,7 @@ def ensure_prepared(make_builder: Callable[[], Builder], asked: str = "") -> Bui
     others = sorted(path.parent.name for path in place.parent.glob("*/dataset_info.json"))
     if others and ":" not in asked:
         raise FileNotFoundError(
-            f"{name} without a version means {builder.version}, tfds' newest, but {place.parent} holds version "
+            f"{name} means version {builder.version}, tfds' newest, but {place.parent} holds version "
             f"{', '.join(others)}. Set --config.data.name={name}:{others[-1]}, or prepare the newest: {command}"
         )
     manual, instructions = root / "downloads" / "manual", (builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "").strip()

@@ -26,7 +26,7 @@ Pieces = list[tuple[str, int, int]]  # of a split: (name of the whole split, fir
 
 
 class Source(Protocol):
-    """The examples of a split by number. Worker processes get it: it can be pickled, and needs no TensorFlow."""
+    """The examples of a split by number. Sent to worker processes: picklable, and needs no TensorFlow."""
 
     name: str  # data set and split, for messages
 

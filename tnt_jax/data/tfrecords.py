@@ -84,7 +84,7 @@ def _version(path: str) -> tuple[int, float]:
 
 
 def _walk(path: str, count: int, size: int) -> np.ndarray:
-    """A file of `count` records and `size` bytes -> int64 [count + 1], see _indexed. Raises ValueError on a mismatch."""
+    """A file of `count` records and `size` bytes -> int64 [count + 1], see _indexed. Raises ValueError on mismatch."""
     offsets, start, block = [0], 0, b""
 
     def header_at(offset: int) -> bytes:

@@ -64,13 +64,13 @@ def check_model_config(model: "Config") -> None:
         if not 0 <= (rate := getattr(model, name)) < 1:
             raise ValueError(f"{name}={rate} must be at least 0 and below 1; the recipe has drop_path_rate=0.1")
     if not 0 <= model.layer_scale < math.inf:
-        raise ValueError(f"layer_scale={model.layer_scale} must be the factors' first value, such as 1e-5; 0: none")
+        raise ValueError(f"layer_scale={model.layer_scale} must be the initial factor, such as 1e-5, or 0 for none")
     for name, choices in CHOICES.items():
         if (value := getattr(model, name)) not in choices:
             raise ValueError(f"{name}={value!r} must be {' or '.join(map(repr, choices))}")
     if model.sentence_encoding == "sincos" and (not model.sentence_position or model.outer_dim % 4):
         raise ValueError(
-            "sentence_encoding='sincos' needs sentence_position=True and an outer_dim of a multiple of 4, got "
+            "sentence_encoding='sincos' needs sentence_position=True and outer_dim a multiple of 4, got "
             f"sentence_position={model.sentence_position} and outer_dim={model.outer_dim}"
         )
     if model.norm_epsilon <= 0:

@@ -16,7 +16,7 @@ def resize_sentence_positions(positions: jax.Array, old_grid: tuple[int, int], n
     """
     for name, grid in (("old_grid", old_grid), ("new_grid", new_grid)):
         if len(grid) != 2 or min(grid) < 1:
-            raise ValueError(f"{name}={grid} is no grid of sentences; give (rows, columns), both at least 1")
+            raise ValueError(f"{name}={grid} is not a grid of sentences; give (rows, columns), both at least 1")
     if positions.ndim != 2 or positions.shape[0] != 1 + old_grid[0] * old_grid[1]:
         raise ValueError(
             f"positions of shape {tuple(positions.shape)} do not lie on old_grid={tuple(old_grid)}: expected "

@@ -83,8 +83,8 @@ class OuterBlock(nn.Module):
 class TNTBlock(nn.Module):
     """TNT block, eq. 6 to 10: words [B * N, M, C], sentences [B, 1 + N, D] -> (words, sentences, requested features).
 
-    The words of each sentence attend to each other and are projected and added to it; then the sentences attend to each
-    other. Without the inner block (`has_inner` False) it is a DeiT block.
+    The words of each sentence attend to each other, and their projection is added to the sentence; then the sentences
+    attend to each other. Without an inner block it is a DeiT block.
     """
 
     config: Config
@@ -120,7 +120,7 @@ class TNT(nn.Module):
     ops: Callable[[Config], Ops] = Ops.definition  # for apply; init always uses the definition
 
     def __getattr__(self, name: str) -> Any:
-        """Makes the config's fields and properties attributes of the model, such as model.outer_dim."""
+        """Exposes the config's attributes on the model, such as model.outer_dim."""
         return getattr(self.config, name) if hasattr(Config, name) else super().__getattr__(name)
 
     @nn.compact
@@ -130,7 +130,7 @@ class TNT(nn.Module):
         """images [B, H, W, in_channels] -> logits, or (logits, features).
 
         Args:
-          images: of any size that the patch size divides; learned sentence positions are resized to it.
+          images: H and W are multiples of the patch size; learned sentence positions are resized to them.
           train: applies stochastic depth and the head's dropout, both from the "dropout" stream; nothing else differs.
           return_features: True for sentences and words, or any of the following names, each a list over blocks:
             "sentences": after each block, [B, 1 + N, D], class token first.

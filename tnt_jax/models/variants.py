@@ -76,5 +76,5 @@ def _settings(name: str, overrides: dict[str, Any]) -> tuple[dict[str, Any], dic
         try:
             config["dtype"] = jnp.dtype(config["dtype"])
         except TypeError as error:
-            raise ValueError(f"dtype={config['dtype']!r} is no type; use float32 or bfloat16") from error
+            raise ValueError(f"dtype={config['dtype']!r} is not a type; use float32 or bfloat16") from error
     return config, backend

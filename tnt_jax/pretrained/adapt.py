@@ -17,7 +17,7 @@ def without_outer_tokens(weights: Weights) -> dict[str, np.ndarray]:
     """Removes the official files' `outer_tokens` [1, N, D], which are frozen at zero and never used.
 
     Raises:
-      ValueError: they are not zero, so the file comes from other code than the published.
+      ValueError: they are not zero, so the file is not from the published code.
     """
     arrays = dict(weights.arrays)
     tokens = arrays.pop("outer_tokens", None)

@@ -130,7 +130,7 @@ def split_source(source: str) -> tuple[str, str]:
 
 
 def save_pretrained(path: str | FilePath, model: TNT, variables: VariableDict, *, note: str = "") -> None:
-    """Writes the variables of `model` to a .safetensors file with the names and layouts of timm's TNT or VisionTransformer.
+    """Writes variables of `model` to a .safetensors file with names and layouts of timm's TNT or VisionTransformer.
 
     timm reads it for the model of the same name. What timm's TNT cannot express (blocks without an inner path,
     squeeze-and-excitation, positions turned off or fixed) is written under the same names. load_pretrained restores

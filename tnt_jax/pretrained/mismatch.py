@@ -15,7 +15,7 @@ def check_kind(weights: Weights, model: TNT) -> None:
         )
     if weights.scheme in ("timm", "official") and is_deit:
         raise ValueError(
-            f"{weights.source} holds a TNT, but the model is a DeiT, without any TNT block; "
+            f"{weights.source} holds a TNT but the model is a DeiT, without any TNT block; "
             "make the model with create_model('tnt_s_patch16_224') or another TNT"
         )
 
@@ -44,7 +44,7 @@ def explain(weights: Weights, entries: list[Entry], new_head: str = "new_head=Tr
 
 
 def _fix(found: dict[str, Shape], expected: dict[str, Shape], scheme: str, new_head: str) -> list[str]:
-    """Shapes by name in the source and in the model -> lines that tell what to change."""
+    """Shapes by name in the source and in the model -> lines that say how to fix it."""
     there, here = settings_shown_by(found, scheme), settings_shown_by(expected, scheme)
     different = {key: value for key, value in there.items() if key in here and here[key] != value}
     lines = []

@@ -196,7 +196,7 @@ def file_name(path: Path, scheme: str) -> str:
     if path[-1] == "gamma" and scheme != "vit":
         raise ValueError(
             f"published TNT models have no LayerScale, and no name for {'/'.join(path)}: make the model with "
-            "layer_scale=0. Weights with LayerScale can only stay in a workdir."
+            "layer_scale=0. Weights with LayerScale can only be kept in a workdir."
         )
     if module not in _MODULES[scheme] or path[-1] not in (*_TOKENS, "bias", _weight(path)):
         raise ValueError(

@@ -131,7 +131,7 @@ def download(name: str) -> Path:
         except (EntryNotFoundError, LocalEntryNotFoundError):
             continue
         except (OSError, ValueError) as error:
-            raise ValueError(f"{source} cannot be downloaded from the hub: {str(error).partition(chr(10))[0]}") from error
+            raise ValueError(f"{source} cannot be fetched from the hub: {str(error).partition(chr(10))[0]}") from error
         if unreachable:
             logging.warning("Using %s from the cache: the hub cannot be reached (%s)", source, unreachable)
         return Path(found)

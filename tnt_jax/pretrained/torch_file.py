@@ -27,7 +27,7 @@ def read_torch(path: Path, choice: str) -> tuple[dict[str, np.ndarray], str, str
             f"{path} needs PyTorch to be read: pip install torch (the CPU build will do), or give a .safetensors file"
         ) from error
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):  # timm saves its arguments so
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):  # timm's arguments
             warnings.simplefilter("ignore")  # PyTorch warns of unusual pickles when bytes are damaged
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise anything from PyTorch's unpickler
@@ -49,7 +49,7 @@ def read_torch(path: Path, choice: str) -> tuple[dict[str, np.ndarray], str, str
 
 
 def _unwrap(checkpoint: Mapping[str, Any], choice: str) -> tuple[Mapping[str, Any], str, str]:
-    """A training script's checkpoint -> (its weights, their key, "raw" or "averaged"). Both are "" for plain weights."""
+    """A training script's checkpoint -> (its weights, their key, "raw" or "averaged"); (it, "", "") if it is plain."""
     kinds = {"best": ("averaged", "raw"), "raw": ("raw",), "averaged": ("averaged", "raw")}[choice]
     for kind in kinds:
         for key in AVERAGED_KEYS if kind == "averaged" else RAW_KEYS:

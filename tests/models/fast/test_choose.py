@@ -53,8 +53,8 @@ def reason(kind, **changes):
 def test_where_the_kernel_cannot_be_had_auto_does_without_it():
     assert reason("TPU v5 lite") is None and reason("TPU v5p") is None
     assert reason("TPU v6 lite", dtype="bfloat16") is None
-    assert "this computes on cpu" in reason("cpu")
-    assert "this is TPU v4" in reason("TPU v4") and "this is TPU v9" in reason("TPU v9")
+    assert "the device is cpu" in reason("cpu")
+    assert "device is TPU v4" in reason("TPU v4") and "device is TPU v9" in reason("TPU v9")
     assert "float16" in reason("TPU v5 lite", dtype="float16")
     assert "groups of 8" in reason("TPU v5 lite", inner_dim=10, inner_num_heads=2, word_size=16)
     assert "multiples" in reason("TPU v5 lite", mlp_ratio=0.5)  # 12 hidden channels
@@ -64,14 +64,14 @@ def test_where_the_kernel_cannot_be_had_auto_does_without_it():
 def test_where_auto_does_without_the_kernel_on_a_tpu_the_log_says_why_once(log):
     for kind in ("TPU v4", "TPU v4", "TPU v5 lite", "cpu"):
         reason(kind)
-    assert len(log) == 1 and log[0].endswith("a TPU v5e, v5p or v6e, and this is TPU v4")
+    assert len(log) == 1 and log[0].endswith("a TPU v5e, v5p or v6e, and the device is TPU v4")
 
 
 def test_an_unknown_parameter_is_never_ignored(another_parameter, log):
     model = small_model(**SIZES)
     variables = random_variables(model)
     assert "scale" in variables["params"]["block_1"]["inner"]
-    with pytest.raises(ValueError, match=r"inner block has scale \(8,\), which it does not know.*use 'auto' or 'xla'"):
+    with pytest.raises(ValueError, match=r"inner block has an unknown scale \(8,\).*use 'auto' or 'xla'"):
         update(model, **KERNEL).apply(variables, images())
     expected = update(model, inner_implementation="reference").apply(variables, images())
     for kind in ("cpu", "TPU v5 lite", "interpreter"):
@@ -110,8 +110,8 @@ def test_an_inner_block_with_another_input_is_a_reason(monkeypatch):
             return words + sentence
 
     monkeypatch.setattr(fused, "InnerBlock", Informed)
-    assert "does not take words and drop-path masks alone" in reason("interpreter", depth=1)
-    assert "this computes on cpu" in reason("cpu", depth=1)
+    assert "does not take only words and drop-path masks" in reason("interpreter", depth=1)
+    assert "the device is cpu" in reason("cpu", depth=1)
 
 
 @pytest.mark.parametrize("changes", [{"scan": True}, {"remat": True}])
@@ -170,7 +170,7 @@ def test_the_kernel_takes_the_parameters_of_its_own_block_alone(changes, words, 
 
 def test_the_kernel_on_a_cpu_says_what_to_do():
     model = small_model(**SIZES, inner_implementation="pallas")
-    with pytest.raises(ValueError, match=r"computes on cpu; use 'auto' or 'xla'"):
+    with pytest.raises(ValueError, match=r"device is cpu; use 'auto' or 'xla'"):
         model.apply(random_variables(model), images())
 
 

@@ -68,8 +68,8 @@ def test_words_by_cudnn_are_for_nvidia_gpus_in_16_bits():
     chosen = fast.choose(config, "cudnn", "NVIDIA H200").ops
     assert chosen.inner.attend is flash.cudnn_attention and chosen.outer.attend is not flash.cudnn_attention
     for kind, dtype, reason in (
-        ("cpu", "bfloat16", "computes on cpu"),
-        ("TPU v5 lite", "bfloat16", "computes on TPU v5 lite"),
+        ("cpu", "bfloat16", "device is cpu"),
+        ("TPU v5 lite", "bfloat16", "device is TPU v5 lite"),
         ("NVIDIA H200", "float32", "takes bfloat16 .* not float32 of 6"),
     ):
         with pytest.raises(ValueError, match=f"inner_implementation='cudnn' is not possible: .*{reason}.*use 'auto'"):
@@ -113,7 +113,7 @@ def test_asked_for_the_kernel_of_the_device_is_taken_or_refused_with_the_reason(
     assert attends("TPU v5 lite", "flash") == "splash_attention"
     assert attends("NVIDIA H200", "flash", dtype="bfloat16") == "cudnn_attention"
     for kind, changes, reason in (
-        ("cpu", {}, "computes on cpu"),
+        ("cpu", {}, "device is cpu"),
         ("NVIDIA H200", {}, "takes bfloat16 .* not float32 of 64"),
         ("NVIDIA H200", {"dtype": "bfloat16", "outer_num_heads": 2}, "heads of at most 128"),
     ):

@@ -32,7 +32,7 @@ from tnt_jax.models.tnt import TNT
 
 
 class Choice(NamedTuple):
-    """How to compute a model, and why without the kernel (None if with it)."""
+    """A model's ops, and why they do not use the kernel (None if they do)."""
 
     ops: Ops
     reason: str | None
@@ -78,7 +78,7 @@ class Backend:
 
 
 def choose(config: Config, implementation: str = "auto", device_kind: str | None = None) -> Choice:
-    """A model's config, an implementation, a device kind -> the ops, and why they are without the kernel.
+    """A model's config, an implementation, a device kind -> its ops, and why they do not use the kernel.
 
     "reference" is the definition; "xla" uses the operations that suit the device; "pallas" also computes the inner
     blocks by one TPU kernel; "auto" is "pallas" where possible, else "xla", which it logs once on a TPU. "dot" and

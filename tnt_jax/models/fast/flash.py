@@ -23,14 +23,14 @@ def obstacle(dtype: jnp.dtype, head_dim: int, device_kind: str) -> str | None:
     if device_kind.startswith("TPU") or device_kind == INTERPRETER:
         return None
     if not device_kind.upper().startswith(_NVIDIA):
-        return f"the kernels are for TPUs and NVIDIA GPUs, and this computes on {device_kind}"
+        return f"the kernels are for TPUs and NVIDIA GPUs, and the device is {device_kind}"
     return cudnn_obstacle(dtype, head_dim, device_kind)
 
 
 def cudnn_obstacle(dtype: jnp.dtype, head_dim: int, device_kind: str) -> str | None:
     """Returns why cuDNN's kernel is not possible, or None if it is."""
     if not device_kind.upper().startswith(_NVIDIA):
-        return f"cuDNN's kernel is for NVIDIA GPUs, and this computes on {device_kind}"
+        return f"cuDNN's kernel is for NVIDIA GPUs, and the device is {device_kind}"
     if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16) or head_dim > 128:
         return f"cuDNN's kernel takes bfloat16 in heads of at most 128, not {jnp.dtype(dtype)} of {head_dim}"
     return None

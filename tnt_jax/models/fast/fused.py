@@ -59,7 +59,7 @@ def mismatch(config: Config, params: Params) -> str | None:
     expected = expected_parameters(config)
     if found == expected:
         return None
-    differences = [f"{name} {shape}, which it does not know" for name, shape in found.items() if name not in expected]
+    differences = [f"an unknown {name} {shape}" for name, shape in found.items() if name not in expected]
     differences += [f"no {name} {shape}" for name, shape in expected.items() if name not in found]
     differences += [
         f"{name} {found[name]} instead of {shape}"
@@ -85,9 +85,9 @@ def obstacle(config: Config, device_kind: str) -> str | None:
     try:
         shapes = jax.eval_shape(block.init, jax.random.key(0), words, {})["params"]
     except Exception as error:  # whatever a changed definition raises
-        return f"the inner block does not take words and drop-path masks alone ({error})"
+        return f"the inner block does not take only words and drop-path masks ({error})"
     if difference := mismatch(config, shapes):
-        return f"{difference}, and the kernel (models/fast/pallas) computes with neither more nor less than it knows"
+        return f"{difference}, and the kernel (models/fast/pallas) takes exactly the parameters that it knows"
     return None
 
 

@@ -197,7 +197,7 @@ def backward(
 ) -> list[jax.Array]:
     """words, cotangent of the output, attended [M * C, L], lse, masks [2, L], matrices (see `_kernel`) -> gradients.
 
-    That of the words [M * C, L], then float32 sums: d_qkv [u C + 8, 3 u C], d_o [u C, u C], d_bo [u C, 128],
+    The gradient of the words [M * C, L], then float32 sums: d_qkv [u C + 8, 3 u C], d_o [u C, u C], d_bo [u C, 128],
     d_1 [u C + 8, u r C], d_2 [u C, u r C] (outputs first), d_b2 [u C, 128], where u is the unit of words.
     """
     tiles = -(-words.shape[1] // TILE)

@@ -93,9 +93,9 @@ class Sizes:
     def does_not_fit(self, device_kind: str, item: int) -> str | None:
         """Returns why a device of this kind cannot run the kernels, or None if it can."""
         if not device_kind.startswith("TPU"):
-            return f"the kernel is for TPUs, and this computes on {device_kind}"
+            return f"the kernel is for TPUs, and the device is {device_kind}"
         if device_kind not in VECTOR_MEMORY:
-            return f"the kernel needs the vector memory of a TPU v5e, v5p or v6e, and this is {device_kind}"
+            return f"the kernel needs the vector memory of a TPU v5e, v5p or v6e, and the device is {device_kind}"
         needed, there = self.vector_memory(item), VECTOR_MEMORY[device_kind]
         if needed > there:
             return (

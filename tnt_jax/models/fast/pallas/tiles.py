@@ -94,7 +94,7 @@ def gelu_twice_and_slope(values: jax.Array, dtype: DTypeLike) -> tuple[jax.Array
 def software_pipelined(count: int, *stages: Callable[[Index], None]) -> None:
     """Runs every stage(i) for i < `count`, in order for each i; neighbours share an iteration, so that units overlap.
 
-    An iteration runs the first of n stages for i + n - 1, the second for i + n - 2, ... the last for i, independently.
+    An iteration runs stage 1 for i + n - 1, stage 2 for i + n - 2, ... stage n for i, which are independent.
     """
     depth = len(stages) - 1
 
@@ -112,7 +112,7 @@ def software_pipelined(count: int, *stages: Callable[[Index], None]) -> None:
 
 
 def mask_padding(sentences: int, *blocks: jax.Ref) -> None:
-    """In the last tile, zeroes the lanes of each ref [..., 1024] beyond the L sentences, which are undefined."""
+    """In the last tile, zeroes the lanes of each ref [..., 1024] beyond the L sentences: their content is undefined."""
     if sentences % TILE == 0:
         return
 
