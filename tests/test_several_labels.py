@@ -75,7 +75,7 @@ def test_every_tool_reads_it_or_says_why_not(trained, tmp_path, capsys):
     assert "jax.nn.sigmoid(logits)" in (tmp_path / "program/README.md").read_text()
     with pytest.raises(SystemExit):
         probe.main([f"--source={workdir}"])
-    assert "has several labels an image" in capsys.readouterr().err
+    assert "has several labels per image" in capsys.readouterr().err
 
 
 def test_softmax_is_refused_with_the_fix(trained, tmp_path):

@@ -59,7 +59,7 @@ def test_pairs_and_classes():
 
 def test_several_labels_an_image_are_refused():
     batch = next(batches(np.zeros(4, int), 4)) | {"labels": np.zeros((4, 3))}
-    with pytest.raises(ValueError, match="several labels an image"):
+    with pytest.raises(ValueError, match="several labels per image"):
         mistakes.find_mistakes(lambda pixels: None, [batch], 3)
 
 

@@ -116,7 +116,7 @@ def test_strong_penalties_win_where_there_is_nothing_to_learn(monkeypatch):
     [
         ([0] * 6 + [1] * 5 + [2], "a single image of fox, of which none can be held out"),
         ([1] * 9, "has images of dog alone"),
-        ([0, 0, 1, 1, 2, 2], "6 images of 3 classes; 20% of them.* less than one image a class"),
+        ([0, 0, 1, 1, 2, 2], "6 images of 3 classes; 20% of them.* less than one image per class"),
     ],
 )
 def test_classes_that_cannot_be_held_out_are_named(labels, words):

@@ -1,4 +1,4 @@
-"""A folder whose labels.csv has several labels an image: what is read, what is said, and what is refused."""
+"""A folder whose labels.csv has several labels per image: what is read, what is said, and what is refused."""
 
 import itertools
 

@@ -8,7 +8,7 @@ import pytest
 from tests.soak import harness
 from tests.training.helpers import assert_same_end, assert_same_summary
 
-PLAN = harness.Plan(steps=300)
+PLAN = harness.Plan(steps=200)
 FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 # What is aimed at lies so many steps behind an evaluation: far from the next one, where it is another phase.
 BEHIND = {"start-up": 0, "step": 5, "checkpoint": 10, "evaluation": 0}

@@ -42,7 +42,7 @@ def test_flags_reach_the_compiler_and_the_report(program, capsys):
     compiled, report = program("--num-classes=7", "--examples=50x10x12", "--largest_batch", "--batch-unit=8")
     assert compiled[0] == (4, 7, (50, 10, 12)) and {each[1:] for each in compiled} == {(7, (50, 10, 12))}
     assert report["largest_batch"]["batch_per_chip"] == 120
-    assert "largest batch a chip, in steps of 8: 120" in capsys.readouterr().out
+    assert "largest batch per chip, in steps of 8: 120" in capsys.readouterr().out
 
 
 def test_classes_are_those_of_the_data_set_where_nothing_says_otherwise(program):

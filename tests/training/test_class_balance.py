@@ -40,7 +40,7 @@ def test_numbers_go_by_name_and_accents_in_any_form():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"cat": 1, "dog": 1, "cow": 1, "Zürich": 1}, "names 'cow', and .* has the classes 'cat', 'dog'"),
+        ({"cat": 1, "dog": 1, "cow": 1, "Zürich": 1}, "names 'cow', but .* has the classes 'cat', 'dog'"),
         ({"cat": 1}, "no number for 'dog'"),
     ],
 )
@@ -72,5 +72,5 @@ def test_a_threshold_below_what_smoothing_gives_is_refused():
 def test_a_threshold_that_no_class_reaches_is_refused():
     config = checked_config(loss="sigmoid", bce_threshold=0.93, label_smoothing=0.1)
     check_threshold(config, 2, several_labels=True)  # 0.95 where a class is there
-    with pytest.raises(ValueError, match="is not below 0.92, .* a class that is there: all would count as 0"):
+    with pytest.raises(ValueError, match="is not below 0.92, .* a class that is present: all would count as 0"):
         check_threshold(config, 5, several_labels=False)

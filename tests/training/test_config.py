@@ -116,7 +116,7 @@ def test_learning_rate_scales_with_the_batch_only_when_asked():
         ({"steps": 2**31}, ["config.steps=2147483648", "at most 2,147,483,647"]),
         ({"model__depth": 10**6}, ["config.model.depth=1000000", "at most 1000"]),
         ({"mixing__erase_aspect": (1e-30, 1.0)}, ["config.mixing.erase_aspect=1e-30", "at least 0.001"]),
-        ({"pretrained": "a\0b"}, ["config.pretrained='a\\x00b'", "printed"]),
+        ({"pretrained": "a\0b"}, ["config.pretrained='a\\x00b'", "printable"]),
         ({"schedule": "x" * 5000}, ["config.schedule='xxx", "5002 characters", "cosine"]),
         ({"data__repeated_augmentation": 17}, ["config.data.repeated_augmentation=17", "config.batch_size=16"]),
         ({"distributed__coordinator_address": "a:1"}, ["distributed.coordinator_address='a:1'", "enabled"]),

@@ -256,7 +256,7 @@ def test_sets_of_other_classes_are_refused(tmp_path, directory, weights):
         ValueError, match="digits has classes that the model does not know: '0', '1', .* Take the set off"
     ):
         prepared(tmp_path, directory, weights, "digits")
-    with pytest.raises(ValueError, match="few has the splits held_out: say which"):
+    with pytest.raises(ValueError, match="few has the splits held_out: choose one"):
         prepared(tmp_path, directory, weights, "few")
     config = tiny_config(
         report_card=("imagenet_a", "few:held_out"),

@@ -25,7 +25,7 @@ PANELS = (
         },
     ),
     ("learning rate", {"train/learning_rate": "learning rate"}),
-    ("images a second", {"train/images_per_second": "training"}),
+    ("images per second", {"train/images_per_second": "training"}),
 )
 
 

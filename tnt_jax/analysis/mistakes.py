@@ -87,7 +87,7 @@ def find_mistakes(
     worst: list[tuple[float, int, Mistake]] = []
     for batch in batches:
         if "labels" in batch:
-            raise ValueError("a set with several labels an image has no confusion matrix")
+            raise ValueError("a set with several labels per image has no confusion matrix")
         logits = logits_of(batch["image"])
         rows = np.asarray(jax.nn.softmax(logits))
         real = np.flatnonzero(batch["mask"])

@@ -129,7 +129,7 @@ def key_numbers(config: Config, summary: Mapping[str, Any] | None, series: Serie
         (f"{summary['parameters']:,}", "parameters", ""),
         (f"{summary['steps']:,}", "steps", f"of {config.batch_size:,} images"),
         (in_words(summary["seconds"]), "training", summary["versions"]["device"]),
-        ("–" if speed is None else f"{speed:,.0f}", "images a second", "when it ended"),
+        ("–" if speed is None else f"{speed:,.0f}", "images per second", "when it ended"),
     ]
 
 

@@ -68,7 +68,7 @@ def _check_counts(labels: np.ndarray, class_names: Sequence[str] | None) -> None
     if np.ceil(HELD_OUT * len(labels)) < len(classes):
         raise ValueError(
             f"the training split has {len(labels)} images of {len(classes)} classes; {HELD_OUT:.0%} of them, which are "
-            "held out to choose the penalty by, are less than one image a class. Take a split with more images."
+            "held out to choose the penalty by, are less than one image per class. Take a split with more images."
         )
 
 

@@ -69,7 +69,7 @@ class DataSettings(Group):
         for name in ("crop_area", "crop_aspect"):
             low, high = getattr(self, name)
             if low > high:
-                raise ValueError(f"config.data.{name}={(low, high)}: the first number is the smallest; swap them.")
+                raise ValueError(f"config.data.{name}={(low, high)}: the first number must be the smaller; swap them.")
         if self.randaugment:
             randaugment.parse(self.randaugment)
         if self.randaugment and self.three_augment:

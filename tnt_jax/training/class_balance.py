@@ -50,7 +50,7 @@ def check_threshold(config: Config, num_classes: int, several_labels: bool) -> N
     on = 1 - smoothing + off
     if threshold is None or off <= threshold < on:
         return
-    side, kind, all_of = ("below", "absent", 1) if threshold < off else ("not below", "there", 0)
+    side, kind, all_of = ("below", "absent", 1) if threshold < off else ("not below", "present", 0)
     at = off if threshold < off else on
     raise ValueError(
         f"config.bce_threshold={threshold:g} is {side} {at:g}, the target that config.label_smoothing={smoothing:g} "

@@ -81,7 +81,7 @@ def as_text(found: dict[str, Any]) -> str:
         f"{model['name']}, {model['image_size']} pixels, {', '.join([model['dtype'], *loops])}, inner_implementation "
         f"{model['inner_implementation']} ({'with' if model['kernel'] else 'without'} the kernel), "
         f"outer_implementation {model['outer_implementation']}: the training step on {found['topology']}",
-        f"{found['chips']} x {chip['name']}, batch {found['batch_size']:,}: {found['batch_per_chip']} images a chip; "
+        f"{found['chips']} x {chip['name']}, batch {found['batch_size']:,}: {found['batch_per_chip']} images per chip; "
         f"compiled in {found['compile_seconds']:.0f} s. {found['figures'].capitalize()}.",
         "",
         *_memory_lines(found),
@@ -93,18 +93,18 @@ def _memory_lines(found: dict[str, Any]) -> list[str]:
     hbm = found["chip"]["hbm_bytes"]
     verdict = "fits" if found["fits"] else "DOES NOT FIT"
     if found["memory"] is None:
-        lines = [f"Memory a chip: {verdict} into {hbm / 2**30:.0f} GiB. The compiler: {found['compiler_refusal']}"]
+        lines = [f"Memory per chip: {verdict} into {hbm / 2**30:.0f} GiB. The compiler: {found['compiler_refusal']}"]
     else:
         memory = found["memory"]
         rows = {"arguments": 1, "outputs": 1, "temporary": 1, "generated_code": 1, "aliased": -1}
-        lines = ["Memory a chip (GB)"]
+        lines = ["Memory per chip (GB)"]
         lines += [f"  {name.replace('_', ' '):16s} {sign * memory[name] / 1e9:8.3f}" for name, sign in rows.items()]
         share = memory["total"] / hbm
         lines.append(f"  {'total':16s} {memory['total'] / 1e9:8.3f}  {share:.0%} of {hbm / 1e9:.1f}: {verdict}")
     largest = found.get("largest_batch")
     if largest:
         tried = ", ".join(f"{each['batch_per_chip']} {'yes' if each['fits'] else 'no'}" for each in largest["tried"])
-        lines.append(f"  largest batch a chip, in steps of {largest['unit']}: {largest['batch_per_chip']} ({tried})")
+        lines.append(f"  largest batch per chip, in steps of {largest['unit']}: {largest['batch_per_chip']} ({tried})")
     return lines
 
 
