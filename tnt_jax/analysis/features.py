@@ -67,8 +67,8 @@ def extract_features(
         raise ValueError(f"features={kind!r}: must be one of {', '.join(KINDS)}.")
     if sources.open_dataset(config.data).several_labels:
         raise ValueError(
-            f"config.data.name={config.data.name} has several labels per image; the linear probe and nearest neighbours "
-            "need one. Set --config.data.name to a set with one."
+            f"config.data.name={config.data.name} has several labels per image; the linear probe and nearest "
+            "neighbours need one. Set --config.data.name to a set with one."
         )
     settings = dataclasses.replace(config.data, eval_split=split)
     batches = evaluation_batches(settings, model, config.eval_batch_size)
