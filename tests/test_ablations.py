@@ -1,4 +1,4 @@
-"""The rows of Tables 5, 6, 7, 8 and 12: each a config by its argument, with the paper's counts."""
+"""configs/ablations.py: each row of Tables 5, 6, 7, 8 and 12 is an argument, and has the paper's counts."""
 
 from pathlib import Path
 
@@ -11,9 +11,9 @@ from tnt_jax.training.config import as_dict, check_config
 from tnt_jax.training.setup import make_model
 
 TNT_S = 23_768_584
-# What an inner path brings to a block of TNT-S: 12 C C + M C D, biases of 6 C, and norms over C, C, M C and D numbers.
+# Parameters that the inner path adds to a TNT-S block: 12 C C + M C D, 6 C in biases, norms over C, C, M C and D.
 INNER_PATH = 12 * 24 * 24 + 16 * 24 * 384 + 6 * 24 + 2 * (2 * 24 + 16 * 24 + 384)
-# What squeeze-and-excitation brings to a block: D to D / 4 and back with biases, and its norm.
+# Parameters that squeeze-and-excitation adds to a block: D to D / 4 and back with biases, and its norm.
 GATE = 2 * 384 * 96 + 96 + 384 + 2 * 384
 
 # Argument: trainable parameters with 1,000 classes; the paper's parameters (millions) and FLOPs (billions of
@@ -41,15 +41,15 @@ ROWS = {
 
 
 def model_of(argument: str):
-    """The model that an argument trains on ImageNet."""
+    """Returns the ImageNet model of an argument."""
     return make_model(check_config(ablations.get_config(argument)), num_classes=1000)
 
 
 @pytest.mark.parametrize("argument", ROWS)
 def test_counts_are_the_papers(argument):
-    """All rows agree with the paper in its own rounding, once its N x D frozen, unused outer_tokens are counted.
+    """All rows match the paper at its own rounding, once its N x D frozen, unused outer_tokens are counted.
 
-    Without them words=4 has 25.03 M trainable parameters where the paper has 25.1 M, and words=64 23.69 M for 23.8 M.
+    Without them words=4 has 25.03 M trainable parameters (paper: 25.1 M) and words=64 has 23.69 M (paper: 23.8 M).
     """
     trainable, parameters, flops = ROWS[argument]
     model = model_of(argument)

@@ -1,4 +1,4 @@
-"""Folders of other images than square RGB of 8 bits, by config alone: trained, evaluated and read by every tool."""
+"""Images other than square 8-bit RGB need config changes alone: training, evaluation and every tool read them."""
 
 import json
 
@@ -13,7 +13,7 @@ from tnt_jax.training import evaluate, loop, setup
 
 NAMES = ("dark", "light")
 PLAIN = {"data__randaugment": "", "data__color_jitter": 0.0}
-KINDS = {  # height, width, channels, bits -> changes of the config
+KINDS = {  # kind: ((height, width, channels, bits), config changes)
     "grey": ((12, 10, 1, 16), {"data__pixel_bits": 16, "data__mean": (0.3,), "data__std": (0.2,), **PLAIN}),
     "alpha": (
         (10, 12, 4, 8),
@@ -25,7 +25,7 @@ KINDS = {  # height, width, channels, bits -> changes of the config
 
 
 def write_folder(root, height, width, channels, bits):
-    """Images of noise below a third of the range; of the class "light" the last channel is brighter by a half."""
+    """Writes noise below a third of the range; in class "light" the last channel is brighter by half the range."""
     top = 2**bits - 1
     for split, count in {"train": 16, "test": 6}.items():
         for number in range(count):

@@ -1,4 +1,4 @@
-"""configs/cifar10.py: a fair pair, and the paper's ablations at its scale; benchmarks/cifar10.py: their table."""
+"""configs/cifar10.py: a fair TNT and DeiT pair, and small ablations; benchmarks/cifar10.py: their tables."""
 
 import json
 from types import SimpleNamespace
@@ -88,7 +88,7 @@ def test_the_table_has_a_line_for_an_argument_and_the_spread_of_its_seeds(tmp_pa
         (workdir / "summary.json").write_text(json.dumps(summary))
         lines = [{"step": 10, "train/images_per_second": 540.4}, {"step": 20, "eval/accuracy": accuracy}]
         (workdir / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    (tmp_path / "model=tnt+scale=mini" / "30_epochs" / "seed_0").mkdir(parents=True)  # has not ended
+    (tmp_path / "model=tnt+scale=mini" / "30_epochs" / "seed_0").mkdir(parents=True)  # unfinished
     found = benchmark.finished(tmp_path)
     [*_, last] = lines = benchmark.table(found).splitlines()
     assert len(lines) == 3
@@ -131,7 +131,7 @@ def test_seeds_of_other_settings_are_not_one_experiment(tmp_path):
 
 
 def test_even_attention_is_zero_percent_from_even(monkeypatch, tmp_path):
-    """A start by the seed, and an end whose queries and keys are nothing."""
+    """Compares initial weights, from the seed, with final weights whose queries and keys are zero."""
     config = checked_config(model__num_classes=10, model__depth=1, model__initialization="scaled")
     model = setup.make_model(config, 10)
     params = jax.jit(lambda: initial_params(config, model))()

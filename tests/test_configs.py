@@ -1,4 +1,4 @@
-"""Every file in configs/ is a valid config, and differs from the others in what its header says."""
+"""Every file in configs/ is a valid config with a full header, and changes only the keys that are listed here."""
 
 import importlib
 import pathlib
@@ -21,7 +21,7 @@ MODELS = {
 }
 
 
-# What comes after the colon, where a config cannot do without.
+# What follows the colon, for configs that require an argument.
 ARGUMENTS = {"ablations": ["blocks=1,6,12"], "finetune": ["cifar10"]}
 
 
@@ -30,7 +30,7 @@ def load(name):
 
 
 def changes(name, base="default"):
-    """Dotted keys in which two configs differ -> the first one's value."""
+    """Returns the dotted keys in which two configs differ, with the first one's values."""
     return {
         key: old
         for key, old, _ in saved_config.differences(
@@ -130,7 +130,7 @@ def test_a_folder_starts_from_weights_where_they_are_given():
     given = folder("hf-hub:timm/deit_small_patch16_224.fb_in1k")
     assert given.pretrained_new_head and given.model.name == "deit_small_patch16_224" and given.data.mean[0] == 0.485
     assert (given.layer_decay, given.epochs) == (0.75, 30)
-    # Of 240 images 210 steps at a rate that trains a new head (docs/training.md).
+    # 240 images give 210 steps, at a learning rate that trains a new head (docs/training.md).
     assert given.batch_size == 32 and peak_learning_rate(check_config(given)) == 3e-4
     assert folder("weights.safetensors").model.name == "tnt_s_patch16_224"
     check_config(given)

@@ -1,4 +1,4 @@
-"""Fine-tuning: configs/finetune.py, and the whole way from one image size to another on a folder of images."""
+"""Fine-tuning: configs/finetune.py, and a whole run from one image size to another on a folder of images."""
 
 import json
 
@@ -49,7 +49,7 @@ def test_data_sets_are_those_of_tfds_with_the_papers_classes():
 
 
 def test_imagenet_has_deits_values():
-    """DeiT's command for 384: 5e-6 throughout, decay 1e-8, 30 epochs of batches of 512; drop path off."""
+    """DeiT's command for 384 pixels: constant rate 5e-6, weight decay 1e-8, 30 epochs, batches of 512, no drop path."""
     config = check_config(finetune.get_config("imagenet2012"))
     schedule = make_schedule(config, steps_per_epoch=2502)
     assert [float(schedule(step)) for step in (0, 1, 40_000, 75_059)] == [np.float32(5e-6)] * 4
@@ -66,7 +66,7 @@ def test_transfer_keeps_the_recipe_of_pre_training():
 
 @pytest.mark.parametrize("name, flops", [("tnt_s_patch16_224", 17.3), ("tnt_b_patch16_224", 44.5)])
 def test_multiply_adds_at_384(name, flops):
-    """timm's results tables, which leave out the biases: 0.03 G of TNT-S and 0.05 G of TNT-B."""
+    """Matches timm's results tables, which leave out the biases: 0.03 G for TNT-S and 0.05 G for TNT-B."""
     model = setup.make_model(check_config(finetune.get_config(f"imagenet2012,{name}")), num_classes=1000)
     assert sum(part.multiply_adds for part in count_parts(model)) / 1e9 == pytest.approx(flops, abs=0.1)
 
@@ -83,7 +83,7 @@ def test_what_is_not_accepted_is_refused_with_what_is(argument):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """train: 24 images of 5 classes; test: 5."""
+    """Writes a folder of 5 classes with 24 training and 5 test images."""
     root, draw = tmp_path_factory.mktemp("folder"), np.random.default_rng(0)
     for split, count in {"train": 24, "test": 5}.items():
         for number in range(count):
@@ -96,13 +96,13 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """(a file of weights trained at 16 x 16, its model, its variables)."""
+    """Returns (weights file for 16 x 16 pixels, its model, its variables)."""
     return saved_weights(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def weights_224(tmp_path_factory):
-    """The same at 224 x 224, with patches and words of the published sizes."""
+    """Like `weights`, for 224 x 224 pixels with the published patch and word sizes."""
     return saved_weights(tmp_path_factory, **PUBLISHED_SIZES)
 
 
@@ -115,7 +115,7 @@ def saved_weights(tmp_path_factory, **sizes):
 
 
 def small_config(image_size, folder, source):
-    """Fine-tuning as configs/finetune.py has it, of a small model on a folder, with nothing random in the model."""
+    """Returns configs/finetune.py for a small model on a folder, with nothing random in the model."""
     config = finetune.get_config("oxford_flowers102")
     config.model.update({key: value for key, value in SMALL.items() if key != "num_classes"})
     config.model.update({"image_size": image_size, "dtype": "float32", "drop_path_rate": 0.0})
@@ -128,7 +128,7 @@ def small_config(image_size, folder, source):
 
 
 def first_loss(model, variables, batch, config) -> float:
-    """The mean loss of a training batch [1, b, ...] with smoothed labels, on its own size of images."""
+    """Returns the mean loss, with smoothed labels, of a training batch [1, b, ...] at the batch's image size."""
 
     @jax.jit
     def loss(variables, images, labels):
@@ -141,7 +141,7 @@ def first_loss(model, variables, batch, config) -> float:
 
 @pytest.mark.parametrize("image_size", [16, 384])
 def test_the_first_loss_is_that_of_the_weights_on_resized_images(image_size, folder, request, tmp_path):
-    """At the size of pre-training nothing has changed; at another one, only the sentence positions have."""
+    """At the pre-training size nothing changes; at another size only the sentence positions do."""
     path, model, variables = request.getfixturevalue("weights" if image_size < 100 else "weights_224")
     config = small_config(image_size, folder, path)
     if image_size > 100:

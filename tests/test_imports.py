@@ -1,4 +1,4 @@
-"""Who may import whom, and what the model, and a step of it, can be had without."""
+"""Which packages may import which, and which libraries a model and its training step do not need."""
 
 import ast
 import pathlib
@@ -19,18 +19,18 @@ PROGRAM = """
 import sys
 
 for name in ("tensorflow", "tensorflow_datasets", "clu", "orbax", "grain"):
-    sys.modules[name] = None  # importing it is an ImportError
+    sys.modules[name] = None  # importing it raises ImportError
 
 import jax
 import numpy as np
 import tnt_jax
 import tnt_jax.training.steps
-import benchmarks.gpu, benchmarks.sides.ours  # for a machine that a GPU is lent with
+import benchmarks.gpu, benchmarks.sides.ours  # also used on GPU machines without those
 
 sizes = dict(image_size=8, patch_size=4, word_size=2, inner_dim=2, outer_dim=4, inner_num_heads=1, outer_num_heads=1)
 model = tnt_jax.create_model("tnt_s_patch16_224", depth=1, num_classes=3, **sizes)
 images = np.ones((2, 8, 8, 3), np.float32)
-shapes = jax.eval_shape(model.init, jax.random.key(0), images)  # traces the initialisers, spares compiling them
+shapes = jax.eval_shape(model.init, jax.random.key(0), images)  # traces the initialisers without compiling them
 variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes)
 print(jax.jit(model.apply)(variables, images).shape)
 """
@@ -43,7 +43,7 @@ def test_a_model_needs_neither_tensorflow_nor_what_training_writes_with():
 
 
 def imported(path):
-    """-> the modules that a file imports, inside functions too."""
+    """Yields the modules that a file imports, inside functions too."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -1,4 +1,4 @@
-"""The entry point: one clear message for a command that cannot work, and a run from the command line."""
+"""The entry point: one clear message for an invalid command, and runs from the command line."""
 
 import json
 import os
@@ -29,7 +29,7 @@ TINY = [
 
 
 def main(*arguments, cwd=ROOT):
-    """Runs main.py in a process of its own with one CPU device."""
+    """Runs main.py in a process of its own, on the CPU."""
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     command = [sys.executable, str(ROOT / "main.py"), *map(str, arguments)]
@@ -63,7 +63,7 @@ def test_main_is_under_100_lines():
     ],
 )
 def test_what_cannot_work_is_one_message_and_nothing_is_written(tmp_path, monkeypatch, capsys, arguments, words):
-    """In this process, which keeps its signals and devices."""
+    """Runs in this process, which keeps its signal handlers and devices."""
     for name in ("exit_on_signals", "set_up"):
         monkeypatch.setattr(runtime, name, lambda *arguments: None)
     monkeypatch.setattr(runtime, "leave", sys.exit)
@@ -82,7 +82,7 @@ def test_what_cannot_work_is_one_message_and_nothing_is_written(tmp_path, monkey
 
 @pytest.mark.parametrize("arguments", [["--config.lerning_rate=1"], ["--config.model.image_size=25"]])
 def test_a_process_that_cannot_work_ends_with_its_code_and_without_a_traceback(tmp_path, arguments):
-    """Before devices are looked for, and after."""
+    """Covers an error found before devices are initialised and one found after."""
     done = main(f"--workdir={tmp_path / 'run'}", "--config=configs/digits.py", *arguments)
     assert done.returncode == 2 and done.stderr.count("main.py: ") == 1, done.stderr
     assert "Traceback" not in done.stderr and list(tmp_path.iterdir()) == []
@@ -94,7 +94,7 @@ def test_a_missing_config_is_said():
 
 
 def test_training_and_evaluating_from_the_command_line(tmp_path):
-    """Also from another folder than the project's, and with the published keys of summary.json."""
+    """Runs from outside the project's folder, and writes the documented keys of summary.json."""
     workdir = tmp_path / "run"
     done = main("--config", ROOT / "configs/digits.py", f"--workdir={workdir}", *TINY, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -110,7 +110,7 @@ def test_training_and_evaluating_from_the_command_line(tmp_path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 4), (signal.SIGINT, 130)])
 def test_a_signal_before_the_first_step_ends_with_its_code_and_a_message(tmp_path, number, code):
-    """While the data package is imported, which lasts for seconds and would make another error of an exception."""
+    """While the data package is imported, which takes seconds and would turn an exception into another error."""
     script = """
 import sys
 sys.addaudithook(lambda name, args: name == "import" and args[0] == "tensorflow_datasets" and print("now", flush=True))

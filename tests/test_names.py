@@ -1,4 +1,4 @@
-"""Names of classes, files and folders as they may be shown, whatever somebody called them."""
+"""Names of classes, files and folders are shown safely, whatever characters they contain."""
 
 import json
 
@@ -14,10 +14,10 @@ from tnt_jax import names
     [
         ("golden retriever", "golden retriever"),
         ("a\nb\r\tc", r"a\nb\r\tc"),
-        ("\x1b[31mred\x9b0m", r"\x1b[31mred\x9b0m"),  # colours of a terminal, in both its forms
-        ("evil\u202egnp.exe", r"evil\u202egnp.exe"),  # turns the direction of writing round
+        ("\x1b[31mred\x9b0m", r"\x1b[31mred\x9b0m"),  # terminal colours, in both forms of the escape
+        ("evil\u202egnp.exe", r"evil\u202egnp.exe"),  # reverses the writing direction
         ("line\u2028end", r"line\u2028end"),
-        (b"caf\xe9".decode(errors="surrogateescape"), r"caf\udce9"),  # a file's name in Latin-1
+        (b"caf\xe9".decode(errors="surrogateescape"), r"caf\udce9"),  # a file name in Latin-1
         ("日本\u3000語 été\u00a0👩\u200d🔬", "日本\u3000語 été\u00a0👩\u200d🔬"),
         ("$5 to $10", "$5 to $10"),
     ],

@@ -1,4 +1,4 @@
-"""The notebooks, from clean kernels: no network, no accelerator, one device."""
+"""Runs the notebooks in clean kernels: no network, no accelerator, one device."""
 
 import os
 import pathlib
@@ -16,7 +16,7 @@ from tnt_jax.pretrained import save_pretrained
 
 FOLDER = pathlib.Path(__file__).parents[1] / "notebooks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
-SECONDS = 900  # for a cell, on a machine that does other things too
+SECONDS = 900  # per cell, on a busy machine
 
 
 def read(name):
@@ -24,9 +24,9 @@ def read(name):
 
 
 def run(name, tmp_path, change=("", ""), **variables):
-    """Executes a notebook where it lies, as somebody would who opens it there -> what it printed, how many figures.
+    """Executes a notebook in its own folder, as a reader would -> (printed text, number of figures).
 
-    change: what is written in place of what, in the one cell that has it.
+    change: (old, new) text, replaced in the one cell that has the old text.
     """
     environment = os.environ | variables | {"XDG_CACHE_HOME": str(tmp_path)}
     flags = environment["XLA_FLAGS"].split()  # conftest's eight devices would share two cores
@@ -48,7 +48,7 @@ def test_none_is_forgotten_here():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_they_are_committed_without_outputs_and_with_the_same_installation(name):
-    """Outputs would be stale as soon as the code changes, and unreadable in a diff; here they are made each time."""
+    """Outputs go stale when the code changes and are unreadable in a diff; these tests compute them each time."""
     notebook = read(name)
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -58,9 +58,9 @@ def test_they_are_committed_without_outputs_and_with_the_same_installation(name)
 
 @pytest.fixture
 def first_cell(tmp_path):
-    """-> a function that runs the first cell, twice, in a folder, as a new kernel without tnt_jax would -> its output.
+    """Returns a function that runs the first cell twice in a folder, in a new process without tnt_jax.
 
-    REPOSITORY is a small repository whose tnt_jax says where it lies.
+    REPOSITORY is a small repository whose tnt_jax prints its own path.
     """
     origin = tmp_path / "origin"
     (origin / "tnt_jax").mkdir(parents=True)
@@ -106,7 +106,7 @@ def test_the_first_cell_finds_a_clone_beside_the_notebook(first_cell, tmp_path, 
 
 
 def test_without_a_clone_the_first_cell_asks_for_the_address(first_cell, tmp_path):
-    (tmp_path / "work/tnt_jax").mkdir(parents=True)  # an empty folder of that name is no package
+    (tmp_path / "work/tnt_jax").mkdir(parents=True)  # an empty folder of that name is not a package
     done = first_cell(tmp_path / "work")
     assert done.returncode == 1 and "into REPOSITORY." in done.stderr
 
@@ -116,12 +116,12 @@ def test_train_learns_digits_and_looks_inside(tmp_path):
         "train", tmp_path, ("config.epochs, config.warmup_epochs = 40.0", "config.epochs, config.warmup_epochs = 12.0")
     )
     right = float(printed.split("right: ")[1].split("%")[0])
-    assert right > 70 and figures == 4  # after all 40 epochs 97 to 99
+    assert right > 70 and figures == 4  # 97 to 99 after all 40 epochs
     assert "inner_attention  [(360, 16, 2, 4, 4), (360, 16, 2, 4, 4)]" in printed
 
 
 def test_published_weights_from_a_file(tmp_path):
-    """Random weights of a published shape in the place of the hub's, by the variable that the notebook explains."""
+    """Replaces the hub's weights with random ones of a published shape, by the variable that the notebook explains."""
     model = create_model("tnt_ti_patch16_224")
     file = tmp_path / "weights.safetensors"
     save_pretrained(file, model, random_variables(model, 224))

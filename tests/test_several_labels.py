@@ -1,4 +1,4 @@
-"""A folder of images with several labels each, by config alone: trained, evaluated and read by every tool."""
+"""Images with several labels need config changes alone: training, evaluation and every tool read them."""
 
 import json
 
@@ -16,7 +16,7 @@ NAMES = ["ant", "bee", "traffic light"]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """-> (folder, workdir, summary) of four steps of a tiny TNT; class weights are balanced, and batches mixed."""
+    """Trains a tiny TNT for four steps, with balanced class weights and mixup -> (folder, workdir, summary)."""
     root, rng = tmp_path_factory.mktemp("listed"), np.random.default_rng(0)
     for split, count in (("train", 24), ("test", 11)):
         (root / split).mkdir()

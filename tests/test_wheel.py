@@ -1,4 +1,4 @@
-"""`pip install .` is whole: the wheel, installed in a folder of its own, works from another folder than the clone."""
+"""`pip install .` is complete: the wheel, installed in a folder of its own, works outside the clone."""
 
 import ast
 import csv
@@ -28,12 +28,12 @@ PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "-
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
-# Libraries that those of the package import without declaring it (requirements.txt says which).
+# Libraries that the package's dependencies import without declaring them (requirements.txt names which).
 UNDECLARED = {"flatbuffers", "importlib-resources", "tensorboard"}
 
 
 def imports(file):
-    """-> the modules that a file imports, wherever in it."""
+    """Yields the modules that a file imports, inside functions too."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -49,11 +49,11 @@ def files(folder):
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """Builds and installs the wheel -> a function that runs Python in an empty folder with that installation alone."""
+    """Builds and installs the wheel -> a function that runs Python outside the clone with that installation alone."""
     folder = tmp_path_factory.mktemp("wheel")
     sources, installed, elsewhere = folder / "tnt_jax", folder / "installed", folder / "elsewhere"
     elsewhere.mkdir()
-    # A copy: setuptools builds beside the sources.
+    # Build from a copy, because setuptools writes beside the sources.
     shutil.copytree(ROOT / "tnt_jax", sources / "tnt_jax", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "requirements.txt"):
         shutil.copy(ROOT / name, sources)
@@ -69,7 +69,7 @@ def start(tmp_path_factory):
         return subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
 
     assert files(ROOT / "tnt_jax") == files(installed / "tnt_jax")  # page.html too
-    # The script's folder holds another one named tnt_jax, as beside a clone: a package that it would import empty.
+    # As beside a clone, the working folder contains a folder tnt_jax, which Python could import as an empty package.
     (elsewhere / "tnt_jax").mkdir()
     found = run("-c", "import tnt_jax; print(tnt_jax.__file__)")
     assert found.stdout.strip() == str(installed / "tnt_jax/__init__.py"), found.stderr
@@ -77,7 +77,7 @@ def start(tmp_path_factory):
 
 
 def test_an_editable_installation_is_a_path_that_a_clone_beside_the_script_does_not_hide(tmp_path):
-    """As make install makes it. setuptools' other form, a hook, comes after the empty package that a clone would be."""
+    """As `make install` does it. setuptools' other form, an import hook, would lose to the clone as an empty package."""
     clone = tmp_path / "tnt_jax"
     shutil.copytree(ROOT / "tnt_jax", clone / "tnt_jax", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "requirements.txt"):
@@ -91,7 +91,7 @@ def test_an_editable_installation_is_a_path_that_a_clone_beside_the_script_does_
 
 
 def test_the_package_imports_nothing_from_beside_it():
-    """Such an import works in the clone and nowhere else."""
+    """Such an import works only in the clone."""
     beside = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or path.is_dir()} - {"tnt_jax"}
     assert {"configs", "main", "tests", "benchmarks"} <= beside
     for file in sorted((ROOT / "tnt_jax").rglob("*.py")):
@@ -100,7 +100,7 @@ def test_the_package_imports_nothing_from_beside_it():
 
 
 def test_what_is_imported_is_required_and_what_is_required_is_imported():
-    """Imports inside of functions too. The other tests have every library at hand, required or not."""
+    """Counts imports inside functions too. The other tests run with every library installed, required or not."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = [line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
     lines = [*filter(None, lines), *itertools.chain(*project["optional-dependencies"].values())]

@@ -1,11 +1,11 @@
-"""Miniature ILSVRC2012 archives, laid out like the real ones, from generated JPEGs.
+"""Writes miniature ILSVRC2012 archives of generated JPEGs, laid out like the real ones.
 
 python -m tests.data.imagenet_archives MANUAL_DIR   (tfds' manual_dir, such as DATA_DIR/downloads/manual)
 
-ILSVRC2012_img_train.tar holds a tar for each synset (n02105855.tar), and that its images (n02105855_2933.JPEG).
-ILSVRC2012_img_val.tar holds ILSVRC2012_val_00000001.JPEG and so on, not in that order, and no labels: the k-th image by
-name has the k-th label of a list that tfds brings. As in the real archives, sizes and aspects vary, some images are
-grey, one is a PNG by another name, and one has CMYK colours.
+ILSVRC2012_img_train.tar holds one tar per synset (n02105855.tar) with its images (n02105855_2933.JPEG).
+ILSVRC2012_img_val.tar holds ILSVRC2012_val_00000001.JPEG and so on, in another order and without labels: the k-th image
+by name has the k-th label of a list in tfds. As in the real archives, sizes and aspect ratios vary, some images are
+grey, one is a PNG named .JPEG, and one is CMYK.
 """
 
 import argparse
@@ -17,19 +17,19 @@ import numpy as np
 from PIL import Image
 
 TRAIN, VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
-# tfds mends these two by their names; both are in the real archive.
+# tfds repairs these two by name; both are in the real archive.
 PNG_IMAGE, CMYK_IMAGE = "n02105855_2933.JPEG", "n02492035_15739.JPEG"
 
 
 def class_names() -> list[str]:
-    """The 1,000 synsets in the order of their labels, as tfds has them."""
+    """Returns tfds' 1,000 synsets in label order."""
     from tensorflow_datasets.datasets.imagenet2012 import imagenet_common
 
     return Path(imagenet_common.label_names_file()).read_text().split()
 
 
 def validation_synsets(count: int) -> list[str]:
-    """The synsets of the first `count` validation images by name."""
+    """Returns the synsets of the first `count` validation images by name."""
     import tensorflow_datasets as tfds
 
     path = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt")
@@ -37,13 +37,13 @@ def validation_synsets(count: int) -> list[str]:
 
 
 def colour_of(synset: str) -> tuple[int, int, int]:
-    """The colour, red, green and blue in 0..255, that all images of a synset have (but for grey ones and noise)."""
+    """Returns the colour (red, green, blue in 0..255) of a synset's images, before noise; some are grey instead."""
     number = int(synset[1:])
     return tuple(40 + number // 7**power % 7 * 29 for power in range(3))
 
 
 def encoded_image(synset: str, number: int, kind: str = "JPEG", mode: str = "RGB") -> bytes:
-    """A file of an image in the synset's colour, its size and noise by its number. kind: JPEG or PNG; mode: PIL's."""
+    """Encodes an image in the synset's colour; `number` seeds size and noise. kind: JPEG or PNG; mode: PIL's."""
     draw = np.random.default_rng(number)
     height, width = draw.integers(24, 49, 2)
     noise = draw.integers(-20, 21, (height, width, 1))
@@ -54,7 +54,7 @@ def encoded_image(synset: str, number: int, kind: str = "JPEG", mode: str = "RGB
 
 
 def tar_of(files: dict[str, bytes]) -> bytes:
-    """Names and contents -> an uncompressed tar of them, in this order."""
+    """Names and contents -> an uncompressed tar, in this order."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, content in files.items():
@@ -65,7 +65,7 @@ def tar_of(files: dict[str, bytes]) -> bytes:
 
 
 def train_files(synsets: list[str], images_per_synset: int) -> dict[str, dict[str, bytes]]:
-    """synset -> name -> file; every fifth image is grey, and the two odd ones are added to their own synsets."""
+    """Returns {synset: {name: file}}; every fifth image is grey, and the two odd ones are in their own synsets."""
     files: dict[str, dict[str, bytes]] = {}
     for synset in synsets:
         files[synset] = {
@@ -79,7 +79,7 @@ def train_files(synsets: list[str], images_per_synset: int) -> dict[str, dict[st
 
 
 def make_archives(manual_dir: Path, images_per_synset: int = 5, num_validation: int = 10) -> None:
-    """Writes both archives: the synsets of the validation images, so many training images of each, and two odd ones."""
+    """Writes both archives: training images for each synset of the validation images, and the two odd ones."""
     manual_dir.mkdir(parents=True, exist_ok=True)
     labels = validation_synsets(num_validation)
     synsets = sorted(set(labels))
@@ -95,7 +95,7 @@ def make_archives(manual_dir: Path, images_per_synset: int = 5, num_validation: 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("manual_dir", type=Path, help="folder for the two archives; made if need be")
+    parser.add_argument("manual_dir", type=Path, help="folder for the two archives; created if missing")
     parser.add_argument("--images-per-synset", type=int, default=5)
     parser.add_argument("--num-validation", type=int, default=10)
     options = parser.parse_args()

@@ -1,18 +1,18 @@
-"""timm's own transforms with this project's draws: writes the goldens of the tests, or compares many images.
+"""Runs timm's transforms with this project's draws: writes the golden outputs of the tests, or compares many images.
 
-Not part of the tests. It needs torch, torchvision, timm and Pillow below 12 (timm's RandAugment refuses newer ones), in
-an environment of their own; of this project only tnt_jax.data's modules for augmentation, which need Pillow and NumPy.
-The goldens kept here were made with Pillow 11.3.0, timm 1.0.31 and torchvision 0.28.0:
+Not part of the tests. It needs an environment of its own with torch, torchvision, timm and Pillow below 12 (timm's
+RandAugment refuses newer ones); of this project it uses only tnt_jax.data's augmentation modules, which need Pillow and
+NumPy. The stored golden outputs were made with Pillow 11.3.0, timm 1.0.31 and torchvision 0.28.0:
 
     python -m tests.data.make_augment_goldens tests/data/fixtures/augment.npz tests/data/fixtures/*.jpg
     python -m tests.data.make_augment_goldens --compare DIR/*/*.JPEG        (prints how many are equal, pixel for pixel)
 
-The four JPEGs there are photographs of the public ImageNet sample (one for each of n02095889, n02965783, n04443257 and
-n13044778), shrunk to a shorter side of 96 pixels by Pillow, bicubic, quality 88.
+The four JPEGs are photographs from the public ImageNet sample (one each of n02095889, n02965783, n04443257 and
+n13044778), resized by Pillow to a shorter side of 96 pixels (bicubic, quality 88).
 
-Arrays of the file: `versions`; `fill` (the fill colour); `cases` (JSON: single operations of RandAugment, each with
-operation, magnitude, negative, bicubic and image); `case_I` (uint8 [48, 64, 3], case I on `small_J`, the J-th image
-resized); `eval_J_K` and `train_J_K`, timm's evaluation and training transforms of image J, by `evals` and `trains`.
+Arrays in the file: `versions`; `fill` (the fill colour); `cases` (JSON: single RandAugment operations, each with
+operation, magnitude, negative, bicubic and image); `case_I` (uint8 [48, 64, 3], case I on `small_J`, the resized J-th
+image); `eval_J_K` and `train_J_K`, timm's evaluation and training transforms of image J, entry K of `evals`, `trains`.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import PIL
 import torch
 from PIL import Image
 
-operators = torch.library.Library("torchvision", "DEF")  # torchvision beside a CPU build of torch lacks them
+operators = torch.library.Library("torchvision", "DEF")  # torchvision lacks them beside a CPU build of torch
 for _name in ("nms", "qnms"):
     operators.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
@@ -40,16 +40,16 @@ MAGNITUDES = (0, 5, 9, 10)
 PLAIN = ("AutoContrast", "Equalize", "Invert")
 ENHANCEMENTS = ("Color", "Contrast", "Brightness", "Sharpness")
 GEOMETRIC = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
-TIMM_NAMES = {  # the increasing forms
+TIMM_NAMES = {  # the increasing variants
     "Posterize": "PosterizeIncreasing",
     "Solarize": "SolarizeIncreasing",
     "TranslateX": "TranslateXRel",
     "TranslateY": "TranslateYRel",
 } | {name: f"{name}Increasing" for name in ENHANCEMENTS}
-FILL = (124, 116, 104)  # three different values, so that a mix-up of channels shows
+FILL = (124, 116, 104)  # three different values, so that swapped channels show
 EVALS = (((32, 32), 0.9, "bicubic"), ((48, 48), 0.875, "bilinear"), ((32, 56), 0.9, "bicubic"))
 RECIPE = "rand-m9-mstd0.5-inc1"
-# Seed, RandAugment, size. No rotation is among their operations: Pillow 12 and later round it in another way.
+# Seed, RandAugment, size. None of them draws a rotation, which Pillow 12 and later round differently.
 TRAINS = (
     ((23, 1), RECIPE, (32, 32)),
     ((36, 1), RECIPE, (40, 24)),
@@ -60,7 +60,7 @@ MEAN = (0.5, 0.4, 0.3)
 
 
 class Script:
-    """Stands for the module `random` in timm, with the draws of one seed."""
+    """Replaces the module `random` in timm, with the draws of one seed."""
 
     def __init__(self, seed: tuple[int, int], policy: randaugment.Policy):
         seed = np.array(seed)
@@ -71,31 +71,31 @@ class Script:
         self.layer, self.asked = -1, 0
 
     def uniform(self, low: float, high: float) -> float:
-        """Area and aspect of a try, in turns."""
+        """Returns the area, then the aspect ratio, of each try."""
         return low + (high - low) * next(self.uniforms)
 
     def randint(self, low: int, high: int) -> int:
-        """The crop's top, then its left."""
+        """Returns the crop's top, then its left."""
         return low + int(next(self.corner) * (high - low + 1))
 
     def choice(self, interpolations: tuple) -> object:
-        """Of the crop, then of each geometric operation."""
+        """Returns the interpolation of the crop, then of each geometric operation."""
         bicubic = self.choices[2] < 0.5 if self.layer < 0 else self.drawn.bicubic[self.layer]
         return next(each for each in interpolations if ("bicubic" in str(each).lower() or each == 3) == bicubic)
 
     def random(self) -> float:
-        """Whether an operation is applied, then its sign."""
+        """Returns what decides whether an operation is applied, then its sign."""
         self.asked += 1
         said = not self.drawn.applied[self.layer] if self.asked == 1 else self.drawn.negative[self.layer]
         return 0.99 if said else 0.01
 
     def gauss(self, mean: float, deviation: float) -> float:
-        """The magnitude, before it is clipped."""
+        """Returns the magnitude before clipping."""
         return float(self.normal[self.layer])
 
 
 def timm_train(image: Image.Image, seed: tuple[int, int], notation: str, size: tuple[int, int]) -> np.ndarray:
-    """timm's training transform with the draws of a seed -> uint8 [H, W, 3]."""
+    """Applies timm's training transform with the draws of a seed -> uint8 [H, W, 3]."""
     script = Script(seed, randaugment.parse(notation))
     transform = timm.data.create_transform(
         (3, *size), is_training=True, use_prefetcher=True, auto_augment=notation, interpolation="random", mean=MEAN
@@ -103,7 +103,7 @@ def timm_train(image: Image.Image, seed: tuple[int, int], notation: str, size: t
     call = auto_augment.AugmentOp.__call__
 
     def layer(self: object, image: Image.Image) -> Image.Image:
-        script.layer, script.asked = script.layer + 1, int(self.prob == 1)  # timm draws nothing then
+        script.layer, script.asked = script.layer + 1, int(self.prob == 1)  # timm draws nothing if prob is 1
         return call(self, image)
 
     def chosen(operations: list, count: int, replace: bool, p: object) -> list:
@@ -123,7 +123,7 @@ def timm_train(image: Image.Image, seed: tuple[int, int], notation: str, size: t
 
 
 def timm_eval(image: Image.Image, size: tuple[int, int], fraction: float, interpolation: str) -> np.ndarray:
-    """timm's evaluation transform -> uint8 [H, W, 3]."""
+    """Applies timm's evaluation transform -> uint8 [H, W, 3]."""
     transform = timm.data.create_transform(
         (3, *size), crop_pct=fraction, interpolation=interpolation, use_prefetcher=True
     )
@@ -131,7 +131,7 @@ def timm_eval(image: Image.Image, size: tuple[int, int], fraction: float, interp
 
 
 def cases() -> list[dict]:
-    """Every operation at every magnitude, with both signs and both interpolations where it has them."""
+    """Returns every operation at every magnitude, with both signs and interpolations where it has them."""
     found = []
     for name in randaugment.OPERATIONS:
         for magnitude in MAGNITUDES[:1] if name in PLAIN else MAGNITUDES:
@@ -142,7 +142,7 @@ def cases() -> list[dict]:
 
 
 def timm_operation(image: Image.Image, case: dict) -> np.ndarray:
-    """timm's operation with its random parts fixed."""
+    """Applies timm's operation with its random parts fixed."""
     resample = Image.Resampling.BICUBIC if case["bicubic"] else Image.Resampling.BILINEAR
     name, hparams = TIMM_NAMES.get(case["operation"], case["operation"]), {"img_mean": FILL, "interpolation": resample}
     operation = auto_augment.AugmentOp(name, prob=1.0, magnitude=case["magnitude"], hparams=hparams)
@@ -151,7 +151,7 @@ def timm_operation(image: Image.Image, case: dict) -> np.ndarray:
 
 
 def compare(paths: list[Path]) -> None:
-    """Prints how many images and operations are equal at 224 x 224, and the largest difference of the others."""
+    """Prints how many evaluation and training images are equal at 224 x 224, and the largest difference."""
     from tests.data.test_augment import settings_with
 
     size, found = (224, 224), {"evaluation": [], "training": []}
@@ -177,10 +177,12 @@ def compare(paths: list[Path]) -> None:
 
 
 def main() -> None:
-    """Writes the goldens, or compares."""
+    """Writes the golden outputs, or compares."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--compare", action="store_true", help="compare the images instead of writing goldens")
-    parser.add_argument("paths", nargs="+", type=Path, help="the .npz file to write (without --compare), JPEG files")
+    parser.add_argument("--compare", action="store_true", help="compare the images instead of writing golden outputs")
+    parser.add_argument(
+        "paths", nargs="+", type=Path, help="the .npz file to write (without --compare), then JPEG files"
+    )
     arguments = parser.parse_args()
     if arguments.compare:
         compare(arguments.paths)

@@ -1,4 +1,4 @@
-"""Files of odd and of faulty images, by what is odd about them."""
+"""Odd and faulty image files, named by what is odd about them."""
 
 import io
 import struct
@@ -7,18 +7,18 @@ import zlib
 import numpy as np
 from PIL import Image
 
-HUGE = 30_000  # pixels a side
+HUGE = 30_000  # pixels per side
 
 
 def encoded(mode: str, kind: str, size: tuple[int, int] = (20, 16), colour=(200, 100, 40), **options) -> bytes:
-    """A one-colour image of `size` (width, height) in Pillow's mode, as a JPEG, PNG or GIF."""
+    """Encodes a one-colour image of `size` (width, height) in a Pillow mode, as a JPEG, PNG or GIF."""
     file = io.BytesIO()
     Image.new("RGB", size, colour).convert(mode).save(file, kind, **options)
     return file.getvalue()
 
 
 def noise(number: int, size: tuple[int, int] = (20, 16)) -> bytes:
-    """A JPEG of its own for each number."""
+    """Encodes noise, different for each number, as a JPEG."""
     pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3)).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG")
@@ -26,7 +26,7 @@ def noise(number: int, size: tuple[int, int] = (20, 16)) -> bytes:
 
 
 def huge_jpeg() -> bytes:
-    """A JPEG of some hundred bytes whose header says HUGE x HUGE."""
+    """Returns a JPEG of a few hundred bytes whose header claims HUGE x HUGE pixels."""
     data = bytearray(encoded("RGB", "JPEG"))
     frame = data.index(b"\xff\xc0") + 5  # marker, length, precision; then height and width
     data[frame : frame + 4] = struct.pack(">HH", HUGE, HUGE)
@@ -34,7 +34,7 @@ def huge_jpeg() -> bytes:
 
 
 def huge_png() -> bytes:
-    """A PNG of some hundred bytes whose header says HUGE x HUGE."""
+    """Returns a PNG of a few hundred bytes whose header claims HUGE x HUGE pixels."""
     data = bytearray(encoded("RGB", "PNG"))
     data[16:24] = struct.pack(">II", HUGE, HUGE)  # after the signature, the length and the name of the first chunk
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
@@ -42,13 +42,13 @@ def huge_png() -> bytes:
 
 
 def sixteen_bits() -> bytes:
-    """A grey PNG with two bytes a pixel."""
+    """Returns a grey PNG with two bytes per pixel."""
     file = io.BytesIO()
     Image.fromarray(np.full((16, 20), 30_000, np.uint16)).save(file, "PNG")
     return file.getvalue()
 
 
-# What has to be trained on and evaluated like any other image.
+# Images that training and evaluation must use like any other.
 ODD = {
     "grey.jpg": lambda: encoded("L", "JPEG"),
     "cmyk.jpg": lambda: encoded("CMYK", "JPEG"),
@@ -65,7 +65,7 @@ ODD = {
     "line.jpg": lambda: encoded("RGB", "JPEG", (1, 300)),
     "row.png": lambda: encoded("RGB", "PNG", (300, 1)),
 }
-# What cannot be decoded, and what the log says of it.
+# Files that cannot be decoded, with a part of the reason that is logged.
 FAULTY = {
     "empty.jpg": (lambda: b"", ""),
     "text.jpg": (lambda: b"<html>404</html>", "cannot identify image file"),

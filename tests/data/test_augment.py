@@ -1,4 +1,4 @@
-"""Cropping, resizing, flipping and jittering: timm's pixels on the same draws."""
+"""Cropping, resizing, flipping and jittering: the same pixels as timm for the same draws."""
 
 import json
 import math
@@ -32,7 +32,7 @@ def photographs():
 
 
 def augmented(image, seed, settings, size):
-    """train_image for one seed."""
+    """Applies train_image with the draws of one seed."""
     return augment.train_image(image, augment.draw(np.array(seed), settings), settings, size)
 
 
@@ -45,7 +45,7 @@ def test_evaluation_is_timms(goldens):
 
 
 def test_training_is_timms(goldens):
-    """timm's create_transform with the recipe, its random numbers ours: crop, flip and RandAugment in one."""
+    """timm's create_transform with the recipe and this project's draws: crop, flip and RandAugment together."""
     for number, path in enumerate(JPEGS):
         for index, (seed, notation, size) in enumerate(json.loads(str(goldens["trains"]))):
             settings = settings_with(randaugment=notation, train_interpolation="random", mean=(0.5, 0.4, 0.3))
@@ -55,7 +55,7 @@ def test_training_is_timms(goldens):
 
 @pytest.mark.parametrize(("height", "width"), [(248, 248), (249, 331), (500, 375), (100, 90), (7, 400)])
 def test_evaluation_resizes_and_cuts_where_torchvision_does(height, width):
-    """Position codes instead of a picture: columns in red, rows in green."""
+    """The image encodes positions: columns in red, rows in green."""
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[..., 0], pixels[..., 1] = np.arange(width) * 255 // width, (np.arange(height) * 255 // height)[:, None]
     image, scale = Image.fromarray(pixels), math.floor(224 / 0.9)
@@ -66,7 +66,7 @@ def test_evaluation_resizes_and_cuts_where_torchvision_does(height, width):
 
 
 def torchvision_crop(height, width, area, aspect, corner, settings):
-    """torchvision's RandomResizedCrop.get_params with given draws -> left, top, width, height."""
+    """Computes torchvision's RandomResizedCrop.get_params from given draws -> left, top, width, height."""
     low, high = settings.crop_area
     narrow, wide = settings.crop_aspect
     for share, place in zip(area, aspect, strict=True):
@@ -100,7 +100,7 @@ def test_crops_are_torchvisions():
         assert left >= 0 and top >= 0 and columns >= 1 and rows >= 1
         assert left + columns <= width and top + rows <= height
         centred += box == torchvision_crop(height, width, [9.0], [0.5], corner, settings)
-    assert centred > 50  # the fallback has been seen
+    assert centred > 50  # the fallback was used
 
 
 @pytest.mark.parametrize("aspect", [0.001, 1000.0])
@@ -181,7 +181,7 @@ def test_color_jitter_is_for_training_without_randaugment(photographs):
 
 @pytest.mark.parametrize("value", [-1.0, 2.0])
 def test_a_mean_outside_of_the_colours_still_fills(value):
-    """The mean is what geometric operations show beside the image, as a colour of 0 to 255."""
+    """Geometric operations fill the area outside the image with the mean, as a colour of 0 to 255."""
     settings = settings_with(mean=(value, 0.5, 0.5), randaugment="rand-m9-p1")
     image = Image.new("RGB", (16, 16), (128, 128, 128))
     seen = {int(red) for n in range(20) for red in np.unique(augmented(image, (n, 2), settings, (8, 8))[..., 0])}
@@ -203,9 +203,9 @@ def test_bad_settings_are_named():
 
 
 def test_each_channel_of_others_is_made_as_one_of_rgb_is(photographs):
-    """Five channels are crops, resizes and flips of RGB, whatever their number: the first three are RGB's, bit for bit.
+    """Five channels are cropped, resized and flipped like RGB: each equals the RGB channel that it repeats, bit for bit.
 
-    Of sixteen bits, which are not rounded and cut between the two passes of a resize, they are near 257 times those.
+    16-bit values, which are not rounded and clipped between the two passes of a resize, are close to 257 times those.
     """
     rgb = np.asarray(photographs[0])
     five = np.concatenate([rgb, rgb[..., :2]], axis=-1)
@@ -249,7 +249,7 @@ def test_a_flip_flips_all_channels_and_a_constant_stays(count, dtype):
 
 @pytest.mark.parametrize("notation", ["", *(f"rand-m9-n4-p1-mstd{deviation}-inc1" for deviation in (0, 101))])
 def test_grey_is_augmented_as_grey_rgb_is(photographs, notation):
-    """One channel, and the same three times, go through the same operations; enhancements round once more for RGB."""
+    """One channel, and the same channel three times, get the same operations; enhancements round RGB once more."""
     grey = photographs[1].convert("L")
     for number in range(12):
         settings = settings_with(randaugment=notation, color_jitter=0.4, mean=(0.4,))
@@ -270,7 +270,7 @@ def test_the_fill_is_the_mean_of_each_channel():
 
 
 def test_three_augment_is_deits_on_the_same_draws(photographs):
-    """Its augment.py: RandomChoice of Grayscale(3), ImageOps.solarize and GaussianBlur; then ColorJitter."""
+    """DeiT's augment.py: RandomChoice of Grayscale(3), ImageOps.solarize and GaussianBlur; then ColorJitter."""
     plain, settings, seen = settings_with(), settings_with(three_augment=True, color_jitter=0.3), []
     for number in range(24):
         drawn = augment.draw(np.array([number, 3]), settings)
@@ -293,7 +293,7 @@ def test_three_augment_is_deits_on_the_same_draws(photographs):
 
 
 def test_a_simple_crop_is_torchvisions_on_the_same_draws(photographs):
-    """Resize(side), then RandomCrop(side, padding=4, padding_mode="reflect"), its corners uniform whole numbers."""
+    """Resize(side), then RandomCrop(side, padding=4, padding_mode="reflect"), with uniform integer corners."""
     settings, corners = settings_with(crop="simple", flip_probability=0.0), set()
     photograph = photographs[1]
     for number in range(30):

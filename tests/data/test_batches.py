@@ -38,7 +38,7 @@ def test_training_batches_have_the_promised_shapes_and_types(settings_for, tiles
 
 @pytest.mark.parametrize("copies", [1, 3])
 def test_image_label_and_index_belong_together(settings_for, tiles, copies):
-    """A tile's red value is its number in writing; one-colour images stay so under crop and flip."""
+    """A tile's red value is its number in writing order; crop and flip do not change one-colour images."""
     settings = settings_for("tiles", tiles("array_record"), repeated_augmentation=copies)
     source = sources.open_dataset(settings).open_split("train")
     for batch in train(settings, 5):
@@ -53,7 +53,7 @@ def test_image_label_and_index_belong_together(settings_for, tiles, copies):
 def test_a_batch_does_not_depend_on_the_start(settings_for, digits_directory, copies, randaugment):
     changes = {"repeated_augmentation": copies, "randaugment": randaugment, "train_interpolation": "random"}
     settings = settings_for("digits", digits_directory, train_split="train[:30]", **changes)
-    through = train(settings, 5)  # two steps an epoch: the third epoch is reached
+    through = train(settings, 5)  # two steps per epoch, so it reaches the third epoch
     for start in (1, 3):
         assert_equal(train(settings, 5 - start, start_step=start), through[start:])
 
@@ -117,9 +117,9 @@ def test_a_repeated_image_is_decoded_once_for_its_copies(settings_for, tiles, mo
     seen = np.concatenate([batch["index"].ravel() for batch in out])
     images, counts = np.unique(seen, return_counts=True)
     assert len(images) == 16 and (counts == 3).all()
-    assert next(count) <= 4 * (4 + 2)  # four images a batch; two batches more are under way
+    assert next(count) <= 4 * (4 + 2)  # four images per batch; two more batches are being made
     rows = seen.reshape(4, 12)
-    assert not (rows == rows[:, ::-1]).any()  # mixing pairs the batch with itself reversed
+    assert not (rows == rows[:, ::-1]).any()  # mixing pairs the batch with its reverse
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_a_label_out_of_range_is_named(settings_for, tiles, monkeypatch):
 
 
 def test_a_program_may_end_in_the_middle_of_an_epoch(digits_directory):
-    """Iterators that are alive at the end of a program, and dropped ones, must neither hold it up nor complain."""
+    """Iterators still alive at exit, and dropped ones, must neither block the program nor print errors."""
     program = f"""
 import dataclasses, sys
 from configs.default import get_config
@@ -235,6 +235,6 @@ print("made")
 """
     root = pathlib.Path(__file__).parents[2]
     ended = subprocess.run([sys.executable, "-c", program], cwd=root, timeout=300, capture_output=True, text=True)
-    # Before it tfds may say that it prepares the data set, for the first test that needs it.
+    # tfds may first report that it prepares the data set, for the first test that needs it.
     assert (ended.returncode, ended.stdout.splitlines()[-1:]) == (0, ["made"]), ended.stderr
     assert "Exception ignored" not in ended.stderr and "Traceback" not in ended.stderr

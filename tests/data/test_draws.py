@@ -1,4 +1,4 @@
-"""Random numbers for augmentation: their distributions, and that seeds, purposes and places have nothing in common."""
+"""Random numbers for augmentation: their distributions, and independence between seeds, purposes and positions."""
 
 import math
 
@@ -20,7 +20,9 @@ def test_uniform_numbers_fill_their_range_evenly(seeds):
     assert found.shape == (COUNT, 2, 5) and found.dtype == np.float64 and 0 <= found.min() and found.max() < 1
     counts = np.histogram(found, 100, (0, 1))[0]
     expected = found.size / 100
-    assert ((counts - expected) ** 2 / expected).sum() < 99 + 5 * math.sqrt(2 * 99)  # chi squared, five deviations
+    assert ((counts - expected) ** 2 / expected).sum() < 99 + 5 * math.sqrt(
+        2 * 99
+    )  # chi-squared, five standard deviations
 
 
 def test_normal_numbers_have_the_moments_of_one(seeds):
@@ -46,6 +48,6 @@ def test_numbers_depend_on_their_seed_alone(seeds):
     np.testing.assert_array_equal(together[7, 1], alone)
     assert not np.array_equal(draws.uniform(seeds[7, 1, ::-1], 1, 4), alone)
     np.testing.assert_array_equal(draws.uniform(seeds[7, 1], 1, 2, 2), alone.reshape(2, 2))
-    # The numbers themselves: a resumed run must draw the same, whatever is upgraded.
+    # Exact values: a resumed run must draw the same numbers after any upgrade.
     known = draws.uniform(np.array([1, -2]), draws.CROP, 2)
     np.testing.assert_array_equal(known, [0.8103250836513639, 0.7476983121015951])

@@ -1,4 +1,4 @@
-"""Odd images are used, faulty ones replaced or left out, counted and named; a batch stays a function of its step."""
+"""Odd images are used; faulty ones are replaced or left out, and reported; a batch depends only on its step."""
 
 import itertools
 import logging
@@ -31,7 +31,7 @@ def assert_equal(out, others):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """(a folder whose classes hold sound images and every faulty one, the same with sound ones in their place)."""
+    """Returns (a folder with sound and all faulty images, the same folder with sound ones in their place)."""
     root = tmp_path_factory.mktemp("faulty")
     for name in ("broken", "whole"):
         for split, class_name in itertools.product(("train", "test"), ("a", "b")):
@@ -50,7 +50,7 @@ def settings_of(settings_for, folder, **changes):
 
 
 def faulty_numbers(settings, split):
-    """The faulty files' numbers in the split."""
+    """Returns the faulty files' example numbers in a split."""
     examples = sources.open_dataset(settings).open_split(split)
     names = [examples.where(number) for number in range(len(examples))]
     return {number for number, name in enumerate(names) if name[:-1].rsplit("/")[-1] in odd_images.FAULTY}
@@ -77,7 +77,7 @@ def test_odd_images_are_used_like_any_other(settings_for, tmp_path, copies):
         if "grey" in name or "sixteen" in name or "bits" in name:
             assert np.ptp(colour) < 1, name
         else:
-            assert np.abs(colour - [200, 100, 40]).max() < 13, name  # 12 for the palette's nearest colour
+            assert np.abs(colour - [200, 100, 40]).max() < 13, name  # the palette's nearest colour is 12 off
 
 
 @pytest.mark.parametrize("copies", [1, 2])
@@ -97,14 +97,14 @@ def test_faulty_images_are_replaced_and_nothing_else_changes(settings_for, folde
             was, now = int(other["index"][tuple(place)]), int(batch["index"][tuple(place)])
             draws = [order.replacement(1, epoch, was, attempt, len(bad) + SOUND) for attempt in range(1, 20)]
             assert now == next(draw for draw in draws if draw not in bad)
-    assert found.count("train") == len(bad)  # each once, though met in every epoch
+    assert found.count("train") == len(bad)  # each counted once, though met in every epoch
     for file, (_, reason) in odd_images.FAULTY.items():
         (name,) = (name for name in found.names("train") if f"/{file}" in name)
         assert reason in name and name in caplog.text
 
 
 def test_a_batch_with_replacements_depends_on_nothing_but_its_step(settings_for, folders):
-    """Neither on what was met before (a resumed run has met nothing) nor on the other processes."""
+    """Neither on faulty images met before (a resumed run has met none) nor on the other processes."""
     for copies in (1, 2):
         settings = settings_of(settings_for, folders[0], repeated_augmentation=copies)
         through = train(settings, 8)

@@ -1,4 +1,4 @@
-"""Folders as people have them: what becomes a class, what is read, what is said of the rest."""
+"""Real-world image folders: what becomes a class, what is read, and what is reported about the rest."""
 
 import io
 import os
@@ -14,7 +14,7 @@ from tnt_jax.data import batches, decoding, folder, resident, sources
 
 
 def fill(root, counts):
-    """{"train/cat": 3} -> so many small JPEGs in each folder."""
+    """Writes small JPEGs; counts: {"train/cat": 3} puts three into train/cat."""
     for place, count in counts.items():
         (root / place).mkdir(parents=True, exist_ok=True)
         for number in range(count):
@@ -29,12 +29,12 @@ def plain(tmp_path):
 
 @pytest.fixture
 def opened(settings_for):
-    """Folder and changes of settings -> the data set."""
+    """Returns a function: folder and changed settings -> the opened data set."""
     return lambda root, **changes: sources.open_dataset(settings_for("folder", root, **changes))
 
 
 def labels(dataset, split):
-    """Names of the classes of a split's images, sorted."""
+    """Returns the class names of a split's images, sorted."""
     source = dataset.open_split(split)
     return sorted(dataset.class_names[source[number]["label"]] for number in range(len(source)))
 
@@ -94,7 +94,7 @@ def test_classes_come_from_the_splits_in_use(opened, plain):
     assert opened(plain).class_names == ("cat", "dog")
     both = opened(plain, train_split="train[:80%]+extra")
     assert both.class_names == ("ant", "cat", "dog") and both.num_examples("train[:80%]+extra") == 7
-    assert opened(plain, train_split="gone").class_names == ("cat", "dog")  # evaluated alone: those of the evaluation
+    assert opened(plain, train_split="gone").class_names == ("cat", "dog")  # evaluation only: its classes
     with pytest.raises(ValueError, match=r"no split 'gone'.* has the splits extra, test \(3\), train"):
         opened(plain, train_split="gone").num_examples("gone")
 
@@ -177,7 +177,7 @@ def test_a_file_of_classes_that_does_not_fit_is_refused(opened, plain, text, mes
 
 
 def test_names_are_the_same_however_their_accents_are_written(opened, tmp_path):
-    """macOS writes a letter and its accent apart, most others as one character; editors may put a mark first."""
+    """macOS separates a letter and its accent, most systems use one character; editors may add a byte order mark."""
     fill(tmp_path, {"train/cafe\u0301": 2, "train/bar": 2, "test/caf\u00e9": 1, "test/bar": 1})
     assert opened(tmp_path).class_names == ("bar", "caf\u00e9") and len(opened(tmp_path).found) == 1
     (tmp_path / "classes.txt").write_text("\ufeffcaf\u00e9\r\nbar\r\n")
@@ -199,7 +199,7 @@ def test_where_no_split_has_images_the_folders_that_are_there_are_named(opened, 
 
 @pytest.mark.parametrize("on_device", [False, True])
 def test_exif_orientation_is_applied_by_one_key(settings_for, tmp_path, on_device):
-    """A phone's picture with tag 6: stored 16 x 24, seen 24 x 16 with a red stripe on the left."""
+    """A phone image with tag 6: stored as 16 x 24, shown as 24 x 16 with a red stripe on the left."""
     for name in ("a", "b"):
         for split in ("train", "test"):
             (tmp_path / split / name).mkdir(parents=True)

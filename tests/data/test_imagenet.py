@@ -1,4 +1,4 @@
-"""ImageNet from its archives to an evaluated model: tfds' own builder on miniature archives, then the whole loop."""
+"""ImageNet from archives to an evaluated model: tfds' own builder on miniature archives, then a training run."""
 
 import io
 import json
@@ -23,7 +23,7 @@ PER_SYNSET = 5
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory) -> str:
-    """data.directory after `python -m tnt_jax.tools.prepare imagenet2012`; the archives lay where tfds looks."""
+    """Returns data.directory after `python -m tnt_jax.tools.prepare imagenet2012`, with archives where tfds looks."""
     root = tmp_path_factory.mktemp("imagenet")
     imagenet_archives.make_archives(root / "downloads" / "manual", PER_SYNSET, VALIDATION)
     prepare.main(["imagenet2012", f"--directory={root}"])
@@ -31,7 +31,7 @@ def directory(tmp_path_factory) -> str:
 
 
 def recipe(directory: str):
-    """configs/default.py as it is, with a model and batches of a size for tests."""
+    """Returns configs/default.py with a small model and small batches."""
     config = default.get_config()
     config.data.directory = directory
     config.batch_size = config.eval_batch_size = 16
@@ -49,7 +49,7 @@ def test_splits_and_classes_are_imagenets(directory):
 
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_every_image_has_the_label_of_its_synset(directory, split):
-    """Train: the archive's name is the class. Validation: the k-th by name has the k-th label of tfds' list."""
+    """Train: the archive's name is the class. Validation: the k-th image by name has the k-th label of tfds' list."""
     source = sources.open_dataset(DataSettings(**recipe(directory).data))
     examples = source.open_split(split)
     found = []
@@ -67,7 +67,7 @@ def test_every_image_has_the_label_of_its_synset(directory, split):
 
 
 def test_odd_images_have_become_rgb_jpegs(directory):
-    """The PNG by another name and the CMYK image of the real archive."""
+    """The PNG named .JPEG and the CMYK image, as in the real archive."""
     builder = tfds.builder("imagenet2012", data_dir=directory)
     assert builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD
     read = builder.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})
@@ -84,16 +84,16 @@ def test_the_recipe_trains_and_evaluates_on_it(directory, tmp_path):
     assert summary["config"]["data"]["randaugment"] and summary["config"]["data"]["repeated_augmentation"] == 3
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [line["train/loss"] for line in lines if "train/loss" in line]
-    # A new model gives all classes about the same probability: ln 1000 = 6.9.
+    # An untrained model gives all classes about the same probability: ln 1000 = 6.9.
     assert len(losses) == 4 and losses[0] == pytest.approx(np.log(1000), abs=0.3) and np.isfinite(losses).all()
     for weights in ("eval", "eval_ema"):
-        assert summary[weights]["count"] == VALIDATION  # each once; the batch has six empty places
+        assert summary[weights]["count"] == VALIDATION  # each once; the batch has six empty slots
         assert summary[weights]["accuracy"] * VALIDATION == pytest.approx(round(summary[weights]["accuracy"] * 10))
         assert summary[weights]["loss"] == pytest.approx(np.log(1000), abs=0.5)
 
 
 def test_damaged_records_are_replaced_in_training_and_stop_an_evaluation(directory, tmp_path, capsys, caplog):
-    """Bytes of two images, one of either split, are overwritten in TFRecord files, which older versions prepared."""
+    """Overwrites bytes of one image per split in TFRecord files, the format that older versions prepared."""
     damaged = tmp_path / "data"
     archives = pathlib.Path(directory) / "downloads" / "manual"
     options = tfds.download.DownloadConfig(manual_dir=str(archives))

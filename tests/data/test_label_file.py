@@ -1,4 +1,4 @@
-"""A folder whose labels.csv has several labels per image: what is read, what is said, and what is refused."""
+"""A folder whose labels.csv has several labels per image: what is read, reported and refused."""
 
 import itertools
 
@@ -14,7 +14,7 @@ TEST = "path,labels\na.jpg,dog;zebra\n"
 
 @pytest.fixture
 def listed(tmp_path):
-    """Four images to train on, one of two labels and one of none, one that is not listed, and one to evaluate."""
+    """Writes four training images, one with two labels and one with none, one that is not listed, and a test image."""
     for number, place in enumerate(("train/a", "train/more/b,1", "train/c", "train/d", "train/unlisted", "test/a")):
         path = tmp_path / f"{place}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def settings(settings_for):
 
 
 def by_name(dataset, split):
-    """The end of each image's path -> the names of its classes."""
+    """Returns {end of an image's path: names of its classes} for a split."""
     source = dataset.open_split(split)
     return {
         source.where(i).rstrip(")").rpartition("/")[2]: [dataset.class_names[label] for label in source[i]["label"]]

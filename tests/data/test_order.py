@@ -34,7 +34,7 @@ def test_an_epoch_visits_each_example_once_and_each_epoch_in_its_own_order():
 
 
 def test_the_shuffle_is_uniform():
-    # Where each of 8 examples lands, over 4,000 epochs: 500 expected a cell, standard deviation 21.
+    # Positions of 8 examples over 4,000 epochs: 500 expected per cell, standard deviation 21.
     places = np.stack([order.epoch_permutation(3, epoch, 8) for epoch in range(4000)])
     counts = np.stack([np.bincount(places[:, place], minlength=8) for place in range(8)])
     assert np.abs(counts - 500).max() < 5 * 21
@@ -49,7 +49,7 @@ def test_an_imagenet_epoch_has_the_recipes_numbers():
 
 
 def used_seeds(share: order.LocalBatch) -> np.ndarray:
-    """int32 [n, 2], the seed of each sample."""
+    """Returns the seed of each sample, int32 [n, 2]."""
     return share.seeds.reshape(-1, 2)[share.sample]
 
 
@@ -64,7 +64,7 @@ def test_processes_share_each_batch_of_one_process(copies, process_count):
         ]
         whole = one.local_batch(step)
         np.testing.assert_array_equal(np.concatenate([share.sample_index for share in shares]), whole.sample_index)
-        assert all(len(np.unique(share.index)) == len(share.index) for share in shares)  # decoded once a process
+        assert all(len(np.unique(share.index)) == len(share.index) for share in shares)  # decoded once per process
         np.testing.assert_array_equal(np.concatenate([used_seeds(share) for share in shares]), used_seeds(whole))
 
 

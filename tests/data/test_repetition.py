@@ -1,4 +1,4 @@
-"""Repeated augmentation as the batches show it: how many different images an epoch has, on any number of hosts."""
+"""Repeated augmentation in the batches: how many different images an epoch has, on any number of hosts."""
 
 import collections
 
@@ -7,11 +7,11 @@ import pytest
 
 from tnt_jax.data import batches
 
-EXAMPLES, BATCH, STEPS = 1000, 64, 15  # an epoch: 15 whole batches
+EXAMPLES, BATCH, STEPS = 1000, 64, 15  # an epoch has 15 whole batches
 
 
 def images_of(settings, first_step: int, process_count: int) -> list[np.ndarray]:
-    """-> [steps] of [batch] numbers: the images of an epoch's global batches, sorted, put together from all hosts."""
+    """Returns arrays [batch], one per step: the sorted image numbers of an epoch's global batches, from all hosts."""
     steps = [[] for _ in range(STEPS)]
     for process_index in range(process_count):
         out = batches.train_batches(
@@ -38,7 +38,7 @@ def test_an_epoch_has_a_third_of_the_images_three_times_on_any_number_of_hosts(s
     for whole, shared in zip(images_of(settings, 0, 1), epoch, strict=True):
         np.testing.assert_array_equal(shared, whole)
     later = set(np.concatenate(images_of(settings, STEPS, process_count)).tolist())
-    # Drawn anew: of 320 of 1,000 images, 102 are expected again, with a deviation of 8.
+    # Drawn again: of the 320 of 1,000 images, 102 are expected to recur, with a standard deviation of 8.
     assert len(later) == 320 and 60 < len(later & set(times)) < 145
 
 

@@ -1,4 +1,4 @@
-"""A data set in memory: the same examples, order and seeds as the reading pipeline; sizes and labels checked."""
+"""A data set in memory: the same examples, order and seeds as the reading pipeline, and clear errors."""
 
 import itertools
 

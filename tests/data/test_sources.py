@@ -14,7 +14,7 @@ from tnt_jax.data import decoding, digits, prepared, sources
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> str:
-    """train: 3 + 4 JPEG files of two classes, one PNG of a third; val: 2 of one class."""
+    """Writes train with 3 + 4 JPEG files of two classes and one PNG of a third, and val with 2 of one class."""
     root = tmp_path_factory.mktemp("folder")
     for place, count in {"train/cat": 3, "train/dog": 4, "val/dog": 2, "train/ant": 1}.items():
         (root / place).mkdir(parents=True)
@@ -26,13 +26,13 @@ def folder(tmp_path_factory) -> str:
 
 
 def everything(source) -> list[tuple[bytes, int]]:
-    """All (encoded image, label) of a split."""
+    """Returns all (encoded image, label) pairs of a split."""
     return [(source[number]["image"], source[number]["label"]) for number in range(len(source))]
 
 
 @pytest.fixture(scope="module")
 def digits_examples(digits_directory) -> dict[str, list[tuple[bytes, int]]]:
-    """split -> all its examples, by tfds' own reader."""
+    """Returns all examples by split, read with tfds' own reader."""
     builder = prepared.ensure_prepared(lambda: digits.digits_builder(digits_directory))
     read = builder.as_data_source()
     return {name: [(example["image"], example["label"]) for example in part] for name, part in read.items()}
@@ -90,7 +90,7 @@ def test_another_prepared_version_is_named_with_the_fix(settings_for, tiles, tmp
         prepared.ensure_prepared(make)
     assert prepared.ensure_prepared(
         make, asked="tiles:1.0.0"
-    ).info.splits  # asked for by number, it is prepared beside it
+    ).info.splits  # requested by version, it is prepared beside the other
 
 
 def test_splits_in_tfds_notation_are_disjoint_and_counted_without_reading(settings_for, tiles):

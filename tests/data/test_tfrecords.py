@@ -1,4 +1,4 @@
-"""TFRecord files by byte offset: the records of TensorFlow's reader, an index that is kept, damage that is named."""
+"""TFRecord files by byte offset: the same records as TensorFlow's reader, a cached index, clear errors for damage."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def file(tmp_path):
-    """A TFRecord file of 20 records of 0 to 19 bytes each."""
+    """Writes a TFRecord file of 20 records of 0 to 19 bytes -> its path."""
     path = str(tmp_path / "some.tfrecord")
     with tf.io.TFRecordWriter(path) as writer:
         for number in range(20):
@@ -92,11 +92,11 @@ def test_a_file_that_shrinks_while_it_is_read_is_named(cache, file):
 
 @pytest.mark.parametrize("block", [13, 50, 1000])
 def test_remote_files_are_read_in_the_same_way(cache, file, monkeypatch, block):
-    """In blocks while walking: here in blocks that end inside records and headers. memory: stands for a bucket."""
+    """Indexing reads blocks, which end inside records and headers here. memory:// stands in for a bucket."""
     fsspec = pytest.importorskip("fsspec")
 
     class Remote:
-        """What etils.epath gives for an address in a bucket."""
+        """Stands in for etils' path to a file in a bucket."""
 
         def __init__(self, path):
             self._path = path.removeprefix("memory://")

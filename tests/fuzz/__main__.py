@@ -1,8 +1,8 @@
-"""Random configs, in numbers: python -m tests.fuzz --examples=60 --seed=0
+"""Many random configs: python -m tests.fuzz --examples=60 --seed=0
 
-Twenty configs for each example are checked alone, which takes no time; `--examples` of those that are accepted train a
-step, evaluate and save. Prints each that trains, and at the end how many were refused, trained, or not finite. The
-first config that neither trains nor is refused in the program's own words ends it, with what was changed.
+Checks twenty configs per example without training, which takes no time; `--examples` accepted configs train a step,
+evaluate and save. Prints each that trains, and at the end how many were refused, trained, or not finite. Stops at the
+first config that neither trains nor is refused by the program's own message, and shows what was changed.
 """
 
 import argparse
@@ -16,20 +16,20 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 def main() -> None:
-    """Both properties of properties.py."""
+    """Checks both properties of properties.py."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--examples", type=int, default=60, help="that train a step")
-    parser.add_argument("--seed", type=int, default=0, help="of the values")
+    parser.add_argument("--examples", type=int, default=60, help="number of configs that train a step")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the values")
     arguments = parser.parse_args()
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as compiled:  # many keys change no program
+    with tempfile.TemporaryDirectory() as compiled:  # many keys do not change the compiled program
         os.environ |= {"JAX_COMPILATION_CACHE_DIR": compiled, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
         run(arguments, started)
 
 
 def run(arguments: argparse.Namespace, started: float) -> None:
-    """Prints as it runs; `started` is the moment that seconds count from."""
-    from tests.fuzz import harness, properties, saved  # seconds, and jax
+    """Runs all checks and prints their counts; seconds count from `started`."""
+    from tests.fuzz import harness, properties, saved  # takes seconds, and imports jax
 
     with harness.place() as folder:
         (folder / "saved").mkdir()

@@ -1,4 +1,4 @@
-"""A config with a few keys changed either trains a step or is refused in the program's own words, before it starts."""
+"""A config with a few keys changed either trains a step or is refused by the program's own message before that."""
 
 import dataclasses
 import functools
@@ -19,13 +19,13 @@ from tests.training.helpers import tiny_config
 from tnt_jax.training import loop, setup
 
 ROOT = pathlib.Path(__file__).parents[2]
-REFUSALS = (ValueError, FileNotFoundError, PermissionError)  # what main.py says without a traceback
-NOT_FINITE = "not finite"  # how nonfinite.describe begins
+REFUSALS = (ValueError, FileNotFoundError, PermissionError)  # what main.py reports without a traceback
+NOT_FINITE = "not finite"  # part of the message of monitor.describe_nonfinite
 
 
 @contextmanager
 def place() -> Iterator[pathlib.Path]:
-    """A working directory with what the values name: "folder" (JPEGs), "digits", odd weights, an empty folder."""
+    """Makes a working directory with what the values name: "folder" (JPEGs), "digits", odd weights, an empty folder."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="tnt_jax_fuzz_"))
     draw = np.random.default_rng(0)
     for split, count in {"train": 12, "test": 4}.items():
@@ -39,17 +39,17 @@ def place() -> Iterator[pathlib.Path]:
     (folder / "empty.safetensors").write_bytes(b"")
     (folder / "broken.pth").write_bytes(b"broken")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))  # of the indices over TFRecord files
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))  # for the indices over TFRecord files
         patch.chdir(folder)
         yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def changed(base: str, changes: Changes) -> dict[str, Any]:
-    """One of values.BASES with some keys changed, in the plain form: a ConfigDict would refuse some values itself."""
+    """Returns one of values.BASES with keys changed, as plain dicts: a ConfigDict would refuse some values itself."""
     config = tiny_config(batch_size=8, eval_batch_size=8).to_dict()
     config["data"] |= {"repeated_augmentation": 1, "synthetic_examples": 32, "eval_split": "test[:12]"}
-    config["data"] |= {"randaugment": ""}  # which takes ten seconds to trace; as a changed key it is drawn now and then
+    config["data"] |= {"randaugment": ""}  # tracing RandAugment takes 10 s; as a changed key it is drawn now and then
     config["data"] |= {"name": base, "directory": base, "train_split": "train[:32]"}
     if base == "folder":
         config["data"] |= {"train_split": "train", "eval_split": "test", "repeated_augmentation": 2}
@@ -63,14 +63,14 @@ def changed(base: str, changes: Changes) -> dict[str, Any]:
 
 
 def writes_elsewhere(config: dict[str, Any]) -> bool:
-    """Whether a set would be prepared outside the working directory."""
+    """Returns whether a data set would be prepared outside the working directory."""
     data = config["data"]
     names = [data[key] if isinstance(data[key], str) else None for key in ("name", "directory")]
     return names == ["digits", ""]
 
 
 def prepare(base: str, changes: Changes, workdir: pathlib.Path) -> setup.Run | None:
-    """-> the run, or None where it is refused as it should be. AssertionError for any other exception."""
+    """Returns the run, or None if it is refused as it should be. Raises AssertionError for any other exception."""
     config = changed(base, changes)
     try:
         return setup.prepare(config, workdir)
@@ -78,24 +78,24 @@ def prepare(base: str, changes: Changes, workdir: pathlib.Path) -> setup.Run | N
         last = traceback.extract_tb(error.__traceback__)[-1]
         told = f"{base}, {changes}: {type(error).__name__} in {last.filename}:{last.lineno}: {str(error)[:500]}"
         inside = pathlib.Path(last.filename).is_relative_to(ROOT) and ".venv" not in last.filename
-        assert inside, f"not the program's own words: {told}"
+        assert inside, f"not the program's own message: {told}"
         named = not isinstance(error, ValueError) or any(_named(key, str(error)) for key in changes)
-        assert named, f"none of the changed keys is named: {told}"  # a path that is not there is named itself
-        assert not workdir.exists(), f"something was written before: {told}"
+        assert named, f"none of the changed keys is named: {told}"  # other errors name the path
+        assert not workdir.exists(), f"something was written before the refusal: {told}"
         return None
     except Exception as error:
         raise AssertionError(f"{base}, {changes}: {type(error).__name__}: {str(error)[:500]}") from error
 
 
 def _named(key: str, message: str) -> bool:
-    """Whether a message has the key; "name", "mean", "enabled" and the like are words, so they need their group."""
+    """Returns whether a message names the key; plain words such as "name" or "mean" need their group or a "="."""
     leaf = key.rpartition(".")[2]
     return key in message or ("_" in leaf and leaf in message) or f"{leaf}=" in message
 
 
 def train(run: setup.Run, told: str) -> dict[str, Any] | None:
-    """One step, its evaluation and checkpoint -> the summary; None where the step was not finite, which was said."""
-    vars(run)["plan"] = dataclasses.replace(run.plan, total_steps=1)  # of its functools.cached_property
+    """Trains one step, evaluates and saves -> the summary; None if the step was reported as not finite."""
+    vars(run)["plan"] = dataclasses.replace(run.plan, total_steps=1)  # replaces its functools.cached_property
     try:
         return loop.train(run)
     except loop.RunError as error:

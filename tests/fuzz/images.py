@@ -1,11 +1,11 @@
-"""Damaged image files: each is decoded or refused as faulty, within seconds and memory, and ends no process.
+"""Damaged image files: each is decoded or refused as faulty, within limits of time and memory, without a crash.
 
     python -m tests.fuzz.images [--files 20000] [--seed 0]
 
 Writes random JPEG, PNG, GIF, WebP, BMP, TIFF and .npy files of all kinds that Pillow and NumPy write, changes bytes,
-cuts them off or joins two, and decodes them as training does. Prints how many of each format were decoded and refused.
-A file that raises another error, or takes more than a second of the processor, or a gigabyte, is kept in the current
-folder as damaged.bin. One that ends the process (a fault in a library) is there too: it is written before.
+truncates them or joins two, and decodes them as training does. Prints how many of each format were decoded and refused.
+A file that raises another error, or takes more than a second of CPU time or a gigabyte of memory, stays in the current
+folder as damaged.bin. So does one that crashes the process (a fault in a library): it is written before decoding.
 """
 
 import argparse
@@ -43,7 +43,7 @@ SECONDS, BYTES = 1.0, 1 << 30
 
 
 def some_file(random: np.random.Generator, kind: str) -> bytes:
-    """A file of a kind, of random noise, sometimes with an EXIF orientation."""
+    """Makes a file of a format with random noise, sometimes with an EXIF orientation."""
     mode, options = KINDS[kind][random.integers(len(KINDS[kind]))]
     height, width = random.integers(1, 60, 2)
     pixels = random.integers(0, 256, (height, width, 3)).astype(np.uint8)
@@ -64,7 +64,7 @@ def some_file(random: np.random.Generator, kind: str) -> bytes:
 
 
 def damaged(random: np.random.Generator, data: bytes, other: bytes) -> bytes:
-    """The file with up to eight bytes changed, half of them where headers are; cut off; or with another's end."""
+    """Returns the file with up to eight bytes changed, half of them in the header; truncated; or with another's end."""
     what = random.random()
     if what < 0.15:
         return data[: random.integers(len(data))]
@@ -78,13 +78,13 @@ def damaged(random: np.random.Generator, data: bytes, other: bytes) -> bytes:
 
 
 def peak_memory() -> int:
-    """The most bytes that this program has held. getrusage's figure also counts the process that started it."""
+    """Returns this process's peak memory in bytes. getrusage's figure also counts the process that started it."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) << 10
 
 
 def run(files: int, random: np.random.Generator) -> dict[str, dict[str, int]]:
-    """-> format -> how many files were decoded and refused. Raises what a file raises but Undecodable."""
+    """Returns {format: how many files were decoded and refused}. Raises what a file raises, except Undecodable."""
     counts = {kind: collections.Counter() for kind in KINDS}
     slowest = 0.0
     for number in range(files):

@@ -1,4 +1,4 @@
-"""The two properties, each as a function of how many examples it takes and of the seed (None: always the same ones)."""
+"""The two properties, each a function of the number of examples and the seed (None means the same ones each time)."""
 
 import collections
 import pathlib
@@ -13,7 +13,7 @@ WORKDIR = pathlib.Path("run")
 
 
 def check_refusals(examples: int, number: int | None = None) -> collections.Counter[str]:
-    """Values of any type for any key are accepted, or refused in the program's own words -> how many of each."""
+    """Checks that any value for any key is accepted, or refused by the program's own message -> how many of each."""
     found: collections.Counter[str] = collections.Counter()
 
     def refuses(drawn: tuple[str, values.Changes]) -> None:
@@ -27,7 +27,7 @@ def check_refusals(examples: int, number: int | None = None) -> collections.Coun
 
 
 def check_training(examples: int, number: int | None = None, verbose: bool = False) -> collections.Counter[str]:
-    """What is accepted trains one step, or says that the step is not finite -> how many of each."""
+    """Checks that accepted configs train a step, or report that it is not finite -> how many of each."""
     found: collections.Counter[str] = collections.Counter()
 
     def trains(drawn: tuple[str, values.Changes]) -> None:
@@ -41,7 +41,7 @@ def check_training(examples: int, number: int | None = None, verbose: bool = Fal
         summary = harness.train(run, f"{base}, {changes}")
         found["trained" if summary else "not finite"] += 1
         if (found["trained"] + found["not finite"]) % MOST_COMPILED == 0:
-            jax.clear_caches()  # the programs of some fifty configs are more than Linux lets a process map
+            jax.clear_caches()  # the programs of some fifty configs exceed the mappings Linux allows a process
 
     _given(trains, wrong_types=False, examples=examples, number=number)
     return found
@@ -53,7 +53,7 @@ def _given(check, wrong_types: bool, examples: int, number: int | None) -> None:
         derandomize=number is None,
         deadline=None,
         database=None,
-        # A run that trains takes seconds: what is found is not made smaller, it has three keys at most.
+        # A training run takes seconds: failures are not shrunk; they have three keys at most.
         phases=(Phase.explicit, Phase.generate) if not wrong_types else tuple(Phase),
         suppress_health_check=list(HealthCheck),
     )

@@ -1,4 +1,4 @@
-"""What people do to a workdir: any content of config.json, and any name, works or is refused in the program's words."""
+"""Workdirs as people change them: any name and any config.json works or is refused by the program's own message."""
 
 import collections
 import json
@@ -26,7 +26,7 @@ VALUES = some.recursive(
 
 
 def check_names(folder: pathlib.Path, examples: int, number: int | None = None) -> collections.Counter[str]:
-    """Names of a workdir: accepted and then possible, or refused, with nothing written -> how many of each."""
+    """Checks that a workdir name is accepted and usable, or refused with nothing written -> how many of each."""
     found: collections.Counter[str] = collections.Counter()
 
     def works(name: str) -> None:
@@ -48,7 +48,7 @@ def check_names(folder: pathlib.Path, examples: int, number: int | None = None) 
 
 
 def check_configs(folder: pathlib.Path, examples: int, number: int | None = None) -> collections.Counter[str]:
-    """config.json with a key changed, removed or added, with bytes changed, or of anything -> how many of each."""
+    """Reads config.json with a key changed, removed or added, with bytes changed, or any JSON -> how many of each."""
     found: collections.Counter[str] = collections.Counter()
     whole = as_dict(resolved(checked_config(), 4))
     text = json.dumps(whole, indent=2).encode()

@@ -1,4 +1,4 @@
-"""The short form of `python -m tests.fuzz`: every key is drawn from; what is refused, and what trains, is checked."""
+"""The short version of `python -m tests.fuzz`: every key has values; refusals and training steps are checked."""
 
 import os
 import re
@@ -42,7 +42,7 @@ def test_damaged_weights_are_read_or_refused_by_name(tmp_path):
 
 
 def test_damaged_images_are_decoded_or_refused(tmp_path):
-    """In a process of its own: a fault in a library would end it, and its memory is measured."""
+    """Runs in its own process: a fault in a library would crash it, and its memory is measured."""
     root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "tests.fuzz.images", "--files=600"]
     found = subprocess.run(

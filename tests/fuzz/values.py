@@ -1,6 +1,6 @@
-"""What a key of configs/default.py is set to: values that work, edges, absurd ones of its type, and wrong types.
+"""Values for the keys of configs/default.py: ones that work, edge cases, absurd ones of their type, wrong types.
 
-SOUND has a line for every key: a new one has to be added here (`keys` says so), and is drawn from then on.
+SOUND has a line for every key. A new key must be added here (`keys` checks it) and is drawn from then on.
 """
 
 import dataclasses
@@ -28,9 +28,9 @@ HUGE = (2**31 - 1, 2**31, 2**32, 2**53, 2**63 - 1, 2**63, 10**30, 10**400)
 WHOLE = (0, -1, 1, 2, 3, 4, 7, 8, 16, 24, -(10**30), *HUGE)
 FLOATS = (
     *(0.0, -0.0, -1.0, 1e-3, 0.5, 1.0, 1.5, 2.0, 100.0, 1e8, math.inf, -math.inf, math.nan),
-    *(5e-324, 1e-300, 1e-45, 1e-38, 1e-30, 1e-8),  # zero to float32, or to what is divided by
-    *(0.9999999, 0.9999999999, 1 - 2**-53, 1 + 2**-52),  # one to float32
-    *(1e30, 3.4e38, 3.5e38, 1e300, 1.7e308, 10**400),  # infinite to float32, or once it is multiplied
+    *(5e-324, 1e-300, 1e-45, 1e-38, 1e-30, 1e-8),  # zero in float32, or too small a divisor
+    *(0.9999999, 0.9999999999, 1 - 2**-53, 1 + 2**-52),  # one in float32
+    *(1e30, 3.4e38, 3.5e38, 1e300, 1.7e308, 10**400),  # infinite in float32, or once multiplied
 )
 TEXTS = (
     "",
@@ -78,7 +78,7 @@ WRONG = (
     *(np.float64(0.5), np.float32(0.5), np.int64(3), np.bool_(True), np.arange(2), pathlib.Path("x")),
 )
 
-# Values that may work on the bases; what else is drawn follows from the key's type.
+# Values that may work on the bases; other draws follow from the key's type.
 SOUND: dict[str, tuple[Any, ...]] = {
     "seed": (0, 1, 2**31 - 1),
     "batch_size": (8, 16, 24),
@@ -214,14 +214,14 @@ SOUND: dict[str, tuple[Any, ...]] = {
 
 
 def keys() -> list[str]:
-    """Every key of configs/default.py, dotted. AssertionError where SOUND lacks one, or has one that is gone."""
+    """Returns the dotted keys of configs/default.py. Raises AssertionError if SOUND lacks one or has a stale one."""
     found = list(_flat(default.get_config().to_dict(), ""))
     assert set(found) == set(SOUND), f"tests/fuzz/values.py, SOUND: {set(found) ^ set(SOUND)} to add or to remove"
     return found
 
 
 def changes(wrong_types: bool) -> st.SearchStrategy[tuple[str, Changes]]:
-    """-> (one of BASES, one to three keys with a value each). Without `wrong_types` most values may work."""
+    """Draws (one of BASES, one to three keys with a value each). Without `wrong_types` most values may work."""
     chosen = st.lists(st.sampled_from(keys()), min_size=1, max_size=3, unique=True)
     valued = chosen.flatmap(lambda names: st.fixed_dictionaries({name: _values(name, wrong_types) for name in names}))
     return st.tuples(st.sampled_from(BASES), valued)
@@ -240,7 +240,7 @@ def _values(key: str, wrong_types: bool) -> st.SearchStrategy[Any]:
 
 
 def _kind(key: str) -> type:
-    """int, float, str, bool or tuple, by the annotation of the dataclass's field."""
+    """Returns int, float, str, bool or tuple, by the annotation of the dataclass field."""
     kind: Any = Config
     for part in key.split("."):
         kind = {field.name: field.type for field in dataclasses.fields(kind)}[part]

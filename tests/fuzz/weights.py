@@ -1,9 +1,9 @@
-"""Damaged files of weights: each is read, or refused by one ValueError that names the file.
+"""Damaged weight files: each is read, or refused by one ValueError that names the file.
 
     python -m tests.fuzz.weights [--files=1500] [--seed=0]
 
 Changes, inserts and removes bytes of .safetensors files and, where PyTorch is installed, of .pth files. Prints how many
-were read and refused. What bytes of an array are changed into, nobody can tell: neither format has checksums.
+were read and refused. Changed bytes of an array go unnoticed: neither format has checksums.
 """
 
 import argparse
@@ -19,11 +19,11 @@ import numpy as np
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 HEAD = 20_000  # bytes from either end, where names, types and offsets are
-TELLING = (0, 1, 0x22, 0x2E, 0x7F, 0x80, 0xFF)  # of lengths, JSON, names, signs and text
+TELLING = (0, 1, 0x22, 0x2E, 0x7F, 0x80, 0xFF)  # that matter in lengths, JSON, names, signs and text
 
 
 def damaged(random: np.random.Generator, data: bytes) -> bytes:
-    """The file cut off, with a part left out or put in, or with up to twelve bytes changed."""
+    """Returns the file truncated, with a part removed or inserted, or with up to twelve bytes changed."""
     kind, start, length = random.integers(5), int(random.integers(len(data))), int(random.integers(1, 200))
     if kind == 0:
         return data[:start]
@@ -39,7 +39,7 @@ def damaged(random: np.random.Generator, data: bytes) -> bytes:
 
 
 def files() -> dict[str, list[bytes]]:
-    """Sound files of one model by their ending: published and our own; with PyTorch, as training scripts leave them."""
+    """Returns sound files of one model by suffix: published, ours and, with PyTorch, as training scripts save them."""
     from safetensors.numpy import load_file
 
     from tests.pretrained import published
@@ -72,7 +72,7 @@ def files() -> dict[str, list[bytes]]:
 
 
 def run(count: int, random: np.random.Generator, folder: Path) -> collections.Counter[str]:
-    """-> how many files of each ending were read and refused. The first that ends otherwise is left in the folder."""
+    """Returns how many files of each suffix were read and refused. The first that does neither stays in the folder."""
     from tests.pretrained import published
     from tnt_jax.pretrained import load_pretrained
 

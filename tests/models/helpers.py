@@ -1,4 +1,4 @@
-"""A small TNT whose parameters are far from their start, for tests of properties."""
+"""A small TNT with parameters far from their initial values, for property tests."""
 
 import functools
 
@@ -22,25 +22,25 @@ SMALL = {
 
 
 def small_model(**overrides):
-    """A TNT of 16 sentences of 4 words."""
+    """Returns a TNT with 16 sentences of 4 words."""
     return tnt_jax.create_model("tnt_s_patch16_224", **{**SMALL, **overrides})
 
 
 def images(batch=2, size=16, seed=1, channels=3):
-    """[batch, size, size, channels] from a normal distribution."""
+    """Draws images [batch, size, size, channels] from a normal distribution."""
     return jnp.asarray(np.random.default_rng(seed).standard_normal((batch, size, size, channels)), jnp.float32)
 
 
 def random_variables(model, seed=0):
-    """Parameters in which nothing is zero, one or symmetric: at their start many an error would not show.
+    """Draws parameters in which nothing is zero, one or symmetric: initial values would hide many errors.
 
-    Drawn with NumPy: compiling the initialisers would take longer than the tests.
+    NumPy draws them: compiling the initialisers would take longer than the tests.
     """
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *model.input_shape)))
     draw = np.random.default_rng(seed).standard_normal
 
     def value(path, leaf):
-        if path[-1].key == "kernel":  # deviation 1 / sqrt(fan in): every branch weighs as much as the stream
+        if path[-1].key == "kernel":  # std 1 / sqrt(fan in): every branch weighs as much as the residual stream
             return draw(leaf.shape) * np.prod(leaf.shape[:-1]) ** -0.5
         return 0.3 * draw(leaf.shape) + (path[-1].key == "scale")
 

@@ -1,4 +1,4 @@
-"""What is no batch of images [B, H, W, 3] is refused with what it got and, where it can be seen, what to do."""
+"""Anything but images [B, H, W, 3] is refused with what was passed and, where it is clear, the fix."""
 
 import jax
 import jax.numpy as jnp

@@ -20,7 +20,7 @@ COUNTS = {
 
 
 def small_model(**overrides):
-    """16 sentences of 4 words."""
+    """Returns a TNT with 16 sentences of 4 words."""
     return tnt_jax.create_model("tnt_s_patch16_224", **SMALL | overrides)
 
 
@@ -39,7 +39,7 @@ def test_frozen_outer_tokens_explain_the_published_count(name, tokens, published
 
 
 def test_tnt_s_block_over_a_standard_block():
-    """Section 3.3: 376 M against 429 M multiply-adds, a ratio of 1.14; the paper cuts 1.087 to 1.08."""
+    """Section 3.3: 376 M against 429 M multiply-adds, a ratio of 1.14; for parameters the paper cuts 1.087 to 1.08."""
     standard, tnt = complexity.standard_block(196, 384), complexity.tnt_block(196, 384, 16, 24)
     assert round(standard.multiply_adds / 1e6) == 376 and round(tnt.multiply_adds / 1e6) == 429
     ratio = complexity.inner_path_ratio(tnt_jax.create_model("tnt_s_patch16_224"))
@@ -142,7 +142,7 @@ def test_formulas_are_of_parts_that_the_model_has(overrides):
 
 
 def test_multiply_adds_of_tnt_s():
-    """Table 1: 5.2 G; 224 to 384 pixels: 17.3 G (timm's results table, products alone)."""
+    """5.2 G at 224 pixels (Table 1), 17.3 G at 384 pixels (timm's results table, products only)."""
     model = tnt_jax.create_model("tnt_s_patch16_224")
     assert round(complexity.multiply_adds(model) / 1e9, 1) == 5.2
     assert round(complexity.multiply_adds(update(model, image_size=384)) / 1e9, 1) == 17.3

@@ -61,7 +61,7 @@ def test_the_convolution_starts_as_pytorch_starts_it():
 
 
 def test_sine_cosine_positions_tell_rows_and_columns_apart():
-    """Quarters of a row: sine and cosine of the column, sine and cosine of the row; frequencies 1 to 1 / 10,000."""
+    """Quarters of a vector: sine and cosine of the column, sine and cosine of the row; frequencies 1 to 1 / 10,000."""
     positions = np.asarray(embeddings.sincos_positions((3, 5), 12))
     assert positions.shape == (16, 12) and positions.dtype == np.float32 and not positions[0].any()
     row, column, frequencies = 2, 4, np.array([1, 1e-2, 1e-4])

@@ -1,4 +1,4 @@
-"""How parameters start."""
+"""Initial values of parameters."""
 
 import functools
 
@@ -19,7 +19,7 @@ def start(**changes):
 
 def test_initial_weights_have_the_published_spread():
     drawn = normal_init(jax.random.key(0), (200, 200), jnp.float32)
-    assert abs(float(drawn.std()) - 0.02) < 3e-4  # cut at two deviations it would be 0.0176
+    assert abs(float(drawn.std()) - 0.02) < 3e-4  # truncated at two standard deviations it would be 0.0176
     assert float(jnp.abs(drawn).max()) > 0.06
 
 
@@ -44,7 +44,7 @@ def test_the_scaled_start_keeps_the_variance_of_every_layers_inputs(changes):
         assert abs(float(kernel.std()) * fan_in**0.5 - 1) < 0.05, name
     positions = [leaf for path, leaf in leaves if path[-1].key.endswith("_position")]
     assert positions and all(abs(float(leaf.std()) - 0.5) < 0.05 for leaf in positions)
-    published = start(**changes)  # all else
+    published = start(**changes)  # everything else starts as published
     for path, leaf in leaves:
         if path[-1].key in ("bias", "scale", "class_token") or path[0].key == "head":
             before = published

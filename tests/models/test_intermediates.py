@@ -1,4 +1,4 @@
-"""Features by timm's names: which blocks, in which shape, and that no more is computed than is asked for."""
+"""Features under timm's names: the requested blocks, their shapes, and no needless computation."""
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ def test_blocks_behind_the_last_one_asked_for_are_not_computed():
 def test_they_are_those_of_timm():
     model, found = published.model("tnt_tiny"), published.outputs("tnt_tiny")
     variables = tnt_jax.load_pretrained(published.weights_file("tnt_tiny"), model)
-    blocks = [int(name.removeprefix("block_")) for name in found if name.startswith("block_")]  # timm's numbers
+    blocks = [int(name.removeprefix("block_")) for name in found if name.startswith("block_")]  # timm's block numbers
     tokens = tnt_jax.forward_intermediates(model, variables, found["image"], blocks, maps=False, class_token=True)
     for block, each in zip(blocks, tokens, strict=True):
         np.testing.assert_allclose(each, found[f"block_{block}"], atol=2e-5)

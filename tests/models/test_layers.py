@@ -9,7 +9,7 @@ from tnt_jax.models import layers
 def test_gelu_is_the_exact_one():
     x = np.linspace(-6, 6, 1001).astype(np.float32)
     exact = x * 0.5 * (1 + erf(x.astype(np.float64) / np.sqrt(2)))
-    np.testing.assert_allclose(layers.gelu(jnp.asarray(x)), exact, atol=1e-6)  # the tanh form is 5e-4 off
+    np.testing.assert_allclose(layers.gelu(jnp.asarray(x)), exact, atol=1e-6)  # the tanh approximation is off by 5e-4
     assert layers.gelu(jnp.ones(3, jnp.bfloat16)).dtype == jnp.bfloat16
 
 

@@ -19,7 +19,7 @@ def positions(grid, width=2, seed=0):
 
 @pytest.mark.parametrize("index", range(5))
 def test_agrees_with_timms_resample_abs_pos_embed(index):
-    """Up, down, not square, by no whole factor; 14 x 14 to 24 x 24 is 224 to 384 pixels."""
+    """Larger, smaller, not square, by fractional factors; 14 x 14 to 24 x 24 is 224 to 384 pixels."""
     old, new = (tuple(int(side) for side in grid) for grid in STORED[f"grids_{index}"])
     resized = resize_sentence_positions(STORED[f"old_{index}"], old, new)
     np.testing.assert_allclose(resized, STORED[f"new_{index}"], rtol=0, atol=2e-6)
@@ -42,7 +42,7 @@ def test_shape_class_token_and_constants_are_kept(h, w, new_h, new_w):
 
 
 def test_rows_and_columns_are_not_exchanged():
-    """A ramp along the rows stays one: of 2 x 5, constant in each row."""
+    """A 2 x 5 ramp that is constant in each row stays one."""
     ramp = np.concatenate([[0], np.repeat([1.0, 2.0], 5)]).astype(np.float32)[:, None]
     resized = resize_sentence_positions(ramp, (2, 5), (4, 3))[1:, 0].reshape(4, 3)
     np.testing.assert_allclose(resized, np.broadcast_to(resized[:, :1], (4, 3)), rtol=1e-6)

@@ -55,7 +55,7 @@ def test_every_parameter_receives_a_gradient(overrides):
 def test_pixels_of_patch_i_reach_sentence_i_plus_1_and_before_the_outer_block_no_other():
     model = small_model(depth=1)
     variables = random_variables(model)
-    # Without its second residual branch and attention the outer block leaves each sentence to itself.
+    # With zero outputs of its attention and MLP, the outer block leaves each sentence unchanged.
     silent = jax.tree.map(lambda x: x, variables)
     for part in ("attention", "mlp"):
         last = silent["params"]["block_1"]["outer"][part]["output" if part == "attention" else "dense2"]
@@ -84,11 +84,11 @@ def test_words_lie_in_their_sentence_in_row_major_order():
     def words(image):
         return run(model, variables, image, return_features=("words",))[1]["words"][0][0]
 
-    # The bottom right pixel of a patch's top right word (2 x 2 pixels) is in reach of all four; its weight differs.
+    # The top right pixel of a patch is in reach of all four words (2 x 2 pixels each), with different weights.
     moved = jnp.abs(words(base.at[0, 4, 8 + 3].add(1.0)) - words(base)).max(-1)
     assert set(np.flatnonzero(np.asarray(moved).max(-1) > 1e-6)) == {4 + 2}  # sentence in row 1, column 2
     kernel = variables["params"]["word_embedding"]["kernel"]
-    # Word (h, w) starts at pixel (2h, 2w); pixel (0, 3) sits at kernel place (0 + 3 - 2h, 3 + 3 - 2w).
+    # Word (h, w) starts at pixel (2h, 2w); pixel (0, 3) is at kernel position (0 + 3 - 2h, 3 + 3 - 2w).
     for word in range(4):
         h, w = divmod(word, 2)
         expected = jnp.abs(kernel[3 - 2 * h, 6 - 2 * w].sum(0)).max()
@@ -114,7 +114,7 @@ def test_permuting_sentences_with_their_positions_permutes_outputs():
 def test_permuting_words_with_their_encodings_changes_words_only_by_that_order():
     model = small_model(depth=1)
     variables = random_variables(model)
-    # Words that differ by their encodings alone: a stem that gives every word the same numbers.
+    # With a zero stem, which gives every word the same features, words differ only by their encodings.
     params = {
         **variables["params"],
         "word_embedding": jax.tree.map(jnp.zeros_like, variables["params"]["word_embedding"]),
@@ -252,7 +252,7 @@ def test_bfloat16_arithmetic_keeps_float32_parameters_and_logits():
 
 
 def test_no_head_gives_what_it_would_read():
-    """The class token, or the mean of the sentences, after the last norm."""
+    """Without a head the output is the class token, or the mean of the sentences, after the last norm."""
     model = small_model(num_classes=0)
     variables = random_variables(model)
     assert "head" not in variables["params"]
@@ -267,7 +267,7 @@ def test_no_head_gives_what_it_would_read():
 def test_the_heads_dropout_is_in_training_alone_and_before_the_head():
     without, with_it = small_model(), small_model(head_dropout=0.5)
     variables = random_variables(without)
-    variables["params"]["head"]["kernel"] = jnp.eye(24, 5)  # logits are what it reads
+    variables["params"]["head"]["kernel"] = jnp.eye(24, 5)  # logits are the head's first five inputs
     variables["params"]["head"]["bias"] = jnp.zeros(5)
     evaluated = run(without, variables, images())
     np.testing.assert_array_equal(run(with_it, variables, images()), evaluated)
@@ -316,7 +316,7 @@ def test_images_of_another_layout_are_named(shape, hint):
 
 
 def test_the_definition_does_not_know_what_makes_it_fast():
-    """And is short: whoever changes the model reads this file alone."""
+    """And it is short: changing the model takes reading only this file."""
     source = Path(tnt.__file__).read_text()
     assert len(source.splitlines()) <= 220
     assert not re.findall(r"\b(lanes?|fused|scan\w*|remat\w*|platforms?|kernels?|layouts?|forms?)\b", source.lower())

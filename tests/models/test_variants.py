@@ -6,7 +6,7 @@ import pytest
 import tnt_jax
 from tnt_jax.models.variants import VARIANTS
 
-# Trainable parameters at 224 x 224 with 1,000 classes; timm has the same for those it knows.
+# Trainable parameters at 224 x 224 with 1,000 classes; timm counts the same for the models it has.
 PARAMETERS = {
     "tnt_ti_patch16_224": 6_076_408,
     "tnt_s_patch16_224": 23_768_584,

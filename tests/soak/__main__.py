@@ -1,8 +1,8 @@
-"""The long soak: python -m tests.soak --kills=20 --seed=0 (or make soak). Minutes on an idle machine.
+"""The long soak: python -m tests.soak --kills=20 --seed=0 (or make soak). Takes minutes on an idle machine.
 
 One run of a tiny TNT is killed (kill -9) at random moments of its start-up, steps, evaluations and checkpoint writes
-and started again by the same command, until it ends; then everything is compared with a run that nothing disturbed:
-every array of the state, the metadata, the checkpoints kept, metrics.jsonl, TensorBoard's points, summary.json.
+and restarted by the same command until it finishes. Then everything is compared with an undisturbed run: every array
+of the state, the metadata, the checkpoints kept, metrics.jsonl, TensorBoard's points, summary.json.
 """
 
 import argparse
@@ -17,10 +17,10 @@ from tests.soak import harness
 
 
 def main() -> None:
-    """Prints each kill, and at the end what was hit and whether the ends are the same."""
+    """Prints each kill, and at the end which phases were hit; fails unless both runs end the same."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the kill times")
     arguments = parser.parse_args()
     started = time.monotonic()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="tnt_jax_soak_"))
@@ -28,7 +28,7 @@ def main() -> None:
     plan = harness.Plan(steps=30 * arguments.kills)
     whole = run_undisturbed(plan, folder)
     found = run_killed(plan, folder, arguments.kills, draw)
-    from tests.training.helpers import assert_same_end, assert_same_summary  # seconds, and jax
+    from tests.training.helpers import assert_same_end, assert_same_summary  # takes seconds, and imports jax
 
     assert_same_end(folder / "killed", whole)
     assert_same_summary(folder / "killed", whole)
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def run_undisturbed(plan: harness.Plan, folder: pathlib.Path) -> pathlib.Path:
-    """-> the workdir of a run from start to end, compiled without the cache that the killed one uses."""
+    """Runs from start to end without the compilation cache that the killed run uses -> the workdir."""
     session = harness.Session(plan, folder / "whole", cache=None)
     code = session.end()
     if code:
@@ -48,9 +48,9 @@ def run_undisturbed(plan: harness.Plan, folder: pathlib.Path) -> pathlib.Path:
 
 
 def run_killed(plan: harness.Plan, folder: pathlib.Path, kills: int, draw: random.Random) -> collections.Counter[str]:
-    """-> how often each phase was hit."""
+    """Kills a run `kills` times and lets it finish -> how often each phase was hit."""
     found: collections.Counter[str] = collections.Counter()
-    last = 0  # step that was said before a kill
+    last = 0  # last step logged before a kill
     for left in range(kills, 0, -1):
         phase = draw.choice(harness.PHASES)
         target = last + draw.randint(1, max(1, (plan.steps - 2 * plan.eval_every - last) // left))
@@ -61,7 +61,9 @@ def run_killed(plan: harness.Plan, folder: pathlib.Path, kills: int, draw: rando
             raise SystemExit("\n".join(session.lines))
         found.update(session.hit())
         last = max(last, session.last_step())
-        print(f"killed in {' and '.join(session.hit())} (wanted {phase}) after step {session.last_step()}", flush=True)
+        print(
+            f"killed in {' and '.join(session.hit())} (aimed at {phase}) after step {session.last_step()}", flush=True
+        )
     session = harness.Session(plan, folder / "killed", cache=folder / "cache")
     if session.end():
         raise SystemExit("\n".join(session.lines))

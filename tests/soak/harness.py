@@ -14,18 +14,18 @@ import time
 
 ROOT = pathlib.Path(__file__).parents[2]
 PHASES = ("start-up", "step", "evaluation", "checkpoint")
-PATIENCE = 900  # seconds for one process; a busy machine may stop it now and then
+PATIENCE = 900  # seconds for one process; a busy machine may stall it now and then
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A tiny TNT with everything that a run has to carry over: drop path, mixing, averages, sums, two devices."""
+    """A tiny TNT with everything that a run must carry over: drop path, mixing, averages, sums, two devices."""
 
     steps: int
     log_every: int = 5
     checkpoint_every: int = 10
     eval_every: int = 20
-    examples: int = 2048  # of each split; enough for an evaluation that can be hit
+    examples: int = 2048  # per split; enough for an evaluation that a kill can hit
 
     def flags(self, workdir: pathlib.Path) -> list[str]:
         keys = {
@@ -43,7 +43,7 @@ class Plan:
 
 
 class Session:
-    """One process of main.py, and what it has said so far."""
+    """One process of main.py, and its output so far."""
 
     def __init__(
         self,
@@ -81,13 +81,13 @@ class Session:
         self._said.put(None)
 
     def wait_for(self, pattern: str) -> bool:
-        """Returns at the first new line that matches; False if the process ended before."""
+        """Waits for a new line that matches; returns False if the process ends first."""
         deadline = time.monotonic() + PATIENCE
         while (line := self._said.get(timeout=deadline - time.monotonic())) is not None:
             self.lines.append(line)
             if re.search(pattern, line):
                 return True
-        self._said.put(None)  # for who asks again
+        self._said.put(None)  # for the next call
         return False
 
     def end(self) -> int:
@@ -115,7 +115,7 @@ class Session:
         time.sleep(draw.uniform(0.0, {"step": 0.1, "evaluation": 0.2, "checkpoint": 0.05}[phase]))
 
     def wait_for_seconds(self, seconds: float) -> None:
-        """Returns so many seconds after the start, or at the first line about the run's steps."""
+        """Waits until `seconds` after the start, or until the first line about the run's steps."""
         while (left := self.started + seconds - time.monotonic()) > 0:
             try:
                 line = self._said.get(timeout=left)
@@ -129,16 +129,16 @@ class Session:
                 return
 
     def last_step(self) -> int:
-        """The last step that was said; 0 before the first."""
+        """Returns the last step logged; 0 before the first."""
         found = [re.match(r"step ([\d,]+)/", line) for line in self.lines]
         return max((int(each[1].replace(",", "")) for each in found if each), default=0)
 
     def writing(self) -> bool:
-        """Whether a checkpoint is half written."""
+        """Returns whether a checkpoint is half written."""
         return any((self.workdir / "checkpoints").glob("*orbax-checkpoint-tmp"))
 
     def hit(self) -> tuple[str, ...]:
-        """Where a killed process was, by what it left; a checkpoint may be half written beside a step or evaluation."""
+        """Returns the phases hit by a kill, by what it left; a checkpoint write overlaps a step or evaluation."""
         trained = [line for line in self.lines if line.startswith(("step ", "evaluation at"))]
         if not trained:
             return ("start-up",)

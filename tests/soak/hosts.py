@@ -1,7 +1,7 @@
-"""Several processes of main.py on this machine, in place of several hosts: python -m tests.soak.hosts (in make soak).
+"""Processes of main.py on this machine stand in for hosts: python -m tests.soak.hosts (part of make soak).
 
-For two and for four processes (gloo between them, eight virtual devices together): 30 steps with the losses of one
-process with as many devices; killed (kill -9) in the middle, one process at a time, and started again: the same bits.
+Two and four processes (connected by gloo, eight virtual devices in all) have the losses of one process with as many
+devices over 30 steps. If one of them is killed (kill -9) midway and all are restarted, the run ends with the same bits.
 """
 
 import dataclasses
@@ -16,19 +16,19 @@ import numpy as np
 
 from tests.soak import harness
 
-DEVICES = 8  # of all processes together
-HEARTBEAT_TIMEOUT = 100  # seconds; a busy machine may stop all processes for a while
-GONE = (3, -6)  # exit codes of those that are left: main.py's own, or jax's SIGABRT
+DEVICES = 8  # over all processes
+HEARTBEAT_TIMEOUT = 100  # seconds; a busy machine may stall all processes for a while
+GONE = (3, -6)  # exit codes of the remaining processes: main.py's own, or jax's SIGABRT
 WORDS = ("another process has ended or cannot be reached", "another task died")  # main.py's, or jax's
 
 
 @dataclasses.dataclass(frozen=True)
 class HostPlan(harness.Plan):
-    """One of `hosts` processes. One copy of an image: with more, the pairs that are mixed depend on the processes."""
+    """One of `hosts` processes. Images are not repeated: with copies, the mixed pairs would depend on the processes."""
 
     steps: int = 30
     eval_every: int = 15
-    examples: int = 72  # leaves a ragged last batch of the evaluation
+    examples: int = 72  # makes the last evaluation batch ragged
     hosts: int = 1
     index: int = 0
     port: int = 0
@@ -56,12 +56,12 @@ def start(hosts: int, workdir: pathlib.Path, cache: pathlib.Path | None, xla_fla
 
 
 def said(session: harness.Session) -> str:
-    """Everything that a process has said."""
+    """Returns everything that a process has printed."""
     return "\n".join(session.lines)
 
 
 def finish(sessions: list[harness.Session]) -> None:
-    """Waits for the end of all processes; an error with their words where one fails."""
+    """Waits for all processes to end; raises RuntimeError with the output of one that fails."""
     for session in sessions:
         if code := session.end():
             raise RuntimeError(f"exit code {code}:\n{said(session)}")
@@ -81,10 +81,10 @@ def kill_one(sessions: list[harness.Session], victim: int) -> float:
 
 
 def assert_losses_agree(workdir: pathlib.Path, other: pathlib.Path) -> None:
-    """Equal up to the rounding of sums in another order, line by line, and every example counted."""
+    """Checks that losses agree, up to the rounding of sums in another order, and that every example is counted."""
     ours, others = ([json.loads(line) for line in (folder / "metrics.jsonl").open()] for folder in (workdir, other))
     if [line["step"] for line in ours] != [line["step"] for line in others]:
-        raise AssertionError(f"other lines: {ours} {others}")
+        raise AssertionError(f"different lines: {ours} {others}")
     compared = ("train/loss", "train/gradient_norm", "eval/loss", "eval_ema/loss")
     for one, two in zip(ours, others, strict=True):
         for name in set(compared) & one.keys():
@@ -96,10 +96,10 @@ def assert_losses_agree(workdir: pathlib.Path, other: pathlib.Path) -> None:
 
 
 def main() -> None:
-    """Prints what was compared, and how long the others lived after a kill."""
+    """Prints what was compared, and how long the other processes lived after a kill."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="tnt_jax_hosts_"))
     finish(start(1, folder / "1", None))
-    from tests.training.helpers import assert_same_end, assert_same_summary  # seconds, and jax
+    from tests.training.helpers import assert_same_end, assert_same_summary  # takes seconds, and imports jax
 
     for hosts in (2, 4):
         whole, killed = folder / f"{hosts}", folder / f"{hosts}_killed"
@@ -108,7 +108,7 @@ def main() -> None:
         print(f"{hosts} processes: the losses of one process", flush=True)
         for victim in (hosts - 1, 0):
             shutil.rmtree(killed, ignore_errors=True)
-            # Without a cache, which the first process alone writes: gloo lets no process be 30 s ahead of the others.
+            # Without a cache, which only the first process writes: gloo lets no process be 30 s ahead of the others.
             seconds = kill_one(start(hosts, killed, None), victim)
             finish(start(hosts, killed, None))
             assert_same_end(killed, whole)

@@ -1,4 +1,4 @@
-"""Several processes that are asked to end agree on a step and save it; one with other devices resumes and says so."""
+"""Processes that are asked to stop agree on a step and save it; one with other devices resumes with a note."""
 
 import re
 import signal
@@ -37,7 +37,7 @@ def stopped_step(session):
 
 
 def test_one_of_two_processes_is_asked_to_end_and_both_save_the_same_step(tmp_path):
-    """By SIGINT, which is passed on to jax's preemption service as the SIGTERM that a machine would get."""
+    """Uses SIGINT, which is passed on to jax's preemption service as the SIGTERM that a machine would get."""
     first, second = sessions = start(tmp_path)
     assert first.wait_for(r"^step 5/"), "\n".join(first.lines + second.lines)
     second.process.send_signal(signal.SIGINT)

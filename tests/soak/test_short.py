@@ -10,13 +10,13 @@ from tests.training.helpers import assert_same_end, assert_same_summary
 
 PLAN = harness.Plan(steps=200)
 FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-# What is aimed at lies so many steps behind an evaluation: far from the next one, where it is another phase.
+# Kills aim at this many steps after an evaluation: far from the next one, which is another phase.
 BEHIND = {"start-up": 0, "step": 5, "checkpoint": 10, "evaluation": 0}
-ATTEMPTS = 5  # a moment of milliseconds may pass before the signal arrives
+ATTEMPTS = 5  # a phase of milliseconds may end before the signal arrives
 
 
 class Killed:
-    """A run that is started again and again, each time to be ended a little further on."""
+    """A run that is started again and again, and ended a little later each time."""
 
     def __init__(self, tmp_path):
         self.tmp_path, self.reached, self.draw = tmp_path, 0, random.Random(0)
@@ -46,7 +46,7 @@ def test_killed_in_every_phase_and_stopped_by_a_signal_it_ends_with_the_same_bit
                 break
         else:
             pytest.fail(f"no kill hit {phase}; the last one hit {session.hit()}")
-    session, found = run.end_in("step", signal.SIGTERM)  # SIGINT: test_processes.py
+    session, found = run.end_in("step", signal.SIGTERM)  # for SIGINT see test_processes.py
     said = "\n".join(session.lines)
     assert found == 4, said
     assert "main.py: SIGTERM: stopped after step " in said and "Traceback" not in said

@@ -1,4 +1,4 @@
-"""A whole run that several modules look at."""
+"""A whole run that several modules share."""
 
 import pytest
 
@@ -8,13 +8,13 @@ from tnt_jax.training import loop, setup
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    """The model here has no formula for its multiply-adds."""
+    """Replaces multiply_adds, which does not know TinyModel."""
     monkeypatch.setattr(setup, "multiply_adds", lambda model: 1000)
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """A run of 20 steps that nothing disturbed."""
+    """An undisturbed run of 20 steps -> (workdir, summary)."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(setup, "multiply_adds", lambda model: 1000)

@@ -1,4 +1,4 @@
-"""A tiny config: a model that compiles in a second, and batches without a data set."""
+"""A tiny config, a model that compiles in a second, and batches without a data set."""
 
 import collections
 import functools
@@ -22,7 +22,7 @@ from tnt_jax.training.state import initial_state, replicate
 
 NUM_CLASSES = 4
 SIZE = 8
-# What depends on the machine and the moment. All else in metrics.jsonl is the same, digit for digit, in a run that was
+# Values that depend on machine and time. The rest of metrics.jsonl is the same, digit for digit, in a run that was
 # stopped and resumed (on the same devices); these may differ, or be absent from a line whose steps were not timed.
 TIME_LIKE = (
     "seconds",
@@ -36,7 +36,7 @@ TIME_LIKE = (
 
 
 class TinyModel(nn.Module):
-    """images [B, H, W, 3] -> logits [B, num_classes]; has the two attributes of a TNT that training looks at."""
+    """images [B, H, W, 3] -> logits [B, num_classes]; has the two attributes of a TNT that training reads."""
 
     num_classes: int = NUM_CLASSES
     device_kind: str | None = None
@@ -49,7 +49,7 @@ class TinyModel(nn.Module):
 
 
 def tiny_config(**changes):
-    """configs/default.py with the smallest TNT, without mixing; changes by dotted key with _ for the dot's groups."""
+    """Returns configs/default.py with the smallest TNT and no mixing; changes are keys with __ in place of dots."""
     config = default.get_config()
     config.batch_size = config.eval_batch_size = 16
     config.epochs, config.cooldown_epochs, config.warmup_epochs = 4.0, 0.0, 1.0
@@ -78,19 +78,19 @@ def checked_config(**changes):
 
 
 def resolved(config, num_classes):
-    """A checked config as config.json has it."""
+    """Returns a checked config with all sizes filled in, as config.json has it."""
     return setup.fill_in(config, setup.make_model(config, num_classes))
 
 
 def random_variables(model, size=SIZE, seed=0):
-    """Variables of the right shapes, all random, without the seconds that compiling model.init takes."""
+    """Draws random variables of the right shapes; compiling model.init would take seconds."""
     shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
 
 
 def batch(seed, size=16, real=None, devices=1):
-    """A batch [devices, size / devices, ...] whose labels show in the red channel; the last ones padded."""
+    """Returns a batch [devices, size / devices, ...] whose red channel shows the labels; after `real` it is padding."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, NUM_CLASSES, size)
     images = rng.integers(0, 64, (size, SIZE, SIZE, 3))
@@ -106,7 +106,7 @@ def batch(seed, size=16, real=None, devices=1):
 
 
 def read_state(workdir, step=None):
-    """The whole state of a checkpoint (None: the newest), nested dicts of numpy arrays, and its metadata."""
+    """Reads a checkpoint (None means the newest) -> (state as nested dicts of NumPy arrays, metadata)."""
     step = workdirs.checkpoint_steps(workdir)[-1] if step is None else step
     parts = {"state": ocp.args.StandardRestore(), "metadata": ocp.args.JsonRestore()}
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
@@ -116,13 +116,13 @@ def read_state(workdir, step=None):
 
 
 def points(workdir):
-    """{(tag, step): how often} of TensorBoard's files, read as TensorBoard reads them."""
+    """Counts the points in the event files, read as TensorBoard reads them -> {(tag, step): count}."""
     found = event_accumulator.EventAccumulator(str(workdir), size_guidance={event_accumulator.TENSORS: 0}).Reload()
     return collections.Counter((tag, event.step) for tag in found.Tags()["tensors"] for event in found.Tensors(tag))
 
 
 def lines(workdir):
-    """metrics.jsonl."""
+    """Reads metrics.jsonl -> a dict per line."""
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -131,7 +131,7 @@ def untimed(found):
 
 
 def assert_same_end(workdir, other):
-    """Weights, optimizer, average, key, sums, what the metadata counts, the checkpoints kept, lines and points."""
+    """Compares weights, optimizer, average, key, sums, metadata, the checkpoints kept, metrics and event points."""
     (state, metadata), (other_state, other_metadata) = read_state(workdir), read_state(other)
     jax.tree.map(np.testing.assert_array_equal, state, other_state)
     for found in (metadata, other_metadata):
@@ -148,7 +148,7 @@ def assert_same_end(workdir, other):
 
 
 def assert_same_summary(workdir, other):
-    """summary.json but for times, speed, and the port at which processes met."""
+    """Compares summary.json except for times, speed and the coordinator's address."""
     found = [json.loads((folder / "summary.json").read_text()) for folder in (workdir, other)]
     for summary in found:
         for name in ("seconds", "images_per_second"):
@@ -158,7 +158,7 @@ def assert_same_summary(workdir, other):
 
 
 class TinyPipeline:
-    """In place of training.input_pipeline.InputPipeline: 5 steps an epoch, 35 examples to evaluate."""
+    """Stands in for training.input_pipeline.InputPipeline: 5 steps per epoch, 35 examples to evaluate."""
 
     num_classes = NUM_CLASSES
     class_names = ("red", "green", "blue", "grey")
@@ -192,7 +192,7 @@ class TinyPipeline:
 
 @functools.cache  # compiling takes longer than the tests
 def compiled(settings, model, devices, log_every_steps):
-    """-> (a function that makes the replicated first state, the pmapped step)."""
+    """Returns (a function that makes the replicated initial state, the pmapped step)."""
     schedule = make_schedule(settings, steps_per_epoch=5)
     optimizer = make_optimizer(settings, schedule)
     state = jax.device_get(jax.jit(lambda: initial_state(settings, model, optimizer))())

@@ -21,17 +21,17 @@ def make_run(workdir, pipeline=None, **changes):
 
 
 def tiny_parameters(weights, model):
-    """In place of pretrained.load.fit, for TinyModel."""
+    """Stands in for pretrained.load.fit, for TinyModel."""
     assert isinstance(model, TinyModel)
     return flax.traverse_util.unflatten_dict(weights.arrays, sep="/")
 
 
 class Killed(Exception):
-    """The process ends here."""
+    """Stands for the death of the process."""
 
 
 class DyingPipeline(TinyPipeline):
-    """Ends the process when it is asked for its n-th batch."""
+    """Raises Killed after `batches` batches."""
 
     def __init__(self, config, batches):
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""What the processes and sessions of a run have in common: what differs is named in all. The store is a stand-in."""
+"""Processes and sessions of a run must agree: all processes name what differs. The key-value store is a stand-in."""
 
 import concurrent.futures
 import dataclasses
@@ -17,7 +17,7 @@ from tnt_jax.training.runtime import CannotStart, RunError
 
 
 class Store:
-    """The key-value store of jax's coordination service, for threads."""
+    """Stands in for the key-value store of jax's coordination service, with threads as processes."""
 
     def __init__(self):
         self.values, self.changed = {}, threading.Condition()
@@ -37,7 +37,7 @@ class Store:
 
 @pytest.fixture
 def together(monkeypatch):
-    """A function -> what each of three processes, which are threads, gets from it: None, or an error's words."""
+    """Runs a function in three threads posing as processes -> the result of each: None, or the error message."""
     index = threading.local()
     monkeypatch.setattr(agreement, "_key", lambda topic: f"tnt_jax/{topic}")
 
@@ -69,7 +69,7 @@ class OtherPipeline(TinyPipeline):
 
 
 class OtherFiles(TinyPipeline):
-    """As many images of the same classes."""
+    """As many images of the same classes, from other files."""
 
     identity = "other files"
 
@@ -100,12 +100,12 @@ def test_other_weights_under_the_same_path_are_named(tmp_path, together):
 
 
 def test_a_checkpoint_of_another_model_is_refused_though_every_array_fits(tmp_path):
-    """Somebody has edited config.json: the number of heads leaves no trace in any shape."""
+    """config.json was edited: the number of heads shows in no array shape."""
     run = prepared(tmp_path / "run", model__outer_dim=8, model__outer_num_heads=2)
     model = as_dict(run.config)["model"]
     agreement.check_same_model(run, {"step": 5, "model": model})
-    agreement.check_same_model(run, {"step": 5})  # of an earlier version
-    agreement.check_same_model(run, {"step": 5, "model": model | {"scan": True}})  # the same weights in another way
+    agreement.check_same_model(run, {"step": 5})  # saved by an earlier version
+    agreement.check_same_model(run, {"step": 5, "model": model | {"scan": True}})  # same weights, computed another way
     with pytest.raises(RunError, match=r"step 5 .* than config.json says: model.outer_num_heads \(4 there, 2 now\)"):
         agreement.check_same_model(run, {"step": 5, "model": model | {"outer_num_heads": 4}})
 
@@ -135,7 +135,7 @@ def test_another_version_of_the_code_is_named(tmp_path, together, monkeypatch):
 
 
 def test_a_workdir_that_one_process_does_not_see_is_said_by_all(tmp_path, together, monkeypatch):
-    """At a resume by its checkpoints, at the first start by the token."""
+    """A resume detects it by the checkpoints, a first start by the token."""
     mine, other = prepared(tmp_path / "mine"), prepared(tmp_path / "other")
     monkeypatch.setattr(agreement, "SECONDS_TO_APPEAR", 0.3)
     tokens = {mine.workdir: {"token": "token of process 0"}, other.workdir: {}}
@@ -159,7 +159,7 @@ def test_a_process_that_never_says_anything_is_not_waited_for_without_end(tmp_pa
 def test_a_process_alone_agrees_with_itself(tmp_path, monkeypatch):
     monkeypatch.setattr(agreement, "lock_holder", lambda workdir: pytest.fail("looked at"))
     run = prepared(tmp_path / "run")
-    agreement.check_same_start(dataclasses.replace(run, pipeline=None))  # nothing is even looked at
+    agreement.check_same_start(dataclasses.replace(run, pipeline=None))  # does not even read the data set
     agreement.check_same_workdir(run, "token")
 
 

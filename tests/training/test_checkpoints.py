@@ -1,4 +1,4 @@
-"""Checkpoints: the same arrays back, the newest and the best kept, and words for what is not there."""
+"""Checkpoints: the same arrays come back, the newest and the best are kept, and missing ones are named."""
 
 import json
 import logging
@@ -57,7 +57,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
         store.save(state.replace(step=np.int32(step)), METADATA | {"step": step}, accuracy)
     store.wait()
     store.close()
-    # Of the two best the later one: its weights are as good, and it is further.
+    # Of two equally good checkpoints the later one is kept: it is further along.
     assert workdirs.checkpoint_steps(tmp_path) == [5, 7, 8]
 
 
@@ -73,7 +73,7 @@ def test_weights_are_read_without_knowing_the_model(tmp_path):
 
 
 def test_every_name_that_a_workdir_may_have_can_be_read_again(tmp_path):
-    """All characters that check_workdir admits, and a name as long as it admits."""
+    """Uses all characters that check_workdir accepts, and as long a name as it accepts."""
     odd = "".join(chr(number) for number in range(32, 127) if chr(number) not in "/[]*?\\") + "é漢😀\u3000"
     workdir = setup.check_workdir(tmp_path / f"{odd:=<200}")
     state = saved(workdir, 1, 2)
@@ -82,7 +82,7 @@ def test_every_name_that_a_workdir_may_have_can_be_read_again(tmp_path):
 
 
 def test_a_checkpoint_that_is_removed_while_it_is_read_is_no_damaged_one(tmp_path, monkeypatch):
-    """The run continues meanwhile: the next one is read."""
+    """The run continues meanwhile, so the next checkpoint is read."""
     state = saved(tmp_path, 1, 2)
     read = workdirs._read_folder
 
@@ -137,7 +137,7 @@ def test_when_none_can_be_read_the_run_stops(tmp_path):
 
 
 def saved(workdir, *steps, keep=5, **changes):
-    """A workdir with checkpoints of these steps -> the state of the last one."""
+    """Saves checkpoints of these steps in the workdir -> the state of the last one."""
     state = first_state(**changes)
     store = checkpoints.Checkpoints(workdir, keep)
     for step in steps:
@@ -171,7 +171,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_whatever_happens_to_a_file_the_state_is_never_another_one(tmp_path, damage, caplog):
-    """Each file in turn: either the same bits come back, or the checkpoint is named and the one before it taken."""
+    """Damages each file in turn: the same bits come back, or the checkpoint is named and the one before it is used."""
     state = saved(tmp_path / "whole", 1, 2)
     files = [path for path in (tmp_path / "whole" / "checkpoints" / "2").rglob("*") if path.is_file()]
     passed_over = []
@@ -191,11 +191,11 @@ def test_whatever_happens_to_a_file_the_state_is_never_another_one(tmp_path, dam
         else:
             jax.tree.map(np.testing.assert_array_equal, restored, state)
             assert METADATA.items() <= (metadata | {"step": 0}).items()
-    assert "metadata" in passed_over and len(passed_over) >= 3  # the arrays' own files among them
+    assert "metadata" in passed_over and len(passed_over) >= 3  # array files among them
 
 
 def test_a_changed_array_is_noticed_whatever_the_files_say(tmp_path):
-    """As if a byte had changed where neither zstd nor tensorstore look: the checksums are of the arrays themselves."""
+    """A byte changes where neither zstd nor tensorstore checks: the checksums cover the arrays themselves."""
     state = saved(tmp_path, 1)
     _, metadata = restore(tmp_path, state)
     workdirs.verify(state, metadata)
@@ -227,7 +227,7 @@ def test_a_checkpoint_of_another_model_is_refused_with_the_arrays_that_differ(tm
 
 
 def test_what_was_about_to_be_removed_is_removed_at_the_next_start(tmp_path):
-    """The process ended between the new checkpoint's last byte and the old one's removal."""
+    """The process ended after the new checkpoint was complete and before the old one was removed."""
     state = saved(tmp_path, 1, 2, 3, keep=2)
     shutil.copytree(tmp_path / "checkpoints" / "2", tmp_path / "checkpoints" / "1")
     restore(tmp_path, state, keep=2)
@@ -236,7 +236,7 @@ def test_what_was_about_to_be_removed_is_removed_at_the_next_start(tmp_path):
 
 def test_checkpoints_of_an_earlier_version_are_read(tmp_path):
     state = saved(tmp_path, 1, 2)
-    for step in (1, 2):  # what they lack: the table of what is kept, and checksums
+    for step in (1, 2):  # they have no retention table and no checksums
         (tmp_path / "checkpoints" / str(step) / "metadata" / "metadata").write_text(
             json.dumps(METADATA | {"step": step})
         )
@@ -251,7 +251,7 @@ def test_checkpoints_of_an_earlier_version_are_read(tmp_path):
     [
         ([(None, True)] * 4, {3, 4}),
         ([(0.9, True), (None, True), (None, True), (0.8, True)], {1, 3, 4}),
-        ([(0.9, True), (0.9, True), (None, True), (None, True)], {2, 3, 4}),  # of the best ones the last
+        ([(0.9, True), (0.9, True), (None, True), (None, True)], {2, 3, 4}),  # of equally good ones the last
         ([(None, True), (None, True), (None, True), (None, False)], {2, 3, 4}),  # a run that was stopped
         ([(None, True), (None, False), (None, True)], {1, 3}),
         ([], set()),
@@ -263,7 +263,7 @@ def test_what_is_kept(kept, expected):
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last_good_one(tmp_path):
-    """No file may grow beyond 200 bytes, which fails in the middle of a write as a full disk does."""
+    """Limits files to 200 bytes: like a full disk, this fails in the middle of a write."""
     state = saved(tmp_path, 1)
     store = checkpoints.Checkpoints(tmp_path, keep=1)
     assert store.restore_newest(state)
@@ -273,10 +273,10 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_good_one(tmp_path):
         with pytest.raises(RunError, match=r"could not be written[\s\S]*The last good one is .*checkpoints/1\."):
             store.save(state.replace(step=np.int32(2)), METADATA | {"step": 2})
             store.wait()
-        store.close()  # and does not raise it once more
+        store.close()  # does not raise it again
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert workdirs.checkpoint_steps(tmp_path) == [1]
     found, _ = read_state(tmp_path)
     np.testing.assert_array_equal(found["params"]["dense"]["kernel"], state.params["dense"]["kernel"])
-    saved(tmp_path, 2, keep=1)  # with room it continues
+    saved(tmp_path, 2, keep=1)  # works again once there is room

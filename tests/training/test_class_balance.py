@@ -1,4 +1,4 @@
-"""Weights by class, and what a start says of classes that are far apart."""
+"""Class weights, the note about imbalanced classes, and limits of the BCE threshold."""
 
 import json
 import types
@@ -71,6 +71,6 @@ def test_a_threshold_below_what_smoothing_gives_is_refused():
 
 def test_a_threshold_that_no_class_reaches_is_refused():
     config = checked_config(loss="sigmoid", bce_threshold=0.93, label_smoothing=0.1)
-    check_threshold(config, 2, several_labels=True)  # 0.95 where a class is there
+    check_threshold(config, 2, several_labels=True)  # the target is 0.95 where a class is present
     with pytest.raises(ValueError, match="is not below 0.92, .* a class that is present: all would count as 0"):
         check_threshold(config, 5, several_labels=False)

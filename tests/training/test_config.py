@@ -42,7 +42,7 @@ def test_the_keys_are_those_of_default():
 
 
 def test_every_number_but_the_data_packages_has_limits():
-    """Of infinity and of what is no number, too."""
+    """They refuse infinity and NaN, too."""
     numbers = {key for key in KEYS if any(word in annotation(key) for word in ("int", "float"))}
     assert all(
         not KEYS[key].admits(value)
@@ -65,7 +65,7 @@ def test_values_arrive_typed():
     assert isinstance(config.data, DataSettings)
     assert config.mixing.erase_area == (0.02, 1 / 3)
     assert config.model.arguments()["name"] == "tnt_s_patch16_224"
-    assert "patch_size" not in config.model.arguments()  # None: as the variant has it
+    assert "patch_size" not in config.model.arguments()  # None means the variant's value
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.batch_size = 3
 
@@ -189,7 +189,7 @@ def test_nearest_multiples_has_no_zero():
 
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Files, and how they write the group that they read keys of: `config.seed`, `run.config.seed`, ...
+# Files, and the name under which they read keys of the group: `config.seed`, `run.config.seed`, ...
 PLACES = {
     Config: [("tnt_jax/training/*.py", "config")],
     DataSettings: [
@@ -207,7 +207,7 @@ PLACES = {
 
 
 def reads(kind):
-    """(file and line, key) wherever the group's name is followed by a dot and a name."""
+    """Yields (file and line, key) wherever the group's name is followed by a dot and a name."""
     for pattern, group in PLACES[kind]:
         for file in sorted(ROOT.glob(pattern)):
             for node in ast.walk(ast.parse(file.read_text())):
@@ -234,7 +234,7 @@ def test_the_models_take_every_key_of_theirs():
 @pytest.mark.parametrize("kind", PLACES)
 def test_nothing_reads_a_key_that_is_not_there(kind):
     found = list(reads(kind))
-    assert found  # or the patterns above have gone stale
+    assert found  # otherwise the patterns above are stale
     there = fields(kind) | {name for name, _ in inspect.getmembers(kind)}
     for place, key in found:
         assert key in there, f"{place}: {kind.__name__} has no {key}"

@@ -1,4 +1,4 @@
-"""Crops on the device: the host's pixels for the same box, the same distribution of boxes, a function of the seed."""
+"""Crops on the device: the host's pixels for the same box, the same box distribution, determined by the seed."""
 
 import dataclasses
 
@@ -21,14 +21,14 @@ IMAGES = RNG.integers(0, 256, (6, 24, 32, 3)).astype(np.uint8)
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("box", [(0, 0, 24, 32), (3, 5, 10, 20), (7, 1, 16, 16), (23, 31, 1, 1)])
 def test_pixels_are_those_of_the_host(box, flip, bicubic):
-    """Random pixels, the worst case; at 16 the box (0, 0, 24, 32) shrinks and (3, 5, 10, 20) does both."""
+    """Random pixels are the worst case. At 16 x 16, box (0, 0, 24, 32) shrinks; (3, 5, 10, 20) grows and shrinks."""
     top, left, height, width = box
     crop = device_augment.Crop(*(jnp.float32(number) for number in box), jnp.array(bicubic), jnp.array(flip))
     found = np.asarray(device_augment.resized_crop(IMAGES[0], crop, (16, 16)))
     cut = Image.fromarray(IMAGES[0][top : top + height, left : left + width])
     expected = np.asarray(cut.resize((16, 16), Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR))
     expected = expected[:, ::-1] if flip else expected
-    # The host's are Pillow's. From 10 to 16 pixels, bilinear weights are whole sixteenths, so that one level
+    # The host uses Pillow. From 10 to 16 pixels, bilinear weights are whole sixteenths, so that one pixel value
     # in sixteen lies on a half, where the last bit of float32 decides; the others are equal.
     assert np.abs(found - expected).max() <= 1
     assert np.mean(found == expected) > (0.99 if bicubic or box[2] != 10 else 15 / 16)
@@ -96,5 +96,5 @@ def test_other_channels_and_shapes_are_those_of_the_host(count, dtype):
     cut = decoding.from_array(pixels).crop((5, 3, 25, 23)).resize((16, 12), Image.Resampling.BICUBIC)
     expected = decoding.as_array(cut).astype(int)[:, ::-1]
     assert found.shape == (12, 16, count)
-    # The device rounds and cuts between the two passes, as Pillow does for 8 bits but not for 16.
+    # The device rounds and clips between the two passes, as Pillow does for 8 bits but not for 16.
     assert np.abs(found - expected).max() <= 1 or dtype == np.uint16 and np.median(np.abs(found - expected)) <= 1

@@ -28,7 +28,7 @@ def only(**changes):
 
 @functools.cache
 def drawn(settings, count=4000):
-    """Many draws of the weights -> (weights [count, H, W], lambda [count])."""
+    """Draws mixing weights `count` times -> (weights [count, H, W], lam [count])."""
     draw = jax.jit(jax.vmap(lambda key: device_augment.draw_weights(key, SIDE, SIDE, settings)))
     weights, shares = draw(jax.random.split(jax.random.key(3), count))
     return np.array(weights[..., 0]), np.array(shares)
@@ -38,7 +38,7 @@ def test_mixup_blends_all_pixels_alike_by_a_beta_variable():
     weights, shares = drawn(only(cutmix_alpha=0.0))
     assert (weights == shares[:, None, None]).all()
     assert shares.mean() == pytest.approx(0.5, abs=0.02)
-    assert shares.var() == pytest.approx(1 / (4 * (2 * 0.8 + 1)), rel=0.05)  # of Beta(0.8, 0.8)
+    assert shares.var() == pytest.approx(1 / (4 * (2 * 0.8 + 1)), rel=0.05)  # the variance of Beta(0.8, 0.8)
 
 
 def test_cutmix_takes_one_box_and_lambda_is_what_is_left():
@@ -49,7 +49,7 @@ def test_cutmix_takes_one_box_and_lambda_is_what_is_left():
         rows, columns = mask.any(1), mask.any(0)
         assert mask.sum() == rows.sum() * columns.sum()  # a rectangle ...
         assert (np.diff(np.flatnonzero(rows)) == 1).all() and (np.diff(np.flatnonzero(columns)) == 1).all()
-    # Clipping at the border leaves more of the image than the uniform lambda that was drawn.
+    # Boxes are clipped at the border, so lam is larger on average than the uniform draw.
     assert 0.5 < shares.mean() < 0.75
 
 
@@ -113,12 +113,12 @@ def test_erased_boxes_have_the_recipes_area_and_aspect():
     assert (boxes.sum((1, 2)) == high * wide).all()
     share = high * wide / SIDE**2
     assert 0.01 < share.min() < 0.03 and 0.3 < share.max() < 0.36
-    # A little below the middle of 0.02 and 1/3, as long boxes do not fit and are drawn again.
+    # A little below the midpoint of 0.02 and 1/3: elongated boxes that do not fit are drawn again.
     assert share.mean() == pytest.approx((0.02 + 1 / 3) / 2, abs=0.02)
     assert abs(np.log(high / wide).mean()) < 0.06
     assert high.max() < SIDE and wide.max() < SIDE
     centre = boxes.mean(0)
-    assert abs(centre[:16].mean() - centre[16:].mean()) < 0.02  # placed evenly
+    assert abs(centre[:16].mean() - centre[16:].mean()) < 0.02  # placed uniformly
 
 
 def test_erasing_fills_with_noise_of_its_own_for_each_pixel():
@@ -131,7 +131,7 @@ def test_erasing_fills_with_noise_of_its_own_for_each_pixel():
 
 @pytest.mark.parametrize("devices", [4])
 def test_the_number_of_devices_changes_nothing(devices):
-    """Partners come from the whole batch reversed, draws from the key and an image's place in the batch."""
+    """Partners come from the reversed global batch; draws depend on the key and an image's index in that batch."""
     images = jax.random.normal(jax.random.key(0), (16, 8, 8, 3))
     targets = jax.nn.softmax(jax.random.normal(jax.random.key(1), (16, 4)))
     settings = only(erase_probability=0.5)

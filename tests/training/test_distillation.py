@@ -1,4 +1,4 @@
-"""A student that learns from a teacher: the loss by hand, the teacher's own images and classes, whole runs."""
+"""Distillation: the loss by hand, the teacher's normalisation and classes, and whole runs."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ from tnt_jax.training import agreement, distillation, loop, losses, setup, steps
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A workdir of a tiny run."""
+    """The workdir of a tiny run."""
     config = tiny_config(steps=5, data__mean=(0.2, 0.3, 0.4), data__std=(0.9, 1.0, 1.1))
     folder = tmp_path_factory.mktemp("runs") / "teacher"
     loop.train(setup.prepare(config, folder, TinyPipeline(config)))
@@ -23,7 +23,7 @@ def trained(tmp_path_factory):
 
 
 def by_hand(student, teacher, kind, temperature):
-    """The loss of one image in Python's numbers."""
+    """Computes the loss of one image in plain Python."""
 
     def probabilities(logits):
         powers = [math.exp(logit / temperature) for logit in logits]
@@ -72,7 +72,7 @@ def test_classes_are_those_of_the_same_name(trained):
     config = checked_config(distillation__teacher=str(trained))
     turned = ("blue", "red", "green")
     teacher = distillation.load_teacher(config, 3, turned)
-    assert teacher.classes.tolist() == [2, 0, 1]  # of red, green, blue, grey
+    assert teacher.classes.tolist() == [2, 0, 1]  # indices into red, green, blue, grey
     images = jnp.zeros((1, 8, 8, 3))
     all_of_them = dataclasses.replace(teacher, classes=None).logits(teacher.params, images, config.data)
     np.testing.assert_array_equal(teacher.logits(teacher.params, images, config.data)[0], all_of_them[0, [2, 0, 1]])
@@ -88,7 +88,7 @@ def test_a_teacher_that_cannot_see_the_students_images_or_speak_of_its_labels_is
     with pytest.raises(ValueError, match="its patches do not divide .*config.model.image_size=6 .* patch_size=4; use"):
         load(checked_config(**settings, model__word_size=1), 4, None)
     config = checked_config(distillation__teacher=str(trained))
-    with pytest.raises(ValueError, match="it knows 3 classes and the student 5"):  # the head has more than the names
+    with pytest.raises(ValueError, match="it knows 3 classes and the student 5"):  # more than the names
         load(config, 5, ("blue", "red", "green"))
     with pytest.raises(ValueError, match="for one label per image, but imagenet2012 has several. Leave it out"):
         load(config, 4, None, several_labels=True)

@@ -1,4 +1,4 @@
-"""--mode=evaluate of a run: what training saw, and one message for what cannot be."""
+"""--mode=evaluate of a run: the numbers of training, and one message if it fails."""
 
 import dataclasses
 import json
@@ -52,7 +52,7 @@ def test_evaluating_a_workdir_gives_what_training_saw(finished, capsys, monkeypa
 
 
 def test_evaluating_a_model_that_is_not_the_checkpoints_ends_the_run_with_the_difference(finished):
-    """Here config.json's TNT against TinyModel's parameters."""
+    """Here config.json describes a TNT, and the checkpoint has TinyModel's parameters."""
     run = setup.prepare_evaluation(None, finished[0], TinyPipeline(tiny_config(**INTERVALS)))
     with pytest.raises(
         RunError, match=r"(?s)raw weights of step 20 does not fit.*unused .*config\.json .* was it edited"

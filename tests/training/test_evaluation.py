@@ -1,4 +1,4 @@
-"""Each measure against NumPy; every example once, on any number of devices, all weights over the same batches."""
+"""Each metric against NumPy; each example once, on any number of devices; all weights over the same batches."""
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +16,13 @@ LOGITS = jnp.array([[0.1, 0.9, 0.0, 0.5, 0.2, 0.3], [0.9, 0.1, 0.8, 0.7, 0.6, 0.
 def test_the_largest_logits_are_compared_with_one_label_or_several():
     assert evaluation.top_k_correct(LOGITS, jnp.array([1, 2, 0])).tolist() == [True, False, True]
     assert evaluation.top_k_correct(LOGITS, jnp.array([2, 1, 0]), 5).tolist() == [False, False, True]
-    assert evaluation.top_k_correct(LOGITS[:, :3], jnp.array([2, 1, 0]), 5).all()  # of three classes all are looked at
+    assert evaluation.top_k_correct(LOGITS[:, :3], jnp.array([2, 1, 0]), 5).all()  # the top 5 of three classes are all
     several = jnp.zeros((3, 6), bool).at[0, 3].set(True).at[0, 1].set(True).at[1, 1].set(True)
     assert evaluation.top_k_correct(LOGITS, several).tolist() == [True, False, False]
 
 
 def by_hand(logits, labels, classes=None):
-    """logits [n, K], labels: for each image a set of classes -> the measures in float64, image by image."""
+    """logits [n, K], labels (a set of classes per image) -> the metrics in float64, image by image."""
     classes = np.arange(logits.shape[1]) if classes is None else np.asarray(classes)
     top1, top5, likelihood, bins = [], [], [], {}
     for row, wanted in zip(logits.astype(np.float64)[:, classes], labels, strict=True):
@@ -57,7 +57,7 @@ COMPILED = jax.jit(evaluation.batch_sums, static_argnums=4)
 
 
 def measured(logits, labels, mask=None, classes=None):
-    """The measures of any number of images and classes, filled up to 300 and 12, so that they share a program."""
+    """Computes the metrics, padded to 300 images and 12 classes so that all calls share a compiled program."""
     images, more = len(logits), 300 - len(logits)
     allowed = np.zeros(12, np.float32)
     allowed[list(range(logits.shape[1]) if classes is None else classes)] = 1
@@ -151,7 +151,7 @@ def test_ragged_batches_count_once_on_any_number_of_devices(devices):
 
 
 def eval_step(params, made, classes):
-    """Counts the examples whose label is the weights' favourite; replicated over 8 devices like the pmapped step."""
+    """Counts the examples whose label is `params`; replicated over 8 devices like the pmapped step."""
     label, real = np.asarray(made["label"]), np.asarray(made["mask"])
     correct = ((label == params) * real).sum()
     sums = {"accuracy": correct, "accuracy_top5": correct, "loss": 2 * real.sum(), "count": real.sum()}
@@ -193,8 +193,8 @@ def test_of_classes_of_one_size_the_balanced_accuracy_is_the_accuracy():
 
 @pytest.mark.parametrize("devices", [1, 4])
 def test_several_labels_have_scikit_learns_mean_average_precision(devices, monkeypatch):
-    """35 images in batches of 16, some without a label; class 3 is never there."""
-    monkeypatch.setattr(evaluation, "prefetch", lambda batches, size: batches)  # it is for all devices
+    """35 images in batches of 16, some without a label; class 3 never occurs."""
+    monkeypatch.setattr(evaluation, "prefetch", lambda batches, size: batches)  # it uses all devices
     settings, model = checked_config(loss="sigmoid", bce_sum_classes=True), TinyModel()
     params = random_variables(model)["params"]
     used, rng = jax.local_devices()[:devices], np.random.default_rng(5)

@@ -36,13 +36,13 @@ def test_the_200_classes_of_imagenet_a_and_r():
     names = {name: {SYNSETS[number] for number in numbers} for name, numbers in SUBSETS.items()}
     assert {name: len(found) for name, found in names.items()} == {"imagenet_a": 200, "imagenet_r": 200}
     assert all(numbers == tuple(sorted(numbers)) for numbers in SUBSETS.values())
-    # From the authors' lists: stingray is in both, goldfish in R alone.
+    # From the authors' lists: stingray is in both, goldfish only in R.
     assert "n01498041" in names["imagenet_a"] & names["imagenet_r"]
     assert "n01443537" in names["imagenet_r"] - names["imagenet_a"]
 
 
 class Few(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Five images of three of ImageNet's classes, labelled 0 to 2 in an order of their own."""
+    """Five images of three ImageNet classes, labelled 0 to 2 in an order of their own."""
 
     VERSION = tfds.core.Version("1.0.0")
     NAMES = (SYNSETS[30], SYNSETS[4], SYNSETS[999])
@@ -68,7 +68,7 @@ def pixels(seed):
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    """data_dir with the real builders of imagenet_a and imagenet2012_real, over miniature archives, and "few"."""
+    """A data_dir with the real builders of imagenet_a and imagenet2012_real over miniature archives, and "few"."""
     root = tmp_path_factory.mktemp("sets")
     wanted = [SYNSETS[number] for number in (6, 11, 988)]
     for number in range(19):
@@ -99,7 +99,7 @@ def directory(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def more_sets(tmp_path_factory):
-    """data_dir with the other sets' real features over a few images each."""
+    """A data_dir with the other sets: their real features, a few images each."""
     root = tmp_path_factory.mktemp("more_sets")
 
     def prepare(base, set_name, split, labels, image=pixels, config=None):
@@ -133,18 +133,18 @@ def test_every_set_that_the_readme_names_is_evaluated(tmp_path, more_sets, weigh
     for row in suite["results"]:
         assert np.isfinite(row["negative_log_likelihood"]) and 0 <= row["accuracy"] <= row["accuracy_top5"] <= 1
     published = {row["set"]: (row["accuracy"], row["accuracy_top5"]) for row in suite["published"]}
-    # timm's tables; noise has no row there
+    # from timm's tables, which have no row for noise
     assert published == dict(zip(sets, ((0.7017, 0.8951), (0.42697, 0.58147), (0.30191, 0.4891)), strict=False))
     printed = capsys.readouterr().out
     assert "Note: NLL and ECE are of a softmax over the logits" in printed
     assert "published         -     42.70     58.15" in printed and "timm/tnt_s_patch16_224.in1k at 224x224" in printed
     few = max(row["negative_log_likelihood"] for row in suite["results"] if row["set"] == "imagenet_r")
-    assert few < 0.95 * suite["results"][0]["negative_log_likelihood"]  # of 200 classes, not of 1,000
+    assert few < 0.95 * suite["results"][0]["negative_log_likelihood"]  # over 200 classes, not 1,000
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """The weights of the tiny model of tests.training.helpers with 1,000 classes, as a file."""
+    """Saves the tiny model of tests.training.helpers with 1,000 classes -> (path, model, variables)."""
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     model = create_model(**checked_config(model__num_classes=1000).model.arguments())
     variables = random_variables(model)
@@ -164,7 +164,7 @@ def prepared(workdir, directory, weights, *sets, **changes):
     return setup.prepare_evaluation(config, workdir)
 
 
-def test_a_card_of_real_builders(tmp_path, directory, weights, capsys):
+def test_a_suite_of_real_builders(tmp_path, directory, weights, capsys):
     run = prepared(tmp_path, directory, weights, "imagenet_a", "imagenet2012_real:validation", "few:held_out")
     suite = evaluate.evaluate(run)
     assert suite == json.loads((tmp_path / SUITE_FILE).read_text())
@@ -195,7 +195,7 @@ def test_a_card_of_real_builders(tmp_path, directory, weights, capsys):
         expected = by_hand(np.concatenate(logits), labels, np.flatnonzero(suite_set.classes))
         expected["negative_log_likelihood"] = expected.pop("loss")
         assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-3), row["set"]
-        # The labels are ImageNet's: of imagenet_a the three folders', of "few" those that its names have there.
+        # Labels are ImageNet's: for imagenet_a those of the three folders, for "few" those of its names.
         classes = {"imagenet_a": {6, 11, 988}, "imagenet2012_real": {7, 2, 999, 0, 1, 5}, "few": {30, 4, 999}}
         assert set().union(*labels) == classes[row["set"]]
     printed = capsys.readouterr().out
@@ -206,7 +206,7 @@ def test_a_card_of_real_builders(tmp_path, directory, weights, capsys):
 
 
 def test_raw_and_averaged_weights_of_a_run(tmp_path, weights, monkeypatch):
-    """A checkpoint's card has a row for each, the same as the loop's own evaluation of that set."""
+    """A checkpoint's suite has a row for each, equal to the evaluation of that set without a suite."""
     params = weights[2]["params"]
     ema = jax.tree.map(lambda leaf: leaf * 3, params)
     trees = {"raw": params, "averaged": ema}

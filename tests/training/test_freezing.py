@@ -1,4 +1,4 @@
-"""Frozen parameters: by name, bit for bit, without optimizer state, stacked or not."""
+"""Frozen parameters: chosen by name, unchanged bit for bit, without optimizer state, stacked or not."""
 
 import re
 
@@ -50,7 +50,7 @@ def test_both_parts_are_the_whole_and_stack_alike(params, patterns, stacked):
     trained, frozen = split(tree, patterns)
     jax.tree.map(np.testing.assert_array_equal, join(trained, frozen), tree)
     assert jax.tree.structure(join(trained, frozen)) == jax.tree.structure(tree)
-    # What the optimizer's state is made of block by block, and then stacked, is what the stacked step makes of it.
+    # The optimizer's state is made block by block and then stacked: it must have the structure of the stacked step.
     alone, _ = split(params, patterns)
     assert jax.tree.structure(stack_blocks(alone) if stacked else alone) == jax.tree.structure(trained)
     expected = {name for name in parameter_names(params) if not is_frozen(name, patterns)}
@@ -103,7 +103,7 @@ def test_a_skipped_step_leaves_weights_average_and_optimizer_as_they_were(name):
 
 
 def test_the_gradient_is_that_of_the_trained_parameters():
-    """A frozen one counts in no norm, and XLA need not compute it."""
+    """Gradients of frozen parameters count in no norm, and XLA need not compute them."""
     frozen = checked_config(freeze=HEAD_ALONE)
     _, alone = train_some(frozen, BATCHES[:1])
     _, whole = train_some(checked_config(), BATCHES[:1])

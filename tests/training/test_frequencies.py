@@ -1,4 +1,4 @@
-"""How often the recipe mixes, cuts and erases, over 20,000 draws (RandAugment's are in tests/data)."""
+"""How often the recipe applies mixup, CutMix and erasing, over 20,000 draws (for RandAugment see tests/data)."""
 
 import functools
 
@@ -14,15 +14,15 @@ DRAWS, SIDE = 20_000, 16
 
 
 def four_deviations(probability: float) -> float:
-    """Of the mean of DRAWS yes-or-no draws: a correct program fails with one key in 16,000."""
+    """Four standard deviations of the mean of DRAWS yes-or-no draws: a correct program fails with 1 key in 16,000."""
     return 4 * (probability * (1 - probability) / DRAWS) ** 0.5
 
 
 @functools.cache
 def drawn() -> tuple[np.ndarray, ...]:
-    """20,000 keys -> bools [DRAWS]: erased, mixup, CutMix, with the recipe's settings.
+    """Draws with 20,000 keys and the recipe's settings -> (erased, mixup, CutMix), bools [DRAWS].
 
-    Mixup weighs all pixels alike, strictly between 0 and 1; CutMix's weights are 0 and 1, or 1 where nothing is cut.
+    Mixup has one weight for all pixels, strictly between 0 and 1; CutMix has weights 0 and 1, or 1 if nothing is cut.
     """
     settings = check_config(default.get_config()).mixing
 
@@ -43,5 +43,5 @@ def test_a_quarter_of_the_images_is_erased():
 def test_half_of_the_batches_take_mixup_and_half_cutmix():
     _, mixup, cutmix = drawn()
     assert mixup.mean() == pytest.approx(0.5, abs=four_deviations(0.5))
-    # Beta(0.8, 0.8) rounds to 0 or 1 in float32 now and then, which looks like CutMix; nothing is left alone.
+    # Beta(0.8, 0.8) rounds to 0 or 1 in float32 now and then, which looks like CutMix; every draw is mixed.
     assert (mixup | cutmix).all() and not (mixup & cutmix).any()

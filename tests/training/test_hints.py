@@ -1,4 +1,4 @@
-"""What is said about a key that does not exist: ours of the same meaning, then of nearly the same spelling."""
+"""Hints for unknown keys: first our key of the same meaning, then keys of similar spelling."""
 
 import difflib
 
@@ -51,6 +51,6 @@ def test_hints(key, words):
 
 
 def test_a_name_of_another_project_is_not_read_as_a_misspelling():
-    """Its nearest by letters is another key."""
+    """Its nearest key by spelling means something else."""
     assert difflib.get_close_matches("model.hidden_dim", KEYS, n=1) == ["model.inner_dim"]
     assert "inner_dim" not in unknown_key_message("model.hidden_dim")

@@ -1,4 +1,4 @@
-"""From the data package to the devices."""
+"""The input pipeline, from the data package to the devices."""
 
 import dataclasses
 import itertools
@@ -41,7 +41,7 @@ def test_so_many_batches_wait(size):
     assert len(read) == size + 1  # the next one is read while a step runs on this one
 
 
-def test_the_data_wing_gives_what_the_step_takes():
+def test_the_pipeline_gives_what_the_step_takes():
     settings = checked_config(
         data__name="synthetic", data__synthetic_examples=40, data__eval_split="test", data__repeated_augmentation=1
     )
@@ -87,7 +87,7 @@ def test_a_set_on_the_devices_is_sent_once_and_evaluated_as_ever():
         for each in (first, second)
     ]
     assert pointers[0] == pointers[1]
-    for seen in (pipeline.evaluation(), pipeline.evaluation()):  # the second time from the devices
+    for seen in (pipeline.evaluation(), pipeline.evaluation()):  # the second pass reads from the devices
         for kept, out in zip(seen, InputPipeline(settings).evaluation(), strict=True):
             jax.tree.map(np.testing.assert_array_equal, kept, out)
 

@@ -26,7 +26,7 @@ RUNS = {
 
 
 def train(name, count, **changes):
-    """-> (losses, learning rates, the state after `count` steps, block by block)."""
+    """Trains `count` steps -> (losses, learning rates, the state, block by block)."""
     settings = checked_config(
         optimizer=name,
         epochs=float(EPOCHS),

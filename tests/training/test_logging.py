@@ -1,4 +1,4 @@
-"""What a run prints, and metrics.jsonl: one whole line a write, and none twice after a resume."""
+"""What a run prints, and metrics.jsonl: one whole line per write, and none twice after a resume."""
 
 import json
 import math
@@ -63,7 +63,7 @@ def test_later_points_and_torn_ends_are_dropped(tmp_path):
     assert steps_of(tmp_path) == [1, 2, 2, 3, 4, 4, 5]
     everything = {("train/loss", step) for step in (1, 2, 3, 4, 5)} | {("eval/loss", 2), ("eval/loss", 4)}
     assert points(tmp_path) == dict.fromkeys(everything, 1)
-    assert len(list(tmp_path.iterdir())) == 3  # the lines and a file of events a session
+    assert len(list(tmp_path.iterdir())) == 3  # metrics.jsonl and an event file per session
 
 
 @pytest.mark.parametrize("damage", [b'{"step": \xff}', b"5", b"[1]", b"{}", b'{"step": "3"}', b'{"step": 1, "a": "b"}'])

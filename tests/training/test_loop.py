@@ -1,4 +1,4 @@
-"""Whole runs, from the first step to the summary: their files, intervals, and steps that are not finite."""
+"""Whole runs, from the first step to the summary: their files, intervals and non-finite steps."""
 
 import dataclasses
 import json
@@ -44,7 +44,7 @@ def test_summary_has_its_keys_and_the_accuracy_is_learnt(finished):
 
 
 def test_scanned_runs_have_checkpoints_block_by_block_and_go_on_unrolled_and_back(tmp_path, monkeypatch):
-    """Blocks are stacked on the devices alone."""
+    """Blocks are stacked only on the devices."""
     trained, make = [], loop.steps.make_train_step
 
     def spied(*args, **options):
@@ -67,7 +67,7 @@ def test_scanned_runs_have_checkpoints_block_by_block_and_go_on_unrolled_and_bac
     assert {"block_1", "block_2", "block_3"} < set(state["params"])
     assert jax.tree.structure(state) == jax.tree.structure(expected)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(b).max()), state, expected)
-    scanned, unrolled = trained[0], trained[4]  # both moments and both kinds of weights
+    scanned, unrolled = trained[0], trained[4]  # with both moments, weights and average
     assert {leaf.shape[1] for leaf in jax.tree.leaves(scanned.params["blocks_1_3"])} == {3}
     assert "block_1" not in scanned.params and "block_1" in unrolled.params
     assert len(jax.tree.leaves(scanned)) < len(jax.tree.leaves(unrolled))
@@ -152,7 +152,7 @@ def test_too_many_skipped_steps_in_a_row_end_the_run_also_over_a_restart(tmp_pat
     config = tiny_config(**INTERVALS | changes)
     with pytest.raises(RunError, match="Step 12: .*the last of 6 in a row"):
         loop.train(make_run(tmp_path, SpoiltPipeline(config), **changes))
-    assert workdirs.checkpoint_steps(tmp_path)[-1] == 10  # four of them were before it
+    assert workdirs.checkpoint_steps(tmp_path)[-1] == 10  # four of the six came before it
     with pytest.raises(RunError, match="Step 12: .*the last of 6 in a row"):
         loop.train(make_run(tmp_path, SpoiltPipeline(config), **changes))
     trained = [line for line in lines(tmp_path) if "train/loss" in line]
@@ -181,7 +181,7 @@ def test_a_bad_example_stops_the_run_with_its_message(tmp_path, monkeypatch):
 
 
 def test_a_ruined_update_is_not_saved(tmp_path):
-    """The rate is so large that only the updated weights show it: at step 1 the loss and the gradient are sound."""
+    """The learning rate is huge: in step 1 the loss and the gradient are finite, only the updated weights are not."""
     run = make_run(tmp_path, learning_rate=1e30, schedule="constant", warmup_epochs=0.0, checkpoint_every_steps=1)
     with pytest.raises(RunError, match=r"Step 1: .*updated weights.*There is no checkpoint yet"):
         loop.train(run)
@@ -211,7 +211,7 @@ def test_a_step_is_under_way_while_the_last_one_is_read(tmp_path, monkeypatch):
 
 
 def test_weights_to_start_from_are_loaded(finished, tmp_path):
-    """`pretrained` names a workdir: its averaged weights, as load_pretrained gives them, are those of step 0."""
+    """`pretrained` names a workdir: step 0 has its averaged weights, as load_pretrained returns them."""
     workdir, _ = finished
     weights, _ = workdirs.read_weights(workdir)
     run = make_run(tmp_path)

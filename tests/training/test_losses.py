@@ -61,7 +61,7 @@ def test_cross_entropy_by_value():
 
 
 def test_class_weights_of_softmax_are_pytorchs():
-    """CrossEntropyLoss(weight=) divides by the sum of the weights; a mixed image weighs as its labels' shares."""
+    """CrossEntropyLoss(weight=) divides by the sum of the weights; a mixed image has the mix of its labels' weights."""
     logits = jnp.array([[1.0, 2.0, 0.5], [0.3, 0.1, 0.2], [2.0, -1.0, 0.0]])
     log_probabilities, weights = jax.nn.log_softmax(logits), np.array([1.0, 3.0, 0.5])
     total, weight = batch_loss(logits, jnp.eye(3)[jnp.array([1, 2, 0])], jnp.ones(3), PLAIN, weights)
@@ -113,7 +113,7 @@ def test_bfloat16_logits_are_summed_up_in_float32():
 
 
 def test_several_labels_of_one_each_are_one_label():
-    """With the sigmoid, without smoothing (which differs, as timm's does): the same weights after some mixed steps."""
+    """With the sigmoid and no smoothing (which differs, as in timm), some mixed steps give the same weights."""
     config = checked_config(loss="sigmoid", label_smoothing=0.0, mixing__mixup_alpha=0.8)
     batches = [batch(seed) for seed in range(4)]
     several = [each | {"labels": np.eye(4, dtype=np.uint8)[each["label"]]} for each in batches]

@@ -1,4 +1,4 @@
-"""What can never fit is refused; what turns out not to fit ends a run with one message."""
+"""A config that can never fit is refused; running out of memory ends a run with one message."""
 
 import logging
 import re
@@ -46,7 +46,7 @@ def test_published_sizes_are_not_refused():
 
 
 def make_step(model=None, **changes):
-    """The step of a tiny model on one device -> (step, state, batch, config)."""
+    """Makes the training step of a tiny model on one device -> (step, state, batch, config)."""
     settings = checked_config(**changes)
     model = model or model_of(settings, num_classes=4)
     schedule = make_schedule(settings, steps_per_epoch=5)
@@ -66,11 +66,11 @@ def test_what_a_step_needs_is_said_once_and_nothing_is_compiled_twice(caplog):
             state, results = announced(state, images)
             assert len(said) == 2 and said[0].startswith("Compiling") and said[1].startswith("A training step needs ")
     assert int(state.step[0]) == 3 and bool(results["finite"][0])
-    assert caplog.text.count("Finished XLA compilation of jit(train_step)") <= 1  # none: another test's was kept
+    assert caplog.text.count("Finished XLA compilation of jit(train_step)") <= 1  # 0 if another test has compiled it
 
 
 def test_the_need_is_what_the_compiler_plans_and_this_process_holds(monkeypatch):
-    """Of which the activations grow with the images of a pass: as large a batch in eight parts needs much less."""
+    """Activations grow with the images per pass: the same batch in eight parts needs much less memory."""
     monkeypatch.setattr(memory, "host_memory", lambda: 0)
     monkeypatch.setattr(jax, "local_device_count", lambda: 1)
     needs = {}
@@ -82,7 +82,7 @@ def test_the_need_is_what_the_compiler_plans_and_this_process_holds(monkeypatch)
         assert float(re.search(r"needs ([0-9.]+) GiB on this machine", message)[1]) == pytest.approx(
             needs[parts] / 2**30, abs=0.06
         )
-    tokens = 512 * 4 * (4 * 2 * 10 + 4 * 10)  # images, sentences, (words, channels, tensors kept) and the sentences'
+    tokens = 512 * 4 * (4 * 2 * 10 + 4 * 10)  # images, sentences, (words, channels, tensors kept) + (channels, tensors)
     assert needs[1] > 4 * tokens and needs[1] > 3 * needs[8]
 
 

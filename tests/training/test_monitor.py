@@ -1,4 +1,4 @@
-"""What a run is watched for: speed and the time left, waiting for data, memory, and traces of its steps."""
+"""Monitoring a run: speed and time left, waiting for data, memory, and profiler traces."""
 
 import dataclasses
 import gzip
@@ -33,7 +33,7 @@ def test_share_of_the_peak():
 
 
 class Clock:
-    """Seconds that pass only where a test says so."""
+    """A clock that advances only when a test says so."""
 
     now = 0.0
 
@@ -109,7 +109,7 @@ def test_a_cpu_that_will_take_long_is_told_what_to_lower(monkeypatch):
 
 
 class Step:
-    """In place of a device array: ready when the event is set."""
+    """Stands in for a device array: ready once the event is set."""
 
     def __init__(self):
         self.ended = threading.Event()
@@ -134,9 +134,9 @@ def test_waiting_for_data_counts_only_while_no_step_runs(timer, clock):
     assert timer.next_batch(made) == 0  # nothing runs yet: start-up
     timer.ended(1)
     timer.dispatched(running)
-    assert timer.next_batch(made) == 1  # a second, beside a step
+    assert timer.next_batch(made) == 1  # 1 s, while a step runs
     end(timer, running)
-    assert timer.next_batch(made) == 2  # the step had ended before
+    assert timer.next_batch(made) == 2  # the step has already ended
     run_step(timer, clock, 5.0)
     assert timer.take() == monitor.Interval(10, 8.0, 2.0)
 
@@ -173,9 +173,9 @@ def test_a_step_that_failed_is_not_waited_for(timer, clock):
 
 def test_slow_steps_are_told_from_the_usual_ones(timer, clock):
     assert run_step(timer, clock, 60.0, 1) is None  # the first of a session is not timed
-    assert run_step(timer, clock, 4.0, 2) is None  # nothing is usual yet
+    assert run_step(timer, clock, 4.0, 2) is None  # no usual time is known yet
     assert all(run_step(timer, clock, 0.2, step) is None for step in range(3, 20))
-    assert run_step(timer, clock, 2.5, 20) is None  # 12 times as long, but not a second more than 10 times
+    assert run_step(timer, clock, 2.5, 20) is None  # 12 times as long, but within 1 s of the 10-fold limit
     timer.next_batch(batches(clock, 3.0))
     message = run_step(timer, clock, 1.0, 21)
     for word in ("Step 21", "4.0 s", "0.2 s", "75%"):
@@ -199,7 +199,7 @@ def test_time_in_words(seconds, words):
 def test_memory_of_the_host(monkeypatch, tmp_path):
     found = monitor.memory_metrics()
     assert 0.01 < found["host_memory_gb"] < 1000
-    monkeypatch.setattr(monitor, "_STATUS", tmp_path / "absent")  # as on macOS: the peak instead
+    monkeypatch.setattr(monitor, "_STATUS", tmp_path / "absent")  # as on macOS, which falls back to the peak
     assert monitor.host_memory() > 10**7
 
 
@@ -216,7 +216,7 @@ def test_memory_of_devices_where_they_tell(monkeypatch):
 
 
 def train(monkeypatch, workdir, steps, spoil_step=None, **changes):
-    """A run of the tiny model -> its traces, each the set of the steps in it."""
+    """Trains the tiny model -> its traces, each as the set of steps in it."""
     monkeypatch.setattr(setup, "multiply_adds", lambda model: 1000)
     config = tiny_config(steps=steps, eval_every_steps=100, checkpoint_every_steps=3, **changes)
     run = setup.prepare(config, workdir, TinyPipeline(config, spoil_step))
@@ -236,7 +236,7 @@ def test_the_trace_holds_the_steps_asked_for_and_no_others(tmp_path, monkeypatch
     assert train(monkeypatch, tmp_path, steps=5, profile_steps=(3, 2)) == [{3, 4}]
     assert list(tmp_path.glob("profile/plugins/profile/*/*.xplane.pb"))
     assert f"profiled steps is in {tmp_path / 'profile'}" in capsys.readouterr().out
-    # The run resumes behind them.
+    # The run resumes after the profiled steps.
     assert train(monkeypatch, tmp_path, steps=6, profile_steps=(3, 2)) == [{3, 4}]
     assert "is already done" in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""The learning rate by epoch, which parameters decay, and every optimizer."""
+"""The learning-rate schedule, which parameters decay, and every optimizer."""
 
 import functools
 import json
@@ -135,7 +135,7 @@ def test_moving_average_by_value():
 
 
 def test_the_average_is_warmed_up_where_the_key_says_so():
-    """min(decay, (1 + t) / (10 + t)), and without the key the decay itself."""
+    """With the key min(decay, (1 + t) / (10 + t)), without it the decay itself."""
     warm = checked_config(ema_decay=0.9, ema_warmup=True)
     found = [float(optimizer.average_decay(warm, jnp.int32(step))) for step in (0, 1, 8, 79, 80, 81, 10**6)]
     np.testing.assert_allclose(found, [0.1, 2 / 11, 0.5, 80 / 89, 0.9, 0.9, 0.9], rtol=1e-6)
@@ -157,7 +157,7 @@ OPTIMIZERS = training_config.KEYS["optimizer"].choices
 
 
 def small_params(seed=0):
-    """Random parameters of every kind, in two like blocks; those of a TNT take half a minute to compile."""
+    """Draws parameters of every kind, in two blocks of equal shapes; those of a TNT take half a minute to compile."""
     rng = np.random.default_rng(seed)
     draw = lambda *shape: rng.normal(0, 0.3, shape).astype(np.float32)  # noqa: E731
     block = lambda: {"mlp": {"kernel": draw(4, 6), "bias": draw(6)}}  # noqa: E731
@@ -171,7 +171,7 @@ def small_params(seed=0):
 
 
 def updates_of(settings, params, gradients):
-    """The parameters after an update with each of the gradients."""
+    """Updates with each of the gradients in turn -> (parameters, optimizer state)."""
     made = make_optimizer(settings, make_schedule(settings, STEPS))
 
     @jax.jit
@@ -203,10 +203,10 @@ def test_stacked_blocks_are_updated_as_if_they_were_not(name):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_decays_what_the_mask_says_and_nothing_else(name):
-    """Without a gradient, decay alone moves a parameter: towards zero by learning rate and decay, or LAMB's ratio."""
+    """With zero gradients only decay moves parameters: towards zero by rate times decay, or by LAMB's ratio."""
     params, settings = small_params(), checked_config(optimizer=name, **SETTINGS, weight_decay=0.1)
     moved, _ = updates_of(settings, params, [jax.tree.map(jnp.zeros_like, params)])
-    factor = {"sgd": 1 - 1e-2 * 0.1 * 1.9, "lamb": 1 - 1e-2}.get(name, 1 - 1e-2 * 0.1)  # Nesterov: twice, almost
+    factor = {"sgd": 1 - 1e-2 * 0.1 * 1.9, "lamb": 1 - 1e-2}.get(name, 1 - 1e-2 * 0.1)  # Nesterov: 1.9 times
     for (path, new), old, decays in zip(
         jax.tree_util.tree_leaves_with_path(moved),
         jax.tree.leaves(params),

@@ -70,9 +70,9 @@ class SignalledPipeline(TinyPipeline):
     [
         ({"step": 7}, 6, False),  # prefetched one batch ahead
         ({"step": 11}, 10, True),  # the step is saved before the evaluation that follows it
-        ({"evaluation": 1}, 10, True),  # in the middle of one
+        ({"evaluation": 1}, 10, True),  # in the middle of an evaluation
         ({"step": 9}, 8, False),  # where a checkpoint is due anyway
-        ({"evaluation": 2}, 20, True),  # the very last one
+        ({"evaluation": 2}, 20, True),  # the very last evaluation
     ],
 )
 def test_a_signal_saves_the_step_under_way_and_the_same_command_resumes(finished, tmp_path, at, saved_step, due):
@@ -134,7 +134,7 @@ def test_going_on_elsewhere_is_allowed_and_said(tmp_path, capsys, there, words):
 
 
 def test_a_finished_run_is_not_trained_again(finished, capsys):
-    """The same command after the end changes nothing: no file, no time, no byte."""
+    """The same command after the end changes no file: no byte and no modification time."""
     workdir, summary = finished
     before = contents(workdir)
     config = tiny_config(**INTERVALS)
@@ -185,14 +185,14 @@ def test_a_second_run_in_the_same_workdir_is_refused_and_the_first_goes_on(finis
 
 
 class RemovingPipeline(TinyPipeline):
-    """Somebody removes a file, or a folder, while a batch is made."""
+    """Removes a file or a folder while a batch is made."""
 
     def __init__(self, config, path):
         super().__init__(config)
         self.path = path
 
     def _remove(self):
-        """Again where a checkpoint is being written into the folder meanwhile."""
+        """Retries while a checkpoint is being written into the folder."""
         for _ in range(50):
             try:
                 return shutil.rmtree(self.path) if self.path.is_dir() else self.path.unlink()
@@ -215,7 +215,7 @@ def test_what_is_removed_while_the_run_goes_on_is_said_and_the_run_can_be_read(
     workdir = tmp_path / "run"
     try:
         loop.train(make_run(workdir, RemovingPipeline(tiny_config(**INTERVALS), workdir / name)))
-    except RunError as error:  # where a checkpoint was being written
+    except RunError as error:  # if a checkpoint was being written
         assert name == "" and "could not be written" in str(error)
         return
     said = capsys.readouterr().out
@@ -278,7 +278,7 @@ FULL = ("the disk is full", "No space left")
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of its own, of 400 kB: room for two checkpoints, or three by chance."""
+    """A separate file system of 400 kB: room for two checkpoints, or three by chance."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tnt_jax_test", str(folder)]
@@ -304,7 +304,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint_and_says_so(finished, small_
     assert any(words in str(caught.value) for words in FULL), str(caught.value)
     kept = workdirs.checkpoint_steps(workdir)
     assert kept and kept[-1] in (4, 8)
-    with pytest.raises(PermissionError, match="not writable .No space left"):  # the next start does not get far
+    with pytest.raises(PermissionError, match="not writable .No space left"):  # the next start fails early
         loop.train(make_run(workdir))
     assert workdirs.checkpoint_steps(workdir) == kept
     (small_disk / "other").unlink()
@@ -320,7 +320,7 @@ def test_a_workdir_that_is_taken_away_ends_the_run_with_a_message(tmp_path):
     class LosingPipeline(TinyPipeline):
         def train(self, start_step):
             for step, made in enumerate(super().train(start_step), start_step):
-                if step == 9:  # in one move: a thread that writes just now makes missing folders again
+                if step == 9:  # atomically: a thread that is writing recreates missing folders
                     (tmp_path / "file").write_text("a file where the folder was")
                     (tmp_path / "file").replace(place)
                 yield made

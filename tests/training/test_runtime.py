@@ -1,4 +1,4 @@
-"""Joining other processes, with an end to the wait; and one process a workdir, free after any death."""
+"""Joining other processes with a bounded wait; and one process per workdir, which any death frees."""
 
 import errno
 import fcntl
@@ -37,7 +37,7 @@ def free_port():
 
 
 def start_main(mode, seconds, process=0):
-    """main.py as one of two processes; the other does not come."""
+    """Starts main.py as one of two processes; the other never joins."""
     command = [sys.executable, "main.py", "--config=configs/digits.py", f"--mode={mode}", "--workdir=/nowhere/at/all"]
     group = {
         "enabled": True,
@@ -91,7 +91,7 @@ def test_a_port_and_a_number_that_are_taken_are_said_before_jax_is_asked(family)
 
 
 def test_slurm_tells_each_process_who_it_is_and_where_the_first_one_is():
-    """Two tasks of a job on one machine, by the variables that srun gives them, and no other key than `enabled`."""
+    """Two tasks of a job on one machine join by srun's variables; besides `enabled`, only a timeout is set."""
     job = {"SLURM_JOB_ID": str(free_port()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
     tasks = [
         subprocess.Popen(
@@ -147,7 +147,7 @@ main.main()
 
 @pytest.mark.parametrize("saved", [False, True])
 def test_main_prepares_the_devices_before_anything_touches_them(tmp_path, saved):
-    """By the config of the command line, and of an old run that is evaluated."""
+    """By the config of the command line, or of an old run that is evaluated."""
     flags = ["--config=configs/digits.py", "--config.model.scan=True", "--config.scan_tile_kib=7000"]
     if saved:
         (tmp_path / "config.json").write_text(json.dumps(tiny_config(model__scan=True, scan_tile_kib=7000).to_dict()))
@@ -191,7 +191,7 @@ def test_another_process_is_named_until_it_dies(tmp_path):
 def test_a_lock_whose_file_is_removed_is_taken_again(tmp_path):
     first, second = runtime.WorkdirLock(tmp_path), runtime.WorkdirLock(tmp_path)
     first.take()
-    first.take()  # which is no second one
+    first.take()  # keeps the same lock
     (tmp_path / runtime.LOCK_FILE).unlink()
     first.take()
     with pytest.raises(CannotStart):

@@ -1,4 +1,4 @@
-"""config.json of runs of before: read by every later version, as what it meant; and changed from the command line."""
+"""config.json of older runs: every later version reads it as it was meant; the command line can change it."""
 
 import functools
 import json
@@ -34,7 +34,7 @@ def workdir(tmp_path):
 
 
 def test_a_key_is_of_the_first_version_or_says_what_runs_of_before_meant():
-    """Two are renamed or left out by tnt_jax.workdir."""
+    """tnt_jax.workdir renames or drops two keys."""
     first = keys(json.loads(FIRST.read_text())) - {
         "model.inner_attention",
         "data.reader_threads",
@@ -61,7 +61,7 @@ def test_a_key_that_every_run_has_written_is_never_made_up(workdir, key):
 
 SAVED = (
     pathlib.Path(__file__).parents[1] / "fixtures" / "run_config.json"
-)  # of a run of configs/folder.py, of November 2026
+)  # from a run of configs/folder.py in November 2026
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def remove(values, key):
 
 def test_a_run_of_before_keeps_its_values_and_resumes(run):
     saved = json.loads(SAVED.read_text())
-    del saved["data"]["reader_threads"], saved["model"]["remat_keeps"]  # left out and renamed: tnt_jax.workdir
+    del saved["data"]["reader_threads"], saved["model"]["remat_keeps"]  # dropped and renamed by tnt_jax.workdir
     now = as_dict(check_config(saved_config.saved_config(run, evaluates=False)))
     assert {key: take(now, key) for key in flat(saved)} == flat(saved)
     setup.check_same_run(run, check_config(saved_config.saved_config(run, evaluates=False)), evaluates=False)
@@ -92,7 +92,7 @@ def test_a_run_of_before_keeps_its_values_and_resumes(run):
     ("old", "new"), [("inputs", "nothing_saveable"), ("products", "dots_with_no_batch_dims_saveable")]
 )
 def test_a_renamed_key_is_read_and_logged(run, caplog, old, new):
-    """Also where it is in the metadata of a checkpoint."""
+    """Also in the metadata of a checkpoint."""
     (run / "config.json").write_text(SAVED.read_text().replace('"remat_keeps": "inputs"', f'"remat_keeps": "{old}"'))
     with caplog.at_level(logging.WARNING):
         assert saved_config.read_run_config(run)["model"]["remat_policy"] == new
@@ -109,7 +109,7 @@ def flat(values, prefix=""):
 
 
 def test_a_key_that_a_run_lacks_never_blocks_it(tmp_path, monkeypatch):
-    """Each that came later in turn, and one that would come now and that the model fills in."""
+    """Removes each later key in turn, and one that stands for a new key and that the model fills in."""
     monkeypatch.setitem(BEFORE, "model.squeeze_excitation", None)
     (tmp_path / "checkpoints" / "6").mkdir(parents=True)
     for key, value in BEFORE.items():
@@ -188,7 +188,7 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, content, words):
 
 
 def test_the_workdir_alone_is_enough_to_resume(run, tmp_path):
-    """A folder, or a checkpoint in it, names the run; --config goes before it."""
+    """A workdir, or a checkpoint in it, names the run; --config takes precedence."""
 
     def read(folder, *flags, **settings):
         parser = command_line.Parser("test", "")

@@ -1,4 +1,4 @@
-"""What cannot work is said before anything is written; the length of a run, and batches that the devices divide."""
+"""Impossible configs are refused before anything is written; run length; batch sizes that devices can divide."""
 
 import json
 import re
@@ -18,7 +18,7 @@ def prepare(workdir, **changes):
 
 
 def pretend_run(workdir, **changes):
-    """A workdir that looks as if a run had saved step 5."""
+    """Makes the workdir look as if a run had saved step 5."""
     run = prepare(workdir, **changes)
     (workdir / "checkpoints" / "5").mkdir(parents=True)
     (workdir / "config.json").write_text(json.dumps(setup.as_dict(run.config)))
@@ -125,7 +125,7 @@ def test_a_file_in_place_of_the_workdir(tmp_path):
 
 @pytest.mark.parametrize("options", ["ro", "size=8k"])
 def test_a_read_only_and_a_full_workdir(tmp_path, options):
-    """Root may write wherever rights forbid it, so these are mounts."""
+    """Root ignores file permissions, so this test mounts file systems."""
     mount = ["mount", "-t", "tmpfs", "-o", options, "tnt_jax_test", str(tmp_path)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting needs root, on Linux")
@@ -144,7 +144,7 @@ def test_a_read_only_and_a_full_workdir(tmp_path, options):
     [("photos", "{here}/photos"), ("~/photos", "{home}/photos"), ("", ""), ("gs://bucket/data", "gs://bucket/data")],
 )
 def test_a_run_keeps_the_whole_path_of_its_data(tmp_path, monkeypatch, given, kept):
-    """config.json is read from elsewhere later on."""
+    """config.json may later be read from another working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/somebody")
     run = prepare(tmp_path / "run", data__directory=given)
@@ -152,7 +152,7 @@ def test_a_run_keeps_the_whole_path_of_its_data(tmp_path, monkeypatch, given, ke
 
 
 def test_an_unwritable_workdir():
-    """/proc takes no files, not even root's, whatever its rights say."""
+    """Nobody can create files in /proc, not even root, whatever its permissions."""
     with pytest.raises(PermissionError, match="--workdir=/proc/run: /proc is not writable"):
         setup.check_workdir("/proc/run")
 
@@ -197,7 +197,7 @@ def test_evaluation_needs_a_run_or_weights(tmp_path):
     with pytest.raises(ValueError, match=r"model\.outer_dim"):
         config = tiny_config(model__outer_dim=8)
         setup.prepare_evaluation(config, tmp_path, TinyPipeline(config))
-    config = tiny_config(label_smoothing=0.2)  # says nothing about the model
+    config = tiny_config(label_smoothing=0.2)  # does not concern the model
     assert setup.prepare_evaluation(config, tmp_path, TinyPipeline(config)).pretrained is None
 
 
@@ -223,7 +223,7 @@ def test_one_source_of_weights_is_evaluated(tmp_path):
         setup.prepare_evaluation(config, tmp_path / "run", TinyPipeline(config))
     path = tmp_path / "run" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"pretrained": str(other)}))
-    other.unlink()  # what the run itself started from is no other source
+    other.unlink()  # the weights that the run started from are no second source
     for given in (config, None):
         assert setup.prepare_evaluation(given, tmp_path / "run", TinyPipeline(config)).pretrained is None
 
@@ -249,7 +249,7 @@ def test_a_run_from_before_inner_implementation_is_read(tmp_path, old, new):
     del saved["model"]["inner_implementation"]
     saved["model"]["inner_attention"] = old
     path.write_text(json.dumps(saved))
-    prepare(tmp_path)  # going on with the new key is no other configuration
+    prepare(tmp_path)  # resuming with the new key is not another configuration
     config = setup.prepare_evaluation(None, tmp_path, TinyPipeline(tiny_config())).config
     assert config.model.inner_implementation == new
 
@@ -283,7 +283,7 @@ def test_unknown_keys_of_a_run_name_its_file(tmp_path):
 
 
 def test_the_data_set_is_opened_last(tmp_path, monkeypatch):
-    """It may be downloaded first: another run in the workdir, and weights that do not fit, are said before."""
+    """Opening may download it, so another run in the workdir and unusable weights are reported first."""
     monkeypatch.setattr(setup, "InputPipeline", lambda config: pytest.fail("the data set was opened"))
     synthetic = {"data__name": "synthetic", "data__eval_split": "test"}
     pretend_run(tmp_path, **synthetic)

@@ -1,4 +1,4 @@
-"""What a run takes over from the one whose weights it starts from; classes are compared by name."""
+"""What a run inherits from the run whose weights it starts from; classes are matched by name."""
 
 import json
 
@@ -17,7 +17,7 @@ OPEN = {f"model__{key}": value for key, value in OPEN.items()}
 
 @pytest.fixture
 def source(tmp_path):
-    """The config.json of a run of two blocks, one with an inner path."""
+    """A workdir with only the config.json of a run of two blocks, one with an inner path."""
     (tmp_path / "source").mkdir()
     trained = resolved(checked_config(model__depth=2, model__tnt_blocks=(2,), model__num_classes=7), 7)
     (tmp_path / "source/config.json").write_text(json.dumps(setup.as_dict(trained)))
@@ -32,10 +32,10 @@ def test_sizes_that_are_open_are_those_of_the_run_and_said(source, tmp_path):
     found, notes = taken(source, tmp_path / "new")
     model = found.model
     assert (model.patch_size, model.word_size, model.depth, model.tnt_blocks) == (4, 2, 2, (2,))
-    assert model.num_classes is None  # of the new data set
+    assert model.num_classes is None  # follows from the new data set
     (note,) = notes
     assert note.startswith(f"model sizes that the config leaves open are taken from {source}: patch_size=4, ")
-    assert "depth=2, tnt_blocks=(2,)" in note and "mlp_ratio" not in note  # which is every variant's
+    assert "depth=2, tnt_blocks=(2,)" in note and "mlp_ratio" not in note  # the same in all variants
     (_, note) = taken(source, tmp_path / "new", model__image_size=16)[1]
     assert note == "the weights were trained at image size 8, but config.model.image_size is 16."
 
@@ -47,7 +47,7 @@ def test_sizes_that_are_given_stay(source, tmp_path):
 
 
 def test_another_named_model_takes_nothing(source, tmp_path):
-    """Its sizes are its own; the error that follows says how to take the run's."""
+    """It keeps its own sizes; the error that follows says how to take the run's."""
     found, notes = taken(source, tmp_path / "new", model__name="tnt_b_patch16_224")
     assert found.model.depth is None and notes == ()
     hint = starting_point._name_hint(str(source), found)
@@ -61,7 +61,7 @@ def test_a_resumed_run_keeps_the_sizes_when_its_source_is_gone(source, tmp_path)
     (workdir / "config.json").write_text(json.dumps(config))
     found, notes = taken("gone", workdir)
     assert found.model.depth == 2 and notes == ()
-    assert taken("", workdir)[0].model.depth is None  # another start is another run, which check_same_run says
+    assert taken("", workdir)[0].model.depth is None  # another source is another run; check_same_run reports it
     assert taken("", workdir, evaluates=True)[0].model.num_classes == 7
 
 
@@ -116,7 +116,7 @@ KNOWN = ("cat", "dog", "fox")
 
 @pytest.fixture
 def run(tmp_path):
-    """A workdir that looks as if a run of KNOWN had saved step 5."""
+    """A workdir that looks as if a run with the classes KNOWN had saved step 5."""
     (tmp_path / "run/checkpoints/5").mkdir(parents=True)
     (tmp_path / "run/classes.json").write_text(json.dumps(KNOWN))
     return tmp_path / "run"
@@ -135,12 +135,12 @@ def test_labels_are_mapped_by_name():
     batch = {"label": np.array([[0, 1], [1, 0]], np.int32), "mask": np.ones((2, 2)), "image": "pixels"}
     found = relabelled(batch, mapping)
     assert found["label"].tolist() == [[2, 0], [0, 2]] and found["label"].dtype == np.int32
-    assert found["image"] == "pixels" and batch["label"][0, 0] == 0  # the batch itself stays, for a set on the device
+    assert found["image"] == "pixels" and batch["label"][0, 0] == 0  # the batch is unchanged, for a set on the device
     assert relabelled(batch, None) is batch
 
 
 def test_names_are_the_same_however_their_accents_are_stored(run):
-    """macOS takes them apart, and a copied folder looks the same."""
+    """macOS stores accents decomposed, and a copied folder looks the same."""
     composed, apart = "caf\u00e9", "cafe\u0301"
     assert label_map(("bar", composed), ("bar", apart), "set") is None
     assert label_map(("bar", composed), (apart, "bar"), "set").tolist() == [1, 0]
@@ -160,7 +160,7 @@ def test_evaluating_classes_that_the_run_does_not_know_is_an_error_that_names_th
         check_classes(checked_config(data__name="synthetic"), run, 4, ("dog", "fox", "zebra", "emu"), evaluates=True)
     with pytest.raises(ValueError, match="'cat' more than once"):
         label_map(("cat", "dog", "cat"), ("dog", "cat"), "set")
-    other = checked_config(pretrained=str(run / "checkpoints/5"))  # another run's weights, in a workdir without any
+    other = checked_config(pretrained=str(run / "checkpoints/5"))  # another run's weights, in a new workdir
     assert check_classes(other, run / "new", 2, ("dog", "cat"), evaluates=True).tolist() == [1, 0]
 
 
@@ -182,7 +182,7 @@ def test_a_run_is_not_resumed_with_another_list(run, names, words):
 
 
 def test_training_on_keeps_the_list_of_what_was_trained(run):
-    """Also where the data set has no names any more: the labels are the old ones."""
+    """Also if the data set no longer has names: its labels are the old ones."""
     config = tiny_config()
     pipeline = TinyPipeline(config)
     pipeline.class_names = None
@@ -197,7 +197,7 @@ def test_training_on_keeps_the_list_of_what_was_trained(run):
 
 
 def test_an_evaluation_counts_by_name(run):
-    """The run's number of classes is taken, and labels of a set with fewer go where their names are."""
+    """An evaluation takes the run's number of classes and maps the labels of a smaller set by name."""
     config = tiny_config(model__num_classes=None)
     pipeline = TinyPipeline(config)
     pipeline.class_names, pipeline.num_classes = ("fox", "cat"), 2
@@ -214,6 +214,6 @@ def test_fewer_classes_without_names_are_not_counted_by_number(run, known, names
     settings = checked_config(model__num_classes=3)
     with pytest.raises(ValueError, match="has 2 classes and the model 3, and they cannot be matched"):
         check_classes(settings, run, 2, names, evaluates=True)
-    assert check_classes(settings, run, 3, names, evaluates=True) is None  # as many: there is nothing else to go by
+    assert check_classes(settings, run, 3, names, evaluates=True) is None  # same number: there is nothing else to go by
     (run / "classes.json").write_text("null")
     assert check_classes(settings, run, 2, None, evaluates=True) is None  # the run's own set, with a larger head

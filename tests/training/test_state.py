@@ -1,4 +1,4 @@
-"""The first state, and its copies on the devices."""
+"""The initial state, and its copies on the devices."""
 
 import jax
 import jax.numpy as jnp

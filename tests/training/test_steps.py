@@ -1,4 +1,4 @@
-"""One step: the same on any number of devices and in any number of parts, with sums that start anew on time."""
+"""One step: the same on any number of devices and in any number of parts; sums restart after each log line."""
 
 import functools
 
@@ -44,7 +44,7 @@ def test_one_and_eight_devices_have_the_same_losses_over_20_steps(changes):
 
 
 def train_and_evaluate_tnt(devices):
-    """A TNT of one block over so many devices -> (losses of 20 steps, sums over 35 examples in batches of 16)."""
+    """Trains a TNT of one block on so many devices -> (losses of 20 steps, sums over 35 examples in batches of 16)."""
     settings = checked_config(model__num_classes=NUM_CLASSES, model__inner_dim=4, model__outer_dim=16)
     model = tnt_jax.create_model(**settings.model.arguments())
     schedule = make_schedule(settings, steps_per_epoch=5)
@@ -64,7 +64,7 @@ def train_and_evaluate_tnt(devices):
 
 
 def test_a_tnt_is_trained_and_evaluated_alike_on_one_and_eight_devices():
-    """Float32 sums in another order: 1e-7 of the loss, measured; a hundred times that is allowed."""
+    """Float32 sums in another order change the loss by a measured 1e-7; a hundred times that is allowed."""
     one, one_sums = train_and_evaluate_tnt(1)
     eight, eight_sums = train_and_evaluate_tnt(8)
     np.testing.assert_allclose(one, eight, rtol=1e-5)
@@ -76,7 +76,7 @@ def test_a_tnt_is_trained_and_evaluated_alike_on_one_and_eight_devices():
 def test_a_skipped_step_leaves_everything_but_the_step_and_the_schedule():
     settings = checked_config(nonfinite="skip", schedule_unit="step")
     sound, _ = train_some(settings, BATCHES[:3])
-    before = jax.device_get(sound)  # the next call takes its buffers
+    before = jax.device_get(sound)  # the next call donates its buffers
     spoilt = BATCHES[3] | {"mask": BATCHES[3]["mask"] * np.nan}
     _, step = compiled(settings, TinyModel(), tuple(jax.local_devices()[:1]), 5)
     after, result = step(sound, spoilt)
@@ -113,7 +113,7 @@ def test_accumulating_gives_the_gradient_of_the_whole_batch():
 
 
 def test_the_gradient_is_that_of_the_mean_loss_of_the_examples_that_count():
-    """Two devices with 8 and 1 real examples weigh as 8 to 1."""
+    """Two devices with 8 and 1 real examples are weighted 8 to 1."""
     made = [batch(0, real=9)]
     settings = checked_config()
     _, one = train_some(settings, made, log_every_steps=1)
@@ -153,7 +153,7 @@ def test_average_of_the_weights_by_value(warmup, decays):
 def test_the_learning_rate_is_the_one_of_the_update():
     _, results = train_some(checked_config(), BATCHES[:6])
     assert unreplicate(results[0]["learning_rate"]) == pytest.approx(1e-6)
-    assert unreplicate(results[5]["learning_rate"]) > 8e-3  # the second epoch: 5 steps each
+    assert unreplicate(results[5]["learning_rate"]) > 8e-3  # the second epoch; an epoch has 5 steps
 
 
 def test_a_number_that_is_none_is_reported():
@@ -171,7 +171,7 @@ def test_state_is_donated():
 
 
 def test_order_of_mixing_and_erasing():
-    """Erased first, the noise of one image shows through in its partner; erased last, a box holds pure noise."""
+    """If erasing comes first, an image's noise shows in its partner; if it comes last, a box is pure noise."""
     black_batch = jax.tree.map(jnp.zeros_like, batch(0))
     boxes = {}
     for order in ("mix_erase", "erase_mix"):

@@ -5,8 +5,8 @@
 The step is the training loop's (pmapped, donated, AdamW, moving average, mixing), with the config's own batch over the
 slice's chips. Prints tables and writes JSON (--output). Every figure is static: compiled, never run. Time is XLA's own
 estimate, too high for element-wise operations and without Pallas kernels. --largest-batch searches for the largest
-batch that a chip holds: several compilations of minutes each. --config.model.scan=True compiles in less than half the
-time, TNT-S in less than a quarter (config.scan_tile_kib). Needs libtpu: pip install -e ".[tpu-report]".
+batch that a chip holds: several compilations of minutes each. --config.model.scan=True compiles in a fifth to
+a third of the time (docs/tpu.md). Needs libtpu: pip install -e ".[tpu-report]".
 """
 
 import argparse

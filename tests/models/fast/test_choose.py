@@ -1,4 +1,4 @@
-"""Which implementation a device gets, and the errors that say why not another."""
+"""Which implementation each device gets, and the errors that say why another is refused."""
 
 import flax.linen as nn
 import jax
@@ -20,7 +20,7 @@ KERNEL = {"inner_implementation": "pallas", "device_kind": "interpreter"}
 
 @pytest.fixture
 def log(monkeypatch):
-    """What is said in the log."""
+    """The warnings logged so far."""
     said = []
     monkeypatch.setattr(fused.logging, "warning", lambda *words: said.append(words[0] % words[1:]))
     fused.log_once.cache_clear()
@@ -30,7 +30,7 @@ def log(monkeypatch):
 
 @pytest.fixture
 def another_parameter(monkeypatch):
-    """The definition as a user may change it: a learnable scale on the inner block's last branch."""
+    """Changes the definition as a user may: a learnable scale on what the inner block adds to the words."""
 
     published = tnt.InnerBlock
 
@@ -125,7 +125,7 @@ def test_parameters_that_the_models_own_loop_makes_are_not_ignored_by_another_lo
 
 
 def test_a_layer_with_another_parameter_is_computed_as_it_is_defined(monkeypatch, log):
-    """The forms of dense layers know a kernel and a bias: a definition with a gain is not replaced by them."""
+    """The fast dense layers know only a kernel and a bias, so they do not replace a definition with a gain."""
 
     class Gained(nn.Dense):
         @nn.compact
@@ -180,7 +180,7 @@ def test_the_parameters_are_the_same_in_all(changes):
         model = tnt_jax.create_model("tnt_s_patch16_224", depth=2, **changes, **other)
         return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
 
-    for name in checks.IMPLEMENTATIONS:  # pallas too: making parameters needs no TPU
+    for name in checks.IMPLEMENTATIONS:  # pallas too: initialising parameters needs no TPU
         assert made(inner_implementation=name) == made()
 
 
@@ -201,7 +201,7 @@ def test_the_default_device_decides_where_none_is_named():
 
 @pytest.mark.parametrize("name", ["tnt_ti_patch16_224", "tnt_b_patch16_224"])
 def test_a_training_step_with_the_kernel_lowers_for_a_tpu(name):
-    """Mosaic's own checks, without libtpu: shapes, layouts and operations that a TPU does not have fail here."""
+    """Runs Mosaic's own checks without libtpu: shapes, layouts and operations that a TPU lacks fail here."""
     model = tnt_jax.create_model(name, depth=1, device_kind="TPU v5 lite", dtype="bfloat16", drop_path_rate=0.1)
     image = jax.ShapeDtypeStruct((8, 224, 224, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), image)

@@ -1,4 +1,4 @@
-"""Outer attention by library kernels: the definition's numbers, where it is taken, and where it is refused."""
+"""Attention by library kernels: it matches the definition, and each device takes or refuses it."""
 
 import functools
 
@@ -17,13 +17,13 @@ FLASH = {"outer_implementation": "flash", "device_kind": "interpreter", "inner_i
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Several blocks of one tile each at the size of a test."""
+    """Shrinks the kernel's blocks to one tile, so that small inputs span several."""
     monkeypatch.setattr(flash, "_WHOLE", 128)
     monkeypatch.setattr(flash, "_BLOCK", 128)
 
 
 def attention(attend, dtype, count):
-    """-> [mixed, gradients of query, key and value] of [2, count, 3, 8] heads."""
+    """Returns [mixed, gradients of query, key and value] for random inputs [2, count, 3, 8]."""
     query, key, value, weight = (
         jax.random.normal(key, (2, count, 3, 8)).astype(dtype) for key in jax.random.split(jax.random.key(1), 4)
     )
@@ -32,7 +32,7 @@ def attention(attend, dtype, count):
 
 
 def error(found, exact):
-    """The largest difference, relative to the largest number, of each array."""
+    """Returns the largest difference of each array, relative to its largest value."""
     pairs = zip(found, exact, strict=True)
     return [float(jnp.abs(a.astype(jnp.float32) - b).max() / jnp.abs(b).max()) for a, b in pairs]
 
@@ -95,7 +95,7 @@ def test_maps_that_are_asked_for_are_the_definitions():
 
 
 def attends(kind, implementation="auto", **changes):
-    """-> what computes the outer attention of a TNT-S on a kind of device."""
+    """Returns the name of what computes the outer attention of a TNT-S on a kind of device."""
     config = create_model("tnt_s_patch16_224", **changes).config
     ops = fast.choose(config, "xla", kind).ops
     chosen = fast.choose_outer(config, ops, implementation, kind).outer.attend

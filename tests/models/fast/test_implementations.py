@@ -1,7 +1,7 @@
-"""Every implementation is the same function of the same parameters as the definition: outputs and all gradients.
+"""Every implementation computes the definition's outputs and all its gradients from the same parameters.
 
-A formula that changed in models/tnt.py or models/layers.py and not in models/fast fails here, and the message says
-which implementation differs, and in what.
+A formula changed in models/tnt.py or models/layers.py but not in models/fast fails here; the message names the
+implementation and the arrays that differ.
 """
 
 import functools
@@ -35,7 +35,7 @@ REQUESTED = ("words", "sentences")
 
 
 def outcome(model, variables):
-    """-> {name: array} of logits, features and gradients of all parameters, with drop path drawn."""
+    """Returns {name: array} of logits, features and gradients of all parameters, with drop path active."""
     weight = jax.random.normal(jax.random.key(5), (2, 5))
 
     def loss(values):
@@ -53,14 +53,14 @@ def outcome(model, variables):
 
 @functools.cache
 def definition(name):
-    """-> (variables, outcome) of the definition."""
+    """Returns (variables, outcome) of the definition."""
     model = small_model(**MODELS[name], inner_implementation="reference")
     variables = random_variables(model)
     return variables, outcome(model, variables)
 
 
 def differences(found, expected):
-    """Names of arrays that differ by more than rounding, relative to the largest number of each, and by how much."""
+    """Returns {name: error} of the arrays that differ by more than rounding, relative to the largest value of each."""
     tiny = 1e-12  # a gradient may be zero
     error = {
         name: float(jnp.abs(found[name] - right).max() / (jnp.abs(right).max() + tiny))

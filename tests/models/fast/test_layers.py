@@ -1,4 +1,4 @@
-"""Forms of attention, GELU, dense layers and the stem against their definitions."""
+"""Fast attention, GELU, dense layers and stem against their definitions."""
 
 import re
 
@@ -55,7 +55,7 @@ def test_gelu_in_float32_is_the_definition():
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("mapped", [False, True])
 def test_dense_layers_are_products_of_two_matrices_backward_too(dtype, mapped):
-    """FlatDense on its own, MappedDense under nn.vmap: values and gradients of nn.Dense."""
+    """FlatDense alone and MappedDense under nn.vmap have the values and gradients of nn.Dense."""
     settings = {"features": 6, "dtype": dtype, "bias_init": nn.initializers.normal(1.0)}
     plain = nn.Dense(**settings)
     over = layers.over_sentences(_Under) if mapped else _Under
@@ -80,7 +80,7 @@ def test_dense_layers_are_products_of_two_matrices_backward_too(dtype, mapped):
 
 
 class _Under(nn.Module):
-    """A dense layer, called as a block is."""
+    """A dense layer with the call signature of a block."""
 
     layer: type
     features: int
@@ -113,7 +113,7 @@ def test_feature_major_layers_are_norm_and_dense(legacy_shape):
 
 
 class _Call(nn.Module):
-    """Calls a layer that it makes."""
+    """Makes a layer and calls it."""
 
     make: object
 

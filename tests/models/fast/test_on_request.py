@@ -1,4 +1,4 @@
-"""What whole models compute beside the definition's float32: attention on request, bfloat16."""
+"""Whole models with attention maps on request, and in bfloat16."""
 
 import jax
 import jax.numpy as jnp

@@ -17,14 +17,14 @@ FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive
 
 
 def config_of(num_words, channels, heads, qkv_bias=False, dtype="float32"):
-    """A model whose sentences have so many words."""
+    """Returns the config of a model with this many words per sentence."""
     side = 2 * round(num_words**0.5)
     sizes = {"image_size": side, "patch_size": side, "word_size": 2, "inner_dim": channels, "inner_num_heads": heads}
     return tnt_jax.create_model("tnt_s_patch16_224", **sizes, qkv_bias=qkv_bias, dtype=dtype).config
 
 
 def make_case(sentences, num_words, channels, heads, qkv_bias=False):
-    """-> (config, the definition as a function, its parameters with nothing left at 0 or 1, words, drop-path masks)."""
+    """Returns (config, the definition as a function, its parameters, none of them 0 or 1, words, drop-path masks)."""
     config = config_of(num_words, channels, heads, qkv_bias)
     keys = jax.random.split(jax.random.key(sentences), 4)
     words = jax.random.normal(keys[0], (sentences, num_words, channels)) + 0.5
@@ -45,12 +45,12 @@ def make_case(sentences, num_words, channels, heads, qkv_bias=False):
 
 
 def fused(config, masks):
-    """-> the kernel as a function of words [S, M, C] and InnerBlock's parameters."""
+    """Returns the kernel as a function of words [S, M, C] and InnerBlock's parameters."""
     return lambda words, params: inner_block(config, params, words, masks, interpret=True)
 
 
 def with_gradients(function):
-    """-> function (words, params, cotangent) -> (output, gradients of words and parameters), compiled."""
+    """Compiles a function (words, params, cotangent) -> (output, gradients of words and parameters)."""
 
     def both(words, params, cotangent):
         out, pull = jax.vjp(function, words, params)
@@ -60,7 +60,7 @@ def with_gradients(function):
 
 
 def largest_error(found, expected):
-    """The largest difference of any leaf, relative to that leaf's largest number."""
+    """Returns the largest difference of any leaf, relative to that leaf's largest value."""
 
     def error(a, b):
         return jnp.abs(a.astype(jnp.float32) - b).max() / jnp.abs(b).max()
@@ -69,13 +69,13 @@ def largest_error(found, expected):
 
 
 def usual_error(found, expected):
-    """Root mean square of the differences of one array."""
+    """Returns the root-mean-square difference of two arrays."""
     return float(jnp.sqrt(((found.astype(jnp.float32) - expected) ** 2).mean()))
 
 
 @pytest.mark.parametrize(
     ("sentences", "num_words", "channels", "heads", "qkv_bias"),
-    [(1030, 4, 4, 2, False), (5, 4, 12, 2, True), (3, 64, 4, 4, False), (3, 16, 12, 2, False)],  # the last: TNT-Ti
+    [(1030, 4, 4, 2, False), (5, 4, 12, 2, True), (3, 64, 4, 4, False), (3, 16, 12, 2, False)],  # the last is TNT-Ti
 )
 def test_output_and_every_gradient_equal_the_reference(sentences, num_words, channels, heads, qkv_bias):
     config, reference, params, words, masks = make_case(sentences, num_words, channels, heads, qkv_bias)
@@ -96,7 +96,7 @@ def test_bfloat16_is_no_worse_than_the_plain_form_in_bfloat16():
     plain = with_gradients(lambda w, p: plain_block.apply({"params": p}, w, masks, False)[0])(words, params, cotangent)
     found = with_gradients(fused(config, masks))(words, params, cotangent)
     assert found[0].dtype == found[1][0].dtype == jnp.bfloat16
-    # The output, and the gradients of the words and of every parameter; of a dozen numbers the error is half luck.
+    # Compares the output and all gradients; the error of an array of a dozen numbers is half luck.
     for ours, theirs, right in zip(*map(jax.tree.leaves, (found, plain, exact)), strict=True):
         assert usual_error(ours, right) <= (1 if right.size >= 100 else 2) * usual_error(theirs, right), right.shape
 

@@ -1,4 +1,4 @@
-"""Stacked and block by block: there and back, and the same model either way."""
+"""Stacking blocks and unstacking them, and the same model either way."""
 
 import functools
 
@@ -38,7 +38,7 @@ def test_like_blocks_that_follow_one_another_are_one(tnt_blocks, names):
 
 
 def test_blocks_stand_in_the_order_of_their_numbers():
-    """Not of their names: block_10 comes before block_2 in a sorted dict."""
+    """A sorted dict of names has block_10 before block_2."""
     params = {f"block_{i}": {"kernel": np.full(2, i)} for i in range(1, 13)}
     stacked = stack_blocks(params)
     np.testing.assert_array_equal(stacked["blocks_1_12"]["kernel"][:, 0], range(1, 13))
