@@ -1,8 +1,8 @@
-# Two commands do everything, set-up included: `make train` and `make test`. `make install` does the set-up alone.
+# `make train` and `make test` include the set-up; `make install` does only the set-up.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Large arrays in pages of 2 MB: a sixth off a training step on a CPU (benchmarks/cpu.md). Nothing on an accelerator.
+# 2 MB pages for large arrays make a training step a sixth shorter on a CPU (benchmarks/cpu.md), not on accelerators.
 HUGE_PAGES := glibc.malloc.hugetlb=1
 
 .PHONY: train test soak install lint format clean
@@ -14,8 +14,8 @@ train: install
 test: install lint
 	$(BIN)/python -m pytest
 
-# Kills one run at twenty random moments, and processes of several hosts, and compares the ends with those of undisturbed
-# runs; then random configs, and damaged images.
+# Kills one run at twenty random moments, and processes of several hosts, and compares the results with undisturbed
+# runs; then tries random configs, damaged weights and damaged images.
 soak: install
 	$(BIN)/python -m tests.soak --kills=20 --seed=0
 	$(BIN)/python -m tests.soak.hosts

@@ -1,4 +1,4 @@
-"""Images other than square 8-bit RGB need config changes alone: training, evaluation and every tool read them."""
+"""Images other than square 8-bit RGB need only config changes: training, evaluation and every tool handle them."""
 
 import json
 

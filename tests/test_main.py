@@ -110,7 +110,7 @@ def test_training_and_evaluating_from_the_command_line(tmp_path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 4), (signal.SIGINT, 130)])
 def test_a_signal_before_the_first_step_ends_with_its_code_and_a_message(tmp_path, number, code):
-    """While the data package is imported, which takes seconds and would turn an exception into another error."""
+    """Sends it while the data package is imported, which takes seconds and would turn an exception into another."""
     script = """
 import sys
 sys.addaudithook(lambda name, args: name == "import" and args[0] == "tensorflow_datasets" and print("now", flush=True))

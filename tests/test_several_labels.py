@@ -1,4 +1,4 @@
-"""Images with several labels need config changes alone: training, evaluation and every tool read them."""
+"""Images with several labels need only config changes: training, evaluation and every tool handle them."""
 
 import json
 

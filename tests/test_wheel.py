@@ -49,7 +49,7 @@ def files(folder):
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """Builds and installs the wheel -> a function that runs Python outside the clone with that installation alone."""
+    """Builds and installs the wheel -> a function that runs Python outside the clone with only that installation."""
     folder = tmp_path_factory.mktemp("wheel")
     sources, installed, elsewhere = folder / "tnt_jax", folder / "installed", folder / "elsewhere"
     elsewhere.mkdir()
@@ -77,7 +77,7 @@ def start(tmp_path_factory):
 
 
 def test_an_editable_installation_is_a_path_that_a_clone_beside_the_script_does_not_hide(tmp_path):
-    """As `make install` does it. setuptools' other form, an import hook, would lose to the clone as an empty package."""
+    """As in `make install`. setuptools' other form, an import hook, would lose to the clone as an empty package."""
     clone = tmp_path / "tnt_jax"
     shutil.copytree(ROOT / "tnt_jax", clone / "tnt_jax", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "requirements.txt"):

@@ -25,7 +25,7 @@ def test_a_bright_patch_changes_the_map_at_its_place():
     before = class_token_attention(model, variables, dark)[1][0]
     for row, column in ((0, 3), (2, 1)):
         bright = dark.at[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4].set(2.0)
-        # The other sentences keep their scores in the first block: of one head, their weights change by one factor.
+        # The other sentences keep their scores in the first block: with one head, their weights change by one factor.
         ratio = class_token_attention(model, variables, bright)[1][0] / before
         off = np.abs(ratio / np.median(ratio) - 1) > 1e-3
         assert [tuple(place) for place in np.argwhere(off)] == [(row, column)]

@@ -29,7 +29,7 @@ def test_the_figure_is_the_same_file_each_time(workdir):
     first = draw_curves(workdir, workdir / "a" / "curves.png").read_bytes()
     assert draw_curves(workdir, workdir / "b" / "curves.png").read_bytes() == first
     figure = matplotlib.image.imread(workdir / "a" / "curves.png")
-    assert figure.shape[0] > 400 and figure[..., :3].std() > 0.01  # not an empty sheet
+    assert figure.shape[0] > 400 and figure[..., :3].std() > 0.01  # not blank
 
 
 def test_a_missing_or_torn_file_is_named(workdir):

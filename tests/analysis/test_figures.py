@@ -1,4 +1,4 @@
-"""The six figures of two small models: the same bytes each time, arrays that are what is drawn, clear refusals."""
+"""The six figures of two small models: the same bytes each time, saved arrays as drawn, clear errors."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 
 
 def subjects():
-    """A DeiT and a TNT of one block each, to be quick."""
+    """Returns a DeiT and a TNT of one block each, to be quick."""
     deit, tnt = small_model(depth=1, tnt_blocks=(), qkv_bias=True), small_model(depth=1)
     one, other = EvalImages((0.4, 0.5, 0.6), (0.2, 0.3, 0.25)), EvalImages((0.5,) * 3, (0.5,) * 3)
     return [Subject("DeiT-X", deit, random_variables(deit), one), Subject("TNT-X", tnt, random_variables(tnt), other)]
@@ -39,7 +39,7 @@ def drawn(name, **options):
 
 
 def digests(folder):
-    """All six figures written into the folder -> a digest of each file."""
+    """Writes all six figures into the folder -> a digest of each file."""
     for name in figures.FIGURES:
         options = {"image_size": (24, 24)} if name in figures.MAP_FIGURES else {}
         with mock.patch.object(style, "DPI", 60):
@@ -57,14 +57,14 @@ def test_every_figure_is_a_png_a_pdf_and_its_arrays(written):
     folder, found = written
     assert set(found) == {f"{name}.{ending}" for name in figures.FIGURES for ending in ("png", "pdf", "npz")}
     for name in figures.FIGURES:
-        assert matplotlib.image.imread(folder / f"{name}.png")[..., :3].std() > 0.05  # not an empty sheet
+        assert matplotlib.image.imread(folder / f"{name}.png")[..., :3].std() > 0.05  # not blank
         assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         owners = {key.split("_x_")[0] for key in np.load(folder / f"{name}.npz")}
         assert owners == ({"tnt"} if name in figures.INNER_FIGURES else {"deit", "tnt"})
 
 
 def test_another_process_writes_the_same_bytes(written, tmp_path):
-    """With other hashes of strings; what a date or the order of a set would change, changes here."""
+    """Uses another hash seed, so that a stored date or the order of a set would change the bytes."""
     program = f"""
 import json, pathlib
 import tests.conftest
@@ -95,7 +95,7 @@ def test_feature_maps_are_channels_drawn_by_the_seed(written):
 
 
 def test_the_tsne_has_one_thread_whatever_the_machine_has(monkeypatch):
-    """With two, another order of sums moved points of a real model by more than the figure's half."""
+    """With two threads, another order of sums moved points of a real model by more than half the figure."""
     used, fit_transform = [], TSNE.fit_transform
 
     def spied(self, vectors):
@@ -176,7 +176,7 @@ def test_feature_maps_of_small_models_are_as_much_larger():
 @pytest.mark.parametrize("channels", [1, 2, 4, 5])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_an_image_of_any_channels_is_shown_and_fitted(channels, dtype):
-    """Four show their first three; one, two and five their mean, grey. Of sixteen bits the eye gets eight."""
+    """Four show their first three; one, two and five show their mean, grey. Of 16 bits the upper eight are shown."""
     pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, (6, 9, channels)).astype(dtype)
     shown, upper = visible(pixels), (pixels >> (8 * (dtype == np.uint16))).astype(np.uint8)
     assert shown.shape == (6, 9, 3) and shown.dtype == np.uint8
@@ -201,7 +201,7 @@ def test_images_are_read_upright_and_what_is_none_is_an_error(tmp_path):
 
 
 def test_a_title_is_no_formula():
-    """Of a workdir with such a name, also where it is broken into lines."""
+    """The title may name a workdir with such a name, and may wrap onto several lines."""
     figure = plt.figure(figsize=(2, 2))
     put_title(figure, "TNT ($x_{1$ \x1b[31m " + "$" * 60 + ")")
     figure.canvas.draw()

@@ -1,4 +1,4 @@
-"""The arrays of the paper's figures against the whole model's features, and where a bright patch shows in them."""
+"""The arrays of the paper's figures against the whole model's features, and where a bright patch changes them."""
 
 import flax.linen as nn
 import numpy as np
@@ -19,7 +19,7 @@ def small():
 
 @pytest.fixture(scope="module")
 def features(small):
-    """Of one image of 24 x 16 pixels, 6 x 4 sentences: another size than the model's, and no square."""
+    """Returns (image, features) for 24 x 16 pixels, 6 x 4 sentences: not the model's size, and not square."""
     image = images(1, 24)[:, :, :16]
     wanted = ("sentences", "words", "outer_attention", "inner_attention")
     return image, run(*small, image, return_features=wanted)[1]
@@ -76,7 +76,7 @@ def test_class_attention_is_the_class_tokens_row(small, features):
 
 @pytest.mark.parametrize("changes", [{}, {"tnt_blocks": (), "qkv_bias": True}])
 def test_a_bright_patch_is_seen_at_its_place(changes):
-    """In every map it changes that patch most; in the first block's words, where sentences do not meet, it alone."""
+    """It changes that patch most in every map; in the first block's words, where sentences do not mix, only it."""
     model = small_model(depth=1, outer_num_heads=1, **changes)
     variables = random_variables(model)
     dark = images(1)
@@ -92,7 +92,7 @@ def test_a_bright_patch_is_seen_at_its_place(changes):
         now = arrays(bright)
         change = np.abs(now[0] - sentences).sum(0)
         assert np.unravel_index(change.argmax(), change.shape) == (row, column)
-        # The others keep their scores: of one head, all their weights change by one factor.
+        # The others keep their scores: with one head, all their weights change by the same factor.
         ratio = now[1] / attention
         assert np.argwhere(np.abs(ratio / np.median(ratio) - 1) > 1e-3).tolist() == [[row, column]]
         ratio = now[2] / matrix

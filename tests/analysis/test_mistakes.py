@@ -6,7 +6,7 @@ from tnt_jax.analysis import mistakes
 
 
 def batches(labels, size):
-    """Images whose red value is the example's number; the last batch padded."""
+    """Yields batches of images whose red value is the example's number; the last batch is padded."""
     for first in range(0, len(labels), size):
         real = labels[first : first + size]
         index = np.full(size, -1)
@@ -19,7 +19,7 @@ def batches(labels, size):
 
 
 def found(rows, labels, keep=24):
-    """rows: probabilities."""
+    """Runs find_mistakes with the probabilities `rows` [examples, classes]."""
     with np.errstate(divide="ignore"):
         logits = np.log(rows)
     return mistakes.find_mistakes(lambda pixels: logits[pixels[:, 0, 0, 0]], batches(labels, 4), rows.shape[1], keep)
@@ -66,7 +66,7 @@ def test_several_labels_an_image_are_refused():
 def test_several_labels_have_precisions_and_the_worst_images_first():
     rng = np.random.default_rng(1)
     rows, present = rng.normal(0, 30, (13, 3)).astype(np.float32), (rng.random((13, 2)) < 0.5).astype(np.uint8)
-    rows[3, 0], present[3, 0] = -1e4, 1  # a probability of 0; those of 1 are ties, and their logits are not
+    rows[3, 0], present[3, 0] = -1e4, 1  # probability 0; probabilities of 1 tie, but their logits do not
     given = list(batches(np.zeros(13, int), 4))
     for batch in given:
         batch["labels"] = present[np.maximum(batch["index"], 0)]

@@ -1,4 +1,4 @@
-"""Classes of images, over all devices; tests/tools/test_predict.py has the program."""
+"""Predicted classes, over all devices; tests/tools/test_predict.py tests the program."""
 
 import flax.linen as nn
 import numpy as np
@@ -8,7 +8,7 @@ from tnt_jax.data.settings import EvalImages
 
 
 def test_each_device_computes_its_own_images():
-    """As a TPU's kernels ask for, which XLA cannot divide among chips by itself."""
+    """TPU kernels need this, because XLA cannot partition them across chips."""
     shapes = []
 
     class Mean(nn.Module):

@@ -17,7 +17,7 @@ SETTINGS = checked_config(
 
 @pytest.fixture(scope="module")
 def tiny():
-    """A tiny TNT of two blocks, and its parameters."""
+    """Returns a tiny TNT of two blocks, and its parameters."""
     model = create_model(**SETTINGS.model.arguments())
     return model, random_variables(model)["params"]
 
@@ -28,7 +28,7 @@ def normed(values, params):
 
 
 def test_every_image_of_a_split_once_over_all_devices(tiny):
-    """35 images in batches of 16 over 8 devices equal one plain call; the last class token is what the head sees."""
+    """35 images in batches of 16 over 8 devices equal one plain call; the last class token is the head's input."""
     model, params = tiny
     pixels, labels = synthetic.examples(np.arange(35), (8, 8))
 
@@ -58,7 +58,7 @@ def test_what_is_not_there_is_refused(tiny, block, kind, words):
 
 
 def clusters(count, seed, spread=0.5):
-    """Four classes around the corners of a square, in the first two of five features."""
+    """Draws four classes around the corners of a square, in the first two of five features."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 4, count)
     values = rng.normal(0, spread, (count, 5))
@@ -128,7 +128,7 @@ def test_classes_that_cannot_be_held_out_are_named(labels, words):
 
 def test_a_choice_at_the_end_of_the_grid_is_told_from_one_inside_it(monkeypatch):
     train, test = clusters(200, 0), clusters(100, 1)
-    noise = np.random.default_rng(0).normal(0, 20, (200, 1))  # which the two share, so that their difference tells
+    noise = np.random.default_rng(0).normal(0, 20, (200, 1))  # in both features, so their difference shows the class
     hidden = Features(np.hstack([train.labels[:, None] + noise, noise]), train.labels)
     monkeypatch.setattr(probe, "INVERSE_PENALTIES", (1e-6, 1e-4, 1e4))
     found = probe.linear_probe(hidden, hidden)

@@ -1,1 +1,1 @@
-"""The benchmarks mirror benchmarks/."""
+"""Tests of benchmarks/, in the same layout."""

@@ -1,4 +1,4 @@
-"""The GPU benchmark's plan and report; the sides themselves are benchmarks.speed's."""
+"""The GPU benchmark's plan and report; its sides are those of benchmarks.speed."""
 
 import json
 import pathlib
@@ -13,7 +13,7 @@ from tests.benchmarks.test_speed import WORKER
 
 @pytest.fixture
 def program(tmp_path, monkeypatch):
-    """-> a function that runs the benchmark with workers that sleep -> its JSON."""
+    """Returns a function that runs the benchmark with sleeping workers -> its JSON."""
     script, output = tmp_path / "worker.py", tmp_path / "gpu.json"
     script.write_text(WORKER.format(folder=str(pathlib.Path(turns.__file__).parent)))
     monkeypatch.setattr(speed, "PAUSE", 0)
@@ -28,7 +28,7 @@ def program(tmp_path, monkeypatch):
 
 @pytest.fixture
 def timm(monkeypatch):
-    """A Python that seems to have torch and timm."""
+    """Makes this Python appear to have torch and timm."""
     monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: True)
 
 
@@ -41,7 +41,7 @@ def test_implementations_of_a_model_and_timms_take_turns(timm, program, capsys):
     printed = capsys.readouterr().out
     assert printed.count("| model |") == 2 and "| tnt_jax broadcast, flash |" in printed
     rows = [line.split(" | ") for line in printed.splitlines() if "tnt_jax dot, xla" in line]
-    assert all(1.2 < float(row[5]) < 3 for row in rows)  # twice timm's eager one, on a busy machine
+    assert all(1.2 < float(row[5]) < 3 for row in rows)  # twice timm's eager model, with room for a busy machine
 
 
 def test_the_implementations_are_the_models_settings(timm):
@@ -61,7 +61,7 @@ def test_the_implementations_are_the_models_settings(timm):
 
 
 def test_what_would_not_end_in_time_is_named_and_what_was_measured_stays(program, monkeypatch, capsys):
-    clock = iter(range(0, 1000, 30))  # each look at it half a minute later: a group takes one look
+    clock = iter(range(0, 1000, 30))  # each call is 30 s later; a group makes one call
     monkeypatch.setattr(gpu.time, "monotonic", lambda: next(clock))
     found = program("--models=tnt_s_patch16_224,deit_small_patch16_224", "--no-baseline", "--minutes=1.5")
     assert {(each["model"], each["mode"]) for each in found["results"]} == {("tnt_s_patch16_224", "train")}

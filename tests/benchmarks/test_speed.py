@@ -1,4 +1,4 @@
-"""Turns of worker processes, and the report of what they measured."""
+"""Worker processes that take turns, and the report of their measurements."""
 
 import importlib.util
 import json
@@ -12,7 +12,7 @@ from benchmarks.sides import ours, turns
 from tests.training.helpers import tiny_config
 from tnt_jax.training.config import as_dict, check_config
 
-# A side that needs nothing but time. Its step lasts as long as the case says; some fail, in the ways that sides do.
+# A side that only sleeps, for as long as its case says; some cases fail, in the ways that real sides do.
 WORKER = """
 import sys, time
 sys.path.insert(0, {folder!r})
@@ -37,7 +37,7 @@ turns.serve(Sleeper)
 
 @pytest.fixture
 def program(tmp_path, monkeypatch):
-    """-> a function that runs the benchmark with sleeping workers and these flags -> its JSON."""
+    """Returns a function that runs the benchmark with sleeping workers and these flags -> its JSON."""
     script = tmp_path / "worker.py"
     script.write_text(WORKER.format(folder=str(pathlib.Path(turns.__file__).parent)))
     monkeypatch.setattr(speed, "PAUSE", 0)
@@ -68,7 +68,7 @@ def test_sides_take_turns_and_the_ratio_is_theirs(program, capsys):
         assert each["interleaved"] and each["error"] is None
     ratios = {(each["of"], each["to"]): each["ratio"] for each in found["ratios"]}
     assert len(ratios) == 4
-    assert 1.2 < ratios["tnt_s_patch16_224 tnt_jax", "tnt_s_patch16_224 timm"] < 3  # 2, on a busy machine
+    assert 1.2 < ratios["tnt_s_patch16_224 tnt_jax", "tnt_s_patch16_224 timm"] < 3  # 2, with room for a busy machine
     text = capsys.readouterr().out
     assert "images/s" in text and "tnt_s_patch16_224 tnt_jax / tnt_s_patch16_224 timm = " in text
     assert found["threads"] >= 1 and found["versions"]["sleep"] == "1"
@@ -89,7 +89,7 @@ def test_a_side_that_fails_is_named_and_the_others_go_on(program, capsys):
 
 
 def test_on_a_tpu_each_case_has_the_device_to_itself(monkeypatch):
-    """Also where the first case fails, which cannot say what device it had."""
+    """Also if the first case fails, which then cannot report its device."""
     alive, most = set(), []
 
     class OnTPU:
@@ -135,7 +135,7 @@ def test_on_a_tpu_each_case_has_the_device_to_itself(monkeypatch):
         ("--batch-sizes=8,many", "--batch-sizes=many: must be whole numbers"),
         ("--batch-sizes=0", "--batch-sizes=0: must be whole numbers"),
         ("--rounds=0", "argument --rounds: 0 must be at least 1"),
-        ("--config.model.mlp_ratio=2.0", "config.model.mlp_ratio: timm's models keep their own"),  # ours alone changes
+        ("--config.model.mlp_ratio=2.0", "config.model.mlp_ratio: timm's models keep their own"),  # only ours changes
         ("--config.model.pooling=mean", "config.model.pooling: timm's models keep their own"),
         ("--config.model.image_size=(224, 112)", "config.model.image_size: timm's models keep their own"),
     ],

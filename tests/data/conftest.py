@@ -11,12 +11,12 @@ import tensorflow_datasets as tfds
 from configs.default import get_config
 from tnt_jax.data.settings import DataSettings
 
-NUM_TILES = 53  # divided by none of the batches below
+NUM_TILES = 53  # no multiple of the tests' batch sizes
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_home(tmp_path_factory):
-    """The indices of TFRecord files go to a temporary folder."""
+    """Writes the indices of TFRecord files to a temporary folder."""
     before = os.environ.get("XDG_CACHE_HOME")
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
     yield
@@ -27,7 +27,7 @@ def cache_home(tmp_path_factory):
 
 
 class Tiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """One-colour images: the red value is the example's number in the split's own writing; keys are not the usual."""
+    """One-colour images whose red value is the example's number in writing order; the feature keys are unusual."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -52,7 +52,7 @@ class Tiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 @pytest.fixture(scope="session")
 def tiles(tmp_path_factory) -> Callable[[str], str]:
-    """File format -> data_dir with the prepared data set "tiles", its splits in several files."""
+    """Returns a function: file format -> data_dir of the prepared data set "tiles", with several files per split."""
     folders = {}
 
     def directory(file_format: str) -> str:
@@ -73,7 +73,7 @@ def digits_directory(tmp_path_factory) -> str:
 
 @pytest.fixture
 def settings_for() -> Callable[..., DataSettings]:
-    """(name, directory, **overrides) -> settings with a cheap augmentation: crop and flip, no copies."""
+    """Returns a function: (name, directory, **overrides) -> settings with cheap augmentation: crop and flip."""
     cheap = {"randaugment": "", "color_jitter": 0.0, "repeated_augmentation": 1, "train_interpolation": "bilinear"}
     base = DataSettings(**{**get_config().data, **cheap, "eval_split": "test"})
 

@@ -180,9 +180,7 @@ def main() -> None:
     """Writes the golden outputs, or compares."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--compare", action="store_true", help="compare the images instead of writing golden outputs")
-    parser.add_argument(
-        "paths", nargs="+", type=Path, help="the .npz file to write (without --compare), then JPEG files"
-    )
+    parser.add_argument("paths", nargs="+", type=Path, help="the .npz file to write (without --compare), JPEG files")
     arguments = parser.parse_args()
     if arguments.compare:
         compare(arguments.paths)

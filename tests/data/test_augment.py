@@ -203,7 +203,7 @@ def test_bad_settings_are_named():
 
 
 def test_each_channel_of_others_is_made_as_one_of_rgb_is(photographs):
-    """Five channels are cropped, resized and flipped like RGB: each equals the RGB channel that it repeats, bit for bit.
+    """Five channels are cropped, resized and flipped like RGB: each equals the RGB channel it repeats, bit for bit.
 
     16-bit values, which are not rounded and clipped between the two passes of a resize, are close to 257 times those.
     """

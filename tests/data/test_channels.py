@@ -1,4 +1,4 @@
-"""Folders of other images than RGB: the same promises for their batches, and what is lost is said."""
+"""Folders of images other than RGB: their batches keep the same guarantees, and what is lost is logged."""
 
 import itertools
 import logging
@@ -21,7 +21,7 @@ def pixels_of(number, kind):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """By kind: images of two classes, all of the same size."""
+    """Returns a folder by kind, with images of two classes, all of the same size."""
     roots = {}
     for kind in ("sixteen.png", "alpha.png", "five.npy"):
         roots[kind] = tmp_path_factory.mktemp(kind)
@@ -47,7 +47,7 @@ def assert_equal(out, others):
     ("kind", "channels", "bits"), [("sixteen.png", 1, 16), ("alpha.png", 4, 8), ("five.npy", 5, 8)]
 )
 def test_batches_are_functions_of_their_steps(settings_for, folders, kind, channels, bits):
-    """In workers or not, from any step, in an evaluation of every example once."""
+    """With or without workers, from any step; an evaluation has every example once."""
     settings = settings_for("folder", folders[kind], pixel_bits=bits, worker_processes=0, repeated_augmentation=2)
     place = {**PLACE, "channels": channels}
     through = list(itertools.islice(batches.train_batches(settings, seed=1, **place), 4))
@@ -79,7 +79,7 @@ def test_a_resident_set_and_an_example_have_the_files_pixels(settings_for, folde
 
 def test_what_is_dropped_is_logged_once_with_its_count(settings_for, folders, caplog):
     settings, faulty = settings_for("folder", folders["alpha.png"]), FaultyImages()
-    with caplog.at_level(logging.WARNING, logger="absl"):  # what a program shows unless it is asked for more
+    with caplog.at_level(logging.WARNING, logger="absl"):  # the level that programs show by default
         list(itertools.islice(batches.train_batches(settings, seed=1, faulty=faulty, **PLACE), 3))
         list(batches.eval_batches(settings, faulty=faulty, **PLACE))
         resident.load(settings, (12, 20), faulty=FaultyImages())
@@ -126,7 +126,7 @@ def test_synthetic_images_have_any_channels(settings_for, channels, bits):
 
 
 def test_a_grey_set_of_tfds_is_grey(settings_for, digits_directory):
-    """Digits are stored with three equal channels: one of them, without a change."""
+    """Digits are stored with three equal channels; grey is one of them, unchanged."""
     settings = settings_for("digits", digits_directory)
     grey, colours = (next(batches.eval_batches(settings, channels=count, **PLACE))["image"] for count in (1, 3))
     np.testing.assert_array_equal(np.repeat(grey, 3, axis=-1), colours)

@@ -1,4 +1,4 @@
-"""Decoding: Pillow's pixels in all formats, odd and hostile files, other channels and bits."""
+"""Decoding: Pillow's pixels in all formats, odd and hostile files, other channels and bit depths."""
 
 import io
 import struct
@@ -45,11 +45,11 @@ def test_pixels_are_taken_as_they_are():
 
 
 def with_orientation(number, kind="JPEG"):
-    """A red stripe on the left of a grey image of 24 x 16, saved turned so that the tag puts it back."""
+    """Encodes a grey 24 x 16 image with a red stripe on the left, with an EXIF tag; for tag 6 it is saved rotated."""
     image, exif, file = Image.new("RGB", (24, 16), (90, 90, 90)), Image.Exif(), io.BytesIO()
     image.paste((255, 0, 0), (0, 0, 6, 16))
     exif[0x0112] = number
-    if number == 6:  # a phone held upright: the sensor's picture is the one above turned by a quarter
+    if number == 6:  # a phone held upright: its sensor's image is rotated by 90 degrees
         image = image.transpose(Image.Transpose.ROTATE_90)
     image.save(file, kind, exif=exif)
     return file.getvalue()
@@ -81,7 +81,7 @@ def test_an_odd_tag_beside_the_orientation_does_not_make_its_image_faulty():
 
 @pytest.mark.parametrize("progressive", [False, True])
 def test_what_follows_a_jpeg_does_not_make_it_faulty(progressive):
-    """A phone's motion photo has a film behind it, in which the bytes of a scan's start come by chance."""
+    """A phone's motion photo is followed by a video, which may contain a start-of-scan marker by chance."""
     image = odd_images.encoded("RGB", "JPEG", (64, 64), progressive=progressive)
     assert decoding.decode(image + b"\xff\xda" * 1000) == decoding.decode(image)
 
@@ -104,7 +104,7 @@ def test_what_cannot_be_decoded_says_why(file):
 
 
 def big_header(side):
-    """A JPEG of some hundred bytes that says it has so many pixels a side."""
+    """Returns a JPEG of a few hundred bytes that claims `side` pixels per side."""
     data = bytearray(odd_images.encoded("RGB", "JPEG"))
     frame = data.index(b"\xff\xc0") + 5
     data[frame : frame + 4] = struct.pack(">HH", side, side)
@@ -112,7 +112,7 @@ def big_header(side):
 
 
 def many_scans(count, size=(64, 64)):
-    """A progressive JPEG whose last scan is there `count` times."""
+    """Returns a progressive JPEG with `count` more copies of its last scan."""
     data = odd_images.encoded("RGB", "JPEG", size, progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:-2] + data[last:-2] * count + data[-2:]
@@ -146,7 +146,7 @@ def test_of_an_animation_only_the_first_frame_is_decoded(monkeypatch):
 
 
 def test_a_single_colour_is_no_hostile_jpeg():
-    """The fewest bytes that an honest file has for its pixels, as an encoder of today writes them."""
+    """A single colour gives the fewest bytes per pixel that a current encoder writes in a valid file."""
     for options in ({}, {"progressive": True}, {"optimize": True, "quality": 1}):
         assert decoding.decode(odd_images.encoded("RGB", "JPEG", (3000, 2000), **options)).size == (3000, 2000)
 
@@ -156,7 +156,7 @@ def test_a_damaged_animation_of_millions_of_columns_is_refused_at_once():
     frames = [Image.fromarray(np.full((2, 8, 3), value, np.uint8)) for value in (0, 200)]
     frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:])
     sound = file.getvalue()
-    assert decoding.decode(sound).size == (8, 2) and sound[24:27] == b"\x07\0\0"  # the canvas: its width less one
+    assert decoding.decode(sound).size == (8, 2) and sound[24:27] == b"\x07\0\0"  # the canvas width minus one
     with pytest.raises(decoding.Undecodable, match="a WebP of 12517385 x 2 pixels, over the limit of 16,383 per side"):
         decoding.decode(sound[:24] + (12_517_384).to_bytes(3, "little") + sound[27:])
 
@@ -174,7 +174,7 @@ def npy(array):
 
 
 def decoded(data, count, bits=8):
-    """-> the array, and what was done to it."""
+    """Returns the array, and the set of changes that decoding made."""
     changed = set()
     pixels = decoding.decode(data, channels=decoding.Channels(count, bits), changed=changed)
     return decoding.as_array(pixels), changed
@@ -209,7 +209,7 @@ def test_channels_are_pillows_and_what_is_lost_is_said(image, kind, count, expec
 
 
 def test_a_fourth_band_that_is_no_alpha_is_kept_too():
-    """As in a TIFF with near infrared, a sample that is "unspecified", of which Pillow reads three."""
+    """As in a TIFF with near infrared as an "unspecified" extra sample, of which Pillow reads three channels."""
     data = saved(Image.frombytes("RGBX", (4, 5), COLOURS.tobytes()), "TIFF")
     assert Image.open(io.BytesIO(data)).tag_v2[338] == (0,)
     for count, said in ((4, set()), (3, {decoding.ALPHA})):
@@ -242,7 +242,7 @@ def test_eight_bits_become_sixteen():
 
 
 def test_colours_of_sixteen_bits_are_refused_where_eight_would_be_lost_in_silence():
-    """Pillow writes none: a PNG by hand."""
+    """Builds a PNG by hand, because Pillow writes no 16-bit colours."""
     rows = b"".join(b"\0" + row.tobytes() for row in np.repeat(SIXTEEN, 3, -1).astype(">u2"))
 
     def chunk(name, data):
@@ -292,9 +292,9 @@ def test_what_does_not_have_the_channels_says_so(data, count, reason):
 
 
 def tiff(array):
-    """A TIFF of uint8 [h, w, c], written by hand: Pillow writes no more than four channels."""
+    """Encodes uint8 [h, w, c] as a TIFF by hand, because Pillow writes at most four channels."""
     height, width, count = array.shape
-    end = 8 + 2 + 11 * 12 + 4  # of header and tags
+    end = 8 + 2 + 11 * 12 + 4  # of the header and tags
     extra = struct.pack("<8H", *[8] * count, *[0] * (8 - count))
     short, long, data = 3, 4, end + len(extra)
     tags = [(256, long, 1, width), (257, long, 1, height), (258, short, count, end), (259, short, 1, 1)]

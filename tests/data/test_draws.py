@@ -20,9 +20,7 @@ def test_uniform_numbers_fill_their_range_evenly(seeds):
     assert found.shape == (COUNT, 2, 5) and found.dtype == np.float64 and 0 <= found.min() and found.max() < 1
     counts = np.histogram(found, 100, (0, 1))[0]
     expected = found.size / 100
-    assert ((counts - expected) ** 2 / expected).sum() < 99 + 5 * math.sqrt(
-        2 * 99
-    )  # chi-squared, five standard deviations
+    assert ((counts - expected) ** 2 / expected).sum() < 99 + 5 * math.sqrt(2 * 99)  # chi-squared, five deviations
 
 
 def test_normal_numbers_have_the_moments_of_one(seeds):

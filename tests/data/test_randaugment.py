@@ -1,4 +1,4 @@
-"""RandAugment: its notation, the frequencies of its draws, and its operations against Pillow."""
+"""RandAugment: its notation, the frequencies of its draws, and its operations against timm's."""
 
 import json
 import math
@@ -22,7 +22,7 @@ def goldens():
 
 @pytest.mark.parametrize("name", randaugment.OPERATIONS)
 def test_operations_are_timms(goldens, name):
-    """Equal pixels. Pillow 12 and later round a rotation's coordinates in another way: a grey level, of few pixels."""
+    """Pixels are equal. Pillow 12 and later round a rotation's coordinates differently: few pixels differ, by 1."""
     cases = [
         (number, case) for number, case in enumerate(json.loads(str(goldens["cases"]))) if case["operation"] == name
     ]
@@ -82,7 +82,7 @@ def test_bad_notation_is_named(notation, message):
 
 
 def draws_of(policy, count, interpolation="random"):
-    """Draws for the seeds (0, 7), (1, 7), ...: fields [count, layers]."""
+    """Returns draws for the seeds (0, 7), (1, 7), ...: fields [count, layers]."""
     return randaugment.draw(np.stack([np.arange(count), np.full(count, 7)], axis=1), policy, interpolation)
 
 
@@ -110,7 +110,7 @@ def test_frequencies_over_20000_draws(recipe_draws):
 
 
 def test_weighted_operations_are_drawn_without_replacement_as_often_as_their_weights_say():
-    """As numpy.random.choice(replace=False, p=weights), which timm draws with: one after the other."""
+    """Like numpy.random.choice(replace=False, p=weights), which timm uses: one operation after the other."""
     count = 20_000
     found = draws_of(randaugment.parse("rand-tweights"), count).operation
     assert (found[:, 0] != found[:, 1]).all()
@@ -173,14 +173,14 @@ def test_apply_does_what_was_drawn_and_nothing_else():
 
 @pytest.mark.parametrize(("name", "value"), [("Posterize", 0b11000000), ("Solarize", 200), ("SolarizeAdd", 200)])
 def test_the_plain_forms_weaken_where_the_increasing_ones_strengthen(name, value):
-    """Without inc, magnitude 5 keeps 2 bits, inverts from 128; magnitude 10: all 4 bits, nothing inverted."""
+    """Without inc, magnitude 5 keeps 2 bits and inverts from 128; magnitude 10 keeps all 4 bits and inverts nothing."""
     image = Image.new("RGB", (4, 4), (200, 200, 200))
     assert (np.asarray(randaugment.operate(name, image, 10.0, False, False, False, FILL)) == value).all()
 
 
 @pytest.mark.parametrize("name", ["Color", "Contrast", "Brightness", "Sharpness"])
 def test_plain_enhancements_reach_from_a_tenth_to_1_9(name):
-    """Without inc the sign does not matter; at magnitude 5 the factor is 1: the image itself."""
+    """Without inc the sign has no effect; at magnitude 5 the factor is 1, which leaves the image unchanged."""
     image = Image.fromarray(np.random.default_rng(2).integers(0, 256, (8, 9, 3), np.uint8))
     for negative in (False, True):
         middle = randaugment.operate(name, image, 5.0, negative, False, False, FILL)

@@ -1,4 +1,4 @@
-"""Worker processes: the same batches for any number, nothing of jax or TensorFlow in them, and no way to die unsaid."""
+"""Worker processes: the same batches for any number, no jax or TensorFlow in them, and no silent deaths."""
 
 import gc
 import itertools
@@ -25,7 +25,7 @@ PLACE = dict(batch_size=24, image_size=(16, 16), local_devices=2)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Forty images, two of them faulty; 13 of a test split."""
+    """Writes 40 training images, two of them faulty, and 13 test images."""
     root = tmp_path_factory.mktemp("workers")
     for split, count in {"train": 40, "test": 13}.items():
         for number in range(count):
@@ -43,7 +43,7 @@ def assert_equal(out, others):
 
 
 def test_batches_are_the_same_for_any_number_of_workers(settings_for, folder, monkeypatch):
-    """From the start and from steps 1 and 7, in the first epoch and the third; the faulty images are told."""
+    """From steps 0, 1 and 7, in different epochs; faulty images are reported."""
     before = shared_memory()
     monkeypatch.setattr(batches, "_PIECE", 10)
     recipe = {"randaugment": "rand-m9-mstd0.5-inc1", "repeated_augmentation": 3}
@@ -57,7 +57,7 @@ def test_batches_are_the_same_for_any_number_of_workers(settings_for, folder, mo
         out.close()
         assert start or found.count("train") == 2 and all("cannot identify" in name for name in found.names("train"))
     assert_equal(batches.eval_batches(settings, **PLACE), evaluated)
-    gc.collect()  # Grain's iterators refer to themselves
+    gc.collect()  # Grain's iterators are reference cycles
     assert gone([], before)
 
 
@@ -97,7 +97,7 @@ from tnt_jax.data import batches, settings
 
 if __name__ == "__main__":
     import jax
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell ran the tests in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell makes background jobs ignore SIGINT
 
     from tnt_jax.training import runtime
 
@@ -125,7 +125,7 @@ if __name__ == "__main__":
     if sys.argv[2] == "leave":
         os._exit(0)
     if sys.argv[2] in ("interrupted", "terminated"):
-        time.sleep(60)  # within next(made), Grain's finalizers may get the KeyboardInterrupt; Python drops it there
+        time.sleep(60)  # not in next(made): Grain's finalizers may get the KeyboardInterrupt, which Python drops there
 """
 
 
@@ -157,7 +157,7 @@ def alive(pid):
 
 
 def gone(pids, before, seconds=30):
-    """Whether all processes end, and what lies in shared memory then, but not `before`, vanishes; others' does too."""
+    """Returns whether all processes end and all shared memory new since `before`, other tests' too, vanishes."""
     end = time.monotonic() + seconds
     while any(map(alive, pids)) and time.monotonic() < end:
         time.sleep(0.1)
@@ -179,7 +179,7 @@ def test_a_worker_imports_neither_jax_nor_tensorflow_and_a_killed_one_ends_the_r
 
 
 def test_what_a_killed_worker_left_in_shared_memory_is_removed_by_its_runs_name():
-    """kill -9 between two system calls leaves a segment that Python's resource tracker does not know of."""
+    """kill -9 between two system calls can leave a segment that Python's resource tracker does not know."""
     names = [f"tnt_jax_{run}_left" for run in ("0", "1")]
     for name in names:
         SharedMemory(name, create=True, size=8).close()
@@ -191,7 +191,7 @@ def test_what_a_killed_worker_left_in_shared_memory_is_removed_by_its_runs_name(
 
 @pytest.mark.parametrize("what", ["end", "leave", "killed", "interrupted", "terminated"])
 def test_nothing_is_left_of_workers(folder, tmp_path, what):
-    """At the end, after os._exit, kill -9, and Ctrl-C or SIGTERM to all, which workers leave to the program."""
+    """After a normal end, os._exit, kill -9, and Ctrl-C or SIGTERM to all, which workers leave to the main process."""
     before = shared_memory()
     process, found = start(folder, tmp_path, "train" if what == "killed" else what)
     if what == "killed":
@@ -201,4 +201,4 @@ def test_nothing_is_left_of_workers(folder, tmp_path, what):
     _, err = process.communicate(timeout=60)
     assert gone(found["workers"], before)
     assert process.returncode == {"killed": -9, "interrupted": -2, "terminated": -15}.get(what, 0), err
-    assert err.count("Traceback") == (what == "interrupted")  # the main process's own
+    assert err.count("Traceback") == (what == "interrupted")  # only the main process's own

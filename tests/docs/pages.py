@@ -1,4 +1,4 @@
-"""README and docs as a reader follows them: their blocks of code, and the commands in blocks and within lines."""
+"""README and docs as a reader follows them: code blocks, and commands in blocks and inline."""
 
 import dataclasses
 import re
@@ -10,10 +10,10 @@ README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 FOLLOWED = [README, *DOCS]
 PAGES = [*FOLLOWED, *sorted((ROOT / "benchmarks").glob("*.md"))]
-LANGUAGES = ("bash", "python", "diff", "text")  # text: layouts of files, and what a command prints
-# What stands for a thing of the reader's -> one that exists.
+LANGUAGES = ("bash", "python", "diff", "text")  # text: file layouts and printed output
+# A placeholder for something of the reader's -> one that exists.
 EXAMPLES = {"configs/NAME.py": "configs/digits.py", "tools.NAME": "tools.predict", "[--config.KEY=VALUE ...]": ""}
-PROGRAMS = ("python", ".venv/bin/python", "pip", ".venv/bin/pip", "pytest")  # of the commands within lines
+PROGRAMS = ("python", ".venv/bin/python", "pip", ".venv/bin/pip", "pytest")  # of inline commands
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Code:
 
 
 def code_of(page: Path) -> list[Code]:
-    """A page -> its blocks and commands, in its order. A [--flag] is a flag; KEY=VALUE before a command is left out."""
+    """Returns a page's code in order. [--flag] counts as a flag; KEY=VALUE before a command is dropped."""
     text = page.read_text()
     for name, example in EXAMPLES.items():
         text = text.replace(name, example)
@@ -43,7 +43,7 @@ def code_of(page: Path) -> list[Code]:
 
 
 def _commands(text: str) -> list[str]:
-    """Lines of a shell -> a command each, without comments and what is set for it alone."""
+    """Shell lines -> one command per line, without comments, environment variables and taskset before it."""
     found = []
     for line in re.sub(r"\\\n\s*", " ", text).splitlines():
         words = shlex.split(re.sub(r"\[(--[^\]]*)\]", r"\1", line), comments=True)
@@ -54,7 +54,7 @@ def _commands(text: str) -> list[str]:
 
 
 def ours(page: Path) -> list[list[str]]:
-    """A page -> the words behind "python" of each command that starts a program of this repository."""
+    """Returns the words after "python" of each command on a page that starts a program of this repository."""
     found = [shlex.split(code.text) for code in code_of(page) if code.language == "bash"]
     found = [words[1:] for words in found if words[0].endswith("python")]
     return [

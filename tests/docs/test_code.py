@@ -1,4 +1,4 @@
-"""README and docs are followed from top to bottom: their Python runs, each command too or in a test that is listed."""
+"""Follows README and docs from top to bottom: Python blocks run, and commands run here or in a listed test."""
 
 import contextlib
 import functools
@@ -29,7 +29,7 @@ from tnt_jax.pretrained import save_pretrained
 from tnt_jax.training import runtime
 from tnt_jax.training.config import check_config
 
-# Beginnings of commands that are not run here -> the test that runs the same program on small data. The longest counts.
+# Prefix of a command that is not run here -> the test that runs the same program on small data. The longest counts.
 TESTED = {
     "main.py --config=configs/digits.py": "test_main.py::test_training_and_evaluating_from_the_command_line",
     "main.py --config=configs/digits.py --workdir=DIR --config.seed=0": "training/test_distillation.py::trained",
@@ -65,18 +65,18 @@ TESTED = {
     "tools.complexity": "tools/test_complexity.py::test_another_image_size_and_xla",
     "tests.fuzz.images": "fuzz/test_fuzz.py::test_damaged_images_are_decoded_or_refused",
 }
-# Beginnings of commands that no test can run as they are -> why.
+# Prefix of a command that no test can run as written -> why.
 NOT_RUN = {
-    "make": "fetches packages; what make train and make test start is tested",
+    "make": "fetches packages; the commands of make train and make test are tested",
     "pip install": "fetches packages; test_wheel.py installs this one",
     "pytest": "starts these tests",
     "main.py --config=configs/folder.py --config.data.directory=CIFAR": "trains for minutes on CIFAR-10 as JPEG files",
-    "tools.tpu_report": "needs libtpu and minutes; tools/test_tpu_report.py has all but the compiler",
+    "tools.tpu_report": "needs libtpu and minutes; tools/test_tpu_report.py tests all but the compiler",
     "benchmarks.tpu": "needs libtpu and minutes",
     "benchmarks.speed": "needs PyTorch and timm; benchmarks/test_speed.py has stand-ins for them",
     "benchmarks.gpu": "needs a GPU; benchmarks/test_gpu.py has stand-ins",
 }
-# What makes the others small.
+# Flags that make the other commands quick.
 SMALL = {
     "main": "--config.model.image_size=16 --config.model.patch_size=8 --config.model.word_size=4 "
     "--config.model.inner_dim=2 --config.model.outer_dim=4 --config.model.inner_num_heads=1 --config.model.depth=1 "
@@ -85,30 +85,30 @@ SMALL = {
     "--config.mixing.mixup_alpha=0 --config.mixing.cutmix_alpha=0 --config.mixing.erase_probability=0",
     "tnt_jax.tools.report": "--figures=none",
 }
-# The published models, of ten classes.
+# Small stand-ins for the published models, with ten classes.
 SIZES = {"image_size": 32, "patch_size": 8, "word_size": 2, "depth": 1, "num_classes": 10, "inner_dim": 2}
 SIZES |= {"outer_dim": 8, "inner_num_heads": 1, "outer_num_heads": 2}
-# Of a workdir's layout in docs/checkpoints.md: what evaluations and tools write, and what not every run has.
+# Workdir entries in docs/checkpoints.md that evaluations and tools write, and those that only some runs have.
 OF_OTHERS = {"evaluation.json", "report_card.json", "report_card.csv", "curves.png", "attention.png"}
 OF_OTHERS |= {"report.html", "probe.json"}
 OF_SOME_RUNS = {"damaged_checkpoints", "damaged.*", "nonfinite_STEP.json", "profile"}
-TRACED = re.compile(r"model\.apply\(.*# \[2, 1000\]")  # a block of Python of the whole TNT-S
+TRACED = re.compile(r"model\.apply\(.*# \[2, 1000\]")  # a Python block with the whole TNT-S
 TRAINED = "python main.py --config=configs/folder.py --config.data.directory=photos --workdir=runs/photos"
 
 
 def listed(command):
-    """-> the entry of TESTED or NOT_RUN for a command; None where it is run here."""
+    """Returns the entry of TESTED or NOT_RUN for a command; None if it is run here."""
     command = re.sub(r"^(\.venv/bin/)?(python (-m )?)?(tnt_jax\.)?", "", command)
     return max((start for start in TESTED | NOT_RUN if command.startswith(start)), key=len, default=None)
 
 
 def run(command):
-    """Runs a command of this repository in this process -> what it printed."""
+    """Runs a command of this repository in this process -> its output."""
     words = shlex.split(command)[1:]
     name, arguments = ("main", words[1:]) if words[0] == "main.py" else (words[1], words[2:])
     arguments += shlex.split(SMALL.get(name, ""))
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
-        for each in ("exit_on_signals", "set_up"):  # this process keeps its signals and devices
+        for each in ("exit_on_signals", "set_up"):  # this process keeps its signal handlers and devices
             patch.setattr(runtime, each, lambda *arguments: None)
         patch.setattr(runtime, "leave", sys.exit)
         patch.setattr(sys, "argv", [name, *arguments])
@@ -117,14 +117,14 @@ def run(command):
 
 
 def execute(text, page, names):
-    """Runs a block of Python; what it prints is what its comments "# -> ..." say."""
+    """Runs a Python block and compares its output with its comments "# -> ..."."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(compile(text, str(page), "exec"), names)
     assert printed.getvalue().splitlines() == re.findall(r"# -> (.*)", text)
 
 
 def trace(text, page, names):
-    """The same for sizes that would take long: nothing is computed. Comments with a shape, [2, 1000], are compared."""
+    """Like `execute` for slow sizes: only traces the block, and compares shapes with comments such as [2, 1000]."""
     found = []
 
     def block():
@@ -143,11 +143,11 @@ def trace(text, page, names):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Where a reader stands: a clone, the images of docs/data.md, and weights of published names, which are small."""
+    """Sets up a reader's folder: configs, the images of docs/data.md, and small weights under published names."""
     root, rng = tmp_path_factory.mktemp("reader"), np.random.default_rng(0)
     (root / "configs").symlink_to(ROOT / "configs")
     (root / "runs").mkdir()
-    (root / "runs/digits").symlink_to("photos")  # for the tools a run like another
+    (root / "runs/digits").symlink_to("photos")  # for the tools, a run like any other
     images = [f"photos/train/cats/{number}.jpg" for number in range(1, 8)]
     images += [f"photos/train/dogs/{number}.jpg" for number in range(1, 7)] + ["photos/train/dogs/young/7.png"]
     images += ["photos/test/cats/9.webp", "photos/test/dogs/2.tif", "photos/test/birds/1.jpg", "holiday.jpg"]
@@ -174,7 +174,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(place):
-    """-> what README's command for a folder printed; its run is in runs/photos."""
+    """Runs README's command for a folder, in runs/photos -> its output."""
     return run(TRAINED)
 
 
@@ -189,7 +189,7 @@ def test_code_runs(page, place, request, monkeypatch):
             run(command)
         elif code.language == "python" and "torch" not in code.text:
             (trace if TRACED.search(code.text) else execute)(code.text, page, names)
-            if page == pages.README:  # the blocks behind the first one, which is traced
+            if page == pages.README:  # for the blocks after the first, which is traced
                 monkeypatch.setattr(tnt_jax, "create_model", place)
 
 
@@ -222,7 +222,7 @@ def test_a_workdir_has_what_checkpoints_md_lists(trained):
 
 
 def test_timms_model_goes_to_onnx(tmp_path, monkeypatch):
-    """Where these are installed, which make install does not do; with a small TNT of timm's."""
+    """Runs if these packages are installed, which `make install` does not do; with a small TNT of timm's."""
     timm, _, _, onnxruntime = map(pytest.importorskip, ("timm", "onnx", "onnxscript", "onnxruntime"))
     (code,) = [code for code in pages.code_of(ROOT / "docs/tools.md") if "torch.onnx" in code.text]
     sizes = {"img_size": 32, "patch_size": 8, "first_stride": 2, "embed_dim": 48, "inner_dim": 12, "depth": 3}
@@ -246,7 +246,7 @@ def test_the_change_of_model_md_applies_to_the_definition():
 
 def test_the_kernel_refuses_that_change_in_the_words_of_model_md():
     config = create_model(**check_config(digits.get_config()).model.arguments()).config  # the page trains this one
-    assert fused.obstacle(config, "TPU v5 lite") is None  # nothing else keeps the kernel from it
+    assert fused.obstacle(config, "TPU v5 lite") is None  # nothing else prevents the kernel
     shapes = fused.expected_parameters(config) | {"gate": (config.inner_dim,)}
     message = fused.mismatch(config, {name: np.empty(shape) for name, shape in shapes.items()})
     assert f"is 'xla' here: {message}, and the kernel" in " ".join((ROOT / "docs/model.md").read_text().split())

@@ -1,4 +1,4 @@
-"""README, docs and the benchmarks' pages: short enough, and every command, flag, key, link and file in them exists."""
+"""README, docs and benchmark pages: every command, flag, key, link and file in them exists, and README is short."""
 
 import argparse
 import importlib
@@ -44,7 +44,7 @@ def _resolves(page: Path, link: str) -> bool:
 
 @pages
 def test_named_files_exist(page):
-    """`training/optimizer.py`, `layers.py`: some file of the repository ends so."""
+    """`training/optimizer.py`, `layers.py`: the path of some file in the repository ends like that."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     named = set(re.findall(r"`([\w./-]+\.(?:py|md|ipynb))(?::\w+)?`", page.read_text())) - {"configs/NAME.py"}
     ours = {name for name in named if name not in ("photos_model/README.md",)}
@@ -67,12 +67,12 @@ def _keys(config, prefix="") -> set[str]:
 
 
 class Understood(Exception):
-    """A command line is parsed, its config too."""
+    """A command line and its config have been parsed."""
 
 
 @pytest.fixture
 def start(monkeypatch):
-    """-> a function that starts a command and raises Understood before it does anything."""
+    """Returns a function that starts a command, which raises Understood before it does anything."""
     parse, parse_args = command_line.Parser.parse, argparse.ArgumentParser.parse_args
 
     def checked(parser, arguments=None):
@@ -100,7 +100,7 @@ def start(monkeypatch):
 
 @pages
 def test_commands_are_understood(page, start):
-    """The program exists, takes these flags, and has the config with these keys; nothing else of it runs."""
+    """The program exists and accepts these flags, config and keys; nothing else of it runs."""
     for words in ours(page):
         if words[-1] != "--help" and len(words) > (words[0] != "main.py") + 1:
             with pytest.raises(Understood):
@@ -130,7 +130,7 @@ def test_paths_for_pytest_exist(page):
 
 @pytest.mark.parametrize("page", FOLLOWED, ids=lambda page: page.stem)
 def test_blocks_name_their_language(page):
-    """Commands in another block would not be seen."""
+    """Commands in other blocks would be missed."""
     opened = re.findall(r"^```(.*)$", page.read_text(), flags=re.MULTILINE)[::2]
     assert set(opened) <= set(LANGUAGES)
     prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)

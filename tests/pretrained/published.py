@@ -1,4 +1,4 @@
-"""The stored PyTorch models of tests/fixtures (make_timm_fixture.py there says how they were made)."""
+"""The PyTorch models stored in tests/fixtures, as written by make_timm_fixture.py there."""
 
 from pathlib import Path
 
@@ -43,16 +43,16 @@ MODELS = {
 
 
 def model(name, **overrides):
-    """A stored model's counterpart here."""
+    """Creates this project's counterpart of a stored model."""
     variant, settings = MODELS[name]
     return tnt_jax.create_model(variant, **{**settings, **overrides})
 
 
 def weights_file(name):
-    """Its weights."""
+    """Returns the path of a stored model's weights."""
     return FOLDER / f"{name}.safetensors"
 
 
 def outputs(name):
-    """An image and what PyTorch made of it."""
+    """Returns images and PyTorch's outputs for them."""
     return dict(np.load(FOLDER / f"{name}.npz"))

@@ -24,7 +24,7 @@ def assert_same_bits(one, other):
 
 
 def changed(tmp_path, name, **arrays):
-    """The stored weights with some arrays replaced, or left out where None -> path. "__" stands for a dot."""
+    """Writes the stored weights with some arrays replaced, or left out where None -> path. "__" stands for a dot."""
     content = load_file(published.weights_file(name))
     for key, array in arrays.items():
         content[key.replace("__", ".")] = array
@@ -35,7 +35,7 @@ def changed(tmp_path, name, **arrays):
 
 @pytest.mark.parametrize("name", published.MODELS)
 def test_outputs_agree_with_pytorch(name):
-    """Logits and the sentence embeddings after the first and the last block, float32, within 2e-5."""
+    """Compares logits and sentence embeddings after the first and the last block, float32, within 2e-5."""
     model, expected = published.model(name), published.outputs(name)
     variables = load_pretrained(published.weights_file(name), model)
     assert {key: array.shape for key, array in flat(variables).items()} == {
@@ -58,7 +58,7 @@ def test_export_gives_the_same_arrays_and_import_the_same_bits(name, tmp_path):
     path = tmp_path / "new folder" / "out.safetensors"
     save_pretrained(path, model, variables)
     assert_same_bits(flat(load_pretrained(path, model)), flat(variables))
-    if name not in ("official_tiny", "deit3_tiny_depth1"):  # written under timm's names, with a position for the token
+    if name not in ("official_tiny", "deit3_tiny_depth1"):  # they get timm's names, and a class token position
         assert_same_bits(load_file(path), load_file(published.weights_file(name)))
     with safe_open(path, framework="numpy") as file:
         assert file.metadata()["sentence_grid"] == "x".join(map(str, model.grid))
@@ -69,7 +69,7 @@ def test_export_gives_the_same_arrays_and_import_the_same_bits(name, tmp_path):
     [("mean", {"pooling": "mean"}), ("channels_1", {"in_channels": 1}), ("channels_4", {"in_channels": 4})],
 )
 def test_options_agree_with_timm(name, settings, caplog):
-    """Mean pooling, and stems adapted to another number of channels: logits of timm's TNT with the same weights."""
+    """Mean pooling, and stems adapted to other channels, give the logits of timm's TNT with the same weights."""
     expected, model = published.outputs("tnt_tiny_options"), published.model("tnt_tiny", **settings)
     variables = load_pretrained(published.weights_file("tnt_tiny"), model)
     logits = jax.jit(model.apply)(variables, expected["image"][..., : model.in_channels])
@@ -91,7 +91,7 @@ def test_deits_stem_is_adapted_too_and_one_of_other_channels_is_not(tmp_path):
 
 
 def test_deit_3s_own_names_of_its_layer_scales_are_read_as_timms(tmp_path):
-    """Its release has gamma_1 and gamma_2 (facebookresearch/deit, models_v2.py)."""
+    """DeiT III's release names them gamma_1 and gamma_2 (facebookresearch/deit, models_v2.py)."""
     path, model = tmp_path / "deit_3.safetensors", published.model("deit3_tiny_depth1")
     arrays = load_file(published.weights_file("deit3_tiny_depth1"))
     renamed = {name.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): arrays[name] for name in arrays}
@@ -102,7 +102,7 @@ def test_deit_3s_own_names_of_its_layer_scales_are_read_as_timms(tmp_path):
 
 
 def test_a_grid_whose_rows_and_class_token_are_a_square_number_is_not_deit_3s(tmp_path):
-    """3 x 5 sentences and the class token are 16 rows, as many as 4 x 4 sentences without it."""
+    """3 x 5 sentences and the class token make 16 rows, as many as 4 x 4 sentences without it."""
     positions = np.random.default_rng(0).standard_normal((1, 16, 48)).astype(np.float32)
     path = changed(tmp_path, "deit_tiny_depth2", pos_embed=positions)
     found = flat(load_pretrained(path, published.model("deit_tiny_depth2", image_size=(24, 40))))["sentence_position"]
@@ -263,7 +263,7 @@ def test_another_image_size_resizes_the_sentence_positions_alone(name, size):
 
 
 def test_a_grid_that_is_no_square_is_noted_on_export_and_resized_from(tmp_path):
-    """16 sentences of a 2 x 8 grid would pass for 4 x 4."""
+    """16 sentences of a 2 x 8 grid could be mistaken for 4 x 4."""
     path = tmp_path / "flat.safetensors"
     model = published.model("tnt_tiny", image_size=(16, 64))
     variables = load_pretrained(published.weights_file("tnt_tiny"), model)
@@ -275,7 +275,7 @@ def test_a_grid_that_is_no_square_is_noted_on_export_and_resized_from(tmp_path):
 
 
 def test_positions_of_an_unknown_grid_are_an_error():
-    """The legacy fixture has 4 x 3 sentences and does not say so; only a model of that grid can take it."""
+    """The legacy fixture has 4 x 3 sentences but does not record its grid; only a model of that grid can load it."""
     with pytest.raises(ValueError, match="num_sentences=12.*\n.*their old grid is known"):
         load_pretrained(published.weights_file("tnt_tiny_legacy"), published.model("tnt_tiny_legacy", image_size=32))
 
@@ -326,7 +326,7 @@ def test_a_file_needs_a_model_and_is_no_workdir(tmp_path):
     ],
 )
 def test_a_file_of_this_project_says_what_it_is_of_so_that_fitting_shapes_are_not_enough(tmp_path, changes, message):
-    """The published file has the same arrays and does not say it: its reader has to know."""
+    """The published file has the same arrays but does not record its model: whoever loads it has to know."""
     model = published.model("tnt_tiny")
     variables = load_pretrained(published.weights_file("tnt_tiny"), model)
     save_pretrained(tmp_path / "w.safetensors", model, variables)

@@ -19,7 +19,7 @@ ARRAYS = {"patch_pos": np.arange(6, dtype=np.float32).reshape(1, 2, 3), "norm.we
 
 
 class FakeTensor:
-    """What of a torch.Tensor the reader uses."""
+    """The part of torch.Tensor that the reader uses."""
 
     def __init__(self, array):
         self.array = array
@@ -43,7 +43,7 @@ class FakeTensor:
 
 @pytest.fixture
 def fake_torch(monkeypatch):
-    """PyTorch as far as the reader needs it; files are plain pickles. `calls` keeps torch.load's keyword arguments."""
+    """Replaces torch; files are plain pickles. `calls` records the arguments of safe_globals and torch.load."""
     calls = []
 
     def load(path, **options):
@@ -162,7 +162,7 @@ def test_pytorch_files_without_weights_say_what_they_hold(fake_torch, tmp_path):
 
 @pytest.mark.parametrize(
     "error, message",
-    [  # what PyTorch 2.13 says
+    [  # messages of PyTorch 2.13
         (
             pickle.UnpicklingError(
                 "Weights only load failed. This file can still be loaded, to do so you have two options, ...\n"
@@ -219,7 +219,7 @@ def test_what_float32_cannot_hold_is_an_error_that_names_file_and_array(fake_tor
 
 @pytest.mark.parametrize("value", [np.float32("nan"), np.float32("inf"), np.float64(1e300)])
 def test_values_that_are_not_finite_are_an_error_that_names_file_and_array(fake_torch, tmp_path, value):
-    """float64's largest do not become infinite in silence."""
+    """Large float64 values do not silently become infinite."""
     scale = np.full(ARRAYS["norm.weight"].shape, value)
     with pytest.raises(ValueError, match=r"w\.safetensors holds values that are not finite, .* in norm\.weight;"):
         save_file(ARRAYS | {"norm.weight": scale}, tmp_path / "w.safetensors")
@@ -272,7 +272,7 @@ def test_bad_files_name_path_and_cause(tmp_path):
 
 
 def hub(monkeypatch, files, error=None, network=True, cached=False):
-    """A hub whose only repository has `files` (name -> path)."""
+    """Replaces the hub with one of only `files` (name -> path) -> the list that records its requests."""
     asked = []
 
     def hf_hub_download(repository, file, revision=None, local_files_only=False):

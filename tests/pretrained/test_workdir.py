@@ -21,7 +21,7 @@ def assert_equal_trees(one, other):
 
 
 def state_of(step, params, ema_params):
-    """A train state of that step without optimizer."""
+    """Returns a train state of that step, without a real optimizer state."""
     return TrainState(
         step=np.int32(step),
         params=params,
@@ -33,7 +33,7 @@ def state_of(step, params, ema_params):
 
 
 def save(workdir, keep, states, **metadata):
-    """States -> checkpoints of a workdir."""
+    """Saves states as checkpoints of a workdir."""
     keeper = checkpoints.Checkpoints(workdir, keep=keep)
     for state in states:
         keeper.save(state, {"step": int(state.step)} | metadata)
@@ -43,7 +43,7 @@ def save(workdir, keep, states, **metadata):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """(workdir, raw weights, averaged weights by step) of a run of two checkpoints."""
+    """Returns (workdir, raw weights, averaged weights by step) of a run with two checkpoints."""
     workdir = tmp_path_factory.mktemp("runs") / "digits"
     workdir.mkdir()
     name, settings = published.MODELS["deit_tiny_depth2"]
@@ -58,10 +58,10 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def evaluated(run, tmp_path):
-    """The same, where step 2's evaluation found raw weights better, and step 6's the averaged ones."""
+    """Copies that run, with evaluations that found raw weights better at step 2 and averaged ones at step 6."""
     workdir = tmp_path / "evaluated"
     shutil.copytree(run[0], workdir)
-    found = [(2, 0.9, 0.4), (6, 0.6, 0.8), (9, 0.9, 0.1)]  # the last one is of a step that was not saved
+    found = [(2, 0.9, 0.4), (6, 0.6, 0.8), (9, 0.9, 0.1)]  # the last step was not saved
     lines = [{"step": step, "eval/accuracy": raw, "eval/loss": 1.0, "eval_ema/accuracy": averaged, "eval_ema/loss": 1.0}
              for step, raw, averaged in found]  # fmt: skip
     lines.insert(1, {"step": 5, "train/loss": 1.0})
@@ -92,7 +92,7 @@ def test_what_was_taken_is_said(evaluated, caplog):
 
 @pytest.mark.parametrize("content", [None, "", '{"step": 9, "eval/accuracy": 1.0, "eval_ema/accuracy": 0.0}\n{"st'])
 def test_without_an_evaluation_up_to_the_step_raw_weights_are_taken_with_a_warning(run, tmp_path, caplog, content):
-    """The average of a short run is mostly where it started; the raw weights are always what was trained."""
+    """The average of a short run is still near its start; the raw weights are always the trained ones."""
     workdir = tmp_path / "run"
     shutil.copytree(run[0], workdir)
     if content is not None:
@@ -107,7 +107,7 @@ def test_the_better_one():
     assert best({"eval": raw, "eval_ema": average}) == "eval_ema"
     assert best({"eval": raw | {"accuracy": 0.6}, "eval_ema": average}) == "eval"
     assert best({"eval": raw}) == "eval"
-    for nothing in (None, float("nan")):  # weights that went wrong
+    for nothing in (None, float("nan")):  # weights that diverged
         assert best({"eval": raw, "eval_ema": raw | {"loss": nothing}}) == "eval"
         assert best({"eval": raw | {"loss": nothing}, "eval_ema": raw}) == "eval_ema"
 
@@ -164,7 +164,7 @@ def test_weights_of_a_run_are_refused_for_other_sizes_even_where_all_shapes_fit(
 
 
 def test_a_config_that_was_edited_is_told_from_the_model_that_was_saved(run, tmp_path):
-    """A checkpoint says of which model it is; one of an earlier version does not, and its shapes speak."""
+    """A checkpoint records its model; one of an earlier version does not, so its shapes are compared."""
     workdir, raw, _ = run
     config = json.loads((workdir / workdirs.CONFIG_FILE).read_text())
     says, edited = tmp_path / "says", config | {"model": config["model"] | {"outer_num_heads": 6}}

@@ -1,4 +1,4 @@
-"""The programs that take a config, started as a user starts them: keys of the config reach it, mistakes are named."""
+"""Programs that take a config, started as a user starts them: config keys reach it, and mistakes are named."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ PROGRAMS = {
 
 
 def start(program, *arguments):
-    """-> exit status, standard output, standard error."""
+    """Runs a program -> (exit status, standard output, standard error)."""
     package = "benchmarks" if program == "speed" else "tnt_jax.tools"
     command = [sys.executable, "-m", f"{package}.{program}", *PROGRAMS[program], *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
@@ -24,7 +24,7 @@ def start(program, *arguments):
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_key_of_the_config_reaches_the_config(program):
-    """The check of the values, which comes after the parser, sees the key's new value."""
+    """The check of values, which runs after the parser, sees the key's new value."""
     code, _, printed = start(program, "--config=configs/digits.py", "--config.batch_size=-3")
     assert code == 2 and printed.startswith(f"{program}: config.batch_size=-3"), printed
 

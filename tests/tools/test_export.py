@@ -1,4 +1,4 @@
-"""The exported program against the model, in a process that has jax and nothing of this project."""
+"""The exported program against the model, in a process that has jax but not this project."""
 
 import json
 import re
@@ -19,12 +19,12 @@ from tnt_jax.tools.trained import Trained
 IMAGES = EvalImages(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
 NAMES = tuple(f"class {i}" for i in range(10))
 
-# The README's lines, which the test puts between these, are what a caller would type.
+# The test puts the README's code, which a caller would type, between these two.
 BEFORE = """
 import sys
 
 for name in ("tnt_jax", "flax", "tensorflow"):
-    sys.modules[name] = None  # importing it is an ImportError
+    sys.modules[name] = None  # importing it raises ImportError
 
 import numpy as np
 
@@ -69,13 +69,13 @@ def test_without_this_package_one_image_and_seven_have_the_models_logits(trained
 
 
 def readme_code(folder, images):
-    """The code of the README, with something to call it on."""
+    """Returns the README's code, after a line that defines `images`."""
     code = re.search("```python\n(.*?)```", (folder / export.README_FILE).read_text(), re.DOTALL).group(1)
     return f"images = {images}\n{code}"
 
 
 def test_the_file_is_the_weights_and_little_more(trained, tmp_path):
-    """Constants are kept once, not once for each platform."""
+    """Constants are stored once, not once per platform."""
     path = export.write_program(trained, tmp_path)
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(trained.variables))
     assert weights < path.stat().st_size < weights + 200_000
@@ -86,8 +86,8 @@ def test_the_file_is_the_weights_and_little_more(trained, tmp_path):
 
 
 def test_no_platform_gets_a_kernel_of_another(trained, monkeypatch):
-    """A program with a custom call, such as a Pallas kernel, would run on one kind of device alone."""
-    monkeypatch.setattr(flash, "LEAST_TOKENS", 2)  # "auto" takes the outer attention's kernel on TPUs
+    """A program with a custom call, such as a Pallas kernel, would run on only one kind of device."""
+    monkeypatch.setattr(flash, "LEAST_TOKENS", 2)  # "auto" would use the outer attention's kernel on TPUs
     text = export.export_program(trained).mlir_module()
     assert "stablehlo.custom_call @tpu" not in text and "mosaic" not in text.lower()
     assert re.search(r"tensor<\?x32x32x3xui8>", text)

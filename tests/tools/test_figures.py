@@ -1,4 +1,4 @@
-"""The program: figures from a file of weights and from a run, and one clear line for what cannot work."""
+"""The program: figures from a weights file and from a run, and one clear line for each error."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ def picture(tmp_path):
 
 @pytest.fixture
 def small(monkeypatch):
-    """Two small models in the place of the published ones: DeiT-S without an inner path, TNT-S with one."""
+    """Replaces the published models with two small ones: DeiT-S without an inner path, TNT-S with one."""
     sizes = {"deit_small_patch16_224": {"tnt_blocks": ()}, "tnt_s_patch16_224": {}}
     models = {name: small_model(depth=1, **changes) for name, changes in sizes.items()}
     monkeypatch.setattr(figures, "create_model", models.__getitem__)
@@ -101,7 +101,7 @@ def test_a_pixel_that_is_another_word_in_each_model_is_refused(small):
 def test_an_example_of_a_runs_data_is_the_image_as_it_is(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     config = tiny_config(data__name="digits", data__directory=str(tmp_path), data__eval_split="test[:3]")
-    run = tmp_path / "run,1"  # a path like another where it does not come from --models
+    run = tmp_path / "run,1"  # a comma is allowed in paths that do not come from --models
     run.mkdir()
     (run / "config.json").write_text(json.dumps(config.to_dict()))
     pixels = figures.open_image("eval:2", ["tnt_s_patch16_224:x", str(run)])
@@ -111,7 +111,7 @@ def test_an_example_of_a_runs_data_is_the_image_as_it_is(tmp_path, monkeypatch):
 
 
 def test_a_runs_own_figures_and_its_accuracy(tmp_path, monkeypatch, capsys):
-    """The first images of its evaluation split, with the names that the run left."""
+    """Draws the first images of the run's evaluation split, with its class names."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     data = {"data__name": "digits", "data__directory": str(tmp_path), "data__eval_split": "test"}
     settings = data | {"model__num_classes": 10}

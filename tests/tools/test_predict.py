@@ -1,4 +1,4 @@
-"""The program against a plain model.apply; images that cannot be read; the three forms of its answer."""
+"""The program against a plain model.apply; images that cannot be read; the three output formats."""
 
 import csv
 import dataclasses
@@ -29,7 +29,7 @@ def trained():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch, trained):
-    """Eleven images of the network's size, so that resizing leaves them alone; one in a folder; one is none."""
+    """Writes eleven images of the model's size, which resizing does not change, one in a subfolder; and a text file."""
     monkeypatch.setattr(predict, "open_trained", lambda source, image_size, weights, changes: trained)
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (11, 8, 8, 3), np.uint8)
@@ -46,7 +46,7 @@ def probabilities(trained, pixels):
 
 
 def test_json_is_what_the_model_says_of_each_image_of_a_folder(folder, trained, tmp_path):
-    """Batches of 8 (the devices here) leave 3 images for the last."""
+    """Batches of 8, one image per device, leave 3 images for the last one."""
     place, pixels = folder
     output = tmp_path / "new/answer.json"
     predict.main([str(place), "--source=a", "--format=json", "--batch-size=3", f"--output={output}"])
@@ -107,7 +107,7 @@ def test_names_with_line_ends_and_escape_sequences_stay_in_their_place():
     assert first == "Raw weights of step 7"
     assert table == [shown, f"   75.00%  {said}", shown, r"      cannot be read: no\nimage"]
     lines = list(predict.as_csv(iter(results), weights))
-    assert [line.count("\n") for line in lines] == [0, 0]  # a row is a line
+    assert [line.count("\n") for line in lines] == [0, 0]  # one line per row
     assert list(csv.reader(lines)) == [list(predict.COLUMNS), [shown, "1", "3", said, "0.750000", weights]]
     text = "\n".join(predict.as_json(iter(results), weights))
     assert text.encode() and "\x1b" not in text

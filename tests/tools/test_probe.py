@@ -34,7 +34,7 @@ def digits(directory, **changes):
 
 
 def test_digits_from_a_file_of_weights(tmp_path, weights, monkeypatch, capsys):
-    """Frozen random features of the right images tell digits apart better than chance; the head's size is no matter."""
+    """Frozen random features, matched to their labels, classify digits better than chance, whatever the head's size."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     output = tmp_path / "out" / "probe.json"
     monkeypatch.setattr(probe.command_line, "read_config", lambda options, source: digits(tmp_path))
@@ -50,7 +50,7 @@ def test_digits_from_a_file_of_weights(tmp_path, weights, monkeypatch, capsys):
 
 
 def test_the_config_of_the_example_is_that_of_the_published_weights():
-    """docs/tools.md and the program's own text name it for a file of TNT-S."""
+    """docs/tools.md and the program's docstring give this config for a TNT-S weights file."""
     command = "--config=configs/finetune.py:cifar10"
     assert command in probe.__doc__ and command in Path("docs/tools.md").read_text()
     config = finetune.get_config("cifar10")
@@ -119,7 +119,7 @@ def test_a_model_of_other_channels_than_the_configs_is_refused(tmp_path, monkeyp
 
 
 def test_a_models_name_before_the_weights_is_the_model(monkeypatch, tmp_path):
-    """As with the other tools; data and image size are the config's."""
+    """As in the other tools; data and image size come from the config."""
     asked = []
 
     def fit(found, model):

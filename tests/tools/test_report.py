@@ -1,4 +1,4 @@
-"""The page: what it says is what the run left; one file, nothing asked of a server, everything escaped."""
+"""The report page: it shows the run's results in one file, fetches nothing from a server, and escapes all text."""
 
 import base64
 import html.parser
@@ -22,7 +22,7 @@ VOID = {"meta", "img", "br"}
 
 
 class Page(html.parser.HTMLParser):
-    """Tags, addresses and text; open tags are closed in order."""
+    """Collects tags, addresses and text; checks that open tags are closed in order."""
 
     def __init__(self, text):
         super().__init__()
@@ -45,7 +45,7 @@ class Page(html.parser.HTMLParser):
 
 @pytest.fixture
 def workdir(tmp_path):
-    """What a run of digits leaves, but its checkpoint."""
+    """Writes the workdir of a digits run, without its checkpoint."""
     settings = check_config(
         tiny_config(
             data__name="digits",
@@ -92,7 +92,7 @@ def test_what_the_run_left_is_on_the_page_and_nothing_is_fetched(workdir):
     (workdir / "report_card.json").write_text(json.dumps(card))
     text = render(workdir, np.array([[4, 0], [1, 3]]), [HOSTILE, "ant"], figures={"tsne": b"picture"}, image=HOSTILE)
     shown = Page(text)
-    assert "script" not in shown.tags and "b" in shown.tags  # the numbers' own
+    assert "script" not in shown.tags and "b" in shown.tags  # <b> around the page's own numbers
     assert shown.text.count(HOSTILE) >= 5 and "my <b>run" in shown.text  # as text
     for words in ("62.5%", "averaged weights, 90 images; raw: 50.0%", "1,234,567", "1 min 2 s", "12.34%", "7,500"):
         assert words in shown.text, words
@@ -140,7 +140,7 @@ def test_several_labels_have_a_table_of_precisions(workdir):
 
 
 def test_the_program_evaluates_and_writes(workdir, monkeypatch, capsys):
-    """From digits to the page; the confusion matrix has all 90 images."""
+    """From digits to the page, whose confusion matrix has all 90 images."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(workdir.parent / "cache"))
     config = check_run(workdir)
     model = create_model(**config.model.arguments())

@@ -1,4 +1,4 @@
-"""The command: its flags, and what it says where it cannot work, with the compiler's part left out."""
+"""The command: its flags and error messages, with a stand-in for the compiler."""
 
 import dataclasses
 import json
@@ -14,13 +14,13 @@ from tnt_jax.tools.tpu import chips
 
 @pytest.fixture
 def program(monkeypatch, tmp_path):
-    """-> a function that runs the command with these flags -> the batches a chip that it compiled, and --output."""
+    """Returns a function that runs the command with flags -> (what it compiled: batch per chip, ...; its --output)."""
     compiled = []
 
     def compile_step(config, num_classes, devices, examples=None):
         compiled.append((config.batch_size // len(devices), num_classes, examples))
         found = pretend(compiled[-1][0], per_image=2**27, fixed=2**30)  # 16 GiB hold 120 images
-        return dataclasses.replace(found, text=None)  # nothing to price
+        return dataclasses.replace(found, text=None)  # no text to estimate the cost of
 
     monkeypatch.setattr(tpu_report, "compile_step", compile_step)
     monkeypatch.setattr(chips, "devices_of", lambda topology: list(range(4)))

@@ -1,4 +1,4 @@
-"""A source in words -> model, weights, images and names."""
+"""open_trained: a source -> model, weights, image settings and class names."""
 
 import json
 
@@ -40,7 +40,7 @@ def test_published_weights_bring_their_classes_and_the_images_of_their_kind(monk
 
 
 def test_a_file_with_layer_scale_makes_a_model_with_it(monkeypatch, caplog):
-    """DeiT III's files have the names and sizes of a DeiT, and LayerScale."""
+    """DeiT III files have the names and sizes of a DeiT, plus LayerScale."""
     plain = {"layer_scale": 0.0}
     make = lambda name, **found: published.model("deit3_tiny_depth1", **plain | found)  # noqa: E731
     monkeypatch.setattr(load, "create_model", make)
@@ -56,7 +56,7 @@ def test_deit_has_imagenets_mean_and_thousand_classes_have_names(tmp_path):
     weights = tmp_path / "deit.safetensors"
     save_pretrained(weights, model, random_variables(model, 224))
     found = trained.open_trained(f"deit_tiny_patch16_224:{weights}")
-    assert found.images == EvalImages(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))  # as timm's crop: 0.9
+    assert found.images == EvalImages(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))  # crop 0.9, as in timm
     assert found.class_names[207] == "golden retriever"
 
 

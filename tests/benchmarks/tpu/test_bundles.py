@@ -1,8 +1,8 @@
-"""Bundles of an operation, their loops included."""
+"""Cycles of an operation from its bundles, with their loops."""
 
 from benchmarks.tpu import bundles
 
-# Two bundles, a loop of 12 turns with 3 bundles of which one opens a loop of 4 turns with 2, and one bundle at the end.
+# Two bundles, a loop of 12 iterations with 2 bundles and an inner loop of 4 iterations with 2, and one bundle.
 DUMP = """
    0x0   :  { %s1 = smov 0 }
    0x1   :  { %s2 = smov 1 }

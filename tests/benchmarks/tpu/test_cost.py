@@ -1,4 +1,4 @@
-"""The cost by bundles: with made dumps, and, where libtpu is installed, of a product."""
+"""The cost by bundles: with made-up dumps and, if libtpu is installed, of a matrix product."""
 
 import importlib.util
 import subprocess
@@ -28,7 +28,7 @@ def test_an_operation_costs_its_bundles_or_its_traffic(tmp_path):
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_the_cost_of_a_product_on_a_v5e():
-    """In a process of its own, because libtpu reads its flags once. At the peak: 2 x 2048 ^ 3 / 197e12 seconds."""
+    """Runs in its own process, because libtpu reads its flags once. Time at peak speed: 2 x 2048 ^ 3 / 197e12 s."""
     program = (
         "import jax, jax.numpy as jnp\n"
         "jax.config.update('jax_platforms', 'cpu')\n"

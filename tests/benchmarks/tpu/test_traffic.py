@@ -19,7 +19,7 @@ def touched_by(text):
         ("bf16[3136,16,24]{2,1,0:T(8,128)(2,1)}", 2 * 3136 * 16 * 128),  # 24 channels take a row of 128
         ("bf16[3136,16,24]{0,2,1:T(8,128)(2,1)}", 2 * 16 * 24 * 3200),  # sentences on the lanes
         ("f32[5]{0:T(128)}", 20),
-        ("(f32[8,128]{1,0:T(8,128)}, bf16[8,128]{1,0:T(8,128)(2,1)S(1)}, pred[])", 4 * 1024 + 1),  # S(1): on the chip
+        ("(f32[8,128]{1,0:T(8,128)}, bf16[8,128]{1,0:T(8,128)(2,1)S(1)}, pred[])", 4 * 1024 + 1),  # S(1): on-chip
         ("token[]", 0),
     ],
 )
@@ -29,12 +29,12 @@ def test_bytes_are_padded_to_tiles(shape, size):
 
 def test_slices_and_updates_in_place_touch_one_block_of_the_stack():
     touched = touched_by(TEXT)
-    assert touched["mine"] == 2 * BLOCK + 4  # one block read, one written, and the number of the turn
+    assert touched["mine"] == 2 * BLOCK + 4  # one block read, one written, and the loop index
     assert touched["stacked"] == 2 * BLOCK + 4
 
 
 def test_slices_inside_a_fusion_inside_a_fusion():
-    """XLA fuses the slice of a saved activation into a product: the stack is not read as a whole."""
+    """XLA fuses the slice of a saved activation into a matrix product; the whole stack is not read."""
     nested = """%outer (a: f32[3,8,128], b: s32[]) -> f32[8,128] {
   %a = f32[3,8,128]{2,1,0:T(8,128)} parameter(0)
   %b = s32[]{:T(128)} parameter(1)

@@ -12,9 +12,6 @@ from tnt_jax.models.fast.fused import inner_block, obstacle
 from tnt_jax.models.layers import Ops, over_sentences
 from tnt_jax.models.tnt import InnerBlock
 
-# The interpreter turns the unrolled kernel into thousands of operations: compile them fast, not well.
-FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-
 
 def config_of(num_words, channels, heads, qkv_bias=False, dtype="float32"):
     """Returns the config of a model with this many words per sentence."""
@@ -56,7 +53,7 @@ def with_gradients(function):
         out, pull = jax.vjp(function, words, params)
         return out, pull(cotangent.astype(out.dtype))
 
-    return jax.jit(both, compiler_options=FAST_COMPILE)
+    return jax.jit(both)
 
 
 def largest_error(found, expected):
@@ -112,7 +109,6 @@ def test_pmap_and_checkpoint_give_the_same_gradients():
 
     halves = words.reshape(2, 4, 4, 12), jax.tree.map(lambda mask: mask.reshape(2, 4), masks)
     step = jax.pmap(step, "batch", in_axes=(None, 0, 0), devices=jax.devices()[:2])
-    step = step.lower(params, *halves).compile(compiler_options=FAST_COMPILE)
     found = jax.tree.map(lambda leaf: leaf[0], step(params, *halves))
     expected = jax.grad(lambda params: (reference(words, params) ** 2).sum())(params)
     assert largest_error(found, expected) < 2e-6

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 (the text of a compiled program has long lines)
-"""The text of a compiled program: operations, turns of loops, bytes; and their costs and parts."""
+"""The text of a compiled program: operations, loop trip counts, bytes; their costs and parts of the model."""
 
 import re
 
@@ -88,7 +88,7 @@ def test_costs_by_part_without_what_runs_in_the_background():
     costs = {each.name: each for each in found.operations}
     assert set(costs) == {"mine", "stacked", "sum"}  # the copy is asynchronous
     assert costs["mine"].part == "inner" and costs["mine"].cycles == 300
-    assert costs["stacked"].part == "scan"  # it has no scope of its own, what was fused into it has one
+    assert costs["stacked"].part == "scan"  # it has no scope of its own; an operation fused into it has one
     exchanged = 2 * 3 / 4 * 24 * 4 / chip.interconnect_bandwidth * chip.clock
     assert costs["sum"].part == "all-reduce" and costs["sum"].cycles == pytest.approx(exchanged)
     assert found.cycles == pytest.approx(300 + 120 + exchanged) and not found.uncounted_loops
@@ -103,7 +103,7 @@ def test_a_kernel_costs_nothing_that_is_known_and_is_counted():
 
 
 def test_a_kernels_metadata_on_several_lines_hides_nothing():
-    """As jax's splash attention has them: nothing after such a line was counted."""
+    """As in jax's splash attention: operations after such lines are still counted."""
     metadata = 'frontend_attributes={kernel_metadata={\n"xprof_metadata":"{}"\n}}, metadata={op_name="jit(f)/outer"}'
     kernel = (
         f'%moved = f32[3,8,128]{{2,1,0:T(8,128)}} custom-call(%all), custom_call_target="tpu_custom_call", {metadata}'
@@ -127,7 +127,7 @@ def test_a_faster_memory_and_clock_change_the_cost():
 
 
 def test_real_text_of_this_jax_is_understood():
-    """On the CPU: a loop of 5 turns, with what runs in it."""
+    """On the CPU: a loop of 5 iterations and the operations in it."""
 
     def step(x):
         return jax.lax.scan(lambda c, w: (jnp.tanh(c @ w), c.sum()), x, jnp.ones((5, 16, 16)))

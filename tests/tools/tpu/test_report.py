@@ -1,4 +1,4 @@
-"""From a config to the report's tables, with the CPU in place of the slice, whose compiler needs libtpu."""
+"""From a config to the report's tables, compiled for the CPU, because a TPU slice's compiler needs libtpu."""
 
 import dataclasses
 import importlib.util
@@ -19,13 +19,13 @@ SETTINGS = {"model__scan": True, "model__depth": 3}
 
 
 def estimated(text):
-    """A program's text with an estimate for each instruction, as a TPU's has and a CPU's has not."""
+    """Adds an estimate to each instruction of a program's text, which a TPU's has and a CPU's lacks."""
     return re.sub(r"(?m)^( +\S* ?%?[\w.\-]+ = .*)$", r'\1, "estimated_cycles":"7"', text)
 
 
 @pytest.fixture(scope="module")
 def found():
-    """The description of a whole step of a small TNT on four devices."""
+    """Returns the compiled step of a small TNT on four devices, and its description."""
     settings = checked_config(**SETTINGS)
     step = compile_step(settings, 4, jax.devices()[:4])
     chip = chips.CHIPS["v5e"]
@@ -40,12 +40,12 @@ def test_the_step_is_the_loops_own(found):
     assert memory.total == (
         memory.arguments + memory.outputs + memory.temporary + memory.generated_code - memory.aliased
     )
-    # Parameters, two moments and the average, and the batch of 4 images of 8 x 8.
+    # Parameters, two moments and the average, and the batch of 4 images of 8 x 8 pixels.
     assert memory.arguments > 4 * 4 * 452 + 4 * 8 * 8 * 3
 
 
 def test_a_scanned_step_has_like_blocks_as_one(found):
-    """Fewer arrays to update: no block has an array of its own, [1 device, 4, 16] for an MLP's first layer."""
+    """This leaves fewer arrays to update: no block has its own, [1 device, 4, 16] for an MLP's first layer."""
     assert set(re.findall(r"f32\[1,([0-9,]*4,16)\]\S* parameter\(", found[0].text)) == {"3,4,16"}
 
 
@@ -120,12 +120,12 @@ def pretend(batch, per_image=10, fixed=100, refuses_from=10**9):
 @pytest.mark.parametrize(
     ("first", "hbm", "options", "expected"),
     [
-        (32, 100 + 10 * 77, {}, 72),  # 77 fit, in eights
-        (200, 100 + 10 * 77, {}, 72),  # from above
+        (32, 100 + 10 * 77, {}, 72),  # 77 fit, in steps of 8
+        (200, 100 + 10 * 77, {}, 72),  # searched from above
         (72, 100 + 10 * 77, {}, 72),
-        (30, 100 + 10 * 77, {}, 72),  # a first batch that eight does not divide
-        (32, 100 + 10 * 77, {"refuses_from": 50}, 48),  # the compiler needs more than it says
-        (32, 150, {}, 0),  # not even eight
+        (30, 100 + 10 * 77, {}, 72),  # a first batch that is not a multiple of 8
+        (32, 100 + 10 * 77, {"refuses_from": 50}, 48),  # the compiler needs more than it reports
+        (32, 150, {}, 0),  # not even 8 fit
         (4, 100 + 10 * 9, {}, 8),
     ],
 )
