@@ -1,6 +1,6 @@
 """Times TNT and DeiT against timm's on a GPU, in one command that fits a short lease.
 
-    python -m benchmarks.gpu --minutes=8 --output=gpu.json
+    python -m benchmarks.gpu --minutes=8
     python -m benchmarks.gpu --minutes=2 --models=tnt_s_patch16_224 --batch-size=8 --train-batch-size=4 --no-baseline
 
 Every case runs in its own process; the cases of a group (one model and kind of work) take turns. Ours are the
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import speed
+from tnt_jax.models.cards import model_info
 from tnt_jax.models.variants import create_model
 from tnt_jax.tools import command_line
 from tnt_jax.training.config import as_dict, check_config
@@ -48,7 +49,7 @@ def groups(options: argparse.Namespace, config: dict[str, Any]) -> list[list[dic
                 chosen = config["model"] | {"inner_implementation": inner, "outer_implementation": outer}
                 case = speed.make_case(options, config | {"model": chosen}, model, mode, size)
                 cases.append(case | {"side": speed.OURS, "implementation": f"{inner}, {outer}" if words else outer})
-            for name, compiled in COMPILED.items() if options.with_baseline else ():
+            for name, compiled in COMPILED.items() if options.with_baseline and model_info(model).hub_name else ():
                 case = speed.make_case(options, config, model, mode, size)
                 cases.append(case | {"side": speed.BASELINE, "implementation": name, "compile": compiled})
             found.append(cases)
@@ -92,7 +93,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-baseline", action="store_true", help="without timm")
     parser.add_argument("--rounds", type=command_line.at_least(1), default=3, help="turns of each case")
     parser.add_argument("--turn-seconds", type=command_line.at_least(0, float), default=1.0, help="minimum turn length")
-    parser.add_argument("--output", type=Path, help="file for the figures as JSON")
+    parser.add_argument("--output", type=Path, default=Path("gpu.json"), help="JSON file (default gpu.json)")
     options = parser.parse(arguments)
     options.with_baseline = not options.no_baseline
     options.baseline = "timm" if options.with_baseline else "none"
@@ -121,10 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ]
         longest = max(longest, time.monotonic() - begun)
         print(table(results[-len(cases) :]), flush=True)
-        if options.output:
-            report = speed.setting(options, results) | {"results": results}
-            report["command"] = " ".join(["python -m benchmarks.gpu", *sys.argv[1:]])
-            write_atomically(options.output, json.dumps(report, indent=2) + "\n")
+        report = speed.setting(options, results) | {"results": results}
+        report["command"] = " ".join(["python -m benchmarks.gpu", *sys.argv[1:]])
+        write_atomically(options.output, json.dumps(report, indent=2) + "\n")
     if not any(map(speed_of, results)):
         sys.exit(3)
 

@@ -159,8 +159,9 @@ class Contender:
 
     def __init__(self, case: dict[str, Any], baseline_python: str) -> None:
         self.case, self.rates, self.error = case, [], None
+        self.name = " ".join(case[key] for key in ("side", "model", "mode", "implementation") if key in case)
         self.memory = {"memory_bytes": None, "memory_basis": "not measured"}
-        log(f"{case['side']}: {case['model']}, {case['mode']}, batch {case['batch_size']}: compiling")
+        log(f"{self.name}, batch {case['batch_size']}: compiling")
         self.worker = start(case, baseline_python)
         self.facts = self._guarded(self.worker.ready) or {}
 
@@ -170,6 +171,7 @@ class Contender:
         seconds = self._guarded(self.worker.turn)
         if seconds is not None:
             self.rates.append(self.facts["steps_a_turn"] * self.case["batch_size"] / seconds)
+            log(f"  {self.name}: {self.rates[-1]:,.1f} images/s")
 
     def end(self) -> None:
         """Reads the memory and ends the worker."""
@@ -192,7 +194,7 @@ class Contender:
             return act()
         except WorkerError as error:
             self.error = str(error)
-            log(f"  {self.case['side']} {self.case['model']}: {error}")
+            log(f"  {self.name}: {error}")
             return None
 
     def result(self, interleaved: bool) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def test_implementations_of_a_model_and_timms_take_turns(timm, program, capsys):
 
 
 def test_the_implementations_are_the_models_settings(timm):
-    options = gpu.parse(["--models=tnt_s_patch16_224,deit_small_patch16_224"])
+    options = gpu.parse(["--models=tnt_s_patch16_224,deit_small_patch16_224,tnt_ti_patch16_224"])
     config = speed.as_dict(speed.check_config(speed.command_line.read_config(options)))
     cases = gpu.groups(options, config)
     settings = [
@@ -57,6 +57,7 @@ def test_the_implementations_are_the_models_settings(timm):
     assert settings == list(map(list, expected))
     assert [case["compile"] for case in cases[0] if case["side"] == speed.BASELINE] == ["no", "yes"]
     assert [case["implementation"] for case in cases[2]] == ["xla", "flash", "eager", "compiled"]  # a DeiT has no words
+    assert {case["side"] for case in cases[4]} == {speed.OURS}  # timm has no TNT-Ti
     assert {case["dtype"] for group in cases for case in group} == {"bfloat16"}
 
 

@@ -199,15 +199,19 @@ def test_the_default_device_decides_where_none_is_named():
         assert fast.default_device_kind() == "cpu"
 
 
-@pytest.mark.parametrize("name", ["tnt_ti_patch16_224", "tnt_b_patch16_224"])
-def test_a_training_step_with_the_kernel_lowers_for_a_tpu(name):
+@pytest.mark.parametrize(
+    ("name", "size", "kernels"),  # forward and backward of the inner blocks; at 384 pixels of the outer attention too
+    [("tnt_b_patch16_224", 224, 2), ("tnt_s_patch16_224", 384, 4)],
+)
+def test_a_training_step_with_the_kernels_lowers_for_a_tpu(name, size, kernels):
     """Runs Mosaic's own checks without libtpu: shapes, layouts and operations that a TPU lacks fail here."""
-    model = tnt_jax.create_model(name, depth=1, device_kind="TPU v5 lite", dtype="bfloat16", drop_path_rate=0.1)
-    image = jax.ShapeDtypeStruct((8, 224, 224, 3), jnp.float32)
+    settings = {"image_size": size, "depth": 1, "dtype": "bfloat16", "drop_path_rate": 0.1}
+    model = tnt_jax.create_model(name, device_kind="TPU v5 lite", **settings)
+    image = jax.ShapeDtypeStruct((8, size, size, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
 
     def loss(values, image):
         return model.apply(values, image, train=True, rngs={"dropout": jax.random.key(0)}).sum()
 
     text = jax.jit(jax.grad(loss)).trace(variables, image).lower(lowering_platforms=("tpu",)).as_text()
-    assert text.count("tpu_custom_call") == 2  # forward and backward
+    assert text.count("tpu_custom_call") == kernels

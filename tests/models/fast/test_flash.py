@@ -76,11 +76,15 @@ def test_words_by_cudnn_are_for_nvidia_gpus_in_16_bits():
             create_model("tnt_s_patch16_224", dtype=dtype, inner_implementation="cudnn", device_kind=kind)
 
 
-def test_implementations_with_flash_attention_are_the_definition():
-    sizes = {"inner_dim": 4, "drop_path_rate": 0.4}
+@pytest.mark.parametrize(
+    ("changes", "loop"),
+    [({}, {"scan": True, "remat": True}), ({"tnt_blocks": (2,), "qkv_bias": True, "pooling": "mean"}, {})],
+)
+def test_implementations_with_flash_attention_are_the_definition(changes, loop):
+    sizes = {"inner_dim": 4, "drop_path_rate": 0.4} | changes
     variables = random_variables(small_model(**sizes))
     expected = outcome(small_model(**sizes, inner_implementation="reference"), variables)
-    found = outcome(small_model(**sizes, **FLASH, scan=True, remat=True), variables)
+    found = outcome(small_model(**sizes, **FLASH, **loop), variables)
     assert not differences(found, expected)
 
 

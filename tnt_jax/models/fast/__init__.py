@@ -100,14 +100,14 @@ def choose(config: Config, implementation: str = "auto", device_kind: str | None
     head_dim = config.inner_dim // config.inner_num_heads
     if implementation == "cudnn" and (reason := flash.cudnn_obstacle(config.dtype, head_dim, kind)):
         raise ValueError(f"inner_implementation='cudnn' is not possible: {reason}; use 'auto' or 'xla'")
-    if implementation in NAMED_OPS:
-        ops = dataclasses.replace(ops, inner=NAMED_OPS[implementation](config).inner)
+    if implementation in INNER_ATTENTION:
+        ops = dataclasses.replace(ops, inner=dataclasses.replace(ops.inner, attend=INNER_ATTENTION[implementation]))
     if difference := _different_layers(config, ops):
         if implementation != "auto":
             raise ValueError(f"inner_implementation={implementation!r} is not possible: {difference}; use 'reference'")
         fused.log_once(f"inner_implementation='auto' is 'reference' here: {difference}")
         return Choice(Ops.definition(config), difference)
-    if implementation in ("xla", *NAMED_OPS):
+    if implementation in ("xla", *INNER_ATTENTION):
         return Choice(ops, f"inner_implementation={implementation!r}")
     if not config.inner_blocks:
         return Choice(ops, "there is no inner block")
@@ -163,14 +163,8 @@ def tpu_ops(config: Config) -> Ops:
     )
 
 
-def cudnn_ops(config: Config) -> Ops:
-    """`cpu_ops` with cuDNN's kernel for the inner attention, for NVIDIA GPUs."""
-    ops = cpu_ops(config)
-    return dataclasses.replace(ops, inner=dataclasses.replace(ops.inner, attend=flash.cudnn_attention))
-
-
-# inner_implementation -> ops
-NAMED_OPS = {"dot": cpu_ops, "broadcast": tpu_ops, "cudnn": cudnn_ops}
+# inner_implementation -> the inner attention that it names
+INNER_ATTENTION = {"dot": dot_attention, "broadcast": broadcast_attention, "cudnn": flash.cudnn_attention}
 
 
 def kernel_ops(config: Config, interpret: bool = False, strict: bool = True) -> Ops:
