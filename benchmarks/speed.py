@@ -277,7 +277,7 @@ def setting(options: argparse.Namespace, results: Sequence[dict[str, Any]]) -> d
         "versions": {"python": platform.python_version()} | {k: v for f in facts for k, v in f["versions"].items()},
         "training_step": {
             OURS: "the config's whole recipe: normalisation, mixing, erasing, drop path, AdamW, moving average",
-            BASELINE: "soft targets, drop path, AdamW; no mixing, no moving average",
+            BASELINE: "timm's mixing, erasing, drop path, AdamW and moving average, with the config's numbers",
         },
     }
 

@@ -2,7 +2,8 @@
 
 An interpreter with torch and timm runs this file; it needs neither jax nor this project. Training is forward,
 softmax cross-entropy on soft targets, backward, AdamW (biases, norms and encodings without decay); images and targets
-stay on the device. bfloat16 means autocast, as timm trains. Unlike ours, it neither mixes images nor averages weights.
+stay on the device. bfloat16 means autocast, as timm trains. Mixing, erasing and the weight average are timm's, with the
+config's numbers, like ours; 0 turns one off.
 """
 
 import contextlib
@@ -12,7 +13,9 @@ import turns  # in this file's folder, which Python puts first on the path
 
 
 class Timm(turns.Side):
-    """Case: model, num_classes, image_size, depth, drop_path_rate, batch_size, dtype, training, compile, threads."""
+    """Case: model, num_classes, image_size, depth, drop_path_rate, batch_size, dtype, training, compile, threads, and
+    config, ours as a dict, for mixing, label_smoothing and ema_decay.
+    """
 
     def open(self, case: dict[str, Any]) -> dict[str, Any]:
         """-> platform, device_kind, device_count (1), versions, compiled."""
@@ -32,10 +35,10 @@ class Timm(turns.Side):
         model = timm.create_model(case["model"], img_size=size, **taken_over).to(self._device)
         compiled = on_gpu if case["compile"] == "auto" else case["compile"] == "yes"
         images = torch.rand(case["batch_size"], 3, size, size, device=self._device) * 2 - 1
-        targets = torch.softmax(torch.randn(case["batch_size"], case["num_classes"], device=self._device), -1)
         self._dtype = case["dtype"]
-        self._step = self._training(model, images, targets, compiled) if case["training"] else None
-        if not case["training"]:
+        if case["training"]:
+            self._step = self._training(model, compiled, self._batches(images, case), case["config"])
+        else:
             self._step = self._forward(model, images, compiled)
         return {
             "platform": "gpu" if on_gpu else "cpu",
@@ -51,7 +54,35 @@ class Timm(turns.Side):
             return contextlib.nullcontext()
         return self._torch.autocast(self._device.type, dtype=getattr(self._torch, self._dtype))
 
-    def _training(self, model: Any, images: Any, targets: Any, compiled: bool) -> Any:
+    def _batches(self, images: Any, case: dict[str, Any]) -> Any:
+        """Returns a function that makes a step's images and soft targets: mixed and erased as the config says."""
+        from timm.data import Mixup
+        from timm.data.random_erasing import RandomErasing
+
+        torch, mixing, classes = self._torch, case["config"]["mixing"], case["num_classes"]
+        labels = torch.randint(classes, (case["batch_size"],), device=self._device)
+        one_hot = torch.nn.functional.one_hot(labels, classes).float()
+        mix = erase = None
+        if mixing["probability"] and (mixing["mixup_alpha"] or mixing["cutmix_alpha"]):
+            mix = Mixup(
+                mixing["mixup_alpha"],
+                mixing["cutmix_alpha"],
+                prob=mixing["probability"],
+                switch_prob=mixing["cutmix_probability"],
+                label_smoothing=case["config"]["label_smoothing"],
+                num_classes=classes,
+            )
+        if probability := mixing["erase_probability"]:
+            limits = *mixing["erase_area"], *mixing["erase_aspect"]
+            erase = RandomErasing(probability, *limits, mode="pixel", device=self._device)
+
+        def batch() -> tuple[Any, Any]:
+            made = (images.clone(), one_hot) if mix is None else mix(images.clone(), labels)
+            return made if erase is None else (erase(made[0]), made[1])
+
+        return batch if mix or erase else lambda: (images, one_hot)
+
+    def _training(self, model: Any, compiled: bool, batch: Any, config: dict[str, Any]) -> Any:
         """Returns a function that runs one training step."""
         torch = self._torch
         model.train()
@@ -62,14 +93,22 @@ class Timm(turns.Side):
         groups = [{"params": decays[True], "weight_decay": 0.05}, {"params": decays[False], "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=1e-4)
         apply = torch.compile(model) if compiled else model
+        average = None
+        if config["ema_decay"]:
+            from timm.utils import ModelEmaV3
+
+            average = ModelEmaV3(model, decay=config["ema_decay"])
 
         def step() -> None:
+            images, targets = batch()
             with self._autocast():
                 logits = apply(images)
             loss = torch.nn.functional.cross_entropy(logits.float(), targets)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            if average is not None:
+                average.update(model)
 
         return step
 
