@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from tests.models.fast.test_implementations import differences, outcome
+from tests.models.fast.test_pallas import usual_error
 from tests.models.helpers import images, random_variables, small_model
 from tnt_jax.models import fast, layers
 from tnt_jax.models.fast import flash
@@ -51,6 +52,8 @@ def test_splash_attention_in_bfloat16_is_no_worse_than_xlas():
         found = attention(lambda *x: flash.splash_attention(*x, interpret=True), jnp.bfloat16, 17)
         xla = attention(layers.attend, jnp.bfloat16, 17)
     assert max(error(found, exact)) < 1.1 * max(error(xla, exact))
+    for ours, theirs, right in zip(found, xla, exact, strict=True):  # jax's kernel rounds weights and their gradients
+        assert usual_error(ours, right) < 1.2 * usual_error(theirs, right)
 
 
 @pytest.mark.parametrize("channels", [6, 8, 10])
@@ -78,13 +81,16 @@ def test_words_by_cudnn_are_for_nvidia_gpus_in_16_bits():
 
 @pytest.mark.parametrize(
     ("changes", "loop"),
-    [({}, {"scan": True, "remat": True}), ({"tnt_blocks": (2,), "qkv_bias": True, "pooling": "mean"}, {})],
+    [
+        ({}, {"scan": True, "remat": True}),
+        ({"tnt_blocks": (2,), "qkv_bias": True, "pooling": "mean"}, {"inner_implementation": "pallas"}),
+    ],
 )
 def test_implementations_with_flash_attention_are_the_definition(changes, loop):
     sizes = {"inner_dim": 4, "drop_path_rate": 0.4} | changes
     variables = random_variables(small_model(**sizes))
     expected = outcome(small_model(**sizes, inner_implementation="reference"), variables)
-    found = outcome(small_model(**sizes, **FLASH, **loop), variables)
+    found = outcome(small_model(**sizes, **FLASH | loop), variables)
     assert not differences(found, expected)
 
 
