@@ -85,7 +85,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line -> options, with those that the cases of benchmarks.speed read."""
     parser = command_line.Parser("gpu", __doc__)
     parser.add_config(speed.DEFAULT)
-    parser.add_argument("--minutes", type=command_line.at_least(0, float), default=8.0, help="start no group later")
+    parser.add_argument(
+        "--minutes", type=command_line.at_least(0, float), default=8.0, help="start no group that would end later"
+    )
     parser.add_argument("--models", type=speed.listed, default=MODELS, help="names, separated by commas")
     parser.add_argument("--batch-size", type=command_line.at_least(1), default=256, help="images per forward pass")
     parser.add_argument("--train-batch-size", type=command_line.at_least(1), default=128, help="images per step")
@@ -103,12 +105,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints a table after each group; writes the JSON if asked for."""
+    """Prints a table after each group, and writes the JSON."""
     start, options = time.monotonic(), parse(arguments)
     with command_line.one_message("gpu"):
         if options.with_baseline and not all(map(importlib.util.find_spec, ("torch", "timm"))):
             raise ValueError("this Python has no torch and timm: install them, or give --no-baseline.")
         todo = groups(options, as_dict(check_config(command_line.read_config(options))))
+        if options.with_baseline and (without := [name for name in options.models if not model_info(name).hub_name]):
+            print(f"timm has no {', '.join(without)}: ours alone.", flush=True)
     results, longest = [], 0.0
     for number, cases in enumerate(todo):
         begun = time.monotonic()

@@ -3,7 +3,8 @@
 An interpreter with torch and timm runs this file; it needs neither jax nor this project. Training is forward,
 softmax cross-entropy on soft targets, backward, AdamW (biases, norms and encodings without decay); images and targets
 stay on the device. bfloat16 means autocast, as timm trains. Mixing, erasing and the weight average are timm's, with the
-config's numbers, like ours; 0 turns one off.
+config's numbers, like ours; 0 turns one off. Without mixing, targets are not smoothed. Images come normalised, where
+ours normalises uint8; mixing.order, clipping, ema_warmup and weight_decay are not read.
 """
 
 import contextlib
@@ -64,6 +65,8 @@ class Timm(turns.Side):
         one_hot = torch.nn.functional.one_hot(labels, classes).float()
         mix = erase = None
         if mixing["probability"] and (mixing["mixup_alpha"] or mixing["cutmix_alpha"]):
+            if case["batch_size"] % 2:
+                raise ValueError("timm mixes only even batches")
             mix = Mixup(
                 mixing["mixup_alpha"],
                 mixing["cutmix_alpha"],
