@@ -47,7 +47,7 @@ TESTED = {
     ),
     "main.py --config=configs/imagenet_tnt_s.py": "data/test_imagenet.py::test_the_recipe_trains_and_evaluates_on_it",
     "main.py --config=configs/imagenet_tnt_s.py --config.data.directory=DATA --workdir=runs/check": (
-        "training/test_evaluation_suite.py::test_a_card_of_real_builders"
+        "training/test_evaluation_suite.py::test_a_suite_of_real_builders"
     ),
     "main.py --mode=evaluate --workdir=runs/imagenet_tnt_s": (
         "training/test_evaluation_suite.py::test_every_set_that_the_readme_names_is_evaluated"

@@ -35,12 +35,14 @@ def check_names(folder: pathlib.Path, examples: int, number: int | None = None) 
             path = setup.check_workdir(inside)
         except (ValueError, PermissionError) as error:
             assert str(error).startswith("--workdir"), f"{name!r}: {error}"
+            assert not any(folder.iterdir()), f"{name!r} was refused after something was written"
             found["refused"] += 1
             return
         if path.resolve().is_relative_to(folder.resolve()) and path.resolve() != folder.resolve():
             path.mkdir(parents=True, exist_ok=True)
             (path / "file").write_text("x")
-            shutil.rmtree(path)
+            for left in folder.iterdir():
+                shutil.rmtree(left)
         found["accepted"] += 1
 
     _given(works, NAMES, examples, number)

@@ -169,6 +169,7 @@ def test_a_run_with_frozen_parameters_resumes_to_the_same_bits(tmp_path, capsys,
     [
         (("block_7/.*",), "'block_7/.*' matches no parameter. Similar names: block_"),
         (("block_1",), "'block_1' matches no parameter. A pattern must match a whole name: 'block_1/.*'"),
+        (("block",), "'block' matches no parameter. Similar names: block_"),
         (("blocks_1/inner/norm/.*",), "Similar names: block_1/inner/norm"),
         (("xyzzy",), "Names look like "),
         ((".*",), "matches every parameter: nothing is left to train"),

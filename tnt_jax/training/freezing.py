@@ -86,8 +86,9 @@ def parameter_names(params: Params) -> list[str]:
 
 def _near(pattern: str, names: Iterable[str]) -> str:
     """Returns a hint at what a pattern that matches nothing may have meant."""
-    if any(re.match(pattern, name) for name in names):
-        return f"A pattern must match a whole name: {pattern.rstrip('/') + '/.*'!r} matches everything under it."
+    under = pattern.rstrip("/") + "/.*"
+    if any(is_frozen(name, (under,)) for name in names):
+        return f"A pattern must match a whole name: {under!r} matches everything under it."
     modules = {"/".join(name.split("/")[:depth]) for name in names for depth in range(1, name.count("/") + 2)}
     near = difflib.get_close_matches(pattern.replace(".*", "").strip("/"), sorted(modules), n=3)
     return f"Similar names: {', '.join(near)}." if near else f"Names look like {', '.join(sorted(modules)[:3])}."

@@ -92,7 +92,7 @@ class MetricsWriter:
                 self._events = metric_writers.SummaryWriter(str(workdir))
 
     def write(self, step: int, scalars: Mapping[str, Any]) -> None:
-        """Writes a step's numbers to disk, so that no checkpoint is ahead of them even if the machine crashes.
+        """Writes a step's numbers. metrics.jsonl is synced: no checkpoint is ahead of it even if the machine crashes.
 
         JSON has no NaN or infinity: such values become null.
         """
@@ -289,7 +289,7 @@ def progress_line(
     if values.get("input_wait_share", 0.0) >= STARVED:
         parts.append(f"{values['input_wait_share']:.0%} of the time waiting for data")
     if values.get("skipped_steps"):
-        parts.append(f"{values['skipped_steps']:.0f} steps skipped")
+        parts.append(f"{values['skipped_steps']:.0f} step{'s' * (values['skipped_steps'] > 1)} skipped")
     if faulty:
         parts.append(f"{faulty} faulty image{'s' * (faulty > 1)} replaced so far")
     if seconds_left is not None:

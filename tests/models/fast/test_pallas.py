@@ -72,7 +72,7 @@ def usual_error(found, expected):
 
 @pytest.mark.parametrize(
     ("sentences", "num_words", "channels", "heads", "qkv_bias"),
-    [(1030, 4, 4, 2, False), (5, 4, 12, 2, True), (3, 64, 4, 4, False), (3, 16, 12, 2, False)],  # the last is TNT-Ti
+    [(1030, 4, 4, 2, False), (5, 4, 12, 2, True), (3, 64, 4, 4, False), (3, 16, 24, 4, False)],  # the last is TNT-S
 )
 def test_output_and_every_gradient_equal_the_reference(sentences, num_words, channels, heads, qkv_bias):
     config, reference, params, words, masks = make_case(sentences, num_words, channels, heads, qkv_bias)

@@ -60,7 +60,8 @@ def compile_step(
     """Compiles the pmapped training step of a config, as the loop runs it, for devices (real or of a topology).
 
     examples: (count, height, width) of the data set, if it is kept on the device (data.on_device). Nothing is
-    computed. Raises ValueError if the devices do not divide the batch, and for impossible sizes.
+    computed. Raises ValueError if the devices do not divide the batch, for impossible sizes, for a distillation teacher
+    and for a pattern of config.freeze that matches no parameter.
     """
     check_training_devices(config, len(devices))
     if config.distillation.teacher:
