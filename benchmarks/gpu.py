@@ -49,11 +49,16 @@ def groups(options: argparse.Namespace, config: dict[str, Any]) -> list[list[dic
                 chosen = config["model"] | {"inner_implementation": inner, "outer_implementation": outer}
                 case = speed.make_case(options, config | {"model": chosen}, model, mode, size)
                 cases.append(case | {"side": speed.OURS, "implementation": f"{inner}, {outer}" if words else outer})
-            for name, compiled in COMPILED.items() if options.with_baseline and model_info(model).hub_name else ():
+            for name, compiled in COMPILED.items() if options.with_baseline and in_timm(model) else ():
                 case = speed.make_case(options, config, model, mode, size)
                 cases.append(case | {"side": speed.BASELINE, "implementation": name, "compile": compiled})
             found.append(cases)
     return found
+
+
+def in_timm(model: str) -> bool:
+    """Whether timm has the model: it has those that it publishes weights of, and so no TNT-Ti."""
+    return model_info(model).hub_name is not None
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
@@ -111,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.with_baseline and not all(map(importlib.util.find_spec, ("torch", "timm"))):
             raise ValueError("this Python has no torch and timm: install them, or give --no-baseline.")
         todo = groups(options, as_dict(check_config(command_line.read_config(options))))
-        if options.with_baseline and (without := [name for name in options.models if not model_info(name).hub_name]):
+        if options.with_baseline and (without := [name for name in options.models if not in_timm(name)]):
             print(f"timm has no {', '.join(without)}: ours alone.", flush=True)
     results, longest = [], 0.0
     for number, cases in enumerate(todo):

@@ -1,5 +1,7 @@
 """Which implementation each device gets, and the errors that say why another is refused."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import tnt_jax
 from tests.models.helpers import images, random_variables, small_model
 from tnt_jax.models import checks, fast, layers, tnt
 from tnt_jax.models.fast import fused
+from tnt_jax.models.fast.attention import broadcast_attention, dot_attention
 from tnt_jax.models.fast.fused import from_feature_major, to_feature_major
 from tnt_jax.models.layers import Ops
 from tnt_jax.models.variants import update
@@ -189,6 +192,15 @@ def test_feature_major_and_back():
     rows = to_feature_major(words)
     assert rows[1 * 4 + 2, 1] == words[1, 1, 2]
     assert (from_feature_major(rows, 3) == words).all()
+
+
+@pytest.mark.parametrize("kind", ["NVIDIA H200", "TPU v4", "cpu"])
+@pytest.mark.parametrize(("name", "attention"), [("dot", dot_attention), ("broadcast", broadcast_attention)])
+def test_a_named_inner_attention_replaces_nothing_else(kind, name, attention):
+    config = tnt_jax.create_model("tnt_s_patch16_224").config
+    xla, named = fast.choose(config, "xla", kind).ops, fast.choose(config, name, kind).ops
+    assert named.inner.attend is attention
+    assert dataclasses.replace(named, inner=dataclasses.replace(named.inner, attend=xla.inner.attend)) == xla
 
 
 def test_the_default_device_decides_where_none_is_named():
