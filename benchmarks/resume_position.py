@@ -17,7 +17,7 @@ STEP = 188_650  # of the 387,810 of 310 epochs
 
 def first_batch(start_step: int) -> float:
     """Returns the seconds from a cold start to the batch of this step."""
-    order._cached_permutation.cache_clear()
+    order.epoch_permutation.cache_clear()
     values = default.get_config().data.to_dict() | {"name": "synthetic", "synthetic_examples": IMAGENET}
     settings = DataSettings(**values)
     started = time.perf_counter()

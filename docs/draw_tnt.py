@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from sklearn.datasets import load_sample_image
 
-from tnt_jax.analysis.style import BLUE, ORANGE, hide_axes, save, style
+from tnt_jax.analysis.style import BLUE, ORANGE, as_bytes, hide_axes, style
 
 SIDE, GRID, WORDS = 224, 14, 4
 CHOSEN = (4, 4)  # row and column of the sentence that is enlarged
@@ -68,7 +68,7 @@ def main() -> None:
         draw_box(flow, 0.03, 0.77, "outer transformer\nclass token and 196 sentences attend", BLUE)
         for bottom in (0.23, 0.47, 0.71):
             flow.annotate("", (0.5, bottom + 0.045), (0.5, bottom), arrowprops={"arrowstyle": "-|>", "color": "0.3"})
-        save(figure, Path(__file__).parent / "tnt.png", dpi=110)
+        (Path(__file__).parent / "tnt.png").write_bytes(as_bytes(figure, dpi=110))
 
 
 if __name__ == "__main__":

@@ -119,8 +119,12 @@ def _typed(name: str, value: Any, wanted: Any, key: Key) -> Any:
 def _typed_tuple(name: str, value: Any, items: tuple[Any, ...], key: Key) -> tuple[Any, ...]:
     if not isinstance(value, (tuple, list)):
         raise ValueError(f"config.{name}={short_repr(value)}: must be a tuple, such as (1, 2).")
+    is_range = items == (float, float)
     if items[-1] is Ellipsis:
         items = (items[0],) * len(value)
     if len(value) != len(items):
         raise ValueError(f"config.{name}={short_repr(value)}: must hold {len(items)} numbers.")
-    return tuple(_typed(name, item, kind, key) for item, kind in zip(value, items, strict=True))
+    found = tuple(_typed(name, item, kind, key) for item, kind in zip(value, items, strict=True))
+    if is_range and found[0] > found[1]:
+        raise ValueError(f"config.{name}={found}: the first number must be the smaller; swap them.")
+    return found

@@ -93,9 +93,10 @@ def bundle_folder() -> Path:
 def by_bundles(text: str, chip: Chip, folder: Path, device_count: int = 1) -> BundleEstimate:
     """A program's text and its folder of dumps -> each operation's bundles, or its memory traffic if that is more."""
     program, files = Program(text), bundles.dumped(folder)
+    bytes_per_cycle = chip.hbm_bandwidth / chip.clock
     costs, hbm, copies, xla = [], 0.0, 0.0, 0.0
     for operation in program.operations():
-        traffic_cycles = traffic(program, operation) / chip.bytes_per_cycle * operation.trips
+        traffic_cycles = traffic(program, operation) / bytes_per_cycle * operation.trips
         hbm += traffic_cycles
         if operation.instruction.opcode in ASYNCHRONOUS:
             copies += traffic_cycles

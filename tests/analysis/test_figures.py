@@ -133,17 +133,6 @@ def test_correlation_of_like_and_unlike_maps():
     assert figures.mean_correlation(np.ones((2, 3))) == 0
 
 
-def test_large_matrices_are_averaged_down(monkeypatch):
-    matrix = np.arange(25.0).reshape(5, 5)
-    assert figures.averaged_down(matrix).tolist() == matrix.tolist()
-    monkeypatch.setattr(figures, "LARGEST", 2)
-    small = figures.averaged_down(matrix)
-    assert small.tolist() == [
-        [matrix[:2, :2].mean(), matrix[:2, 2:].mean()],
-        [matrix[2:, :2].mean(), matrix[2:, 2:].mean()],
-    ]
-
-
 @pytest.mark.parametrize("depth, blocks", [(12, (1, 6, 12)), (4, (1, 2, 4)), (2, (1, 2)), (1, (1,))])
 def test_blocks_are_the_first_the_middle_and_the_last(depth, blocks):
     assert chosen_blocks(depth) == blocks

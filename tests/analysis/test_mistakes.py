@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from tnt_jax.analysis import mistakes
+from tnt_jax.analysis import mistakes, page
 
 
 def batches(labels, size):
@@ -54,7 +54,7 @@ def test_pairs_and_classes():
     confusion = np.array([[5, 3, 0], [0, 8, 2], [0, 0, 0]])
     pairs = mistakes.most_confused(confusion, 5)
     assert pairs == [mistakes.Confusion(0, 1, 3, 3 / 8), mistakes.Confusion(1, 2, 2, 0.2)]
-    np.testing.assert_allclose(mistakes.class_accuracies(confusion), [5 / 8, 0.8, np.nan])
+    assert page.weakest_classes(confusion) == [(0, 5 / 8, 8), (1, 0.8, 10)]
 
 
 def test_several_labels_an_image_are_refused():

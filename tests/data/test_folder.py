@@ -218,3 +218,11 @@ def test_exif_orientation_is_applied_by_one_key(settings_for, tmp_path, on_devic
             np.testing.assert_array_equal(
                 sources.read_example(settings, "test", 0).shape, (16, 24, 3) if applied else (24, 16, 3)
             )
+
+
+def test_a_damaged_image_is_named_where_one_is_read(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / split / "a").mkdir(parents=True)
+        (tmp_path / split / "a" / "0.jpg").write_bytes(b"\xff\xd8 no image")
+    with pytest.raises(ValueError, match=r"a/0\.jpg.* cannot be decoded"):
+        sources.read_example(settings_for("folder", tmp_path), "test", 0)

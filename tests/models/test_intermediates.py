@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import tnt_jax
-from tests.models.helpers import images, random_variables, small_model
+from tests.models.helpers import images, random_variables, run, small_model
 from tests.pretrained import published
 from tnt_jax.models.intermediates import forward_features, forward_intermediates
 from tnt_jax.models.tnt import pool
@@ -62,6 +62,14 @@ def test_blocks_behind_the_last_one_asked_for_are_not_computed():
     without = {"params": {name: leaf for name, leaf in variables["params"].items() if name in NEEDED}}
     found = forward_intermediates(model, without, images(), (0,))[0]
     np.testing.assert_array_equal(found, forward_intermediates(model, variables, images(), (0,))[0])
+
+
+def test_blocks_before_the_first_inner_block():
+    model = small_model(depth=3, tnt_blocks=(3,))
+    variables = random_variables(model)
+    (first,) = forward_intermediates(model, variables, images(), (0,), maps=False, class_token=True)
+    _, features = run(model, variables, images(), return_features=("sentences",))
+    np.testing.assert_allclose(first, features["sentences"][0], atol=1e-6)
 
 
 def test_they_are_those_of_timm():

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tnt_jax.tools import command_line, complexity, figures, prepare
+from tnt_jax.tools import command_line, complexity, export, figures, prepare
 
 PROGRAMS = {
     "speed": [],
@@ -130,3 +130,12 @@ def test_a_key_is_refused_where_no_configuration_is_read(program, arguments, cap
 def test_a_key_of_figures_needs_a_run():
     with pytest.raises(ValueError, match=r"--config\.data\.mean.*none of --models is a run"):
         figures.open_subjects("tnt_ti_patch16_224:random", changes=["--config.data.mean=(0.5,)"])
+
+
+def test_a_path_has_its_home_expanded(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = ["--source=x", "--output=~/weights.safetensors", "--format=safetensors"]
+    assert export.parse(words).output == tmp_path / "weights.safetensors"
+    with pytest.raises(SystemExit):
+        export.parse(["--source=x", "--output=~no_such_user/x"])
+    assert "--output" in (said := capsys.readouterr().err) and "there is no user of that name" in said

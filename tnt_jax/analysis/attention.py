@@ -8,25 +8,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from flax.typing import VariableDict
 
+from tnt_jax.analysis.maps import class_attention
 from tnt_jax.analysis.panels import draw_over, put_title, show_image, unread
 from tnt_jax.analysis.style import RED, save, style
 from tnt_jax.data.settings import EvalImages
 from tnt_jax.models.tnt import TNT
 from tnt_jax.names import figure_label
 from tnt_jax.training.device_augment import normalize
-
-
-def class_token_attention(model: TNT, variables: VariableDict, images: jax.Array) -> tuple[np.ndarray, np.ndarray]:
-    """images [B, H, W, C], normalised -> (logits [B, K], maps [B, rows, columns]): the last block's class token.
-
-    A map is the class token's attention to the sentences, averaged over the heads; with its attention to itself it
-    sums to one.
-    """
-    apply = jax.jit(lambda v, x: model.apply(v, x, return_features=("outer_attention",)))
-    logits, features = apply(variables, images)
-    attention = features["outer_attention"][-1][:, :, 0, 1:].mean(axis=1)
-    rows, columns = (side // model.patch_size for side in images.shape[1:3])
-    return np.asarray(logits), np.asarray(attention).reshape(-1, rows, columns)
 
 
 def draw_class_token_attention(
@@ -41,21 +29,23 @@ def draw_class_token_attention(
 ) -> Path:
     """pixels [B, H, W, C], labels [B] -> a figure of each image and, below it, the attention over it; its path.
 
+    The attention is that of the last block's class token to the sentences, averaged over the heads.
+
     labels [B, k]: 1 for each of an image's labels; a prediction is right if it is one of them.
     preprocessing: how images are prepared for the model. class_names: names of the labels; None: numbers.
     """
-    logits, maps = class_token_attention(model, variables, normalize(pixels, preprocessing))
-    names = [figure_label(name) for name in class_names or range(logits.shape[-1])]
+    images = normalize(pixels, preprocessing)
+    predictions = np.asarray(jax.jit(model.apply)(variables, images)).argmax(-1)
+    weights = [class_attention(model, variables, each[None])[:, 1:].mean(0) for each in images]
+    names = [figure_label(name) for name in class_names or range(model.num_classes)]
     with style():
         figure, grid = plt.subplots(2, len(pixels), figsize=(1.15 * len(pixels), 2.9), squeeze=False)
-        for axes, image, label, predicted, attention in zip(
-            grid.T, pixels, labels, logits.argmax(-1), maps, strict=True
-        ):
+        for axes, image, label, predicted, attention in zip(grid.T, pixels, labels, predictions, weights, strict=True):
             wanted = [label] if np.ndim(label) == 0 else np.flatnonzero(label)
             right, title = predicted in wanted, ", ".join(names[each] for each in wanted) or "no class"
             show_image(axes[0], image, title if right else f"{title}, taken for {names[predicted]}")
             axes[0].title.set_color("black" if right else RED)
-            draw_over(axes[1], image, attention)
+            draw_over(axes[1], image, attention.reshape(model.grid))
         looks = "Test images, and where the class token of the last block looks (bright: more)"
         put_title(figure, looks + unread(model))
         return save(figure, Path(path))

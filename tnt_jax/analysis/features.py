@@ -11,6 +11,7 @@ from jax import lax
 
 from tnt_jax.models import fast
 from tnt_jax.models.config import Params
+from tnt_jax.models.intermediates import forward_intermediates
 from tnt_jax.models.tnt import TNT
 from tnt_jax.training.config import Config
 from tnt_jax.training.device_augment import normalize
@@ -36,10 +37,10 @@ def block_features(params: Params, images: jax.Array, *, model: TNT, block: int,
     the head sees. Once compiled, this does not compute later blocks.
     """
     model = fast.replace(model, scan=False)  # a scan would compute all blocks
-    _, features = model.apply({"params": params}, images, return_features=("sentences",))
-    sentences = features["sentences"][block - 1]
-    norm = model.ops(model.config).outer.norm("norm")
-    sentences = norm.apply({"params": params["norm"]}, sentences).astype(jnp.float32)
+    (sentences,) = forward_intermediates(
+        model, {"params": params}, images, (block - 1,), norm=True, maps=False, class_token=True
+    )
+    sentences = sentences.astype(jnp.float32)
     return sentences[:, 0] if kind == "class_token" else sentences[:, 1:].mean(1)
 
 

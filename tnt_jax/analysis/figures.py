@@ -21,7 +21,7 @@ from tnt_jax.models.variants import nearest
 from tnt_jax.names import figure_label
 
 CHANNELS = 12
-LARGEST = 400  # side of a drawn attention matrix in pixels; larger ones are averaged down
+AVERAGED = {"interpolation": "antialiased", "interpolation_stage": "data"}  # where cells are smaller than a pixel
 
 
 def feature_maps(
@@ -171,8 +171,8 @@ def outer_attention(subjects: Sequence[Subject], pixels: np.ndarray) -> Drawn:
             for axes in grid.flat:
                 hide_axes(axes)
             for i, block in enumerate(each):
-                relative = averaged_down(block[1:, 1:]) * len(block)
-                drawn = grid.flat[i].imshow(relative, cmap="magma", norm=norm)
+                relative = block[1:, 1:] * len(block)
+                drawn = grid.flat[i].imshow(relative, cmap="magma", norm=norm, **AVERAGED)
                 grid.flat[i].set_title(f"block {i + 1}", fontsize=8)
             bar = part.colorbar(drawn, ax=grid, shrink=0.85, extend="min", format="{x:g}")
             bar.set_label(f"times 1/{each.shape[-1]}")
@@ -182,14 +182,6 @@ def outer_attention(subjects: Sequence[Subject], pixels: np.ndarray) -> Drawn:
                 f"numbered row by row; mean of the heads; even attention is 1/{each.shape[-1]}",
             )
         return figure, arrays
-
-
-def averaged_down(matrix: np.ndarray) -> np.ndarray:
-    """matrix [n, n] -> [m, m], m at most LARGEST: means of blocks of whole rows and columns."""
-    edges = np.linspace(0, len(matrix), min(len(matrix), LARGEST) + 1).astype(int)
-    starts, widths = edges[:-1], np.diff(edges)
-    summed = np.add.reduceat(np.add.reduceat(matrix, starts, axis=0), starts, axis=1)
-    return summed / (widths[:, None] * widths)
 
 
 def class_attention(subjects: Sequence[Subject], pixels: np.ndarray) -> Drawn:

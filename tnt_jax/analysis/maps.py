@@ -15,7 +15,9 @@ from flax.typing import VariableDict
 
 from tnt_jax.models import fast
 from tnt_jax.models.config import Config
+from tnt_jax.models.intermediates import forward_intermediates
 from tnt_jax.models.layers import Ops, attention_weights
+from tnt_jax.models.patches import grid_of
 from tnt_jax.models.tnt import TNT
 
 ROWS = 256  # queries whose attention is in memory at a time
@@ -26,15 +28,11 @@ def sentence_maps(model: TNT, variables: VariableDict, images: np.ndarray, block
 
     The class token is left out.
     """
-    sentences = np.asarray(_sentences(_plain(model), variables, images, tuple(blocks)))
-    return np.moveaxis(sentences, -1, 1).reshape(len(blocks), model.outer_dim, *_grid(model, images))
+    found = _intermediates(_plain(model), variables, images, tuple(block - 1 for block in blocks))
+    return np.stack([np.asarray(each[0], np.float32) for each in found]).transpose(0, 3, 1, 2)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _sentences(model: TNT, variables: VariableDict, images: jax.Array, blocks: tuple[int, ...]) -> jax.Array:
-    """-> [blocks, N, D]; later blocks are not computed."""
-    _, features = model.apply(variables, images, return_features=("sentences",))
-    return jnp.stack([features["sentences"][block - 1][0, 1:].astype(jnp.float32) for block in blocks])
+_intermediates = jax.jit(forward_intermediates, static_argnums=(0, 3))
 
 
 def word_maps(model: TNT, variables: VariableDict, images: np.ndarray) -> np.ndarray:
@@ -43,7 +41,7 @@ def word_maps(model: TNT, variables: VariableDict, images: np.ndarray) -> np.nda
     Words after each block, averaged over their channels, at their positions in the image.
     """
     words = np.asarray(_words(_plain(model), variables, images))
-    rows, columns = _grid(model, images)
+    rows, columns = grid_of(images.shape[1:3], model.patch_size)
     side = model.patch_size // model.word_size
     cells = words.reshape(-1, rows, columns, side, side)
     return cells.transpose(0, 1, 3, 2, 4).reshape(-1, rows * side, columns * side)
@@ -133,8 +131,3 @@ _rows = jax.jit(attention_weights)  # queries [q, heads, d], keys [n, heads, d] 
 def _plain(model: TNT) -> TNT:
     """Returns the model without scan, which would compute all blocks and hide their names."""
     return fast.replace(model, scan=False, remat=False)
-
-
-def _grid(model: TNT, images: np.ndarray) -> tuple[int, int]:
-    """Returns (rows, columns) of sentences in the images."""
-    return images.shape[1] // model.patch_size, images.shape[2] // model.patch_size

@@ -131,20 +131,12 @@ def find_mistakes_of_several(
     )
 
 
-def class_accuracies(confusion: np.ndarray) -> np.ndarray:
-    """confusion [K, K] -> the fraction of each class's examples that are right [K]; nan where there are none."""
-    counts = confusion.sum(1)
-    with np.errstate(invalid="ignore"):
-        return np.where(counts > 0, np.diag(confusion) / counts, np.nan)
-
-
 def most_confused(confusion: np.ndarray, count: int) -> list[Confusion]:
     """confusion [K, K] -> the `count` most frequent pairs of a class and what it is wrongly taken for."""
     wrong = confusion - np.diag(np.diag(confusion))
     found = []
     for flat in np.argsort(-wrong, axis=None, kind="stable")[:count]:
         label, predicted = (int(i) for i in np.unravel_index(flat, wrong.shape))
-        if wrong[label, predicted]:
-            times = int(wrong[label, predicted])
+        if times := int(wrong[label, predicted]):
             found.append(Confusion(label, predicted, times, times / int(confusion[label].sum())))
     return found

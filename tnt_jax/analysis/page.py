@@ -14,7 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from tnt_jax.analysis.curves import PANELS, Series, draw_panel, read_metrics
-from tnt_jax.analysis.mistakes import Evaluated, EvaluatedSeveral, class_accuracies, most_confused
+from tnt_jax.analysis.mistakes import Evaluated, EvaluatedSeveral, most_confused
 from tnt_jax.analysis.panels import visible
 from tnt_jax.analysis.style import ORANGE, RED, as_bytes, style
 from tnt_jax.names import printable, without_formulas
@@ -163,9 +163,9 @@ def _fractions(confusion: np.ndarray) -> np.ndarray:
 
 def weakest_classes(confusion: np.ndarray) -> list[tuple[int, float, int]]:
     """confusion [K, K] -> (class, accuracy, examples) of the classes with the lowest accuracy, below 1."""
-    accuracies = class_accuracies(confusion)
-    order = [int(i) for i in np.argsort(accuracies, kind="stable") if accuracies[i] < 1]  # nan is last, and not < 1
-    return [(i, float(accuracies[i]), int(confusion[i].sum())) for i in order[:MOST_LISTED]]
+    accuracies, counts = np.diag(_fractions(confusion)), confusion.sum(1)
+    order = [i for i in np.argsort(accuracies, kind="stable").tolist() if counts[i] and accuracies[i] < 1]
+    return [(i, float(accuracies[i]), int(counts[i])) for i in order[:MOST_LISTED]]
 
 
 def draw_confusion(confusion: np.ndarray, names: Sequence[str]) -> Figure:

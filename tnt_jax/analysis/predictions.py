@@ -1,7 +1,9 @@
 """Predicts the classes of image files in batches, and goes on after an image that cannot be read."""
 
+import collections
 import concurrent.futures
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -129,35 +131,26 @@ def _batches(
     paths: Sequence[Path], batch_size: int, images: DataSettings | EvalImages, model: TNT
 ) -> Iterator[list[tuple[Path, np.ndarray | str]]]:
     """Files -> lists of at most `batch_size` (file, its pixels or the error); reads the next list meanwhile."""
-
     faulty = FaultyImages()
 
-    def read(path: Path) -> tuple[np.ndarray | str, set[str]]:
+    def read(path: Path) -> tuple[Path, np.ndarray | str, set[str]]:
         changed: set[str] = set()
         try:
-            return read_image(path, images, model.input_size, model.in_channels, changed), changed
+            return path, read_image(path, images, model.input_size, model.in_channels, changed), changed
         except (OSError, ValueError) as error:
-            return error.strerror if isinstance(error, OSError) and error.strerror else str(error), changed
-
-    def finished(
-        paths: Sequence[Path], futures: list[concurrent.futures.Future]
-    ) -> list[tuple[Path, np.ndarray | str]]:
-        results, changes = [future.result() for future in futures], Changes()
-        for path, (_, changed) in zip(paths, results, strict=True):
-            changes.add(changed, str(path))
-        faulty.log_changes("predict", changes)
-        return [(path, item) for path, (item, _) in zip(paths, results, strict=True)]
+            return path, error.strerror if isinstance(error, OSError) and error.strerror else str(error), changed
 
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-        waiting = None
-        for start in range(0, len(paths), batch_size):
-            chunk = paths[start : start + batch_size]
-            futures = [pool.submit(read, path) for path in chunk]
-            if waiting is not None:
-                yield finished(*waiting)
-            waiting = chunk, futures
-        if waiting is not None:
-            yield finished(*waiting)
+        # A list begins to be read when it is taken from this iterator.
+        reading = (pool.map(read, paths[start : start + batch_size]) for start in range(0, len(paths), batch_size))
+        ahead = collections.deque(itertools.islice(reading, 1))
+        while ahead:
+            ahead.extend(itertools.islice(reading, 1))
+            results, changes = list(ahead.popleft()), Changes()
+            for path, _, changed in results:
+                changes.add(changed, str(path))
+            faulty.log_changes("predict", changes)
+            yield [(path, item) for path, item, _ in results]
 
 
 @functools.lru_cache(maxsize=8)  # a notebook predicts image by image

@@ -272,22 +272,17 @@ def label_array(
     """
     for example, label in zip(index, labels, strict=True):
         for each in label if several else (label,):
-            check_label(source, example, each, num_classes)
+            if not 0 <= each < num_classes:
+                raise ValueError(
+                    f"{source.where(example)} has the label {each}; labels are 0 to {num_classes - 1}. (Test splits of "
+                    "some sets have no labels, written as -1.)"
+                )
     if not several:
         return np.array(labels, np.int32)
     present = np.zeros((len(labels), num_classes), np.uint8)
     for row, label in zip(present, labels, strict=True):
         row[label] = 1
     return present
-
-
-def check_label(source: sources.Source, index: int, label: int, num_classes: int) -> None:
-    """Raises ValueError with the example for a label out of range."""
-    if not 0 <= label < num_classes:
-        raise ValueError(
-            f"{source.where(index)} has the label {label}; labels are 0 to {num_classes - 1}. (Test splits of some "
-            "sets have no labels, written as -1.)"
-        )
 
 
 def worker_processes(settings: DataSettings, num_examples: int) -> int:

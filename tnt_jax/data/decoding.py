@@ -4,6 +4,7 @@ One or three channels of 8 bits are Pillow images of mode L or RGB. Pillow has n
 these become `Bands`, one image per channel, which crops, resizes and flips like a single image.
 """
 
+import contextlib
 import dataclasses
 import io
 import re
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import PIL
-from PIL import Image
+from PIL import Image, ImageOps
 
 DECODER = f"Pillow {PIL.__version__}"
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow's names; it would try many more
@@ -22,10 +23,7 @@ _PIXELS_A_BYTE = 512  # upper limit of a JPEG: each 8 x 8 block has at least one
 _WEBP_SIDE = 16_383  # pixels, the format's limit
 _NPY = b"\x93NUMPY"  # first bytes of an .npy file
 
-_ORIENTATION = 0x0112  # EXIF tag
 _SAMPLES = 277  # TIFF tag SamplesPerPixel, the number of channels
-_TURNS = dict(enumerate(("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM"), 2))
-_TURNS |= dict(enumerate(("TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"), 5))
 
 # What `decode` may change in images. Each text completes "3 of 64 images ..." in the log.
 GREY = "are grey: the channel is repeated three times"
@@ -166,8 +164,9 @@ def _open(image: bytes | np.ndarray, upright: bool, channels: Channels, changed:
             _keep_fourth(opened, channels.count, changed)
         sixteen = opened.format in ("PNG", "TIFF") and any(";16" in str(tile.args) for tile in opened.tile)
         opened.load()
-        if upright and (turn := _TURNS.get(_orientation(opened))):
-            opened = opened.transpose(Image.Transpose[turn])
+        if upright:
+            with contextlib.suppress(Exception):  # the image may be sound although its EXIF block is damaged
+                ImageOps.exif_transpose(opened, in_place=True)
     if opened.mode in ("I", "F"):
         raise Undecodable(f"its pixels are 32-bit numbers (Pillow's mode {opened.mode}) of an unknown range")
     grey = opened.mode.startswith("I;16")
@@ -276,10 +275,3 @@ def _scans(encoded: bytes) -> int:
         scans += found[0] == b"\xff\xda"
         at = found.end() + int.from_bytes(encoded[found.end() : found.end() + 2], "big")  # skips the segment
     return scans
-
-
-def _orientation(opened: Image.Image) -> object:
-    try:
-        return opened.getexif().get(_ORIENTATION)
-    except Exception:  # the image may be sound although its EXIF block is damaged
-        return None

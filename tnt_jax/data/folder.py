@@ -2,6 +2,7 @@
 
 import collections
 import os
+import pathlib
 import random
 import unicodedata
 import zlib
@@ -40,7 +41,7 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> dict[str, object]:
         path = self._path(index)
-        image = epath.Path(path).read_bytes() if "://" in path else _read(path)
+        image = (epath.Path if "://" in path else pathlib.Path)(path).read_bytes()
         labels = self._labels[self._label_ends[index - 1] if index else 0 : self._label_ends[index]]
         return {"image": image, "label": labels if self._several else int(labels[0])}
 
@@ -111,9 +112,7 @@ class Folder:
 
     def found(self) -> list[str]:
         """Returns log lines about the images found and what was left out."""
-        total = collections.Counter()
-        for split in self._files:
-            total.update(self._counts[split])
+        total = sum(self._counts.values(), collections.Counter())
         lines = [
             f"folder {printable(self.root)}: "
             + ", ".join(f"{split} {len(files):,} images" for split, files in self._files.items())
@@ -250,11 +249,6 @@ def _read_classes(path: epath.Path) -> list[str]:
     if "\0" in text:
         raise ValueError(f"{path} is not UTF-8 text: save it as UTF-8, one class a line.")
     return [unicodedata.normalize("NFC", line.strip()) for line in text.splitlines() if line.strip()]
-
-
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
 
 
 def _shortened(names: list[str]) -> str:

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
 
-from tnt_jax.data import tfrecords
+from tnt_jax.data import digits, tfrecords
 
 Builder = tfds.core.DatasetBuilder
 
@@ -90,12 +90,14 @@ class TfdsSource:
 
 
 def open_builder(name: str, directory: str) -> Builder:
-    """A tfds name (optionally with /config and :version) and data_dir (empty: tfds' default) -> a prepared builder.
+    """digits or a tfds name (optionally with /config and :version), data_dir (empty: tfds' default) -> its builder.
 
     Prepares a missing data set and logs that it does. Raises ValueError or FileNotFoundError, with the data set, the
     directory and the fix, for an unknown name, a directory that does not exist or holds another version of the set,
     archives that must be downloaded by hand, and no network.
     """
+    if name == "digits":
+        return ensure_prepared(lambda: digits.digits_builder(directory))
     directory = os.path.expanduser(directory)
     if directory and not epath.Path(directory).is_dir():
         raise FileNotFoundError(

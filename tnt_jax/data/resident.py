@@ -7,7 +7,6 @@ happen on the device (training/device_augment.py).
 
 import concurrent.futures
 import itertools
-import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -44,7 +43,7 @@ def load(
         except Undecodable as error:
             return error
 
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(batches.usable_cores()) as pool:
         examples = list(pool.map(decoded, range(len(source))))
     changed = Changes()
     for each in changes:

@@ -66,10 +66,6 @@ class DataSettings(Group):
         for name in ("name", "train_split", "eval_split"):
             if not getattr(self, name).strip():
                 raise ValueError(f"config.data.{name}={short_repr(getattr(self, name))}: must not be empty.")
-        for name in ("crop_area", "crop_aspect"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise ValueError(f"config.data.{name}={(low, high)}: the first number must be the smaller; swap them.")
         if self.randaugment:
             randaugment.parse(self.randaugment)
         if self.randaugment and self.three_augment:

@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from tnt_jax.data import digits, prepared, synthetic
-from tnt_jax.data.decoding import Channels, as_array, decode
+from tnt_jax.data import prepared, synthetic
+from tnt_jax.data.decoding import Channels, Undecodable, as_array, decode
 from tnt_jax.data.folder import LAYOUT, Folder
 from tnt_jax.data.prepared import BUILT_IN
 from tnt_jax.data.settings import DataSettings
@@ -145,9 +145,11 @@ def read_example(settings: DataSettings, split: str, index: int, channels: int =
         raise ValueError(f"{dataset.name} has no image {index} in {split!r}; they are numbered from 0 to {count - 1}")
     if settings.name == "synthetic":
         raise ValueError("the synthetic data set is noise; give an image file")
-    record = dataset.open_split(split)[index]
-    requested = Channels(channels, settings.pixel_bits)
-    return as_array(decode(record["image"], applies_exif(settings), requested))
+    source, requested = dataset.open_split(split), Channels(channels, settings.pixel_bits)
+    try:
+        return as_array(decode(source[index]["image"], applies_exif(settings), requested))
+    except Undecodable as error:
+        raise ValueError(f"{source.where(index)} cannot be decoded: {error}") from error
 
 
 def _names(spec: str) -> tuple[str, ...]:
@@ -163,10 +165,7 @@ def _open(
         return _synthetic(synthetic_examples)
     if name == "folder":
         return _folder(directory, train, others)
-    if name == "digits":
-        builder = prepared.ensure_prepared(lambda: digits.digits_builder(directory))
-    else:
-        builder = prepared.open_builder(name, directory)
+    builder = prepared.open_builder(name, directory)
     _, _, label, several_labels = prepared.features_of(builder)
     splits = {split: info.num_examples for split, info in builder.info.splits.items()}
     return Dataset(

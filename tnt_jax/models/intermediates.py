@@ -48,7 +48,8 @@ def forward_intermediates(
     if maps and class_token:
         raise ValueError("class_token=True: a map has no place for it; ask for tokens, maps=False")
     chosen = _blocks(model, indices)
-    blocks = max(chosen) + 1
+    # At least up to the first inner block: a model without any has other parameters. jit drops what nothing reads.
+    blocks = max([i + 1 for i in chosen] + list(model.inner_blocks[:1]))
     config = dataclasses.replace(
         model.config, depth=blocks, tnt_blocks=tuple(i for i in model.inner_blocks if i <= blocks), num_classes=0
     )

@@ -176,7 +176,8 @@ def fit(weights: Weights, model: TNT, new_head: bool = False, flag: str = "new_h
     entries = entries_for(shapes, weights.scheme)
     fresh: dict[tuple[str, ...], jax.Array] = {}
     if new_head or not model.num_classes:
-        left = [name for name in arrays if name in _head_names(weights.scheme)]
+        head = {file_name(("head", leaf), weights.scheme) for leaf in ("kernel", "bias")}
+        left = [name for name in arrays if name in head]
         arrays = {name: array for name, array in arrays.items() if name not in left}
         logging.info("Ignoring %s of %s", left, weights.source)
         fresh = _new_head(model)
@@ -188,10 +189,6 @@ def fit(weights: Weights, model: TNT, new_head: bool = False, flag: str = "new_h
         raise ValueError(problem)
     read = {entry.path: jnp.asarray(entry.read(arrays[entry.name]), jnp.float32) for entry in entries}
     return flax.traverse_util.unflatten_dict(read | fresh)
-
-
-def _head_names(scheme: str) -> set[str]:
-    return {file_name(("head", leaf), scheme) for leaf in ("kernel", "bias")}
 
 
 def _new_head(model: TNT) -> dict[tuple[str, ...], jax.Array]:

@@ -30,20 +30,9 @@ def sizes_of(model: TNT) -> dict[str, Any]:
     return json.loads(json.dumps({name: getattr(model, name) for name in names} | {"tnt_blocks": model.inner_blocks}))
 
 
-def different_sizes(there: Mapping[str, Any] | None, model: TNT) -> dict[str, tuple[Any, Any]]:
-    """Sizes stored with weights (None: unknown), a model -> {name: (stored, the model's)} where they differ."""
+def check_sizes(there: Mapping[str, Any], model: TNT, source: str) -> None:
+    """Raises ValueError if the sizes stored with weights ({}: unknown) differ, even if every shape happens to fit."""
     here = sizes_of(model)
-    return {name: (there[name], value) for name, value in here.items() if there and there.get(name, value) != value}
-
-
-def check_sizes(there: Mapping[str, Any] | None, model: TNT, source: str) -> None:
-    """Raises ValueError if the weights belong to a model with other sizes, even if every shape happens to fit."""
-    if different := different_sizes(there, model):
-        raise ValueError(
-            f"{source} is of a model with {_listed(different, 0)}; this one has {_listed(different, 1)}. Make the "
-            "model with the former."
-        )
-
-
-def _listed(different: Mapping[str, tuple[Any, Any]], side: int) -> str:
-    return ", ".join(f"{name}={values[side]!r}" for name, values in different.items())
+    if different := [name for name, value in here.items() if there.get(name, value) != value]:
+        then, now = (", ".join(f"{name}={sizes[name]!r}" for name in different) for sizes in (there, here))
+        raise ValueError(f"{source} is of a model with {then}; this one has {now}. Make the model with the former.")

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import flax.traverse_util
 import numpy as np
 from absl import logging
+from flax.traverse_util import flatten_dict
 
 from tnt_jax.models.tnt import TNT
 from tnt_jax.models.variants import KERNELS, create_model
@@ -79,7 +79,7 @@ def read_sets(source: str | Path) -> tuple[TNT, dict[str, Weights]]:
     trained = _model(metadata, folder / FOLDER / str(metadata["step"])) if "model" in metadata else model
     return model, {
         name: Weights(
-            {path: np.asarray(array, np.float32) for path, array in _flat(found[key]).items()},
+            {path: np.asarray(array, np.float32) for path, array in flatten_dict(found[key], sep="/").items()},
             "own",
             f"{folder}, {name} weights of step {metadata['step']}",
             grid=model.grid,
@@ -111,10 +111,6 @@ def _best(folder: Path, step: int, names: set[str]) -> str:
     judged = measure(results[best]).replace("_", " ")
     logging.info("By %s at step %d: %s. The %s weights are better", judged, evaluated, told, best)
     return best
-
-
-def _flat(tree: Any) -> dict[str, np.ndarray]:
-    return flax.traverse_util.flatten_dict(tree, sep="/")
 
 
 def _model(config: dict[str, Any], path: Path) -> TNT:

@@ -16,7 +16,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from tnt_jax.names import printable_text
-from tnt_jax.workdir import CONFIG_FILE
+from tnt_jax.workdir import CONFIG_FILE, user_path
 
 CANNOT_WORK = 2
 CHANGE = ("--config.", "--noconfig.")  # a key of the config, and a boolean key set to False
@@ -154,6 +154,14 @@ def at_least(least: int, kind: type[int] | type[float] = int) -> Callable[[str],
 
     number.__name__ = kind.__name__  # argparse names it in its message about an invalid number
     return number
+
+
+def path(text: str) -> Path:
+    """A type for add_argument: a path with ~ expanded, which a shell leaves as it is in --output=~/file."""
+    try:
+        return user_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def image_size(text: str) -> int | tuple[int, int]:

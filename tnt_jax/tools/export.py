@@ -33,7 +33,7 @@ from tnt_jax.pretrained import save_pretrained
 from tnt_jax.tools import command_line
 from tnt_jax.tools.trained import Trained, add_source_flags, open_trained
 from tnt_jax.training.device_augment import normalize
-from tnt_jax.workdir import user_path, write_atomically
+from tnt_jax.workdir import write_atomically
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 INPUTS = ("uint8", "float32")
@@ -170,7 +170,9 @@ def _resizing(trained: Trained) -> str:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Command-line arguments -> options."""
     parser = command_line.Parser("export", __doc__)
-    parser.add_argument("--output", required=True, type=Path, help="output folder; with --format=safetensors a file")
+    parser.add_argument(
+        "--output", required=True, type=command_line.path, help="output folder; with --format=safetensors a file"
+    )
     add_source_flags(parser)
     parser.add_argument("--format", choices=("stablehlo", "safetensors"), default="stablehlo")
     pixels = "uint8: pixels (uint16 if they have 16 bits); float32: normalised images"
@@ -197,7 +199,7 @@ def run(options: argparse.Namespace) -> str:
         return f"{options.output}: {size:.1f} MB, {trained.weights}, timm's names for {trained.name}"
     if options.dtype is not None:
         trained = dataclasses.replace(trained, model=update(trained.model, dtype=jnp.dtype(options.dtype)))
-    path = write_program(trained, user_path(options.output), options.input)
+    path = write_program(trained, options.output, options.input)
     found = check_program(path, trained, options.input)
     return (
         f"{path}: {trained.weights}, {found['megabytes']:.1f} MB for {', '.join(PLATFORMS)}, loaded in "

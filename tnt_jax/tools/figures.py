@@ -45,7 +45,7 @@ from tnt_jax.pretrained.sources import BEST
 from tnt_jax.tools import command_line
 from tnt_jax.tools.trained import Trained, add_weights_flag, batches_of_run, check_run, open_trained, workdir_of
 from tnt_jax.training.starting_point import published_images
-from tnt_jax.workdir import IN_WORDS, measure, read_summary, user_path
+from tnt_jax.workdir import IN_WORDS, measure, read_summary
 
 EXAMPLE = "eval:"
 RANDOM = "random"
@@ -174,12 +174,14 @@ def draw_models(options: argparse.Namespace) -> None:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Command-line arguments -> options."""
     parser = command_line.Parser("figures", __doc__)
-    parser.add_argument("--workdir", type=Path, help="the workdir of a trained run, for its own two figures")
+    parser.add_argument(
+        "--workdir", type=command_line.path, help="the workdir of a trained run, for its own two figures"
+    )
     parser.add_argument("--num-images", type=command_line.at_least(1), default=10, help="in attention.png (default 10)")
     parser.add_argument("--models", help="comma-separated workdirs or NAME:WEIGHTS")
     parser.add_argument("--image", help="a file, or eval:K of the first workdir's evaluation split")
     add_weights_flag(parser)
-    parser.add_argument("--output", type=Path, help="output folder")
+    parser.add_argument("--output", type=command_line.path, help="output folder")
     parser.add_argument("--figure", default="all", help="all (default), or comma-separated numbers or names")
     size, words = command_line.image_size, "in pixels, a side or HEIGHTxWIDTH"
     parser.add_argument("--image-size", type=size, help=f"{words}, for figures 1 and 2 (default: see above)")
@@ -203,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.workdir is None:
             draw_models(options)
         else:
-            command_line.log(draw_run(user_path(options.workdir), options))
+            command_line.log(draw_run(options.workdir, options))
 
 
 if __name__ == "__main__":

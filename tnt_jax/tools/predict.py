@@ -116,7 +116,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     size = "in pixels, a side or HEIGHTxWIDTH (default: the model's own)"
     parser.add_argument("--image-size", type=command_line.image_size, help=size)
     parser.add_argument("--format", choices=FORMATS, default="table")
-    parser.add_argument("--output", type=Path, help="output file (default: standard output)")
+    parser.add_argument("--output", type=command_line.path, help="output file (default: standard output)")
     options = parser.parse(arguments)
     if options.above is not None and not 0 <= options.above < 1:
         parser.error(f"--above={options.above:g} must be a probability from 0 to less than 1")

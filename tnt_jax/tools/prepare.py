@@ -17,13 +17,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("name", help="digits, or a name in the tfds catalogue, such as imagenet2012 or cifar10")
     parser.add_argument("--directory", default="", help="target folder (default ~/tensorflow_datasets)")
     options = parser.parse(arguments)
-    from tnt_jax.data import digits, prepared  # these import TensorFlow, which --help need not wait for
+    from tnt_jax.data import prepared  # imports TensorFlow, which --help need not wait for
 
     with command_line.one_message("prepare"):
-        if options.name == "digits":
-            builder = prepared.ensure_prepared(lambda: digits.digits_builder(options.directory))
-        else:
-            builder = prepared.open_builder(options.name, options.directory)
+        builder = prepared.open_builder(options.name, options.directory)
     splits = ", ".join(f"{name} {split.num_examples:,}" for name, split in builder.info.splits.items())
     command_line.log(f"{builder.info.full_name} is prepared in {builder.data_path}: {splits}")
 

@@ -13,7 +13,6 @@ accuracies.
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -25,7 +24,7 @@ from tnt_jax.pretrained.load import fit, read_source, split_source
 from tnt_jax.pretrained.sources import BEST
 from tnt_jax.tools import command_line
 from tnt_jax.tools.trained import add_source_flags, workdir_of
-from tnt_jax.workdir import user_path, write_atomically
+from tnt_jax.workdir import write_atomically
 
 
 def probe(
@@ -91,13 +90,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_config()
     parser.add_argument("--block", type=int, help="1-based (default: the last)")
     parser.add_argument("--features", choices=KINDS, help="of the sentences (default: what the model's head reads)")
-    parser.add_argument("--output", type=Path, help="output file, JSON (default WORKDIR/probe.json)")
+    parser.add_argument("--output", type=command_line.path, help="output file, JSON (default WORKDIR/probe.json)")
     options = parser.parse(arguments)
     workdir = workdir_of(options.source)
     if options.output is None and workdir is None:
         parser.error(f"--output is missing: {options.source} is not a workdir to write the JSON to.")
-    with command_line.one_message("probe"):
-        options.output = user_path(options.output or workdir / "probe.json")
+    options.output = options.output or workdir / "probe.json"
     return options
 
 

@@ -21,7 +21,7 @@ from tnt_jax.analysis.style import as_bytes, style
 from tnt_jax.tools import command_line
 from tnt_jax.tools.figures import open_image, subject_of
 from tnt_jax.tools.trained import Trained, add_weights_flag, batches_of_run, check_run, open_trained
-from tnt_jax.workdir import read_summary, user_path, write_atomically
+from tnt_jax.workdir import read_summary, write_atomically
 
 REPORT_FILE = "report.html"
 
@@ -66,8 +66,8 @@ def make_report(options: argparse.Namespace, workdir: Path) -> str:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Command-line arguments -> options."""
     parser = command_line.Parser("report", __doc__)
-    parser.add_argument("--workdir", required=True, type=Path, help="the workdir of a trained run")
-    parser.add_argument("--output", type=Path, help=f"output file (default WORKDIR/{REPORT_FILE})")
+    parser.add_argument("--workdir", required=True, type=command_line.path, help="the workdir of a trained run")
+    parser.add_argument("--output", type=command_line.path, help=f"output file (default WORKDIR/{REPORT_FILE})")
     add_weights_flag(parser)
     parser.add_argument("--figures", default="all", help="all (default), none, or comma-separated names")
     parser.add_argument("--image", default="eval:0", help="image for the figures: a file, or eval:K (default eval:0)")
@@ -80,8 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Writes the page and prints its path."""
     options = parse(arguments)
     with command_line.one_message("report"):
-        workdir = user_path(options.workdir).absolute()
-        output = user_path(options.output or workdir / REPORT_FILE)
+        workdir = options.workdir.absolute()
+        output = options.output or workdir / REPORT_FILE
         write_atomically(output, make_report(options, workdir))
     command_line.log(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
 

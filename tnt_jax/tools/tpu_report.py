@@ -16,7 +16,6 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -87,8 +86,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--largest-batch", action="store_true", help="search for the largest batch that a chip holds")
     unit = "step of the search, in images per chip (default 8)"
     parser.add_argument("--batch-unit", type=positive, default=8, help=unit)
-    parser.add_argument("--hlo", type=Path, help="output file for the compiled program's text")
-    parser.add_argument("--output", type=Path, default=Path("tpu_report.json"), help="JSON (default tpu_report.json)")
+    parser.add_argument("--hlo", type=command_line.path, help="output file for the compiled program's text")
+    parser.add_argument(
+        "--output", type=command_line.path, default="tpu_report.json", help="JSON (default tpu_report.json)"
+    )
     options = parser.parse(arguments)
     for name, example in (("config", "configs/imagenet_tnt_b.py"), ("topology", "v5e:4x8")):
         if getattr(options, name) is None:

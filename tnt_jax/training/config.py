@@ -259,10 +259,6 @@ def _build(kind: type[Group], values: Any, prefix: str) -> Any:
 def _check_together(config: Config) -> None:
     """Checks keys against each other."""
     _check_images(config.data, config.model.in_channels)
-    for name in ("erase_area", "erase_aspect"):
-        low, high = getattr(config.mixing, name)
-        if low > high:
-            raise ValueError(f"config.mixing.{name}={(low, high)}: the first number must be the smaller; swap them.")
     if config.schedule == "constant" and config.cooldown_epochs:
         raise ValueError(
             f"config.cooldown_epochs={config.cooldown_epochs:g} needs config.schedule=cosine: a constant schedule "

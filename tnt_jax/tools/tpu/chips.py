@@ -54,11 +54,6 @@ class Chip:
         """Size of the high-bandwidth memory; compiler and runtime reserve a little of it."""
         return int(self.hbm_gib * 2**30)
 
-    @property
-    def bytes_per_cycle(self) -> float:
-        """Bytes per cycle from or to the high-bandwidth memory."""
-        return self.hbm_bandwidth / self.clock
-
 
 CHIPS = {
     "v4": Chip("TPU v4", 32, 1228e9, 300e9, 8 * 128 * 128),

@@ -84,12 +84,10 @@ class Program:
                 current[name] = Instruction(name, opcode, shape, operands, line, bool(root))
         if not self.entry:
             raise ValueError("the text of the compiled program has no ENTRY computation")
-        # Loops without a trip count in the text; their bodies count once.
-        self.uncounted_loops: list[str] = []
 
     def operations(self) -> list[Operation]:
         """Returns what the device runs, in the order of the text."""
-        self.uncounted_loops = []
+        self.uncounted_loops: list[str] = []  # without a trip count in the text; their bodies count once
         return list(self._walk(self.entry, 1))
 
     def _walk(self, computation: str, trips: int) -> Iterator[Operation]:

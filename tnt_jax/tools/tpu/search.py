@@ -18,14 +18,13 @@ def largest_batch(
     latest = first
     while True:
         if latest.fits(hbm_bytes):
-            fits = max(fits, latest.batch_per_chip // unit * unit)
+            fits = latest.batch_per_chip // unit * unit
         else:
-            above = -(-latest.batch_per_chip // unit) * unit
-            fails = above if fails is None else min(fails, above)
+            fails = -(-latest.batch_per_chip // unit) * unit
         if fails is not None and fails - fits <= unit:
             break
         batch = _next(latest, fits, fails, hbm_bytes, unit)
-        latest = tried[batch] = tried[batch] if batch in tried else compile_with(batch)
+        latest = tried[batch] = compile_with(batch)
     return fits, [
         {
             "batch_per_chip": batch,
