@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import types
 
 import numpy as np
 import pytest
@@ -115,6 +116,21 @@ def test_a_set_without_such_images_is_refused_before_a_run_starts(settings_for, 
     batches.check_channels(five, 5)
     with pytest.raises(ValueError, match=r"in_channels=3, .*none .*\.npy\): it holds uint8 \[16, 20, 5\]"):
         batches.check_channels(five, 3)
+
+
+class Arrays(list):
+    """A split whose records are arrays, as of a tfds set with a Tensor feature."""
+
+    def where(self, index):
+        return f"example {index}"
+
+
+def test_arrays_of_any_set_are_checked(settings_for, monkeypatch):
+    split = Arrays([{"image": np.zeros((8, 8, 5), np.uint8), "label": 0}])
+    monkeypatch.setattr(sources, "open_dataset", lambda settings: types.SimpleNamespace(open_split=lambda spec: split))
+    batches.check_channels(settings_for("mine"), 5)
+    with pytest.raises(ValueError, match=r"in_channels=3, .*none .*example 0: it holds uint8 \[8, 8, 5\]"):
+        batches.check_channels(settings_for("mine"), 3)
 
 
 @pytest.mark.parametrize(("channels", "bits"), [(1, 8), (3, 8), (5, 16)])

@@ -1,6 +1,7 @@
 """Real-world image folders: what becomes a class, what is read, and what is reported about the rest."""
 
 import io
+import itertools
 import os
 import socket
 
@@ -220,9 +221,9 @@ def test_exif_orientation_is_applied_by_one_key(settings_for, tmp_path, on_devic
             )
 
 
-def test_a_damaged_image_is_named_where_one_is_read(tmp_path):
-    for split in ("train", "test"):
-        (tmp_path / split / "a").mkdir(parents=True)
-        (tmp_path / split / "a" / "0.jpg").write_bytes(b"\xff\xd8 no image")
-    with pytest.raises(ValueError, match=r"a/0\.jpg.* cannot be decoded"):
+def test_a_damaged_image_is_named_where_one_is_read(settings_for, tmp_path):
+    for split, name in itertools.product(("train", "test"), "ab"):
+        (tmp_path / split / name).mkdir(parents=True)
+        (tmp_path / split / name / "0.jpg").write_bytes(b"\xff\xd8 no image")
+    with pytest.raises(ValueError, match=r"/0\.jpg.* cannot be decoded"):
         sources.read_example(settings_for("folder", tmp_path), "test", 0)

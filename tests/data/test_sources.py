@@ -149,8 +149,11 @@ def test_missing_places_are_refused(settings_for, tmp_path):
         sources.open_dataset(settings_for("folder", gone))
     with pytest.raises(ValueError, match=r"needs --config\.data\.directory"):
         sources.open_dataset(settings_for("folder"))
-    with pytest.raises(FileNotFoundError, match="There are no images"):
+    with pytest.raises(FileNotFoundError, match="There are no images.*which holds no folder"):
         sources.open_dataset(settings_for("folder", tmp_path))
+    (tmp_path / "train" / "cats").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=f"train is itself a split: .*data.directory={tmp_path}\\."):
+        sources.open_dataset(settings_for("folder", tmp_path / "train"))
 
 
 def test_imagenets_missing_archives_are_named_before_anything_is_written(settings_for, tmp_path):

@@ -24,6 +24,12 @@ def test_digits_too(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1].endswith(": train 1,437, test 360")
 
 
+def test_a_folder_that_is_not_there_is_named_by_its_flag(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        prepare.main(["imagenet2012", f"--directory={tmp_path / 'nothing'}"])
+    assert f"--directory={tmp_path / 'nothing'}: there is no such folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "name, message",
     [

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tests.training.helpers import checked_config, points
 from tnt_jax.data.faulty import FaultyImages
 from tnt_jax.training import logging, monitor
+from tnt_jax.training.setup import Plan
 from tnt_jax.workdir import METRICS_FILE
 
 
@@ -169,6 +170,14 @@ def test_evaluation_line_has_both_weights():
 
 def test_versions_name_what_numbers_depend_on():
     assert {"python", "jax", "jaxlib", "flax"} <= set(logging.versions())
+
+
+def test_a_run_that_ends_within_its_warm_up_is_noted():
+    def note(total_steps):
+        plan = Plan(10, total_steps, log_every_steps=1, eval_every_steps=10, checkpoint_every_steps=10)
+        return logging.warmup_note(checked_config(warmup_epochs=1.5), plan)
+
+    assert "within its warm-up of 15 steps (config.warmup_epochs=1.5)" in note(14) and not note(15)
 
 
 def test_an_average_that_will_be_half_the_start_is_noted():

@@ -18,7 +18,7 @@ import grain.python as grain
 import numpy as np
 
 from tnt_jax.data import augment, order, sources, synthetic, worker
-from tnt_jax.data.decoding import RGB, Changes, Channels, Pixels, Undecodable, decode
+from tnt_jax.data.decoding import RGB, Changes, Channels, Pixels, Undecodable, decode, is_array
 from tnt_jax.data.faulty import FaultyImages
 from tnt_jax.data.settings import DataSettings
 
@@ -47,16 +47,16 @@ def steps_per_epoch(settings: DataSettings, batch_size: int) -> int:
 
 
 def check_channels(settings: DataSettings, channels: int) -> None:
-    """Raises ValueError if the files have no images with these channels and data.pixel_bits.
+    """Raises ValueError if the data set has no images with these channels and data.pixel_bits.
 
-    That is, if none of the first images of data.eval_split can be decoded to that. Every file but .npy can give RGB, so
-    for RGB only .npy files are checked: damaged files have messages of their own.
+    That is, if none of the first images of data.eval_split can be decoded to that. Every image file can give RGB, so
+    for RGB only arrays are checked: damaged files have messages of their own.
     """
     requested, reasons = Channels(channels, settings.pixel_bits), []
-    if settings.name == "synthetic" or (requested == RGB and settings.name != "folder"):
+    if settings.name == "synthetic":
         return
     source = sources.open_dataset(settings).open_split(settings.eval_split)
-    if requested == RGB and not source.where(0).lower().endswith(".npy)"):
+    if requested == RGB and not is_array(_record(source, 0)["image"]):
         return
     for index in range(min(len(source), _LOOKED_AT)):
         try:
@@ -252,15 +252,19 @@ def decoded(
 
     Raises Undecodable, or ValueError with the example if it cannot be read at all.
     """
-    try:
-        record = source[index]
-    except Exception as error:  # a missing or damaged file; the type depends on the library that reads it
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise ValueError(f"{source.where(index)} cannot be read: {reason}") from error
-    kinds: set[str] = set()
+    record, kinds = _record(source, index), set()
     image = decode(record["image"], sources.applies_exif(settings), channels, kinds)
     changed.add(kinds, source.where(index))
     return image, record["label"]
+
+
+def _record(source: sources.Source, index: int) -> dict[str, object]:
+    """Returns an example's record. Raises ValueError with the example if it cannot be read."""
+    try:
+        return source[index]
+    except Exception as error:  # a missing or damaged file; the type depends on the library that reads it
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise ValueError(f"{source.where(index)} cannot be read: {reason}") from error
 
 
 def label_array(

@@ -135,7 +135,7 @@ def decode(
     """
     changed = set() if changed is None else changed
     try:
-        if not isinstance(image, np.ndarray) and image.startswith(_NPY):
+        if is_array(image) and not isinstance(image, np.ndarray):
             array = np.lib.format.read_array(io.BytesIO(image), allow_pickle=False)
             array = _checked(array.astype(array.dtype.newbyteorder("="), copy=False), channels.count)
         elif isinstance(image, np.ndarray) and image.shape[-1] not in {1, 3} - {channels.count}:
@@ -151,6 +151,11 @@ def decode(
     except Exception as error:  # a damaged file can raise any error of Pillow, zlib or struct
         reason = str(error).partition(" <_io.BytesIO")[0] or repr(error)  # without the in-memory file's address
         raise Undecodable(reason) from error
+
+
+def is_array(image: bytes | np.ndarray) -> bool:
+    """Whether a record's image is an array, or the content of an .npy file, and so has fixed channels."""
+    return isinstance(image, np.ndarray) or image.startswith(_NPY)
 
 
 def _open(image: bytes | np.ndarray, upright: bool, channels: Channels, changed: set[str]) -> Image.Image:

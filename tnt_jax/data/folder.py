@@ -87,10 +87,14 @@ class Folder:
             random.Random(split).shuffle(files)  # so that "train[:10%]" has all classes; tfds.ImageFolder's order
             self._files[split] = files
         if not any(self._files.values()):
+            folders = _shortened([printable(name) for name in names])
+            above, _, last = root.rpartition("/")
+            fix = "Set other split names with --config.data.train_split and --config.data.eval_split."
+            if last in (*train_names, *others):
+                fix = f"{last} is itself a split: give the folder above, --config.data.directory={above}."
             raise FileNotFoundError(
                 f"There are no images in the splits {_shortened([*train_names, *others])} of data.directory={root!r}, "
-                f"which holds the folders {_shortened([printable(name) for name in names]) or '-'}. {LAYOUT} Set "
-                "other split names with --config.data.train_split and --config.data.eval_split."
+                f"which holds {f'the folders {folders}' if folders else 'no folder'}. {LAYOUT} {fix}"
             )
         self._counts = counts
         self.splits = {split: len(self._files.get(split, ())) for split in names}  # 0: not in use

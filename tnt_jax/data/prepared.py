@@ -174,7 +174,10 @@ def find_builder(name: str, directory: str) -> Builder:
         near = difflib.get_close_matches(name, [*BUILT_IN, *tfds.list_builders()], n=3)
         near = f"Similar names: {', '.join(near)}." if near else "Names: https://www.tensorflow.org/datasets/catalog."
         place = directory or "tfds' default data_dir"
-        raise ValueError(f"data.name={name!r} is not a tfds data set, and not in {place}. {near}") from error
+        raise ValueError(
+            f"data.name={name!r} is not a tfds data set, and not in {place}. {near} A folder of images is "
+            "data.name=folder with its path as data.directory."
+        ) from error
     except Exception as error:  # a wrong config, version or argument: tfds raises many kinds
         raise ValueError(f"data.name={name!r} cannot be opened: {_in_short(error)}") from error
 

@@ -8,6 +8,8 @@ Training does the same when it finds no prepared set, but then an accelerator wa
 
 from collections.abc import Sequence
 
+from etils import epath
+
 from tnt_jax.tools import command_line
 
 
@@ -17,6 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("name", help="digits, or a name in the tfds catalogue, such as imagenet2012 or cifar10")
     parser.add_argument("--directory", default="", help="target folder (default ~/tensorflow_datasets)")
     options = parser.parse(arguments)
+    if options.directory and options.name != "digits" and not epath.Path(options.directory).expanduser().is_dir():
+        parser.error(f"--directory={options.directory}: there is no such folder. Create it with mkdir -p.")
     from tnt_jax.data import prepared  # imports TensorFlow, which --help need not wait for
 
     with command_line.one_message("prepare"):

@@ -37,7 +37,7 @@ from tnt_jax.workdir import (
 )
 
 if TYPE_CHECKING:
-    from tnt_jax.training.setup import Run
+    from tnt_jax.training.setup import Plan, Run
 
 PARAMETERS_FILE = "parameters.txt"
 EVENT_FILES = "events.out.tfevents.*"  # TensorBoard's
@@ -252,8 +252,9 @@ def log_start(run: "Run", params: Params) -> int:
     )
     if config.freeze:
         log(frozen_note(config, params))
-    if note := average_note(config, plan.total_steps):
-        log(note)
+    for note in (average_note(config, plan.total_steps), warmup_note(config, plan)):
+        if note:
+            log(note)
     write_text(
         run.workdir / PARAMETERS_FILE, parameter_overview.get_parameter_overview(params, include_stats=False) + "\n"
     )
@@ -269,6 +270,17 @@ def average_note(config: Config, total_steps: int) -> str:
     return (
         f"Note: {share:.0%} of the averaged weights will still be the initial ones after {total_steps:,} steps "
         f"(config.ema_decay={config.ema_decay:g}). {way} config.ema_decay, or use the raw weights."
+    )
+
+
+def warmup_note(config: Config, plan: "Plan") -> str:
+    """Returns a note if the run ends before its warm-up does, or else ""."""
+    steps = config.warmup_epochs * plan.steps_per_epoch
+    if plan.total_steps >= steps:
+        return ""
+    return (
+        f"Note: the run ends within its warm-up of {steps:,.0f} steps (config.warmup_epochs={config.warmup_epochs:g}), "
+        "with a small learning rate. Lower config.warmup_epochs to train in so few steps."
     )
 
 
