@@ -87,7 +87,9 @@ def short_repr(value: object) -> str:
     """Returns a value's repr for an error message, shortened if long. Python refuses to print very long integers."""
     if isinstance(value, int) and value.bit_length() > 128:
         return f"{'-' * (value < 0)}2**{value.bit_length() - 1} or more"
-    text = repr(value) if not isinstance(value, (tuple, list)) else f"({', '.join(map(short_repr, value))})"
+    text = repr(value)
+    if isinstance(value, (tuple, list)):
+        text = f"({', '.join(map(short_repr, value))}{',' * (len(value) == 1)})"
     return text if len(text) <= 200 else f"{text[:150]}... ({len(text)} characters)"
 
 

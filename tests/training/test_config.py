@@ -129,7 +129,7 @@ def test_learning_rate_scales_with_the_batch_only_when_asked():
         ({"learning_rate": float("nan")}, ["config.learning_rate=nan"]),
         ({"ema_decay": 1.0}, ["config.ema_decay", "less than 1"]),
         ({"epochs": "many"}, ["config.epochs='many'", "a number"]),
-        ({"schedule": "linear"}, ["config.schedule='linear'", "cosine, constant"]),
+        ({"schedule": "stairs"}, ["config.schedule='stairs'", "cosine, constant"]),
         ({"model__dtype": "float16"}, ["config.model.dtype", "bfloat16"]),
         ({"model__tnt_blocks": 3}, ["config.model.tnt_blocks=3", "tuple"]),
         ({"mixing__erase_area": (0.5, 0.1)}, ["config.mixing.erase_area", "swap"]),

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -170,6 +173,15 @@ def test_evaluation_line_has_both_weights():
 
 def test_versions_name_what_numbers_depend_on():
     assert {"python", "jax", "jaxlib", "flax"} <= set(logging.versions())
+
+
+def test_a_closed_standard_output_ends_nothing():
+    code = "from tnt_jax.training.logging import log\nfor line in range(9): log(str(line))\nprint('done', flush=True)"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert done.returncode == 0 and done.stderr.count("standard output is closed. The run goes on") == 1, done.stderr
 
 
 def test_a_run_that_ends_within_its_warm_up_is_noted():

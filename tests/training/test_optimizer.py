@@ -16,6 +16,7 @@ from tnt_jax.models.fast.stacking import stack_blocks, unstack_blocks
 from tnt_jax.pretrained.names import file_name
 from tnt_jax.training import config as training_config
 from tnt_jax.training import optimizer
+from tnt_jax.training.config import KEYS
 from tnt_jax.training.optimizer import decay_mask, layer_multipliers, make_optimizer, make_schedule, update_average
 
 RECIPE = {
@@ -50,6 +51,18 @@ def test_by_step_the_rate_is_that_of_the_fraction_of_an_epoch():
     assert schedule(STEPS * 5 // 2) == pytest.approx(1e-6 + (1e-3 - 1e-6) / 2, rel=1e-3)
     half = 1e-5 + (1e-3 - 1e-5) / 2 * (1 + np.cos(np.pi * 100.5 / 300))
     assert schedule(100.5 * STEPS) == pytest.approx(half, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", KEYS["schedule"].choices)
+def test_every_schedule_warms_up_and_stays_between_floor_and_peak(name):
+    settings = checked_config(**RECIPE | {"schedule": name, "schedule_unit": "step", "cooldown_epochs": 0.0})
+    rates = jax.vmap(make_schedule(settings, STEPS))(jnp.arange(round(settings.epochs * STEPS)))
+    warm = round(settings.warmup_epochs * STEPS)
+    assert rates[0] == pytest.approx(settings.warmup_learning_rate)
+    np.testing.assert_allclose(np.diff(rates[:warm]), (settings.learning_rate - rates[0]) / warm, rtol=0.05)
+    after = rates[warm:]
+    assert (np.diff(after) <= 1e-9).all()
+    assert after.max() <= settings.learning_rate * (1 + 1e-6) and after.min() >= settings.min_learning_rate * (1 - 1e-6)
 
 
 def test_constant_warms_up_and_stays():

@@ -264,7 +264,7 @@ def _check_together(config: Config) -> None:
             f"config.cooldown_epochs={config.cooldown_epochs:g} needs config.schedule=cosine: a constant schedule "
             "has no floor to cool down at. Set cooldown_epochs to 0."
         )
-    if config.schedule == "cosine" and config.min_learning_rate > peak_learning_rate(config):
+    if config.schedule != "constant" and config.min_learning_rate > peak_learning_rate(config):
         raise ValueError(
             f"config.min_learning_rate={config.min_learning_rate:g} is above the peak of "
             f"{peak_learning_rate(config):g} (learning_rate, scaled by learning_rate_batch_size if that is not 0)."

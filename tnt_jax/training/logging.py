@@ -9,6 +9,7 @@ import json
 import math
 import os
 import platform
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from tnt_jax.data.faulty import FaultyImages
 from tnt_jax.models.config import Params
 from tnt_jax.names import printable_text
 from tnt_jax.training.class_balance import balance_lines
-from tnt_jax.training.config import Config, as_dict
+from tnt_jax.training.config import Config, as_dict, peak_learning_rate
 from tnt_jax.training.evaluation import Result
 from tnt_jax.training.freezing import frozen_note
 from tnt_jax.training.optimizer import start_in_average
@@ -57,9 +58,17 @@ _RECORD_HEAD, _RECORD_TAIL = 12, 4  # bytes around a TFRecord: its length with a
 
 
 def log(text: str) -> None:
-    """Prints a line on standard output; only in the first process."""
-    if jax.process_index() == 0:
+    """Prints a line on standard output; only in the first process.
+
+    If a reader such as `head` has closed it, the run goes on, and standard error says so once.
+    """
+    if jax.process_index():
+        return
+    try:
         print(printable_text(text), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the rest of the process
+        print("Note: standard output is closed. The run goes on and writes its numbers to its files.", file=sys.stderr)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -250,6 +259,7 @@ def log_start(run: "Run", params: Params) -> int:
         f"{plan.total_steps:,} steps of {config.batch_size} images ({plan.steps_per_epoch:,} per epoch) into "
         f"{run.workdir}"
     )
+    log(f"{config.optimizer}, {config.schedule} learning rate of at most {peak_learning_rate(config):g}")
     if config.freeze:
         log(frozen_note(config, params))
     for note in (average_note(config, plan.total_steps), warmup_note(config, plan)):

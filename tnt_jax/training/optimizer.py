@@ -41,15 +41,20 @@ def make_schedule(config: Config, steps_per_epoch: int) -> Schedule:
     peak, floor = peak_learning_rate(config), config.min_learning_rate
     start, warmup = config.warmup_learning_rate, config.warmup_epochs
     staircase = config.schedule_unit == "epoch"
-    cosine = config.schedule == "cosine"
+
+    def after_warmup(epoch: jax.Array) -> jax.Array:
+        match config.schedule:
+            case "cosine":
+                turn = jnp.pi * jnp.minimum(epoch / config.epochs, 1.0)
+                return floor + (peak - floor) / 2 * (1 + jnp.cos(turn))
+            case "constant":
+                return jnp.float32(peak)
+        raise NotImplementedError(f"config.schedule={config.schedule}: make_schedule has no case for it.")
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(step)
         epoch = (step // steps_per_epoch if staircase else step / steps_per_epoch).astype(jnp.float32)
-        rate = jnp.float32(peak)
-        if cosine:
-            turn = jnp.pi * jnp.minimum(epoch / config.epochs, 1.0)
-            rate = floor + (peak - floor) / 2 * (1 + jnp.cos(turn))
+        rate = after_warmup(epoch)
         if warmup:
             rate = jnp.where(epoch < warmup, start + (peak - start) * epoch / warmup, rate)
         return rate.astype(jnp.float32)

@@ -64,7 +64,8 @@ def writable(workdir: Path) -> Iterator[None]:
         yield
     except OSError as error:  # it was writable when it was checked
         raise RunError(
-            f"--workdir={workdir} can no longer be written: {error}. What was written before remains."
+            f"--workdir={workdir} can no longer be written: {error}. What was written before remains; once that is "
+            "solved, the same command resumes from the newest checkpoint."
         ) from error
 
 
@@ -103,6 +104,8 @@ class PreemptionGuard:
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
         self._received = signal.Signals(number)
+        # os.write, since a handler may interrupt a print.
+        os.write(2, f"main.py: {self._received.name}: stopping after this step. Ctrl-C ends at once.\n".encode())
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         if self._agrees:
