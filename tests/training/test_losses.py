@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.training.helpers import batch, checked_config, train_some
-from tnt_jax.training.config import check_config
+from tnt_jax.training.config import KEYS, check_config
 from tnt_jax.training.device_augment import reverse_batch
 from tnt_jax.training.losses import LOSSES, batch_loss, smooth_labels
 
@@ -87,6 +87,10 @@ def test_a_class_of_twice_the_weight_is_one_whose_images_are_there_twice():
     np.testing.assert_allclose(mean(np.arange(4), np.array([1.0, 1.0, 2.0])), mean(twice, None), rtol=1e-6)
 
 
+def test_every_choice_of_the_key_has_its_function():
+    assert set(KEYS["loss"].choices) == LOSSES.keys()
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_weights_of_1_are_none(loss):
     config = checked_config(loss=loss, mixing__mixup_alpha=0.8)
@@ -102,8 +106,10 @@ def test_weights_of_1_are_none(loss):
 def test_padding_counts_nothing_even_where_its_loss_is_infinite(loss):
     config = checked_config(loss=loss, label_smoothing=0.0)
     logits = jnp.array([[0.0, 0.0], [jnp.inf, 0.0]])
-    total, weight = batch_loss(logits, jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([1.0, 0.0]), config)
-    assert total == pytest.approx(np.log(2)) and weight == 1
+    targets = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+    padded = batch_loss(logits, targets, jnp.array([1.0, 0.0]), config)
+    assert padded == batch_loss(logits[:1], targets[:1], jnp.ones(1), config)
+    assert np.isfinite(padded[0]) and padded[1] == 1
 
 
 def test_bfloat16_logits_are_summed_up_in_float32():
@@ -144,7 +150,7 @@ def test_an_image_of_none_of_several_classes_is_never_right():
         ({"class_weights": '{"cat": 1, "cat": 2}'}, "'cat' twice"),
         ({"bce_threshold": 0.2}, r"bce_threshold=0.2 needs config.loss=sigmoid"),
         ({"bce_sum_classes": True}, r"--config.loss=sigmoid"),
-        ({"loss": "focal"}, "one of softmax, sigmoid"),
+        ({"loss": "no_such_loss"}, "one of softmax, sigmoid"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes, words):

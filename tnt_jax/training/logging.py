@@ -259,7 +259,8 @@ def log_start(run: "Run", params: Params) -> int:
         f"{plan.total_steps:,} steps of {config.batch_size} images ({plan.steps_per_epoch:,} per epoch) into "
         f"{run.workdir}"
     )
-    log(f"{config.optimizer}, {config.schedule} learning rate of at most {peak_learning_rate(config):g}")
+    rate = peak_learning_rate(config)
+    log(f"{config.loss} loss, {config.optimizer}, {config.schedule} learning rate of at most {rate:g}")
     if config.freeze:
         log(frozen_note(config, params))
     for note in (average_note(config, plan.total_steps), warmup_note(config, plan)):
