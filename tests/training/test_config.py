@@ -136,7 +136,6 @@ def test_learning_rate_scales_with_the_batch_only_when_asked():
         ({"mixing__erase_aspect": (0.5,)}, ["config.mixing.erase_aspect", "2 numbers"]),
         ({"mixing": 3}, ["config.mixing=3", "group of keys"]),
         ({"data__mean": (0.5, 0.5)}, ["data.mean"]),
-        ({"batch_size": 100, "accumulation_steps": 16}, ["accumulation_steps=16", "96 or 112"]),
         ({"schedule": "constant", "cooldown_epochs": 5}, ["config.cooldown_epochs=5", "cosine"]),
         ({"min_learning_rate": 1.0}, ["config.min_learning_rate=1", "peak"]),
         ({"warmup_epochs": 5.0}, ["config.warmup_epochs=5", "4 epochs"]),

@@ -131,7 +131,7 @@ def test_with_its_whole_weight_the_labels_do_not_matter(trained):
         config = checked_config(distillation__teacher=str(trained), distillation__weight=weight, accumulation_steps=2)
         teacher = distillation.load_teacher(config, 4, None)
         for labels in ((0, 1, 2, 3), (3, 3, 3, 3)):
-            _, gradients = steps.loss_and_gradients(
+            gradients, _ = steps.loss_and_gradients(
                 params,
                 key,
                 images,

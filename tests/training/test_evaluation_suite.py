@@ -27,6 +27,7 @@ from tnt_jax.pretrained.sources import Weights
 from tnt_jax.training import evaluate, setup
 from tnt_jax.training.evaluation_suite import SUBSETS, SuiteSet
 from tnt_jax.training.input_pipeline import make_input_pipeline
+from tnt_jax.training.runtime import RunError
 from tnt_jax.workdir import SUITE_FILE
 
 SYNSETS = tuple(tfds.builder("imagenet2012").info.features["label"].names)
@@ -227,6 +228,13 @@ def test_raw_and_averaged_weights_of_a_run(tmp_path, weights, monkeypatch):
         assert row["accuracy_top5"] == pytest.approx(own[name]["accuracy_top5"])
         assert row["negative_log_likelihood"] == pytest.approx(own[name]["loss"], rel=1e-5)
     assert own["eval"]["loss"] != own["eval_ema"]["loss"]
+
+    def full(path, values):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(evaluate.logging, "write_json", full)
+    with pytest.raises(RunError, match="can no longer be written: No space left"):
+        evaluate.evaluate(dataclasses.replace(run, pretrained=None))
 
 
 def test_what_is_not_a_number_is_empty():

@@ -24,12 +24,16 @@ from tests.training.runs import INTERVALS, DyingPipeline, Killed, make_run
 from tnt_jax.models.fast.stacking import stack_blocks, unstack_blocks
 from tnt_jax.training import config as training_config
 from tnt_jax.training import loop, setup, steps
-from tnt_jax.training.freezing import check_freeze, frozen_note, is_frozen, join, parameter_names, split
+from tnt_jax.training.freezing import check_freeze, frozen_note, is_frozen, join, split
 from tnt_jax.training.optimizer import make_optimizer, make_schedule
 from tnt_jax.training.state import initial_state, replicate, stack_layers, unreplicate
 
 HEAD_ALONE = ("(?!head/).*",)
 BATCHES = [batch(seed) for seed in range(3)]
+
+
+def parameter_names(tree):
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(tree)]
 
 
 def named(tree):

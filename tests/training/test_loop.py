@@ -105,6 +105,7 @@ def test_the_start_says_the_images_and_every_line_its_epoch_and_seconds(finished
     said = capsys.readouterr().out
     assert "80 images to train (train), 35 to evaluate (validation), 4 classes" in said
     assert "20 steps of 16 images (5 per epoch)" in said
+    assert said.count("Compiling the training step once") == said.count("A training step needs ") == 1
     found = lines(finished[0])
     assert all(line["epoch"] == line["step"] / 5 for line in found)
     assert sorted(line["seconds"] for line in found) == [line["seconds"] for line in found] and found[0]["seconds"] > 0
@@ -223,3 +224,22 @@ def test_weights_to_start_from_are_loaded(finished, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, state.params, weights["ema_params"])
     jax.tree.map(np.testing.assert_array_equal, state.ema_params, weights["ema_params"])
     assert int(state.step) == 0
+
+
+def test_with_several_processes_a_full_disk_ends_this_one_with_its_message(tmp_path, monkeypatch, capsys):
+    """At once, in place of a cleanup that would wait for the others."""
+
+    def left(code):
+        raise SystemExit(code)
+
+    def full(trainer):
+        monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(runtime, "leave", left)
+    monkeypatch.setattr(loop.Trainer, "train", full)
+    with pytest.raises(SystemExit) as ended:
+        loop.train(make_run(tmp_path))
+    said = capsys.readouterr().err
+    assert ended.value.code == RunError.code and "can no longer be written: No space left" in said
+    assert "another process" not in said and "Traceback" not in said

@@ -196,11 +196,8 @@ def test_time_in_words(seconds, words):
     assert logging.in_words(seconds) == words
 
 
-def test_memory_of_the_host(monkeypatch, tmp_path):
-    found = monitor.memory_metrics()
-    assert 0.01 < found["host_memory_gb"] < 1000
-    monkeypatch.setattr(monitor, "_STATUS", tmp_path / "absent")  # as on macOS, which falls back to the peak
-    assert monitor.host_memory() > 10**7
+def test_memory_of_the_host():
+    assert 0.01 < monitor.memory_metrics()["host_memory_gb"] < 1000
 
 
 def test_memory_of_devices_where_they_tell(monkeypatch):

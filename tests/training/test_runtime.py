@@ -220,3 +220,12 @@ def test_a_lock_file_of_nobody_is_no_lock(tmp_path, content):
     (tmp_path / runtime.LOCK_FILE).write_bytes(content)
     assert runtime.lock_holder(tmp_path) == {}
     runtime.WorkdirLock(tmp_path).take()
+
+
+def test_ctrl_c_ends_at_once_after_either_signal(capfd):
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with runtime.PreemptionGuard() as guard:
+            signal.raise_signal(number)
+            assert guard.should_stop(1) and guard.signal == number
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+        assert f"{number.name}: stopping after this step" in capfd.readouterr().err

@@ -9,7 +9,7 @@ import pytest
 
 from tests.training.helpers import TinyPipeline, checked_config, tiny_config
 from tnt_jax.training import setup
-from tnt_jax.training.setup import check_evaluation_devices, check_training_devices, make_plan
+from tnt_jax.training.setup import check_devices, make_plan
 
 
 def prepare(workdir, **changes):
@@ -327,14 +327,14 @@ def test_less_than_a_batch_is_an_error():
 
 
 def test_batches_that_devices_do_not_divide():
-    check_training_devices(checked_config(batch_size=48, accumulation_steps=2), 8)
-    check_evaluation_devices(checked_config(eval_batch_size=24), 8)
+    check_devices(checked_config(batch_size=48), "batch_size", 8, 2)
+    check_devices(checked_config(eval_batch_size=24), "eval_batch_size", 8)
     with pytest.raises(ValueError, match=r"batch_size=20 is not a multiple of the 8 devices; use 16 or 24"):
-        check_training_devices(checked_config(batch_size=20), 8)
+        check_devices(checked_config(batch_size=20), "batch_size", 8)
     with pytest.raises(ValueError, match=r"8 devices x config.accumulation_steps=3; use 24 or 48"):
-        check_training_devices(checked_config(batch_size=36, accumulation_steps=3), 8)
+        check_devices(checked_config(batch_size=36), "batch_size", 8, 3)
     with pytest.raises(ValueError, match=r"eval_batch_size=20 .* use 16 or 24"):
-        check_evaluation_devices(checked_config(eval_batch_size=20), 8)
+        check_devices(checked_config(eval_batch_size=20), "eval_batch_size", 8)
 
 
 @pytest.mark.parametrize(("total", "evals", "saves"), [(30, 10, 4), (31, 10, 4), (7, 100, 3), (12, 6, 6), (1, 1, 1)])

@@ -104,10 +104,10 @@ def test_accumulating_gives_the_gradient_of_the_whole_batch():
         whole = functools.partial(steps.loss_and_gradients, model=TinyModel(), config=settings)
         return jax.jit(whole)(params, jax.random.key(1), images, targets, made["mask"])
 
-    sums, gradients = in_parts(1)
+    gradients, sums = in_parts(1)
     assert sums["loss"][1] == 13
     for count in (2, 8):
-        part_sums, part_gradients = in_parts(count)
+        part_gradients, part_sums = in_parts(count)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), sums, part_sums)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), gradients, part_gradients)
 

@@ -37,8 +37,8 @@ def probe(
     "best", "raw" or "averaged", as in tnt_jax.load_pretrained.
     Raises ValueError or FileNotFoundError with the fix.
     """
+    from tnt_jax.data import sources
     from tnt_jax.training.config import check_config
-    from tnt_jax.training.setup import data_classes
 
     if config is None:
         raise ValueError(f"--config is missing: {source} is not a workdir, so its data set and model are unknown.")
@@ -74,7 +74,7 @@ def probe(
         "block": block,
         "features": kind,
         "image_size": size,
-        "linear_probe": linear_probe(train, test, seed=config.seed, class_names=data_classes(config)[1]),
+        "linear_probe": linear_probe(train, test, seed=config.seed, class_names=sources.classes(config.data)[1]),
         "nearest_neighbours": {
             "accuracy": nearest_neighbours(train, test),
             "neighbours": NEIGHBOURS,

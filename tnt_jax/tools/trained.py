@@ -104,8 +104,6 @@ def workdir_of(source: str) -> Path | None:
 
 def check_run(workdir: Path, changes: Sequence[str] = ()) -> Config:
     """A run's workdir and --config.KEY=VALUE flags -> its config, changed. Raises ValueError if it has none."""
-    if not (workdir / workdirs.CONFIG_FILE).is_file():
-        raise ValueError(f"{workdir} is not a workdir of this project: it has no {workdirs.CONFIG_FILE}.")
     return check_config(command_line.run_config(workdir, changes))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax.traverse_util import flatten_dict
 from jax._src import distributed  # the store has no public name yet
 
 import tnt_jax
@@ -22,7 +23,7 @@ from tnt_jax.keys import short_repr
 from tnt_jax.training.config import as_dict
 from tnt_jax.training.logging import versions
 from tnt_jax.training.runtime import CannotStart, RunError, lock_holder
-from tnt_jax.training.saved_config import differences, leaves
+from tnt_jax.training.saved_config import differences
 from tnt_jax.training.setup import Run
 
 # Keys that may differ between the processes of one run: they describe the machine, not the run.
@@ -61,9 +62,20 @@ def check_same_workdir(run: Run, token: str) -> None:
     agree("workdir", token, compare, _patience(run))
 
 
+def check_same_step(run: Run, step: int) -> None:
+    """Raises CannotStart in every process if one passed over a checkpoint that process 0 could read, or the reverse."""
+
+    def compare(first: str) -> str:
+        return "" if int(first) == step else f"resumes from step {step}, process 0 from step {first}"
+
+    if jax.process_count() > 1:
+        agree("step", str(step), compare, _patience(run))
+
+
 def statement(run: Run) -> dict[str, Any]:
     """Returns what this process is about to train, by name: {"config.seed": 0, "tnt_jax/....py": digest, ...}."""
-    config = {f"config.{key}": value for key, value in leaves(as_dict(run.config)) if not key.startswith(OWN)}
+    keys = flatten_dict(as_dict(run.config), sep=".")
+    config = {f"config.{key}": value for key, value in keys.items() if not key.startswith(OWN)}
     data = {
         "training examples": run.pipeline.train_examples,
         "evaluation examples": run.pipeline.eval_examples,

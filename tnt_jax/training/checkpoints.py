@@ -120,6 +120,8 @@ class Checkpoints:
                 )
                 workdirs.verify(restored.state, restored.metadata)
             except Exception as error:  # whatever orbax and tensorstore raise for damaged files
+                if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+                    raise
                 why = str(error).partition("\n")[0] or type(error).__name__
                 logging.warning("The checkpoint %s is damaged and is passed over: %s", self._path(step), why)
                 damaged.append(step)

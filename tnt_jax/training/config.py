@@ -274,12 +274,6 @@ def _check_together(config: Config) -> None:
             f"config.warmup_epochs={config.warmup_epochs:g} is longer than the whole training of "
             f"{config.epochs + config.cooldown_epochs:g} epochs (epochs + cooldown_epochs)."
         )
-    if config.batch_size % config.accumulation_steps:
-        raise ValueError(
-            f"config.batch_size={config.batch_size} is not a multiple of config.accumulation_steps="
-            f"{config.accumulation_steps}; use a batch of "
-            f"{nearest_multiples(config.batch_size, config.accumulation_steps)}."
-        )
     named_class_weights(config)  # raises ValueError if malformed
     if config.loss != "sigmoid" and (config.bce_threshold is not None or config.bce_sum_classes):
         name = "bce_sum_classes" if config.bce_threshold is None else "bce_threshold"

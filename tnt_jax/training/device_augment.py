@@ -49,8 +49,6 @@ def draw_weights(key: jax.Array, height: int, width: int, mixing: MixingSettings
         lam = jax.random.beta(cutmix_key, mixing.cutmix_alpha, mixing.cutmix_alpha)
         outside = 1 - _cutmix_box(box_key, height, width, lam)
         outcomes.append((outside, outside.mean()))
-    if not outcomes or mixing.probability == 0:
-        return unmixed
     weights = outcomes[-1]
     if len(outcomes) == 2:
         weights = _choose(jax.random.bernoulli(choice_key, mixing.cutmix_probability), outcomes[1], outcomes[0])

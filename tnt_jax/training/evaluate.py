@@ -28,17 +28,8 @@ EVALUATION_FILE = "evaluation.json"
 CSV_FILE = "report_card.csv"
 IN_TABLE = {"eval": "raw", "eval_ema": "ema"}  # name of the weights in an evaluation -> in the table
 COLUMNS = (
-    "set",
-    "split",
-    "weights",
-    "classes",
-    "accuracy",
-    "accuracy_top5",
-    "balanced_accuracy",
-    "negative_log_likelihood",
-    "expected_calibration_error",
-    "count",
-    "left_out",
+    *("set", "split", "weights", "classes", "accuracy", "accuracy_top5", "balanced_accuracy"),
+    *("negative_log_likelihood", "expected_calibration_error", "count", "left_out"),
 )
 
 
@@ -50,7 +41,7 @@ def evaluate(run: Run) -> dict[str, Any]:
 
     Raises RunError if the checkpoint or an example cannot be read, memory runs out, or the results cannot be written.
     """
-    with abort_on_error(), memory.enough(memory.EVALUATION_FIX):
+    with abort_on_error(), writable(run.workdir), memory.enough(memory.EVALUATION_FIX):
         for note in run.notes:
             log(f"Note: {note}")
         if run.pretrained is None:
@@ -72,9 +63,8 @@ def evaluate(run: Run) -> dict[str, Any]:
             "step": step,
             "source": source,
         }
-        with writable(run.workdir):
-            run.workdir.mkdir(parents=True, exist_ok=True)
-            logging.write_json(run.workdir / EVALUATION_FILE, outcome)
+        run.workdir.mkdir(parents=True, exist_ok=True)
+        logging.write_json(run.workdir / EVALUATION_FILE, outcome)
         return outcome
 
 
@@ -146,15 +136,13 @@ def _evaluate_suite(run: Run, weights: Mapping[str, Params], step: int | None, s
         except (ValueError, OSError) as error:  # an unreadable image, a set without labels
             raise RunError(f"config.report_card, {suite_set.settings.name}: {error}") from error
         rows = [_row(suite_set, IN_TABLE[name], results[name]) for name in weights]
+        published = _published_rows(run.config, suite_set)
         outcome["results"] += rows
+        outcome["published"] += published
         logging.write_json(run.workdir / workdirs.SUITE_FILE, outcome)
         logging.write_text(run.workdir / CSV_FILE, as_csv(outcome["results"]))
-        for row in rows:
+        for row in rows + published:
             log(_table_line(width, row))
-        if published := _published_row(run.config, suite_set):
-            log(_table_line(width, published))
-            outcome["published"].append(published)
-            logging.write_json(run.workdir / workdirs.SUITE_FILE, outcome)
     logging.log_faulty(suite.faulty)
     if outcome["published"]:
         info = model_info(run.config.model.name)
@@ -187,8 +175,8 @@ def _row(suite_set: SuiteSet, weights: str, result: Result) -> dict[str, Any]:
     }
 
 
-def _published_row(config: Config, suite_set: SuiteSet) -> dict[str, Any] | None:
-    """Returns the accuracy on a set from the model's card as a row of the table; None if there is none.
+def _published_rows(config: Config, suite_set: SuiteSet) -> list[dict[str, Any]]:
+    """Returns the accuracy on a set from the model's card as one row of the table, or none.
 
     Only whole splits and heads for ImageNet's classes are comparable.
     """
@@ -196,15 +184,10 @@ def _published_row(config: Config, suite_set: SuiteSet) -> dict[str, Any] | None
     name = "imagenet_v2/matched-frequency" if settings.name == "imagenet_v2" else settings.name
     whole = settings.eval_split in ("validation", "test") and config.model.num_classes == NUM_IMAGENET_CLASSES
     if not whole or name not in info.accuracy:
-        return None
+        return []
     top1, top5 = (round(each / 100, 6) for each in info.accuracy[name])
-    return dict.fromkeys(COLUMNS) | {
-        "set": settings.name,
-        "split": settings.eval_split,
-        "weights": "published",
-        "accuracy": top1,
-        "accuracy_top5": top5,
-    }
+    known = {"set": settings.name, "split": settings.eval_split, "accuracy": top1, "accuracy_top5": top5}
+    return [dict.fromkeys(COLUMNS) | {"weights": "published"} | known]
 
 
 def _table_line(width: int, row: Mapping[str, Any]) -> str:

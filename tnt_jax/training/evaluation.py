@@ -14,7 +14,7 @@ from jax import lax
 
 from tnt_jax.models.config import Params
 from tnt_jax.training.input_pipeline import Batch, prefetch
-from tnt_jax.training.losses import binary_cross_entropy
+from tnt_jax.training.losses import binary_cross_entropy, multi_hot
 from tnt_jax.training.state import Sums, unreplicate
 
 CALIBRATION_BINS = 15  # as in Guo et al.
@@ -70,13 +70,6 @@ def batch_sums(
         sums["bin_confidence"] = (confidence[:, None] * in_bin).sum(0)
         sums["bin_accuracy"] = (correct[:, None] * in_bin).sum(0)
     return sums
-
-
-def multi_hot(labels: jax.Array, num_classes: int) -> jax.Array:
-    """labels [b] int, or [b, k] (1 for each of an image's labels, k <= K) -> [b, K]."""
-    if labels.ndim == 1:
-        return jax.nn.one_hot(labels, num_classes)
-    return jnp.pad(labels, ((0, 0), (0, num_classes - labels.shape[1])))
 
 
 def sigmoid_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array, sum_classes: bool) -> dict[str, jax.Array]:
@@ -191,9 +184,6 @@ def evaluate_weights(
     return results
 
 
-def means(sums: Sums, empty: float | None = None) -> dict[str, float]:
-    """(sum, weight) pairs -> means. A mean of zero weight is `empty`, or raises ValueError if that is None."""
-    for name, (_, weight) in sums.items():
-        if float(weight) == 0 and empty is None:
-            raise ValueError(f"There is no mean of {name}: no example was counted.")
-    return {name: float(s) / float(weight) if float(weight) else empty for name, (s, weight) in sums.items()}
+def means(sums: Sums) -> dict[str, float]:
+    """(sum, weight) pairs -> means; NaN for a weight of zero, as where every step since the last line was skipped."""
+    return {name: float(s) / float(weight) if float(weight) else np.nan for name, (s, weight) in sums.items()}

@@ -43,10 +43,7 @@ _IMAGENET_R = """
 """
 
 # tfds name -> the labels that the set uses, ascending.
-SUBSETS: dict[str, tuple[int, ...]] = {
-    name: tuple(map(int, numbers.split()))
-    for name, numbers in {"imagenet_a": _IMAGENET_A, "imagenet_r": _IMAGENET_R}.items()
-}
+SUBSETS = {"imagenet_a": tuple(map(int, _IMAGENET_A.split())), "imagenet_r": tuple(map(int, _IMAGENET_R.split()))}
 
 
 REAL = "imagenet2012_real"  # several labels per image, for single-label models: any of them is right
@@ -85,8 +82,6 @@ class EvaluationSuite:
     its class names are among the model's, in any order, or, if either has no names, if it has as many classes. The 200
     classes of ImageNet-A and ImageNet-R, which tfds labels as ImageNet, are known (SUBSETS).
     """
-
-    found: tuple[str, ...] = ()  # no log lines about the data found
 
     def __init__(self, config: Config, num_classes: int | None, names: tuple[str, ...] | None = None):
         """num_classes: of the model's head; None takes that of the run's own data set, which need not be prepared.

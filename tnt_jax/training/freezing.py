@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import jax
 import optax
+from flax.traverse_util import flatten_dict, path_aware_map
 
 from tnt_jax.models.config import Params
 from tnt_jax.models.fast.stacking import is_stack, stack_blocks, unstack_blocks
@@ -32,8 +33,8 @@ def split(params: Params, patterns: Sequence[str]) -> tuple[Params, Params | Non
         return params, None
 
     def part(frozen: bool) -> Params:
-        kept = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: leaf if is_frozen(_name(path), patterns) == frozen else optax.MaskedNode(),
+        kept = path_aware_map(
+            lambda path, leaf: leaf if is_frozen("/".join(path), patterns) == frozen else optax.MaskedNode(),
             unstack_blocks(params),
         )
         return stack_blocks(kept) if _stacked(params) else kept
@@ -53,7 +54,7 @@ def join(trained: Params, frozen: Params | None) -> Params:
 
 def check_freeze(config: Config, params: Params) -> None:
     """Raises ValueError for a pattern that matches no parameter, with similar names, or if none is left to train."""
-    names = parameter_names(params)
+    names = list(flatten_dict(params, sep="/"))
     for pattern in config.freeze:
         if not any(is_frozen(name, (pattern,)) for name in names):
             raise ValueError(f"config.freeze: {pattern!r} matches no parameter. {_near(pattern, names)}")
@@ -63,7 +64,7 @@ def check_freeze(config: Config, params: Params) -> None:
 
 def frozen_note(config: Config, params: Params) -> str:
     """Returns a note: how many parameters are trained, and which are not."""
-    sizes = {_name(path): leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    sizes = {name: leaf.size for name, leaf in flatten_dict(params, sep="/").items()}
     trained = [name for name in sizes if not is_frozen(name, config.freeze)]
 
     def module(name: str) -> str:
@@ -79,11 +80,6 @@ def frozen_note(config: Config, params: Params) -> str:
     return f"{count:,} of {sum(sizes.values()):,} parameters are trained; frozen{start}: {names}"
 
 
-def parameter_names(params: Params) -> list[str]:
-    """An unstacked tree -> the names that patterns are matched against."""
-    return [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-
-
 def _near(pattern: str, names: Iterable[str]) -> str:
     """Returns a hint at what a pattern that matches nothing may have meant."""
     under = pattern.rstrip("/") + "/.*"
@@ -92,10 +88,6 @@ def _near(pattern: str, names: Iterable[str]) -> str:
     modules = {"/".join(name.split("/")[:depth]) for name in names for depth in range(1, name.count("/") + 2)}
     near = difflib.get_close_matches(pattern.replace(".*", "").strip("/"), sorted(modules), n=3)
     return f"Similar names: {', '.join(near)}." if near else f"Names look like {', '.join(sorted(modules)[:3])}."
-
-
-def _name(path: tuple[jax.tree_util.DictKey, ...]) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _stacked(params: Params) -> bool:

@@ -26,16 +26,6 @@ from tnt_jax.training.config import Config, as_dict, peak_learning_rate
 from tnt_jax.training.evaluation import Result
 from tnt_jax.training.freezing import frozen_note
 from tnt_jax.training.optimizer import start_in_average
-from tnt_jax.workdir import (
-    CLASSES_FILE,
-    CONFIG_FILE,
-    IN_WORDS,
-    METRICS_FILE,
-    SUMMARY_FILE,
-    checkpoint_steps,
-    parse_metrics_line,
-    write_atomically,
-)
 
 if TYPE_CHECKING:
     from tnt_jax.training.setup import Plan, Run
@@ -74,7 +64,7 @@ def log(text: str) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes the file atomically; only in the first process."""
     if jax.process_index() == 0:
-        write_atomically(path, text.encode())
+        workdirs.write_atomically(path, text.encode())
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -96,7 +86,7 @@ class MetricsWriter:
         if jax.process_index() == 0:
             from clu import metric_writers
 
-            self._lines = (workdir / METRICS_FILE).open("a", buffering=1)
+            self._lines = (workdir / workdirs.METRICS_FILE).open("a", buffering=1)
             with _oserrors():
                 self._events = metric_writers.SummaryWriter(str(workdir))
 
@@ -154,7 +144,7 @@ def truncate_logs_after(workdir: Path, step: int, evaluation_due: bool) -> list[
     def comes_again(name: str, written: int) -> bool:
         return written > step or not step or (evaluation_due and written == step and name.startswith("eval"))
 
-    notes = [_truncate_lines(workdir / METRICS_FILE, comes_again)]
+    notes = [_truncate_lines(workdir / workdirs.METRICS_FILE, comes_again)]
     notes += [_truncate_events(path, comes_again) for path in sorted(workdir.glob(EVENT_FILES))]
     return [note for note in notes if note]
 
@@ -165,13 +155,13 @@ def _truncate_lines(path: Path, comes_again: Callable[[str, int], bool]) -> str:
     lines = path.read_bytes().splitlines(keepends=True)
     kept, damaged = [], 0
     for number, line in enumerate(lines, 1):
-        values = parse_metrics_line(line)
+        values = workdirs.parse_metrics_line(line)
         if values is None:
             damaged += number < len(lines) or line.endswith(b"\n")  # else torn
         elif not any(comes_again(name, values["step"]) for name in values if name != "step"):
             kept.append(line)
     note = _keep_damaged(path, f"{damaged} of {len(lines)} lines of {path} are damaged") if damaged else ""
-    write_atomically(path, b"".join(kept))
+    workdirs.write_atomically(path, b"".join(kept))
     return note
 
 
@@ -220,16 +210,17 @@ def _keep_damaged(path: Path, what: str) -> str:
 
 def write_run_files(run: "Run") -> None:
     """Writes config.json and classes.json, which a reader of the run needs besides its checkpoints."""
-    write_json(run.workdir / CONFIG_FILE, as_dict(run.config))
-    classes = run.workdir / CLASSES_FILE
-    if not classes.exists() or not checkpoint_steps(run.workdir):  # checkpoints keep the labels they were trained with
+    write_json(run.workdir / workdirs.CONFIG_FILE, as_dict(run.config))
+    classes = run.workdir / workdirs.CLASSES_FILE
+    # Checkpoints keep the labels that they were trained with.
+    if not classes.exists() or not workdirs.checkpoint_steps(run.workdir):
         write_json(classes, run.pipeline.class_names)
 
 
 def summary_at(workdir: Path, step: int) -> dict[str, Any] | None:
     """Returns summary.json if it is complete and of this step; else None."""
     try:
-        summary = json.loads((workdir / SUMMARY_FILE).read_text())
+        summary = json.loads((workdir / workdirs.SUMMARY_FILE).read_text())
         whole = summary["steps"] == step and summary[summary["best"]]["accuracy"] >= 0 and summary["seconds"] >= 0
     except (OSError, ValueError, KeyError, TypeError):  # missing, or torn
         return None
@@ -323,7 +314,7 @@ def progress_line(
 def evaluation_line(step: int | None, results: Mapping[str, Result]) -> str:
     """Returns the line for an evaluation, with raw and averaged weights side by side."""
     parts = [
-        f"{IN_WORDS[name]} weights: "
+        f"{workdirs.IN_WORDS[name]} weights: "
         + ", ".join(f"{word} {result[metric]:.4f}" for metric, word in MEASURES.items() if metric in result)
         for name, result in results.items()
     ]
@@ -336,7 +327,7 @@ def last_line(summary: Mapping[str, Any], path: Path) -> str:
     best = summary["best"]
     measure = workdirs.measure(summary[best])
     return (
-        f"test {MEASURES[measure]} {summary[best][measure]:.2%} ({IN_WORDS[best]} weights) after "
+        f"test {MEASURES[measure]} {summary[best][measure]:.2%} ({workdirs.IN_WORDS[best]} weights) after "
         f"{summary['steps']:,} steps and {in_words(summary['seconds'])}; {path}"
     )
 

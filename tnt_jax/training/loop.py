@@ -5,7 +5,6 @@ The trainer only schedules; the other files of this folder do the work.
 
 import contextlib
 import dataclasses
-import math
 import os
 import socket
 import time
@@ -17,23 +16,14 @@ import jax
 from tnt_jax import workdir as workdirs
 from tnt_jax.data.decoding import DECODER
 from tnt_jax.models.fast.stacking import unstack_blocks
-from tnt_jax.training import agreement, checkpoints, logging, memory, monitor, steps
+from tnt_jax.training import agreement, checkpoints, logging, memory, monitor, runtime, steps
 from tnt_jax.training.config import as_dict
 from tnt_jax.training.evaluate import evaluate_split
 from tnt_jax.training.evaluation import Result, means
 from tnt_jax.training.input_pipeline import prefetch
 from tnt_jax.training.logging import log
 from tnt_jax.training.optimizer import make_optimizer, make_schedule
-from tnt_jax.training.runtime import (
-    PreemptionGuard,
-    RunError,
-    Stopped,
-    WorkdirLock,
-    abort_all_processes,
-    abort_on_error,
-    readable,
-    writable,
-)
+from tnt_jax.training.runtime import RunError, Stopped, WorkdirLock
 from tnt_jax.training.setup import AnyConfig, Run, prepare
 from tnt_jax.training.state import TrainState, create_state, initial_state, replicate, stack_layers, unreplicate
 
@@ -56,21 +46,24 @@ def train(run: Run) -> dict[str, Any]:
     workdir cannot be written; Stopped after SIGTERM or SIGINT, once the step under way is saved.
     """
     started = time.monotonic()
-    with abort_on_error(), writable(run.workdir), memory.enough(), PreemptionGuard() as guard:
+    with (
+        runtime.abort_on_error(),
+        runtime.writable(run.workdir),
+        memory.enough(),
+        runtime.PreemptionGuard() as guard,
+    ):
         agreement.check_same_start(run)
         saved = workdirs.checkpoint_steps(run.workdir)
         summary = logging.summary_at(run.workdir, saved[-1]) if saved and saved[-1] >= run.plan.total_steps else None
         if summary is not None:
             log(f"All {run.plan.total_steps:,} steps are done.")
-            log(logging.last_line(summary, run.workdir / logging.SUMMARY_FILE))
+            log(logging.last_line(summary, run.workdir / workdirs.SUMMARY_FILE))
             return summary
         with enter_workdir(run) as lock:
             trainer = Trainer(run, guard, lock, started)
-            try:
-                return trainer.train()
-            except Exception as error:
-                abort_all_processes(error)  # at once: the cleanup below would wait for them
-                raise
+            try:  # aborts at once: the cleanup below would wait for the other processes
+                with runtime.abort_on_error(), runtime.writable(run.workdir), memory.enough():
+                    return trainer.train()
             finally:
                 trainer.close()
 
@@ -96,7 +89,7 @@ def enter_workdir(run: Run) -> Iterator[WorkdirLock]:
 class Trainer:
     """A run and its state while one process trains it; starts from the newest checkpoint, if there is one."""
 
-    def __init__(self, run: Run, guard: PreemptionGuard, lock: WorkdirLock, started: float):
+    def __init__(self, run: Run, guard: runtime.PreemptionGuard, lock: WorkdirLock, started: float):
         self._run, self._config, self._plan = run, run.config, run.plan
         self._guard, self._lock, self._started = guard, lock, started
         self._schedule = make_schedule(run.config, run.plan.steps_per_epoch)
@@ -115,7 +108,7 @@ class Trainer:
         if not resumed:
             self._writer.write_config(as_dict(run.config))
         self._timer = monitor.StepTimer(run.config.batch_size, run.config.slow_step_factor)
-        self._profiler = monitor.Profiler(run.config.profile_steps, run.workdir)
+        self._profiler = monitor.Profiler(run.config.profile_steps, run.workdir, int(self.state.step))
         self._eval_step = steps.make_eval_step(run.config, run.model)
 
     def train(self) -> dict[str, Any]:
@@ -165,6 +158,7 @@ class Trainer:
         state, metadata = restored[0], NEW_RUN | restored[1]
         step = int(state.step)
         log(f"Resuming from step {step:,}, {run.workdir / workdirs.FOLDER / str(step)}")
+        agreement.check_same_step(run, step)
         agreement.check_same_model(run, metadata)
         for note in agreement.resume_notes(run, metadata):
             log(f"Note: {note}")
@@ -195,13 +189,14 @@ class Trainer:
             beside = {"teacher": replicate(teacher.params)}
         if not start and (note := monitor.cpu_note(self._config, self._run.multiply_adds, self._plan.total_steps)):
             log(note)  # a resumed run cannot change the keys it suggests
-        train_step = memory.announced(train_step, self._config, log)
-        train_step = self._profiler.around(train_step, start)
-        batches = prefetch(readable(lambda: self._run.pipeline.train(start)), self._config.prefetch_batches)
+        batches = prefetch(runtime.readable(lambda: self._run.pipeline.train(start)), self._config.prefetch_batches)
         waiting: tuple[int, steps.Results, jax.Array] | None = None
         for step in range(start + 1, self._plan.total_steps + 1):
-            batch = self._timer.next_batch(batches)
-            state, results = train_step(state, batch | beside)
+            batch = self._timer.next_batch(batches) | beside
+            if step == start + 1:  # jax keeps the compiled step: nothing is compiled twice
+                log("Compiling the training step once (for a large model on a CPU: minutes).")
+                log(memory.need_message(train_step.lower(state, batch).compile(), self._config))
+            state, results = self._profiler.run(train_step, step, state, batch)
             self._timer.dispatched(results["finite"])
             if waiting is not None:
                 self._report(*waiting)
@@ -232,7 +227,7 @@ class Trainer:
             if not self._plan.logs(step):
                 return
         skips = self._config.nonfinite == "skip"
-        values = means(results["sums"], empty=math.nan if skips else None)
+        values = means(results["sums"])
         values["learning_rate"] = float(results["learning_rate"])
         if skips:
             values["skipped_steps"] = self._skips.since_line
@@ -378,7 +373,7 @@ class Trainer:
             "config": as_dict(self._config),
             "versions": logging.versions() | {"device": jax.devices()[0].device_kind},
         }
-        path = self._run.workdir / logging.SUMMARY_FILE
+        path = self._run.workdir / workdirs.SUMMARY_FILE
         logging.write_json(path, summary)
         logging.log_faulty(self._run.pipeline.faulty)
         log(logging.last_line(summary, path))

@@ -15,17 +15,21 @@ from tnt_jax.training.config import Config
 Loss = Callable[[jax.Array, jax.Array, Config, jax.Array | None], tuple[jax.Array, jax.Array]]
 
 
+def multi_hot(labels: jax.Array, num_classes: int) -> jax.Array:
+    """labels [b] int, or [b, k] (1 for each of an image's labels, k <= K) -> [b, K]."""
+    if labels.ndim == 1:
+        return jax.nn.one_hot(labels, num_classes)
+    return jnp.pad(labels, ((0, 0), (0, num_classes - labels.shape[1])))
+
+
 def smooth_labels(labels: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
     """labels [b] int, or multi-hot [b, k] (k <= K) -> [b, K] float32.
 
     One label: smoothing / K everywhere, 1 - smoothing + smoothing / K at the label. Multi-hot: each class moves towards
     one half, to smoothing / 2 or 1 - smoothing / 2. Both as in timm.
     """
-    if labels.ndim == 2:
-        several = jnp.pad(labels, ((0, 0), (0, num_classes - labels.shape[1]))).astype(jnp.float32)
-        return several * (1 - smoothing) + smoothing / 2
-    one_hot = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
-    return one_hot * (1 - smoothing) + smoothing / num_classes
+    off = smoothing / (2 if labels.ndim == 2 else num_classes)
+    return multi_hot(labels, num_classes).astype(jnp.float32) * (1 - smoothing) + off
 
 
 def softmax_cross_entropy(

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -16,8 +16,6 @@ from tnt_jax.training.config import Config
 from tnt_jax.training.monitor import host_memory
 from tnt_jax.training.optimizer import make_optimizer
 from tnt_jax.training.runtime import RunError
-from tnt_jax.training.state import TrainState
-from tnt_jax.training.steps import Batch, Results, TrainStep
 
 GIB = 2**30
 ROOM = 0.8  # fraction of the memory that a suggestion may use; other programs need some
@@ -73,25 +71,6 @@ def check_memory(config: Config, model: TNT) -> None:
             f"{config.prefetch_batches} needs at least {least / GIB:,.0f} GiB on each device; there are "
             f"{held / GIB:,.0f}. {FIX}"
         )
-
-
-def announced(train_step: TrainStep, config: Config, log: Callable[[str], None]) -> TrainStep:
-    """Wraps a pmapped training step: its first call logs that it compiles, which takes minutes for a large model, and
-    then, before it runs, `need_message`.
-
-    jax caches the compiled step, so nothing is compiled twice.
-    """
-    known = False
-
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Results]:
-        nonlocal known
-        if not known:
-            known = True
-            log("Compiling the training step once (for a large model on a CPU: minutes).")
-            log(need_message(train_step.lower(state, batch).compile(), config))
-        return train_step(state, batch)
-
-    return step
 
 
 def need_message(compiled: jax.stages.Compiled, config: Config) -> str:

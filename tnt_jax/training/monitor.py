@@ -8,15 +8,14 @@ import collections
 import concurrent.futures
 import dataclasses
 import math
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
+import psutil
 from jax.experimental import multihost_utils
 
 from tnt_jax.training.config import Config
@@ -54,7 +53,6 @@ NONFINITE_FIX = (
     "A lower config.learning_rate, a longer config.warmup_epochs, config.gradient_clip_norm=1 or "
     "config.model.dtype=float32 usually helps; config.nonfinite=skip skips single steps."
 )
-_STATUS = Path("/proc/self/status")
 _BILLION = 1e9
 
 
@@ -142,12 +140,8 @@ def memory_metrics() -> dict[str, float]:
 
 
 def host_memory() -> int:
-    """Returns the bytes of memory that this process holds now; without /proc, its peak."""
-    if _STATUS.exists():
-        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmRSS"))
-        return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    """Returns the bytes of memory that this process holds now."""
+    return psutil.Process().memory_info().rss
 
 
 class StepTimer:
@@ -256,40 +250,29 @@ class Profiler:
     early, by an error or at its last step.
     """
 
-    def __init__(self, profile_steps: tuple[int, ...], workdir: Path) -> None:
+    def __init__(self, profile_steps: tuple[int, ...], workdir: Path, start: int) -> None:
+        """start: the step after which the session begins."""
         first, count = profile_steps or (0, 0)
-        self._steps = range(first, first + count)
+        self._steps = range(max(first, start + 1), first + count)
         self._folder = workdir / PROFILE_FOLDER
         self._running = False
+        if count and not self._steps:
+            log(f"config.profile_steps: step {first + count - 1:,} is already done, so there is no trace of it.")
 
-    def around(self, train_step: TrainStep, start: int) -> TrainStep:
-        """Wraps the training step, first called for step `start` + 1, to trace its steps by number."""
-        if not self._steps:
-            return train_step
-        if start + 1 >= self._steps.stop:
-            log(f"config.profile_steps: step {self._steps[-1]:,} is already done, so there is no trace of it.")
-            return train_step
-        if start + 1 > self._steps.start:
-            self._steps = range(start + 1, self._steps.stop)
-        done = start
-
-        def step(state: TrainState, batch: Batch) -> tuple[TrainState, Results]:
-            nonlocal done
-            done += 1
-            if done not in self._steps:
-                return train_step(state, batch)
-            if not self._running:
-                jax.block_until_ready(state)
-                jax.profiler.start_trace(self._folder)
-                self._running = True
-            with jax.profiler.StepTraceAnnotation("train", step_num=done):
-                outcome = train_step(state, batch)
-            if done == self._steps[-1]:
-                jax.block_until_ready(outcome)
-                self.close()
-            return outcome
-
-        return step
+    def run(self, train_step: TrainStep, step: int, state: TrainState, batch: Batch) -> tuple[TrainState, Results]:
+        """Calls the training step; traces it if it is one of `profile_steps`."""
+        if step not in self._steps:
+            return train_step(state, batch)
+        if not self._running:
+            jax.block_until_ready(state)
+            jax.profiler.start_trace(self._folder)
+            self._running = True
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            outcome = train_step(state, batch)
+        if step == self._steps[-1]:
+            jax.block_until_ready(outcome)
+            self.close()
+        return outcome
 
     def close(self) -> None:
         """Writes the trace, if one is running."""

@@ -20,14 +20,7 @@ Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 # Weight decay applies to matrices and convolutions, not to vectors (biases, norms, scales, the class token), nor to:
 NO_WEIGHT_DECAY = ("word_position", "sentence_position")
 # Parameters before the blocks.
-STEM = (
-    "patch_embedding",
-    "word_embedding",
-    "sentence_embedding",
-    "class_token",
-    "word_position",
-    "sentence_position",
-)
+STEM = ("patch_embedding", "word_embedding", "sentence_embedding", "class_token", *NO_WEIGHT_DECAY)
 
 
 def make_schedule(config: Config, steps_per_epoch: int) -> Schedule:
@@ -196,11 +189,8 @@ def average_decay(config: Config, step: jax.typing.ArrayLike) -> jax.typing.Arra
 
 def start_in_average(config: Config, steps: int) -> float:
     """Returns the share (0..1) of the initial weights in their average after `steps` updates."""
-    decays = np.full(steps, config.ema_decay)
-    if config.ema_warmup:
-        updates = np.arange(steps)
-        decays = np.minimum(decays, (1.0 + updates) / (10.0 + updates))
-    return float(np.prod(decays))
+    decays = np.broadcast_to(average_decay(config, np.arange(steps)), steps)
+    return float(np.prod(decays, dtype=np.float64))
 
 
 @jax.named_scope("optimizer")

@@ -106,8 +106,7 @@ class PreemptionGuard:
         self._received = signal.Signals(number)
         # os.write, since a handler may interrupt a print.
         os.write(2, f"main.py: {self._received.name}: stopping after this step. Ctrl-C ends at once.\n".encode())
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         if self._agrees:
             signal.raise_signal(signal.SIGTERM)  # so that the service notifies the others
 
@@ -246,12 +245,11 @@ def _in_time(function: Callable[[], None], seconds: float) -> Exception | None:
         except Exception as error:  # ValueError, TypeError, RuntimeError or jax's own, depending on the cause
             raised.append(error)
 
-    thread, end = threading.Thread(target=call, daemon=True), time.monotonic() + seconds
+    thread = threading.Thread(target=call, daemon=True)
     thread.start()
-    while thread.is_alive():
-        thread.join(0.1)  # a join without timeout would block signals
-        if time.monotonic() > end:
-            return TimeoutError(f"not all of them joined within {seconds:g} s (initialization_timeout_seconds)")
+    thread.join(seconds)
+    if thread.is_alive():
+        return TimeoutError(f"not all of them joined within {seconds:g} s (initialization_timeout_seconds)")
     return raised[0] if raised else None
 
 

@@ -1,14 +1,14 @@
 """Reads the configuration that a run, even of an older version, left in its workdir, and compares configurations."""
 
 import dataclasses
-import functools
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ml_collections
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections.config_dict import placeholder
 
 from tnt_jax.keys import ALWAYS, without_none
@@ -19,9 +19,7 @@ from tnt_jax.workdir import CONFIG_FILE, read_config, warn_once
 # Keys that the first version did not have -> the value with which a run without them resumes, whatever the default in
 # configs/default.py is now.
 BEFORE = {name: key.before for name, key in KEYS.items() if key.before is not ALWAYS}
-ALONE = {"enabled": False, "coordinator_address": "", "num_processes": 0, "process_id": -1} | {
-    name.removeprefix("distributed."): value for name, value in BEFORE.items() if name.startswith("distributed.")
-}
+ALONE = {"enabled": False, "coordinator_address": "", "num_processes": 0, "process_id": -1}
 
 
 def saved_config(workdir: Path, evaluates: bool) -> ml_collections.ConfigDict:
@@ -55,7 +53,7 @@ def read_run_config(workdir: Path) -> dict[str, Any] | None:
     if values is None:
         return None
     path = workdir / CONFIG_FILE
-    found = dict(leaves(values))
+    found = flatten_dict(values, sep=".")
     unknown = [name for name in found if name not in KEYS]
     if unknown:
         raise ValueError(
@@ -67,13 +65,10 @@ def read_run_config(workdir: Path) -> dict[str, Any] | None:
         raise ValueError(
             f"{path} lacks {', '.join(lost)}, which every run has written. Add the run's values to that file."
         )
-    for name in absent:
-        *groups, leaf = name.split(".")
-        functools.reduce(lambda group, each: group.setdefault(each, {}), groups, values)[leaf] = BEFORE[name]
     if absent:
         filled = ", ".join(f"{name}={BEFORE[name]!r}" for name in absent)
         warn_once(f"{path} lacks keys that were added later; the run resumes with: {filled}")
-    return values
+    return unflatten_dict(found | {name: BEFORE[name] for name in absent}, sep=".")
 
 
 def _config_dict(kind: type, values: Mapping[str, Any]) -> ml_collections.ConfigDict:
@@ -92,18 +87,9 @@ def _config_dict(kind: type, values: Mapping[str, Any]) -> ml_collections.Config
     return config
 
 
-def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested dicts -> (dotted key, value)."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Two plain configurations -> (dotted key, old, new value) of differing keys that a resumed run may not change."""
-    old, new = dict(leaves(before)), dict(leaves(now))
+    old, new = flatten_dict(before, sep="."), flatten_dict(now, sep=".")
     return [
         (name, old.get(name), new.get(name))
         for name in sorted(old.keys() | new.keys())

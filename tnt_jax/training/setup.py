@@ -64,12 +64,9 @@ class Plan:
 
     def pauses_after(self, step: int) -> int:
         """Number of remaining steps that are followed by an evaluation, a checkpoint or both."""
-        evals, saves = self.eval_every_steps, self.checkpoint_every_steps
-
-        def count(every: int) -> int:
-            return (self.total_steps - 1) // every - step // every
-
-        return count(evals) + count(saves) - count(math.lcm(evals, saves)) + 1 if step < self.total_steps else 0
+        intervals = self.eval_every_steps, self.checkpoint_every_steps
+        due = set().union(*(range(step - step % every + every, self.total_steps, every) for every in intervals))
+        return len(due) + (step < self.total_steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +110,7 @@ def prepare(config: AnyConfig, workdir: str | os.PathLike[str], pipeline: InputP
     Raises ValueError, FileNotFoundError or PermissionError with cause, key or path, and fix; nothing is written.
     """
     config = with_absolute_folder(check_config(config))
-    check_training_devices(config, jax.device_count())
+    check_devices(config, "batch_size", jax.device_count(), config.accumulation_steps)
     run = _prepare(config, check_workdir(workdir), pipeline, evaluates=False)
     run.plan  # noqa: B018 raises now
     check_threshold(config, run.model.num_classes, run.pipeline.several_labels)
@@ -132,13 +129,11 @@ def prepare_evaluation(
     """
     path = check_workdir(workdir)
     before = read_run_config(path)
-    if config is None and before is not None:
-        config = saved_config(path, evaluates=True)
-    if config is None:
+    if config is None and before is None:
         raise ValueError(
             f"{path} holds no {workdirs.CONFIG_FILE}. Give the --workdir of a run, or --config and --config.pretrained."
         )
-    config = check_config(config)
+    config = check_config(saved_config(path, evaluates=True) if config is None else config)
     saved = workdirs.checkpoint_steps(path)
     if saved and config.pretrained not in ("", (before or {}).get("pretrained")):
         raise ValueError(
@@ -158,6 +153,8 @@ def prepare_evaluation(
 
 def _prepare(config: Config, workdir: Path, pipeline: InputPipeline | EvaluationSuite | None, evaluates: bool) -> Run:
     """The checks that training and evaluation share, cheap ones first; the data set, which may be fetched, last."""
+    from tnt_jax.data import sources  # takes seconds; a wrong flag fails before
+
     # A run with a checkpoint no longer needs the weights it started from.
     source = "" if workdirs.checkpoint_steps(workdir) else config.pretrained
     check_pretrained(source)
@@ -166,8 +163,8 @@ def _prepare(config: Config, workdir: Path, pipeline: InputPipeline | Evaluation
     for_platform(model, jax.devices())  # raises if the devices do not support its implementation
     if not evaluates:
         check_memory(config, model)
-    check_evaluation_devices(config, jax.device_count())
-    classes, names = (pipeline.num_classes, pipeline.class_names) if pipeline else data_classes(config)
+    check_devices(config, "eval_batch_size", jax.device_count())
+    classes, names = (pipeline.num_classes, pipeline.class_names) if pipeline else sources.classes(config.data)
     label_map = check_classes(config, workdir, classes, names, evaluates)
     num_classes = config.model.num_classes or classes
     if num_classes < classes:
@@ -209,31 +206,14 @@ def make_plan(config: Config, steps_per_epoch: int) -> Plan:
     )
 
 
-def check_training_devices(config: Config, device_count: int) -> None:
-    """Raises ValueError, with sizes that work, if the devices of all processes do not divide the batch size."""
-    parts = config.accumulation_steps
-    if config.batch_size % (device_count * parts):
+def check_devices(config: Config, key: str, device_count: int, parts: int = 1) -> None:
+    """Raises ValueError, with sizes that work, if the devices of all processes do not divide a batch size."""
+    if (size := getattr(config, key)) % (device_count * parts):
         raise ValueError(
-            f"config.batch_size={config.batch_size} is not a multiple of the {device_count} devices"
+            f"config.{key}={size} is not a multiple of the {device_count} devices"
             f"{f' x config.accumulation_steps={parts}' if parts > 1 else ''}; "
-            f"use {nearest_multiples(config.batch_size, device_count * parts)}."
+            f"use {nearest_multiples(size, device_count * parts)}."
         )
-
-
-def check_evaluation_devices(config: Config, device_count: int) -> None:
-    """Like check_training_devices, for config.eval_batch_size."""
-    if config.eval_batch_size % device_count:
-        raise ValueError(
-            f"config.eval_batch_size={config.eval_batch_size} is not a multiple of the {device_count} devices; "
-            f"use {nearest_multiples(config.eval_batch_size, device_count)}."
-        )
-
-
-def data_classes(config: Config) -> tuple[int, tuple[str, ...] | None]:
-    """Returns the data set's number of classes and their names, if it has any; fetches nothing."""
-    from tnt_jax.data import sources
-
-    return sources.classes(config.data)
 
 
 def make_model(config: Config, num_classes: int) -> TNT:

@@ -23,7 +23,7 @@ from tnt_jax.pretrained.load import fit, read_source
 from tnt_jax.pretrained.sizes import sizes_of
 from tnt_jax.pretrained.sources import HUB_PREFIX, download
 from tnt_jax.pretrained.workdir import is_folder, split_step
-from tnt_jax.training.config import Config, as_dict
+from tnt_jax.training.config import Config
 from tnt_jax.training.input_pipeline import Batch
 
 Names = Sequence[str] | None
@@ -133,13 +133,10 @@ def normalisation_note(config: Config) -> str | None:
         before = {"mean": [*images.mean], "std": [*images.std]}
     if channels != config.model.in_channels:
         return None
-    now = as_dict(config)["data"]
-    then = {key: before.get(key, now[key]) for key in ("mean", "std")}
-    by_channel = lambda values: values * channels if len(values) == 1 else values  # noqa: E731  # one for all
     flags = [
         f'--config.data.{key}="{tuple(value)}"'
-        for key, value in then.items()
-        if by_channel(value) != by_channel(now[key])
+        for key in ("mean", "std")
+        if (value := before.get(key)) and not np.array_equal(*np.broadcast_arrays(value, getattr(config.data, key)))
     ]
     if not flags:
         return None

@@ -97,13 +97,8 @@ def per_device_sharding(devices: list[jax.Device] | None = None) -> jax.NamedSha
 def replicate(tree: T, devices: list[jax.Device] | None = None) -> T:
     """A tree -> the same tree with a leading axis [devices] (None: the local ones), one copy on each."""
     devices = devices or jax.local_devices()
-    sharding = per_device_sharding(devices)
-
-    def copies(leaf: jax.typing.ArrayLike) -> jax.Array:
-        leaf = np.asarray(leaf)
-        return jax.device_put(np.broadcast_to(leaf, (len(devices), *leaf.shape)), sharding)
-
-    return jax.tree.map(copies, tree)
+    copies = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (len(devices), *np.shape(leaf))), tree)
+    return jax.device_put(copies, per_device_sharding(devices))
 
 
 def unreplicate(tree: T) -> T:

@@ -21,9 +21,9 @@ from tnt_jax.models.tnt import TNT
 from tnt_jax.training.config import Config
 from tnt_jax.training.device_augment import mix, normalize, random_erase, random_resized_crops
 from tnt_jax.training.distillation import Teacher
-from tnt_jax.training.evaluation import EvalStep, batch_sums, multi_hot, sigmoid_sums, top_k_correct
+from tnt_jax.training.evaluation import EvalStep, batch_sums, sigmoid_sums, top_k_correct
 from tnt_jax.training.freezing import join, split
-from tnt_jax.training.losses import batch_loss, smooth_labels
+from tnt_jax.training.losses import batch_loss, multi_hot, smooth_labels
 from tnt_jax.training.optimizer import Schedule, average_decay, update_average
 from tnt_jax.training.state import Sums, TrainState, zero_sums
 
@@ -73,8 +73,8 @@ def loss_and_gradients(
     class_weights: np.ndarray | None = None,
     frozen: Params | None = None,
     teach: Callable[[jax.Array], jax.Array] | None = None,
-) -> tuple[Sums, Params]:
-    """images [b, H, W, C], targets [b, K], mask [b] -> (sums of loss and accuracy, gradient of the summed loss).
+) -> tuple[Params, Sums]:
+    """images [b, H, W, C], targets [b, K], mask [b] -> (gradient of the summed loss, sums of loss and accuracy).
 
     The gradient is with respect to `params`; `frozen` holds the model's other parameters (freezing.split), if any.
     The shard is processed in config.accumulation_steps parts, one after another: the same sums in a fraction of the
@@ -94,19 +94,16 @@ def loss_and_gradients(
         correct = top_k_correct(logits, wanted)
         return loss[0], {"loss": loss, "accuracy": ((correct * mask).sum(), mask.sum())}
 
-    def part(params: Params, key: jax.Array, *arrays: jax.Array) -> tuple[Sums, Params]:
-        gradients, sums = jax.grad(summed_loss, has_aux=True)(params, key, *arrays)
-        return sums, gradients
-
+    gradient = jax.grad(summed_loss, has_aux=True)
     if accumulation_steps == 1:
-        return part(params, key, images, targets, mask)
+        return gradient(params, key, images, targets, mask)
     cut = [x.reshape(accumulation_steps, -1, *x.shape[1:]) for x in (images, targets, mask)]
     keys = jax.random.split(key, accumulation_steps)
 
-    def add_part(so_far: tuple[Sums, Params], inputs: tuple[jax.Array, ...]):
-        return jax.tree.map(jnp.add, so_far, part(params, *inputs)), None
+    def add_part(so_far: tuple[Params, Sums], inputs: tuple[jax.Array, ...]):
+        return jax.tree.map(jnp.add, so_far, gradient(params, *inputs)), None
 
-    empty = zero_sums("loss", "accuracy"), jax.tree.map(jnp.zeros_like, params)
+    empty = jax.tree.map(jnp.zeros_like, params), zero_sums("loss", "accuracy")
     return lax.scan(add_part, empty, (keys, *cut))[0]
 
 
@@ -149,7 +146,7 @@ def train_step(
         frozen=frozen,
         teach=teach,
     )
-    sums, gradients = lax.psum(gradient_of(trained, model_key, images, targets, batch["mask"]), AXIS)
+    gradients, sums = lax.psum(gradient_of(trained, model_key, images, targets, batch["mask"]), AXIS)
     with jax.named_scope("optimizer"):  # profiles and tools.tpu_report group operations by these names
         gradients = jax.tree.map(lambda gradient: gradient / sums["loss"][1], gradients)
         norm = optax.global_norm(gradients)

@@ -13,7 +13,7 @@ from tnt_jax.training import steps
 from tnt_jax.training.config import Config
 from tnt_jax.training.freezing import check_freeze
 from tnt_jax.training.optimizer import make_optimizer, make_schedule
-from tnt_jax.training.setup import check_training_devices, make_model
+from tnt_jax.training.setup import check_devices, make_model
 from tnt_jax.training.state import initial_params, initial_state, stack_layers
 
 STEPS_PER_EPOCH = 1000  # for the schedule; the compiled step is the same with any value
@@ -63,7 +63,7 @@ def compile_step(
     computed. Raises ValueError if the devices do not divide the batch, for impossible sizes, for a distillation teacher
     and for a pattern of config.freeze that matches no parameter.
     """
-    check_training_devices(config, len(devices))
+    check_devices(config, "batch_size", len(devices), config.accumulation_steps)
     if config.distillation.teacher:
         raise ValueError(
             f"config.distillation.teacher={config.distillation.teacher}: the step is compiled without the teacher's "
