@@ -169,7 +169,7 @@ def test_the_program_evaluates_and_writes(workdir, monkeypatch, capsys):
 
 
 def test_what_cannot_work_ends_with_one_message(tmp_path, workdir, capsys):
-    for folder, message in ((tmp_path / "none", "is not a workdir"), (workdir, "checkpoints")):
+    for folder, message in ((tmp_path / "none", "it is not the workdir of a run"), (workdir, "checkpoints")):
         with pytest.raises(SystemExit) as stop:
             report.main([f"--workdir={folder}"])
         assert stop.value.code == 2 and message in capsys.readouterr().err
