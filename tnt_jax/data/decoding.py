@@ -135,7 +135,7 @@ def decode(
     """
     changed = set() if changed is None else changed
     try:
-        if is_array(image) and not isinstance(image, np.ndarray):
+        if not isinstance(image, np.ndarray) and is_array(image):  # an .npy file
             array = np.lib.format.read_array(io.BytesIO(image), allow_pickle=False)
             array = _checked(array.astype(array.dtype.newbyteorder("="), copy=False), channels.count)
         elif isinstance(image, np.ndarray) and image.shape[-1] not in {1, 3} - {channels.count}:

@@ -78,7 +78,7 @@ def readable(make_batches: Callable[[], Iterator[T]]) -> Iterator[T]:
 
 
 class PreemptionGuard:
-    """Inside `with`, records SIGTERM and SIGINT instead of ending the process; a second SIGINT ends it at once.
+    """Inside `with`, records SIGTERM and SIGINT instead of ending the process; a SIGINT after that ends it at once.
 
     SIGTERM means preemption, SIGINT Ctrl-C or a notebook's stop button. Several processes must stop at the same step:
     jax's preemption service, which jax.distributed starts, takes SIGTERM in any of them and agrees with the others on
