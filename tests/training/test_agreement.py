@@ -149,6 +149,13 @@ def test_a_workdir_that_one_process_does_not_see_is_said_by_all(tmp_path, togeth
     assert "process 2 differs in newest checkpoint in --workdir (None there, 5 in process 0): the workdir" in said
 
 
+def test_processes_that_would_resume_from_different_steps_are_named(tmp_path, together):
+    run, restored = prepared(tmp_path / "run"), (10, 10, 5)
+    assert together(lambda number: agreement.check_same_step(run, 10)) == [None] * 3
+    (said,) = set(together(lambda number: agreement.check_same_step(run, restored[number])))
+    assert "process 2 resumes from step 5, process 0 from step 10" in said
+
+
 def test_a_process_that_never_says_anything_is_not_waited_for_without_end(tmp_path, together):
     run = prepared(tmp_path / "run")
     said = together(lambda number: agreement.check_same_start(run) if number < 2 else None)
