@@ -49,6 +49,20 @@ def test_the_checkpoint_is_the_same_array_by_array(tmp_path):
     assert jax.tree.structure(restored) == jax.tree.structure(state)
 
 
+def test_memory_that_runs_out_is_not_taken_for_damage(tmp_path, monkeypatch):
+    state = saved(tmp_path, 1)
+    store = checkpoints.Checkpoints(tmp_path, keep=1)
+
+    def full(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(workdirs, "verify", full)
+    with pytest.raises(MemoryError):
+        store.restore_newest(state)
+    store.close()
+    assert workdirs.checkpoint_steps(tmp_path) == [1] and not (tmp_path / checkpoints.DAMAGED_FOLDER).exists()
+
+
 def test_the_newest_and_the_best_are_kept(tmp_path):
     state = first_state()
     store = checkpoints.Checkpoints(tmp_path, keep=2)
