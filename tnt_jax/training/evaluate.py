@@ -41,7 +41,7 @@ def evaluate(run: Run) -> dict[str, Any]:
 
     Raises RunError if the checkpoint or an example cannot be read, memory runs out, or the results cannot be written.
     """
-    with abort_on_error(), writable(run.workdir), memory.enough(memory.EVALUATION_FIX):
+    with abort_on_error(), memory.enough(memory.EVALUATION_FIX):
         for note in run.notes:
             log(f"Note: {note}")
         if run.pretrained is None:
@@ -50,7 +50,8 @@ def evaluate(run: Run) -> dict[str, Any]:
             named, step, source = {"eval": run.pretrained}, None, run.pretrained_label
         weights = {name: replicate(stack_layers(params, run.config)) for name, params in named.items()}
         if run.config.report_card:
-            return _evaluate_suite(run, weights, step, source)
+            with writable(run.workdir):
+                return _evaluate_suite(run, weights, step, source)
         for line in run.pipeline.found:
             log(line)
         results = evaluate_split(run, steps.make_eval_step(run.config, run.model), weights)
@@ -63,8 +64,9 @@ def evaluate(run: Run) -> dict[str, Any]:
             "step": step,
             "source": source,
         }
-        run.workdir.mkdir(parents=True, exist_ok=True)
-        logging.write_json(run.workdir / EVALUATION_FILE, outcome)
+        with writable(run.workdir):
+            run.workdir.mkdir(parents=True, exist_ok=True)
+            logging.write_json(run.workdir / EVALUATION_FILE, outcome)
         return outcome
 
 

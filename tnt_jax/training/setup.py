@@ -64,9 +64,12 @@ class Plan:
 
     def pauses_after(self, step: int) -> int:
         """Number of remaining steps that are followed by an evaluation, a checkpoint or both."""
-        intervals = self.eval_every_steps, self.checkpoint_every_steps
-        due = set().union(*(range(step - step % every + every, self.total_steps, every) for every in intervals))
-        return len(due) + (step < self.total_steps)
+        evals, saves = self.eval_every_steps, self.checkpoint_every_steps
+
+        def count(every: int) -> int:
+            return (self.total_steps - 1) // every - step // every
+
+        return count(evals) + count(saves) - count(math.lcm(evals, saves)) + 1 if step < self.total_steps else 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,8 +156,6 @@ def prepare_evaluation(
 
 def _prepare(config: Config, workdir: Path, pipeline: InputPipeline | EvaluationSuite | None, evaluates: bool) -> Run:
     """The checks that training and evaluation share, cheap ones first; the data set, which may be fetched, last."""
-    from tnt_jax.data import sources  # takes seconds; a wrong flag fails before
-
     # A run with a checkpoint no longer needs the weights it started from.
     source = "" if workdirs.checkpoint_steps(workdir) else config.pretrained
     check_pretrained(source)
@@ -164,6 +165,8 @@ def _prepare(config: Config, workdir: Path, pipeline: InputPipeline | Evaluation
     if not evaluates:
         check_memory(config, model)
     check_devices(config, "eval_batch_size", jax.device_count())
+    from tnt_jax.data import sources  # takes seconds; a wrong flag fails before
+
     classes, names = (pipeline.num_classes, pipeline.class_names) if pipeline else sources.classes(config.data)
     label_map = check_classes(config, workdir, classes, names, evaluates)
     num_classes = config.model.num_classes or classes
